@@ -1,0 +1,147 @@
+"""What comes back: the answer, where it came from and why, and what it cost."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+
+class FinishReason(StrEnum):
+    """Why an answer ended. Failures are errors, never finish reasons."""
+
+    STOP = "stop"
+    LENGTH = "length"
+
+
+class Source(StrEnum):
+    """Which side answered."""
+
+    DEVICE = "device"
+    SERVER = "server"
+
+
+class Mode(StrEnum):
+    """What the caller allows, in the four words users of hybrid runtimes know."""
+
+    PREFER_ON_DEVICE = "prefer_on_device"
+    ONLY_ON_DEVICE = "only_on_device"
+    PREFER_ON_SERVER = "prefer_on_server"
+    ONLY_ON_SERVER = "only_on_server"
+
+
+class Reason(StrEnum):
+    """Why a source was chosen."""
+
+    MODE = "mode"
+    """The mode leaves no choice, or prefers this side."""
+    PRIVATE = "private"
+    """The request is private and stays on the device."""
+    NO_SERVER = "no_server"
+    """No server is configured, so the device answers."""
+    SERVER_AWAY = "server_away"
+    """The server is known to be away (its circuit breaker is open)."""
+    SERVER_FAILED = "server_failed"
+    """The server failed before its first token; the device answered instead."""
+    DEVICE_FAILED = "device_failed"
+    """The device could not take the prompt (too long for its context); the server answered instead."""
+    IN_SCOPE = "in_scope"
+    """The query is like the examples of a scope, and the answer was sure enough."""
+    CONFIDENT = "confident"
+    """No scope is set, and the answer was sure enough."""
+    OUT_OF_SCOPE = "out_of_scope"
+    """The query is unlike every scope's examples."""
+    UNSURE = "unsure"
+    """The device's first tokens were too unsure."""
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens read and written, as OpenAI counts them. `cached_tokens` is the part of the prompt not recomputed."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cached_tokens: int = 0
+
+    @property
+    def total_tokens(self) -> int:
+        """Prompt plus completion."""
+        return self.prompt_tokens + self.completion_tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Timings:
+    """Milliseconds, all from the engine that answered.
+
+    `queue_ms` waiting for a slot, `prompt_ms` reading the uncached prompt up to the first token, `decode_ms` from
+    the first token to the last.
+    """
+
+    queue_ms: float = 0.0
+    prompt_ms: float = 0.0
+    decode_ms: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Blend:
+    """K weights over the members of an adapter pool."""
+
+    pool_id: str
+    weights: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """How a query was routed; every answer carries one.
+
+    Args:
+        source: which side's text this is.
+        reason: why.
+        score: the number that decided (scope similarity, or mean token log-probability), if one did.
+        threshold: what `score` was compared with; at or above it the device answers.
+        scope: name of the closest scope, if any scope is set.
+        fallback_from: the side that was tried first and failed, or None.
+        fallback_error: what that side said.
+        blend: adapter weights that were applied on the device.
+        server: address of the server that answered.
+        bytes_sent: bytes of request that left the device (0: nothing did).
+        encode_ms: time for the scope gate's embedding.
+        holdback_ms: how long the device's first token was held back by the hardness gate.
+        discarded_tokens: device tokens computed and never shown.
+    """
+
+    source: Source
+    reason: Reason
+    score: float | None = None
+    threshold: float | None = None
+    scope: str | None = None
+    fallback_from: Source | None = None
+    fallback_error: str | None = None
+    blend: Blend | None = None
+    server: str | None = None
+    bytes_sent: int = 0
+    encode_ms: float | None = None
+    holdback_ms: float | None = None
+    discarded_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """One whole answer."""
+
+    text: str
+    route: Route
+    model: str
+    finish_reason: FinishReason
+    usage: Usage = field(default_factory=Usage)
+    timings: Timings = field(default_factory=Timings)
+    ttft_ms: float = 0.0
+    total_ms: float = 0.0
+
+    @property
+    def tokens_per_s(self) -> float:
+        """Decoding rate after the first token (0 where the answer had one token)."""
+        steps = self.usage.completion_tokens - 1
+        return 1000.0 * steps / self.timings.decode_ms if steps > 0 and self.timings.decode_ms > 0 else 0.0
+
+    def __str__(self) -> str:
+        return self.text

@@ -1,0 +1,165 @@
+"""Everything Crayon raises.
+
+::
+
+    CrayonError
+    ├── InvalidRequestError          a field of the request is wrong; names the field and the fix
+    │   └── PromptTooLongError       prompt + max_tokens do not fit the context
+    ├── ConfigError                  a setting is wrong; names the key and where it came from
+    ├── PrivacyError                 the request must stay on the device and cannot be answered there
+    ├── MissingExtraError            an optional dependency is not installed
+    ├── ModelError
+    │   ├── UnknownModelError        no such path, catalogue name or reference
+    │   ├── ModelFileError           truncated, foreign or unsupported file
+    │   └── DownloadError            no source could deliver the file
+    │       ├── HashMismatchError    what came is not what the catalogue promises
+    │       └── NoSpaceError         the disk is full
+    ├── AdapterError                 an adapter or blend cannot be used
+    │   └── AdapterMismatchError     made for another base model
+    ├── EngineError                  the engine itself failed
+    │   ├── LibraryError             wrong llama.cpp, or its smoke test failed
+    │   └── EngineClosedError        used after close()
+    ├── CancelledError               the caller cancelled
+    ├── DeadlineExceededError        the deadline passed, queued or decoding
+    ├── OverloadedError              no room now; carries retry_after
+    └── ServerError                  the remote side
+        ├── ServerUnavailableError   unreachable, loading or draining
+        ├── ServerInterruptedError   broke off after its first token; carries the partial text
+        └── ServerRejectedError      the server refused the call (authentication, permission, unsupported)
+
+Only the CLI turns these into messages and exit codes.
+"""
+
+from __future__ import annotations
+
+
+class CrayonError(Exception):
+    """Base of all errors raised by Crayon."""
+
+
+class InvalidRequestError(CrayonError, ValueError):
+    """A field of a request is wrong. `field` names it; the message says how to mend it."""
+
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(f"{field}: {message}")
+        self.field = field
+        self.problem = message
+
+
+class PromptTooLongError(InvalidRequestError):
+    """The prompt does not fit the context: shorten it, or send it to a model with a larger window."""
+
+    def __init__(self, prompt_tokens: int, limit: int, field: str = "messages") -> None:
+        super().__init__(
+            field,
+            f"the prompt has {prompt_tokens} tokens, at most {limit} fit (one is kept for the answer); "
+            "shorten it, start a new conversation, or use a model with a larger context",
+        )
+        self.prompt_tokens = prompt_tokens
+        self.limit = limit
+
+
+class ConfigError(CrayonError):
+    """A setting is wrong. `key` names it, `source` says where it was read."""
+
+    def __init__(self, key: str, message: str, source: str = "") -> None:
+        where = f" (from {source})" if source else ""
+        super().__init__(f"{key}{where}: {message}")
+        self.key = key
+        self.source = source
+
+
+class PrivacyError(CrayonError):
+    """The request must not leave the device and cannot be answered there."""
+
+
+class MissingExtraError(CrayonError, ImportError):
+    """An optional dependency is missing: install the named extra."""
+
+    def __init__(self, extra: str, what: str) -> None:
+        super().__init__(f"{what} needs the extra '{extra}': pip install 'crayon-llm[{extra}]'")
+        self.extra = extra
+
+
+class ModelError(CrayonError):
+    """A model cannot be found, fetched or read."""
+
+
+class UnknownModelError(ModelError):
+    """No such path, catalogue name or reference; `crayon models ls` lists what there is."""
+
+
+class ModelFileError(ModelError):
+    """The file is truncated, not a GGUF, or of a kind this library cannot run."""
+
+
+class DownloadError(ModelError):
+    """No source could deliver the file; the message lists what each source said."""
+
+
+class HashMismatchError(DownloadError):
+    """The bytes that came are not those that the catalogue promises; nothing was kept."""
+
+
+class NoSpaceError(DownloadError):
+    """The disk is full; nothing half-written was kept."""
+
+
+class AdapterError(CrayonError):
+    """An adapter or a blend cannot be used."""
+
+
+class AdapterMismatchError(AdapterError):
+    """The adapter or pool was made for another base model."""
+
+
+class EngineError(CrayonError):
+    """The engine failed in a way that is not the caller's doing."""
+
+
+class LibraryError(EngineError):
+    """llama-cpp-python has the wrong version, or its smoke test failed: reinstall the pinned one."""
+
+
+class EngineClosedError(EngineError):
+    """The engine, or the object that owns it, was closed before or during the call."""
+
+
+class CancelledError(CrayonError):
+    """The caller cancelled."""
+
+
+class DeadlineExceededError(CrayonError, TimeoutError):
+    """The deadline passed before the answer was complete; what there was is in `partial`."""
+
+    def __init__(self, message: str = "the deadline passed", partial: str = "") -> None:
+        super().__init__(message)
+        self.partial = partial
+
+
+class OverloadedError(CrayonError):
+    """No room for the request now: try again after `retry_after` seconds."""
+
+    def __init__(self, message: str, retry_after: float = 1.0) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class ServerError(CrayonError):
+    """The remote server failed or refused."""
+
+
+class ServerUnavailableError(ServerError):
+    """The server cannot be reached, is loading or is draining: safe to retry."""
+
+
+class ServerInterruptedError(ServerError):
+    """The server broke off after its first token. `partial` holds the text received so far."""
+
+    def __init__(self, message: str, partial: str = "") -> None:
+        super().__init__(message)
+        self.partial = partial
+
+
+class ServerRejectedError(ServerError):
+    """The server refused the call: wrong or missing credentials, or a feature it does not have."""
