@@ -18,6 +18,8 @@
     │   └── AdapterMismatchError     made for another base model
     ├── EngineError                  the engine itself failed
     │   ├── LibraryError             wrong llama.cpp, or its smoke test failed
+    │   ├── KvFullError              no room in the KV cache for a batch
+    │   ├── AbortedError             a running step was aborted from another thread
     │   └── EngineClosedError        used after close()
     ├── CancelledError               the caller cancelled
     ├── DeadlineExceededError        the deadline passed, queued or decoding
@@ -119,6 +121,14 @@ class EngineError(CrayonError):
 
 class LibraryError(EngineError):
     """llama-cpp-python has the wrong version, or its smoke test failed: reinstall the pinned one."""
+
+
+class KvFullError(EngineError):
+    """The KV cache has no room for the batch; nothing was changed: remove sequences or send a smaller batch."""
+
+
+class AbortedError(EngineError):
+    """A running step was aborted from another thread; rows already computed stay in the KV cache."""
 
 
 class EngineClosedError(EngineError):

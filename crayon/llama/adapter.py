@@ -1,0 +1,51 @@
+"""A LoRA adapter file loaded for one model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from crayon.errors import AdapterError, EngineClosedError
+from crayon.llama import library
+
+if TYPE_CHECKING:
+    from crayon.llama.model import Model
+
+
+class Adapter:
+    """A GGUF LoRA adapter. Close it after the contexts that use it and before its model.
+
+    Raises:
+        AdapterError: the file is missing, not an adapter, or does not fit the model.
+    """
+
+    def __init__(self, model: Model, path: Path | str) -> None:
+        self.path = Path(path)
+        lib = library.load()
+        self._api = lib.api
+        if not self.path.exists():
+            raise AdapterError(f"{self.path}: no such file")
+        lib.log.take_errors()
+        self._handle: Any = self._api.llama_adapter_lora_init(model.handle, str(self.path).encode())
+        if not self._handle:
+            why = lib.log.take_errors() or "llama.cpp gives no reason"
+            raise AdapterError(f"{self.path}: cannot be loaded for {model.path.name} ({why})")
+
+    @property
+    def handle(self) -> Any:  # noqa: ANN401  # an opaque C pointer
+        """The C pointer."""
+        if self._handle is None:
+            raise EngineClosedError("the adapter is closed")
+        return self._handle
+
+    def close(self) -> None:
+        """Free the adapter. Safe to call twice."""
+        if self._handle is not None:
+            self._api.llama_adapter_lora_free(self._handle)
+            self._handle = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

@@ -1,0 +1,117 @@
+"""The pinned llama.cpp library: loaded once, checked, its log lines sent into `logging`."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import logging
+import threading
+from collections import deque
+from importlib import metadata
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from crayon.errors import LibraryError
+
+REQUIRED_VERSION = "0.3.36"
+
+logger = logging.getLogger("crayon.llama")
+
+# ggml's levels; 5 continues the line before. Its INFO is a page for every model, so it is our DEBUG.
+_LEVELS = {1: logging.DEBUG, 2: logging.WARNING, 3: logging.ERROR, 4: logging.DEBUG}
+
+
+class LogTap:
+    """Receives ggml's log lines; keeps the latest errors so that a failed call can say why."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._errors: deque[str] = deque(maxlen=8)
+        self._level = logging.DEBUG
+        self._line = ""
+
+    def receive(self, level: int, text: bytes) -> None:
+        """Take one fragment from ggml; fragments without a line end are joined."""
+        with self._lock:
+            if level in _LEVELS:
+                self._level = _LEVELS[level]
+            self._line += text.decode("utf-8", "replace")
+            *lines, self._line = self._line.split("\n")
+            if len(self._line) > 4096:  # progress dots without an end
+                self._line = ""
+            if self._level >= logging.ERROR:
+                self._errors.extend(line for line in lines if line.strip())
+            written = self._level
+        for line in lines:
+            if line.strip():
+                logger.log(written, "%s", line.rstrip())
+
+    def take_errors(self) -> str:
+        """Return and forget the latest error lines, joined."""
+        with self._lock:
+            text = "; ".join(line.strip() for line in self._errors)
+            self._errors.clear()
+        return text
+
+
+class Library:
+    """The bindings (`api`), ggml's base library (`ggml`) and the log tap, alive as long as the process."""
+
+    def __init__(self, api: ModuleType) -> None:
+        self.api: Any = api
+        self.log = LogTap()
+        tap = self.log
+
+        @api.llama_log_callback  # type: ignore[untyped-decorator]  # no type information upstream
+        def receive(level: int, text: bytes, _: object) -> None:
+            tap.receive(level, text)
+
+        self._receive = receive  # ctypes does not keep callbacks alive
+        api.llama_log_set(receive, None)
+        api.llama_backend_init()
+        self.ggml = _ggml_base(Path(api.__file__).parent / "lib")
+
+    @property
+    def system_info(self) -> str:
+        """What the CPU backend was built with and found, as llama.cpp prints it."""
+        return str(self.api.llama_print_system_info().decode())
+
+
+@functools.cache
+def load() -> Library:
+    """Return the library; the first call loads and checks it.
+
+    Raises:
+        LibraryError: llama-cpp-python is missing, has another version than the pinned one, or does not load.
+    """
+    try:
+        found = metadata.version("llama-cpp-python")
+    except metadata.PackageNotFoundError:
+        found = "none"
+    if found != REQUIRED_VERSION:
+        raise LibraryError(
+            f"llama-cpp-python {REQUIRED_VERSION} is needed, found {found}: its structures follow llama.cpp's "
+            f"headers, so another version would read memory wrongly. "
+            f"Run: pip install llama-cpp-python=={REQUIRED_VERSION}"
+        )
+    try:
+        from llama_cpp import llama_cpp as api  # noqa: PLC0415  # loads a shared library: only where an engine is wanted
+    except (ImportError, OSError, RuntimeError) as error:
+        raise LibraryError(f"llama.cpp's shared library does not load: {error}") from error
+    return Library(api)
+
+
+def _ggml_base(folder: Path) -> ctypes.CDLL:
+    """Bind the four ggml calls that llama-cpp-python leaves out (needed to read a tensor while a graph runs)."""
+    candidates = [path for path in folder.glob("libggml-base.*") if path.suffix in {".so", ".dylib"}]
+    if not candidates:
+        raise LibraryError(f"ggml's base library is missing in {folder}; reinstall llama-cpp-python")
+    ggml = ctypes.CDLL(str(candidates[0]))
+    ggml.ggml_get_name.argtypes = [ctypes.c_void_p]
+    ggml.ggml_get_name.restype = ctypes.c_char_p
+    ggml.ggml_nbytes.argtypes = [ctypes.c_void_p]
+    ggml.ggml_nbytes.restype = ctypes.c_size_t
+    ggml.ggml_backend_tensor_get.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_size_t]
+    ggml.ggml_backend_tensor_get.restype = None
+    return ggml

@@ -1,0 +1,209 @@
+"""A model file loaded by llama.cpp: its weights, vocabulary, metadata and chat template."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from crayon.errors import EngineClosedError, InvalidRequestError, ModelFileError
+from crayon.llama import library
+from crayon.llama.template import ChatTemplate
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from crayon.messages import Message
+
+_META_BYTES = 1 << 20  # a chat template is the longest value; more than this is not one
+
+
+class Model:
+    """Weights in memory, shared by any number of contexts. Close it after them.
+
+    Args:
+        path: a GGUF file.
+        vocab_only: read vocabulary and metadata, no weights.
+
+    Raises:
+        ModelFileError: the file is missing, truncated, not a GGUF, or of an architecture that the library lacks.
+        LibraryError: the wrong llama-cpp-python is installed.
+    """
+
+    def __init__(self, path: Path | str, *, vocab_only: bool = False) -> None:
+        self.path = Path(path)
+        self._lib = library.load()
+        api = self._api = self._lib.api
+        if not self.path.is_file():
+            raise ModelFileError(f"{self.path}: no such file")
+        with self.path.open("rb") as file:
+            if file.read(4) != b"GGUF":
+                raise ModelFileError(f"{self.path}: not a GGUF file (its first bytes are not 'GGUF')")
+        params = api.llama_model_default_params()
+        params.vocab_only = vocab_only
+        params.n_gpu_layers = 0
+        self._lib.log.take_errors()
+        self._handle: Any = api.llama_model_load_from_file(str(self.path).encode(), params)
+        if not self._handle:
+            why = self._lib.log.take_errors() or "llama.cpp gives no reason"
+            raise ModelFileError(f"{self.path}: cannot be loaded, truncated or of an unknown kind ({why})")
+        self._vocab: Any = api.llama_model_get_vocab(self._handle)
+        self.n_vocab = int(api.llama_vocab_n_tokens(self._vocab))
+        self.n_embd = int(api.llama_model_n_embd(self._handle))
+        self.n_layer = int(api.llama_model_n_layer(self._handle))
+        self.n_ctx_train = int(api.llama_model_n_ctx_train(self._handle))
+        self.n_params = int(api.llama_model_n_params(self._handle))
+        self.size_bytes = int(api.llama_model_size(self._handle))
+        self.bos = int(api.llama_vocab_bos(self._vocab))
+        self.eos = int(api.llama_vocab_eos(self._vocab))
+        self.add_bos = bool(api.llama_vocab_get_add_bos(self._vocab))
+        self._pieces: dict[int, bytes] = {}
+
+    @property
+    def handle(self) -> Any:  # noqa: ANN401  # an opaque C pointer
+        """The C pointer, for the other classes of this room."""
+        if self._handle is None:
+            raise EngineClosedError("the model is closed")
+        return self._handle
+
+    @property
+    def vocab(self) -> Any:  # noqa: ANN401  # an opaque C pointer
+        """The C pointer to the vocabulary."""
+        if self._handle is None:
+            raise EngineClosedError("the model is closed")
+        return self._vocab
+
+    # -- metadata
+
+    @functools.cached_property
+    def metadata(self) -> dict[str, str]:
+        """All metadata as text. Arrays are not included (llama.cpp does not give them)."""
+        api, handle = self._api, self.handle
+        found = {}
+        for i in range(api.llama_model_meta_count(handle)):
+            key = _read(lambda buf, size, i=i: api.llama_model_meta_key_by_index(handle, i, buf, size))
+            value = _read(lambda buf, size, i=i: api.llama_model_meta_val_str_by_index(handle, i, buf, size))
+            if key is not None and value is not None:
+                found[key] = value
+        return found
+
+    @property
+    def description(self) -> str:
+        """Architecture, size and quantization in llama.cpp's words."""
+        return _read(lambda buf, size: self._api.llama_model_desc(self.handle, buf, size)) or ""
+
+    @functools.cached_property
+    def template(self) -> ChatTemplate:
+        """The model's own chat template.
+
+        Raises:
+            ModelFileError: the file holds none, or it is not valid Jinja.
+        """
+        source = self.metadata.get("tokenizer.chat_template")
+        if not source:
+            raise ModelFileError(f"{self.path}: holds no chat template, so it cannot answer chat messages")
+        return ChatTemplate(source, bos=self.token_text(self.bos), eos=self.token_text(self.eos))
+
+    # -- tokens
+
+    def tokenize(self, text: str, *, special: bool = False, add_bos: bool = False) -> list[int]:
+        """Return the tokens of `text`. Only with `special` do control tokens such as <|im_end|> count as such."""
+        data = text.encode("utf-8")
+        size = len(data) + 2
+        while True:
+            tokens = (self._api.llama_token * size)()
+            n = self._api.llama_tokenize(self.vocab, data, len(data), tokens, size, add_bos, special)
+            if n >= 0:
+                return list(tokens[:n])
+            size = -n
+
+    def tokenize_chat(self, messages: Sequence[Message]) -> list[int]:
+        """Return the tokens of a conversation up to where the assistant's answer starts.
+
+        Control tokens count only where the template wrote them: a user who types <|im_end|> has typed text. Where no
+        message holds one (nearly always) the rendered prompt is tokenised whole, exactly as the model was trained.
+
+        Raises:
+            InvalidRequestError: a message holds a control token and the template rewrites messages, so that the two
+                cannot be told apart.
+        """
+        rendered = self.template.render(messages)
+        if not any(mark in message.content for message in messages for mark in self.control_texts):
+            return self.tokenize(rendered, special=True, add_bos=self.add_bos and not self._starts_with_bos(rendered))
+        parts = self.template.render_parts(messages)
+        if parts is None:
+            raise InvalidRequestError("messages", "hold one of the model's control tokens; remove it")
+        first = parts[0].text if parts else ""
+        tokens = [self.bos] if self.add_bos and not self._starts_with_bos(first) else []
+        for part in parts:
+            tokens += self.tokenize(part.text, special=not part.is_content)
+        return tokens
+
+    def _starts_with_bos(self, text: str) -> bool:
+        bos = self.token_text(self.bos)
+        return bool(bos) and text.startswith(bos)
+
+    @functools.cached_property
+    def control_texts(self) -> tuple[str, ...]:
+        """Texts of the model's control and user-defined tokens."""
+        api, vocab = self._api, self.vocab
+        special = api.LLAMA_TOKEN_ATTR_CONTROL | api.LLAMA_TOKEN_ATTR_USER_DEFINED | api.LLAMA_TOKEN_ATTR_UNKNOWN
+        found = {
+            self.token_text(token)
+            for token in range(self.n_vocab)
+            if api.llama_vocab_get_attr(vocab, token) & special
+        }
+        return tuple(sorted(text for text in found if text))
+
+    def token_text(self, token: int) -> str:
+        """Return the vocabulary's own text of a token, "" where there is none."""
+        if token < 0:
+            return ""
+        text = self._api.llama_vocab_get_text(self.vocab, token)
+        return text.decode("utf-8", "replace") if text else ""
+
+    def piece(self, token: int) -> bytes:
+        """Return the bytes that a token adds to the text: parts of a character are possible; control tokens add none."""
+        known = self._pieces.get(token)
+        if known is None:
+            size = 64
+            while True:
+                buffer = ctypes.create_string_buffer(size)
+                n = self._api.llama_token_to_piece(self.vocab, token, buffer, size, 0, False)  # noqa: FBT003  # C call
+                if n >= 0:
+                    break
+                size = -n
+            known = self._pieces[token] = buffer.raw[:n]
+        return known
+
+    def is_end(self, token: int) -> bool:
+        """Whether the token ends an answer."""
+        return bool(self._api.llama_vocab_is_eog(self.vocab, token))
+
+    # -- life
+
+    def close(self) -> None:
+        """Free the weights. Safe to call twice."""
+        if self._handle is not None:
+            self._api.llama_model_free(self._handle)
+            self._handle = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _read(call: Any) -> str | None:  # noqa: ANN401  # a C call that fills a buffer and returns the full length
+    size = 4096
+    while size <= _META_BYTES:
+        buffer = ctypes.create_string_buffer(size)
+        n = int(call(buffer, size))
+        if n < 0:
+            return None
+        if n < size:
+            return buffer.raw[:n].decode("utf-8", "replace")
+        size = n + 1
+    return None

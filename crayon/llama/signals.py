@@ -1,0 +1,49 @@
+"""What a row of logits says about the token taken from it."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from crayon.engine import TokenSignal
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+class SignalMeter:
+    """Computes token signals in place, without allocating: this runs once for every token. Not thread-safe."""
+
+    def __init__(self, n_vocab: int) -> None:
+        self._shifted: NDArray[np.float32] = np.empty(n_vocab, np.float32)
+        self._exp: NDArray[np.float32] = np.empty(n_vocab, np.float32)
+
+    def measure(self, logits: NDArray[np.float32], token: int | None = None) -> tuple[int, TokenSignal]:
+        """Return `token` (by default the likeliest) and its signal. `logits` has shape (n_vocab,) and is not changed.
+
+        With p = softmax(logits): logprob = ln p[token], entropy = -sum p ln p, margin = p(1) - p(2).
+        """
+        best = int(logits.argmax())
+        shifted, exp = self._shifted, self._exp
+        np.subtract(logits, logits[best], out=shifted)
+        # exp(-80) is 0 beside 1 in float32; the bound keeps a banned token's -inf from giving 0 * inf in the entropy.
+        np.maximum(shifted, np.float32(-80.0), out=shifted)
+        np.exp(shifted, out=exp)
+        total = float(exp.sum())
+        log_total = math.log(total)
+        entropy = log_total - float(exp.dot(shifted)) / total
+        chosen = best if token is None else token
+        logprob = float(shifted[chosen]) - log_total
+        exp[best] = 0.0
+        margin = (1.0 - float(exp.max())) / total
+        return chosen, TokenSignal(logprob, max(entropy, 0.0), margin)
+
+
+def log_softmax_at(logits: NDArray[np.float32], tokens: NDArray[np.int32]) -> NDArray[np.float64]:
+    """Return ln softmax(logits)[i, tokens[i]] for logits of shape (rows, n_vocab)."""
+    top = logits.max(axis=1, keepdims=True)
+    log_total = np.log(np.exp(logits - top).sum(axis=1, dtype=np.float64))
+    rows = np.arange(len(tokens))
+    return np.asarray(logits[rows, tokens] - top[:, 0] - log_total, np.float64)

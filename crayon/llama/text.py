@@ -1,0 +1,52 @@
+"""From a model's token bytes to text that a caller may see: whole characters, nothing of a stop string."""
+
+from __future__ import annotations
+
+import codecs
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+class TextAssembler:
+    """Feeds on token bytes; gives out text as soon as it is certain.
+
+    Text that may be the start of a stop string is held back until the next bytes decide. Bytes that are not valid
+    UTF-8 become U+FFFD; an unfinished character at the very end is dropped.
+    """
+
+    def __init__(self, stop: Sequence[str] = ()) -> None:
+        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        self._stop = tuple(stop)
+        self._longest = max((len(text) for text in self._stop), default=0)
+        self._held = ""
+        self.stopped = False
+
+    def push(self, piece: bytes) -> str:
+        """Take a token's bytes; return the text that is now certain. After a stop string, always ""."""
+        if self.stopped:
+            return ""
+        text = self._held + self._decoder.decode(piece)
+        if not self._stop:
+            return text
+        hits = [at for at in (text.find(stop) for stop in self._stop) if at >= 0]
+        if hits:
+            self.stopped, self._held = True, ""
+            return text[: min(hits)]
+        keep = self._undecided(text)
+        self._held = text[len(text) - keep :]
+        return text[: len(text) - keep]
+
+    def finish(self) -> str:
+        """Return what was held back, once no more bytes come."""
+        text, self._held = self._held, ""
+        return text
+
+    def _undecided(self, text: str) -> int:
+        """Return the length of the longest end of `text` that starts a stop string."""
+        for n in range(min(self._longest - 1, len(text)), 0, -1):
+            tail = text[-n:]
+            if any(stop.startswith(tail) for stop in self._stop):
+                return n
+        return 0
