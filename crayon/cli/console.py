@@ -1,0 +1,61 @@
+"""Writing to the terminal: answers to standard output, everything else to standard error."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import IO
+
+_STYLES = {"dim": "2", "bold": "1", "red": "31", "green": "32", "yellow": "33", "cyan": "36"}
+# What could move the cursor, recolour or retitle a terminal: text of a model or a server is not ours.
+_UNSAFE = {
+    code: "\N{REPLACEMENT CHARACTER}"
+    for code in (*range(0x20), *range(0x7F, 0xA0))
+    if chr(code) not in "\n\t"
+}
+
+
+def colour_wanted(stream: IO[str]) -> bool:
+    """Whether `stream` is a terminal that wants colour (NO_COLOR unset or empty, TERM not dumb)."""
+    return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+def paint(text: str, *styles: str, stream: IO[str] | None = None) -> str:
+    """Return `text` in the named styles if the stream (standard error by default) wants colour."""
+    if not text or not colour_wanted(sys.stderr if stream is None else stream):
+        return text
+    return f"\x1b[{';'.join(_STYLES[style] for style in styles)}m{text}\x1b[0m"
+
+
+def safe(text: str, stream: IO[str]) -> str:
+    """Return `text`, with control characters replaced where `stream` is a terminal."""
+    return text.translate(_UNSAFE) if stream.isatty() else text
+
+
+def answer(text: str, *, end: str = "") -> None:
+    """Write a piece of an answer to standard output, at once."""
+    sys.stdout.write(safe(text, sys.stdout) + end)
+    sys.stdout.flush()
+
+
+def message(text: str, *styles: str) -> None:
+    """Write a line to standard error."""
+    print(paint(safe(text, sys.stderr), *styles), file=sys.stderr, flush=True)
+
+
+def error(text: str) -> None:
+    """Write an error line to standard error."""
+    print(f"{paint('error:', 'bold', 'red')} {safe(text, sys.stderr)}", file=sys.stderr, flush=True)
+
+
+def warning(text: str) -> None:
+    """Write a warning line to standard error."""
+    print(f"{paint('warning:', 'yellow')} {safe(text, sys.stderr)}", file=sys.stderr, flush=True)
+
+
+def tolerate_any_text() -> None:
+    """Let both streams take any character: in an ASCII locale it is escaped instead of ending the program."""
+    for stream in (sys.stdout, sys.stderr):
+        reconfigure = getattr(stream, "reconfigure", None)
+        if reconfigure is not None:
+            reconfigure(errors="backslashreplace")
