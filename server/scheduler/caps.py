@@ -1,0 +1,67 @@
+"""What an engine can take in one step."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from crayon.errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Caps:
+    """Limits of one step, declared by the engine.
+
+    Args:
+        max_tokens: most tokens in one step, at least `max_seqs` so that every decoding request fits.
+        max_seqs: sequences that the engine's cache can hold at once.
+        kv_capacity: tokens that the cache can hold, all sequences together.
+        encode_capacity: the same for encoding, where the engine has a cache of its own for it; None shares the first.
+        max_outputs: most rows of logits in one step, at least `max_seqs`; None is `max_tokens`.
+        max_lanes: most sequences that one scored or encoded request may take; None is half of them.
+        max_blends: most blend groups in one step. The engine reads its weights once for each.
+        step_seconds: how long a step may take while somebody's answer is being written; None does not care.
+        min_tokens: tokens that a step may hold whatever `step_seconds` says; below this the engine is not
+            compute-bound and a smaller step is hardly faster.
+
+    Raises:
+        ConfigError: the limits contradict each other; the key names the one to change.
+    """
+
+    max_tokens: int
+    max_seqs: int
+    kv_capacity: int
+    encode_capacity: int | None = None
+    max_outputs: int | None = None
+    max_lanes: int | None = None
+    max_blends: int = 4
+    step_seconds: float | None = None
+    min_tokens: int = 16
+
+    def __post_init__(self) -> None:
+        for key in ("max_tokens", "max_seqs", "kv_capacity", "max_blends", "min_tokens"):
+            if getattr(self, key) < 1:
+                raise ConfigError(key, f"must be at least 1, not {getattr(self, key)}")
+        for key in ("max_tokens", "outputs"):
+            if getattr(self, key) < self.max_seqs:
+                name = "max_outputs" if key == "outputs" else key
+                raise ConfigError(
+                    name, f"must be at least max_seqs ({self.max_seqs}), not {getattr(self, key)}"
+                )
+        if self.max_lanes is not None and self.max_lanes < 1:
+            raise ConfigError("max_lanes", f"must be at least 1, not {self.max_lanes}")
+        if self.step_seconds is not None and not self.step_seconds > 0:
+            raise ConfigError("step_seconds", f"must be more than 0, not {self.step_seconds}")
+
+    @property
+    def outputs(self) -> int:
+        """Most rows of logits in one step."""
+        return self.max_tokens if self.max_outputs is None else self.max_outputs
+
+    def capacity(self, *, encode: bool) -> int:
+        """Return the tokens that the cache for this kind of work can hold."""
+        return self.encode_capacity if encode and self.encode_capacity is not None else self.kv_capacity
+
+    @property
+    def lanes(self) -> int:
+        """Most sequences that one scored or encoded request may take."""
+        return max(1, self.max_seqs // 2) if self.max_lanes is None else min(self.max_lanes, self.max_seqs)
