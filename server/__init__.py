@@ -1,0 +1,1 @@
+"""The gRPC server: service shell, scheduler and engines."""

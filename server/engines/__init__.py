@@ -1,0 +1,1 @@
+"""Engines a server can run, behind the `Engine` protocol: llama.cpp, echo, simulated."""

@@ -1,0 +1,1 @@
+"""The remote engine: a Crayon server, spoken to over gRPC."""
