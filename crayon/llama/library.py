@@ -19,7 +19,7 @@ REQUIRED_VERSION = "0.3.36"
 logger = logging.getLogger("crayon.llama")
 
 # ggml's levels; 5 continues the line before. Its INFO is a page for every model, so it is our DEBUG.
-_LEVELS = {1: logging.DEBUG, 2: logging.WARNING, 3: logging.ERROR, 4: logging.DEBUG}
+_LEVELS = {1: logging.DEBUG, 2: logging.DEBUG, 3: logging.WARNING, 4: logging.ERROR}
 
 
 class LogTap:

@@ -1,0 +1,246 @@
+"""A llama.cpp context: one KV cache for many sequences, and the steps computed on it."""
+
+from __future__ import annotations
+
+import ctypes
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+
+from crayon.errors import AbortedError, EngineClosedError, EngineError, KvFullError
+from crayon.llama import library
+from crayon.llama.threads import usable_cores
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from crayon.llama.adapter import Adapter
+    from crayon.llama.batch import Batch
+    from crayon.llama.model import Model
+    from crayon.llama.tap import Tap
+
+
+class Context:
+    """Decodes batches. One thread at a time; only `abort` may be called from another.
+
+    Args:
+        model: the weights; must outlive the context.
+        n_ctx: cells of the KV cache, shared by all sequences (one cell is one token).
+        n_batch: most rows in one `decode`; it runs as one graph, so this bounds how long a step can take.
+        n_seq_max: most sequences, numbered from 0.
+        n_outputs_max: most rows with logits in one step (0: `n_batch`); a small number saves memory.
+        threads: compute threads (None: the cores this process may use).
+        embeddings: give final hidden states of the rows that ask for logits.
+        tap: reads a middle layer while the graph runs.
+
+    Raises:
+        EngineError: llama.cpp cannot make it (usually memory).
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        *,
+        n_ctx: int,
+        n_batch: int = 512,
+        n_seq_max: int = 1,
+        n_outputs_max: int = 0,
+        threads: int | None = None,
+        embeddings: bool = False,
+        tap: Tap | None = None,
+    ) -> None:
+        lib = library.load()
+        api = self._api = lib.api
+        self.model = model
+        self._tap = tap  # holds the callback, which must outlive the context
+        # abort() has to reach a graph that is running in C. ggml asks this callback at every node, so it must not be
+        # Python (1,000 calls a token, each wanting the interpreter lock). C's strlen is the callback: on a buffer of
+        # two bytes it returns the 0 or 1 that we keep in the first.
+        self._abort_flag = ctypes.create_string_buffer(2)
+        strlen = ctypes.cast(ctypes.CDLL(None).strlen, ctypes.c_void_p).value
+        self._should_abort = ctypes.cast(strlen or 0, api.ggml_abort_callback)
+        threads = threads or usable_cores()
+
+        params = api.llama_context_default_params()
+        params.n_ctx = n_ctx
+        params.n_batch = params.n_ubatch = min(n_batch, n_ctx)
+        params.n_seq_max = n_seq_max
+        params.n_outputs_max = min(n_outputs_max, n_batch)
+        params.n_threads = params.n_threads_batch = threads
+        params.kv_unified = True  # sequences share cells: a prefix is stored once, and any of them may grow to n_ctx
+        params.embeddings = embeddings
+        params.pooling_type = api.LLAMA_POOLING_TYPE_NONE
+        params.no_perf = True
+        params.offload_kqv = params.op_offload = False
+        if tap is not None:
+            params.cb_eval = tap.callback
+        lib.log.take_errors()
+        self._handle: Any = api.llama_init_from_model(model.handle, params)
+        if not self._handle:
+            why = lib.log.take_errors() or "llama.cpp gives no reason, most often memory"
+            raise EngineError(f"no context of {n_ctx} tokens for {model.path.name}: {why}")
+        api.llama_set_abort_callback(self._handle, self._should_abort, ctypes.addressof(self._abort_flag))
+        self._memory: Any = api.llama_get_memory(self._handle)
+        self.n_ctx = int(api.llama_n_ctx(self._handle))
+        self.n_batch = int(api.llama_n_batch(self._handle))
+        self.n_seq_max = n_seq_max
+        self.threads = threads
+        self._adapters: tuple[tuple[Adapter, float], ...] = ()
+
+    @property
+    def handle(self) -> Any:  # noqa: ANN401  # an opaque C pointer
+        """The C pointer, for the other classes of this room."""
+        if self._handle is None:
+            raise EngineClosedError("the context is closed")
+        return self._handle
+
+    # -- computing
+
+    def decode(self, batch: Batch) -> None:
+        """Compute the rows of `batch`; the interpreter lock is free meanwhile.
+
+        Raises:
+            KvFullError: no room; nothing was changed.
+            AbortedError: `abort` was called; rows may have been computed, remove them from the cache.
+            EngineError: anything else that llama.cpp reports.
+        """
+        code = self._api.llama_decode(self.handle, batch.struct)
+        if code == 0:
+            return
+        if code == 1:
+            raise KvFullError(f"the KV cache of {self.n_ctx} tokens has no room for {batch.size} more")
+        if code == 2:
+            raise AbortedError("the step was aborted")
+        why = library.load().log.take_errors()
+        raise EngineError(f"llama_decode failed with code {code}{': ' + why if why else ''}")
+
+    def logits(self, row: int) -> NDArray[np.float32]:
+        """Return the logits of a row of the last batch, shape (n_vocab,): a view, valid until the next decode.
+
+        Raises:
+            EngineError: the row did not ask for logits.
+        """
+        pointer = self._api.llama_get_logits_ith(self.handle, row)
+        if not pointer:
+            raise EngineError(f"row {row} of the last batch has no logits")
+        return _view(pointer, self.model.n_vocab)
+
+    def embedding(self, row: int) -> NDArray[np.float32]:
+        """Return the final hidden state of a row of the last batch, shape (n_embd,): a view until the next decode.
+
+        Raises:
+            EngineError: the context was made without `embeddings`, or the row did not ask for logits.
+        """
+        pointer = self._api.llama_get_embeddings_ith(self.handle, row)
+        if not pointer:
+            raise EngineError(f"row {row} of the last batch has no embedding")
+        return _view(pointer, self.model.n_embd)
+
+    def abort(self) -> None:
+        """Make the running decode, or the next, stop at its next graph node. From any thread."""
+        self._abort_flag[0] = b"\x01"
+
+    def clear_abort(self) -> None:
+        """Let decoding go on after `abort`."""
+        self._abort_flag[0] = b"\x00"
+
+    def set_threads(self, threads: int) -> None:
+        """Use this many compute threads from now on."""
+        self._api.llama_set_n_threads(self.handle, threads, threads)
+        self.threads = threads
+
+    def set_adapters(self, adapters: Sequence[tuple[Adapter, float]] = ()) -> None:
+        """Apply exactly these adapters, each times its scale; a scale of 0 leaves it out.
+
+        Cached KV of other adapters stays and is then wrong: remove it, or keep sequences apart by adapters.
+
+        Raises:
+            EngineError: llama.cpp refuses them.
+        """
+        wanted = tuple((adapter, float(scale)) for adapter, scale in adapters if scale)
+        if wanted == self._adapters:
+            return
+        handles = (self._api.llama_adapter_lora_p_ctypes * len(wanted))(
+            *(ctypes.cast(adapter.handle, self._api.llama_adapter_lora_p_ctypes) for adapter, _ in wanted)
+        )
+        scales = (ctypes.c_float * len(wanted))(*(scale for _, scale in wanted))
+        code = self._api.llama_set_adapters_lora(self.handle, handles, len(wanted), scales)
+        if code != 0:
+            raise EngineError(f"llama.cpp refuses the adapters (code {code})")
+        self._adapters = wanted
+
+    # -- the KV cache, by sequence. Positions are [start, end); end -1 is "to the end".
+
+    def remove(self, sequence: int, start: int = 0, end: int = -1) -> bool:
+        """Forget positions of a sequence (-1: of all). False if the model's kind of memory cannot remove a part."""
+        return bool(self._api.llama_memory_seq_rm(self._memory_handle, sequence, start, end))
+
+    def copy(self, source: int, target: int, start: int = 0, end: int = -1) -> None:
+        """Let `target` share positions of `source`; no data is copied."""
+        self._api.llama_memory_seq_cp(self._memory_handle, source, target, start, end)
+
+    def keep(self, sequence: int) -> None:
+        """Forget every sequence but this one."""
+        self._api.llama_memory_seq_keep(self._memory_handle, sequence)
+
+    def shift(self, sequence: int, start: int, end: int, by: int) -> None:
+        """Move positions of a sequence by `by`."""
+        self._api.llama_memory_seq_add(self._memory_handle, sequence, start, end, by)
+
+    def length(self, sequence: int) -> int:
+        """Return how many positions a sequence has."""
+        return int(self._api.llama_memory_seq_pos_max(self._memory_handle, sequence)) + 1
+
+    def clear(self) -> None:
+        """Forget every sequence."""
+        self._api.llama_memory_clear(self._memory_handle, False)  # noqa: FBT003  # C call
+
+    def save(self, sequence: int) -> bytes:
+        """Return the KV state of a sequence.
+
+        Raises:
+            EngineError: llama.cpp cannot save it.
+        """
+        size = int(self._api.llama_state_seq_get_size(self.handle, sequence))
+        buffer = (ctypes.c_uint8 * size)()
+        written = int(self._api.llama_state_seq_get_data(self.handle, buffer, size, sequence))
+        if written == 0:
+            raise EngineError(f"the state of sequence {sequence} cannot be saved")
+        return bytes(memoryview(buffer)[:written])
+
+    def restore(self, sequence: int, state: bytes) -> None:
+        """Replace a sequence by a state that `save` gave, of the same model and adapters.
+
+        Raises:
+            EngineError: the bytes are not such a state, or there is no room.
+        """
+        buffer = (ctypes.c_uint8 * len(state)).from_buffer_copy(state)
+        if int(self._api.llama_state_seq_set_data(self.handle, buffer, len(state), sequence)) == 0:
+            raise EngineError(f"the state cannot be restored into sequence {sequence}")
+
+    @property
+    def _memory_handle(self) -> Any:  # noqa: ANN401  # an opaque C pointer
+        if self._handle is None:
+            raise EngineClosedError("the context is closed")
+        return self._memory
+
+    # -- life
+
+    def close(self) -> None:
+        """Free the context. Safe to call twice; not while another thread decodes."""
+        if self._handle is not None:
+            self._api.llama_free(self._handle)
+            self._handle = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _view(pointer: Any, n: int) -> NDArray[np.float32]:  # noqa: ANN401  # a C pointer to float
+    address = ctypes.addressof(pointer.contents)
+    return np.frombuffer((ctypes.c_float * n).from_address(address), np.float32)

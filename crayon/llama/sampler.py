@@ -1,0 +1,78 @@
+"""Draws tokens: llama.cpp's sampler chain, or a plain argmax where that is all it would do."""
+
+from __future__ import annotations
+
+import secrets
+from typing import TYPE_CHECKING, Any, Self
+
+from crayon.llama import library
+from crayon.llama.signals import SignalMeter
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from crayon.engine import TokenSignal
+    from crayon.llama.context import Context
+    from crayon.sampling import Sampling
+
+PENALTY_WINDOW = 64  # tokens; llama.cpp's default
+
+
+class Sampler:
+    """The sampling state of one answer: its random draws and the tokens that penalties look back on."""
+
+    def __init__(self, sampling: Sampling, meter: SignalMeter) -> None:
+        self._api = library.load().api
+        self._meter = meter
+        self._chain: Any = None if sampling.greedy else _chain(self._api, sampling)
+
+    def prime(self, prompt: Sequence[int]) -> None:
+        """Let penalties see the end of the prompt, as llama.cpp's own programs do."""
+        if self._chain is not None:
+            for token in prompt[-PENALTY_WINDOW:]:
+                self._api.llama_sampler_accept(self._chain, token)
+
+    def sample(self, context: Context, row: int) -> tuple[int, TokenSignal]:
+        """Draw from a row of the context's last batch; the signal is of the model's unmodified distribution."""
+        logits = context.logits(row)
+        if self._chain is None:
+            return self._meter.measure(logits)
+        token = int(self._api.llama_sampler_sample(self._chain, context.handle, row))
+        return self._meter.measure(logits, token)
+
+    def close(self) -> None:
+        """Free the chain. Safe to call twice."""
+        if self._chain is not None:
+            self._api.llama_sampler_free(self._chain)
+            self._chain = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _chain(api: Any, sampling: Sampling) -> Any:  # noqa: ANN401  # opaque C pointers
+    chain = api.llama_sampler_chain_init(api.llama_sampler_chain_default_params())
+    add = api.llama_sampler_chain_add
+    if sampling.penalised:
+        add(
+            chain,
+            api.llama_sampler_init_penalties(
+                PENALTY_WINDOW, sampling.repeat_penalty, sampling.frequency_penalty, sampling.presence_penalty
+            ),
+        )
+    if sampling.temperature == 0.0:
+        add(chain, api.llama_sampler_init_greedy())
+        return chain
+    if sampling.top_k > 0:
+        add(chain, api.llama_sampler_init_top_k(sampling.top_k))
+    if sampling.top_p < 1.0:
+        add(chain, api.llama_sampler_init_top_p(sampling.top_p, 1))
+    if sampling.min_p > 0.0:
+        add(chain, api.llama_sampler_init_min_p(sampling.min_p, 1))
+    add(chain, api.llama_sampler_init_temp(sampling.temperature))
+    seed = sampling.seed if sampling.seed is not None else secrets.randbelow(2**32 - 1)
+    add(chain, api.llama_sampler_init_dist(seed))
+    return chain
