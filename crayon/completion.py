@@ -38,6 +38,8 @@ class Reason(StrEnum):
     """The request is private and stays on the device."""
     NO_SERVER = "no_server"
     """No server is configured, so the device answers."""
+    NO_DEVICE = "no_device"
+    """No device model is configured, so the server answers."""
     SERVER_AWAY = "server_away"
     """The server is known to be away (its circuit breaker is open)."""
     SERVER_FAILED = "server_failed"
