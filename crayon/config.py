@@ -86,8 +86,8 @@ class HardnessSettings(_Section):
     """The gate that holds back the device's first tokens; no threshold means the router's own."""
 
     enabled: bool = True
-    threshold: _OptionalFloat = None
-    hold_tokens: Annotated[_OptionalInt, Field(ge=1, le=256)] = None
+    threshold: Annotated[_OptionalFloat, Field(le=0)] = None
+    hold_tokens: Annotated[_OptionalInt, Field(ge=1, le=64)] = None
 
 
 class SamplingSettings(_Section):

@@ -1,7 +1,7 @@
 """The command line: one file a command, and the only place that prints or turns an error into a message.
 
-Each command is a module with a `typer.Typer` called `app`, listed with its one-line help in `crayon.cli.app` and
-imported only when it runs; what is slow to import is imported inside its functions.
+Each command is a module with a `typer.Typer` called `app`, listed with its one-line help in `crayon.cli.app`,
+and imported only when it runs; what is slow to import is imported inside its functions.
 """
 
 from __future__ import annotations

@@ -1,0 +1,153 @@
+"""`crayon ask`: one question, one answer, made for pipes."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import sys
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from crayon.cli import console, options
+from crayon.cli.exit_codes import exit_code
+from crayon.cli.report import completion_json, route_line
+from crayon.errors import CrayonError, InvalidRequestError
+from crayon.messages import Message
+
+if TYPE_CHECKING:
+    from crayon.completion import Completion
+
+MAX_STDIN_BYTES = 16 * 2**20
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command()
+def ask(
+    *,
+    text: Annotated[list[str] | None, typer.Argument(help="The question.", show_default=False)] = None,
+    mode: options.ModeOption = None,
+    private: options.PrivateOption = None,
+    system: options.SystemOption = None,
+    server: options.ServerOption = None,
+    device: options.DeviceOption = None,
+    scope: options.ScopeOption = None,
+    max_tokens: options.MaxTokensOption = None,
+    temperature: options.TemperatureOption = None,
+    top_p: options.TopPOption = None,
+    top_k: options.TopKOption = None,
+    min_p: options.MinPOption = None,
+    seed: options.SeedOption = None,
+    stop: options.StopOption = None,
+    timeout: options.TimeoutOption = None,
+    as_json: options.JsonOption = False,
+    no_stream: Annotated[bool, typer.Option("--no-stream", help="Print the answer only when complete.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print the answer and errors only.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Say where the answer came from, always.")] = False,
+) -> None:
+    """Ask one question; works in pipes.
+
+    The question comes from the arguments, from standard input, or both: then the input follows the question
+    as its material. The answer goes to standard output; where it came from goes to standard error if that is
+    a terminal.
+    """
+    from crayon.cli.client import open_client
+
+    flags = {
+        "mode": mode,
+        "private": private,
+        "server.address": server,
+        "device.model": device,
+        "scopes": scope,
+        "timeout": timeout,
+        "sampling.max_tokens": max_tokens,
+        "sampling.temperature": temperature,
+        "sampling.top_p": top_p,
+        "sampling.top_k": top_k,
+        "sampling.min_p": min_p,
+        "sampling.seed": seed,
+        "sampling.stop": stop,
+    }
+    settings = options.load_settings(flags)
+    messages = [Message("user", _question(text or []))]
+    if system:
+        messages.insert(0, Message("system", system))
+    try:
+        with open_client(settings) as client:
+            completion = _answer(client, messages, show=not (as_json or no_stream))
+    except CrayonError as error:
+        if as_json:
+            print(json.dumps(_failure(error), ensure_ascii=False))
+        elif no_stream and getattr(error, "partial", ""):
+            console.answer(error.partial, end="\n")  # type: ignore[attr-defined] # asked for in the line above
+        raise
+    if as_json:
+        print(json.dumps(completion_json(completion), ensure_ascii=False))
+    elif no_stream:
+        console.answer(completion.text, end="\n")
+    if not quiet and (verbose or sys.stderr.isatty()):
+        console.message(route_line(completion), "dim")
+
+
+def _answer(client: Any, messages: list[Message], *, show: bool) -> Completion:
+    """Stream the answer; its line ends even where it breaks off, before any error message."""
+    last = "\n"
+    try:
+        with client.stream(messages) as stream:
+            for piece in stream:
+                if show and piece.text:
+                    console.answer(piece.text)
+                    last = piece.text[-1]
+            completion: Completion = stream.completion
+    except BrokenPipeError:
+        raise
+    except BaseException:
+        if last != "\n":
+            console.answer("\n")
+        raise
+    if show and last != "\n":
+        console.answer("\n")
+    return completion
+
+
+def _question(words: list[str]) -> str:
+    """Return arguments and standard input as one text.
+
+    Raises:
+        InvalidRequestError: neither holds anything, or the input is too large or no UTF-8.
+    """
+    parts = [" ".join(words), _piped_text(words)]
+    question = "\n\n".join(part for part in parts if part.strip())
+    if not question:
+        raise InvalidRequestError("text", "is empty; type a question, or pipe one in: echo 'Why?' | crayon ask")
+    return question
+
+
+def _piped_text(words: list[str]) -> str:
+    if sys.stdin is None or sys.stdin.isatty() or (words and not _has_input()):
+        return ""
+    data = sys.stdin.buffer.read(MAX_STDIN_BYTES + 1)
+    if len(data) > MAX_STDIN_BYTES:
+        raise InvalidRequestError("standard input", f"is larger than {MAX_STDIN_BYTES // 2**20} MiB; send a part of it")
+    try:
+        return data.decode("utf-8").removesuffix("\n")
+    except UnicodeDecodeError as error:
+        raise InvalidRequestError(
+            "standard input", f"is not UTF-8 text (byte {error.start}); convert it first"
+        ) from None
+
+
+def _has_input() -> bool:
+    """Whether standard input is a pipe, a socket or a file; under cron and the like it is neither."""
+    try:
+        kind = os.fstat(sys.stdin.fileno()).st_mode
+    except (OSError, ValueError):
+        return True  # not a real file: somebody put it there on purpose
+    return stat.S_ISFIFO(kind) or stat.S_ISREG(kind) or stat.S_ISSOCK(kind)
+
+
+def _failure(error: CrayonError) -> dict[str, Any]:
+    record = {"type": type(error).__name__, "message": str(error), "exit_code": exit_code(error)}
+    return {"error": record, "text": getattr(error, "partial", "")}

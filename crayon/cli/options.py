@@ -1,0 +1,70 @@
+"""Options that several commands share, and how they become settings."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from crayon.cli import console
+from crayon.completion import Mode
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from crayon.config import Settings
+
+ModeOption = Annotated[Mode | None, typer.Option("--mode", help="Which side may answer, and which is preferred.")]
+PrivateOption = Annotated[
+    bool | None,
+    typer.Option("--private/--no-private", help="Keep everything on this device, whatever the mode."),
+]
+ServerOption = Annotated[
+    str | None, typer.Option("--server", metavar="HOST:PORT", help="The server to turn to; '' for none.")
+]
+DeviceOption = Annotated[
+    str | None, typer.Option("--device", metavar="MODEL", help="The device's model: name, path or reference.")
+]
+ScopeOption = Annotated[
+    list[str] | None,
+    typer.Option("--scope", metavar="NAME|FILE", help="What the device is made for; may be given again."),
+]
+SystemOption = Annotated[str | None, typer.Option("--system", metavar="TEXT", help="Instructions for the model.")]
+TimeoutOption = Annotated[float | None, typer.Option("--timeout", metavar="SECONDS", help="Give up after this.")]
+MaxTokensOption = Annotated[int | None, typer.Option("--max-tokens", metavar="N", help="Longest answer.")]
+TemperatureOption = Annotated[
+    float | None, typer.Option("--temperature", metavar="T", help="0 takes the likeliest token each time.")
+]
+TopPOption = Annotated[
+    float | None,
+    typer.Option("--top-p", metavar="P", help="Draw from the smallest set of tokens this likely."),
+]
+TopKOption = Annotated[
+    int | None, typer.Option("--top-k", metavar="K", help="Draw from this many likeliest tokens; 0 for all.")
+]
+MinPOption = Annotated[
+    float | None,
+    typer.Option("--min-p", metavar="P", help="Drop tokens less likely than P times the likeliest."),
+]
+SeedOption = Annotated[int | None, typer.Option("--seed", metavar="N", help="Fix the draw.")]
+StopOption = Annotated[
+    list[str] | None, typer.Option("--stop", metavar="TEXT", help="End the answer here; may be given again.")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+
+
+def load_settings(flags: Mapping[str, object]) -> Settings:
+    """Return the settings; options that were not given (None or empty) leave the other sources their say.
+
+    Warns on standard error about variables that look like settings, and sends the log there too.
+    """
+    from crayon.config import load
+
+    given = {key: value for key, value in flags.items() if value is not None and value != []}
+    configuration = load(given)
+    for text in configuration.warnings:
+        console.warning(text)
+    level = logging.getLevelNamesMapping()[configuration.settings.log_level.upper()]
+    logging.basicConfig(level=level, format="%(levelname)s %(name)s: %(message)s", force=True)
+    return configuration.settings

@@ -1,0 +1,245 @@
+"""A conversation at the prompt: its state, commands and turns. Knows nothing of how lines are read."""
+
+from __future__ import annotations
+
+import statistics
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from crayon.cli import console
+from crayon.cli.exit_codes import OK, exit_code
+from crayon.cli.report import route_details, route_line
+from crayon.cli.transcript import load_transcript, save_transcript
+from crayon.completion import Mode, Source
+from crayon.errors import (
+    CrayonError,
+    DeadlineExceededError,
+    InvalidRequestError,
+    OverloadedError,
+    PromptTooLongError,
+    ServerError,
+)
+from crayon.messages import Message
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from crayon.completion import Completion
+
+QUOTES = '"""'
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """One word that starts with a slash."""
+
+    usage: str
+    help: str
+    run: Callable[[Repl, str], None]
+
+
+@dataclass(slots=True)
+class Repl:
+    """State of one conversation.
+
+    `client` is a `crayon.Crayon`, `code` the exit code of the last failure, `file` what was last saved or loaded.
+    Where nobody is there to go on (`interactive` False), an interrupt ends the chat and not just the answer.
+    """
+
+    client: Any
+    mode: Mode
+    system: str | None = None
+    history: list[Message] = field(default_factory=list)
+    answers: list[Completion] = field(default_factory=list)
+    running: bool = True
+    code: int = OK
+    file: Path | None = None
+    interactive: bool = True
+
+    def handle(self, text: str) -> None:
+        """Run a command, or ask a question and show the answer. Errors become messages; the chat goes on."""
+        text = text.strip()
+        if not text:
+            return
+        try:
+            if text.startswith("/"):
+                self._command(text)
+            else:
+                self._ask(unquote(text))
+        except CrayonError as error:
+            self.code = exit_code(error)
+            console.error(str(error))
+            console.message(advice(error), "dim")
+
+    def messages(self) -> tuple[Message, ...]:
+        """Return the conversation so far, with its system message."""
+        return (*((Message("system", self.system),) if self.system else ()), *self.history)
+
+    def _command(self, text: str) -> None:
+        name, _, argument = text.partition(" ")
+        command = COMMANDS.get(name)
+        if command is None:
+            raise InvalidRequestError("command", f"{name} is unknown; /help lists the commands")
+        command.run(self, argument.strip())
+
+    def _ask(self, text: str) -> None:
+        question = Message("user", text)
+        pieces: list[str] = []
+        completion: Completion | None = None
+        try:
+            with self.client.stream([*self.messages(), question], mode=self.mode) as stream:
+                for piece in stream:
+                    console.answer(piece.text)
+                    pieces.append(piece.text)
+                completion = stream.completion
+        except KeyboardInterrupt:
+            if not self.interactive:
+                raise
+        finally:
+            # On every way out, the next line starts at the margin.
+            if pieces and not "".join(pieces).endswith("\n"):
+                console.answer("\n")
+        if completion is None:
+            self._stopped(question, "".join(pieces))
+            return
+        self.history += [question, Message("assistant", completion.text)]
+        self.answers.append(completion)
+        console.message(route_line(completion), "dim")
+
+    def _stopped(self, question: Message, partial: str) -> None:
+        if partial.strip():
+            # What was read can be referred to.
+            self.history += [question, Message("assistant", partial)]
+            console.message("stopped; what you saw stays in the conversation", "dim")
+        else:
+            console.message("stopped; the question was dropped", "dim")
+
+
+def unquote(text: str) -> str:
+    '''Return what stands between `"""` and `"""`, or `text` itself.'''
+    stripped = text.strip()
+    if len(stripped) >= 2 * len(QUOTES) and stripped.startswith(QUOTES) and stripped.endswith(QUOTES):
+        return stripped[len(QUOTES) : -len(QUOTES)]
+    return text
+
+
+def is_open(text: str) -> bool:
+    '''Whether a `"""` block was started and not ended.'''
+    stripped = text.strip()
+    return stripped.startswith(QUOTES) and (len(stripped) < 2 * len(QUOTES) or not stripped.endswith(QUOTES))
+
+
+def advice(error: CrayonError) -> str:
+    """Return what to do after a failed turn."""
+    match error:
+        case PromptTooLongError():
+            return "the conversation is as it was: /clear starts anew, /save keeps it first"
+        case InvalidRequestError():
+            return "nothing was changed"
+        case OverloadedError(retry_after=seconds):
+            return f"the question was dropped: ask again in {seconds:g} s"
+        case DeadlineExceededError():
+            return "the question was dropped: ask again, with a longer --timeout if need be"
+        case ServerError():
+            return "the question was dropped: ask again, or /mode only_on_device to do without the server"
+        case _:
+            return "the question was dropped: ask again; `crayon doctor` checks this machine"
+
+
+def _help(repl: Repl, _: str) -> None:  # noqa: ARG001 - every command takes the conversation
+    width = max(len(command.usage) for command in COMMANDS.values())
+    for command in COMMANDS.values():
+        console.message(f"{command.usage:<{width}}  {command.help}")
+    console.message(f"Enter sends; Esc Enter or Ctrl-J starts a new line, {QUOTES} opens and closes a block")
+    console.message("Ctrl-C stops the answer or clears the line; Ctrl-D leaves")
+
+
+def _mode(repl: Repl, argument: str) -> None:
+    if argument:
+        try:
+            repl.mode = Mode(argument.replace("-", "_"))
+        except ValueError:
+            choices = ", ".join(Mode)
+            raise InvalidRequestError("mode", f"must be one of {choices}, not {argument!r}") from None
+    console.message(f"mode: {repl.mode}")
+
+
+def _route(repl: Repl, _: str) -> None:
+    if not repl.answers:
+        console.message("no answer yet")
+        return
+    for label, value in route_details(repl.answers[-1]):
+        console.message(f"{label:<10} {value}")
+
+
+def _stats(repl: Repl, _: str) -> None:
+    answers = repl.answers
+    if not answers:
+        console.message("no answer yet")
+        return
+    on_device = sum(answer.route.source is Source.DEVICE for answer in answers)
+    rows = (
+        ("answers", f"{len(answers)}: {on_device} device, {len(answers) - on_device} server"),
+        (
+            "tokens",
+            f"{_total(answers, 'prompt_tokens')} read, {_total(answers, 'completion_tokens')} written",
+        ),
+        ("sent", f"{sum(answer.route.bytes_sent for answer in answers)} bytes"),
+        ("first token", f"{statistics.median(answer.ttft_ms for answer in answers):.0f} ms (median)"),
+        ("rate", f"{statistics.median(answer.tokens_per_s for answer in answers):.1f} tokens/s (median)"),
+    )
+    for label, value in rows:
+        console.message(f"{label:<11} {value}")
+
+
+def _total(answers: Sequence[Completion], name: str) -> int:
+    return sum(getattr(answer.usage, name) for answer in answers)
+
+
+def _save(repl: Repl, argument: str) -> None:
+    path = _path(repl, argument)
+    if path.exists() and path != repl.file:
+        raise InvalidRequestError("path", f"{path} exists; choose another name, or remove it first")
+    save_transcript(path, repl.messages())
+    repl.file = path
+    console.message(f"saved {len(repl.history)} messages to {path}")
+
+
+def _load(repl: Repl, argument: str) -> None:
+    path = _path(repl, argument)
+    messages = load_transcript(path)
+    system = messages[0].content if messages and messages[0].role == "system" else None
+    repl.system, repl.history = system, list(messages[1:] if system is not None else messages)
+    repl.file = path
+    console.message(f"loaded {len(repl.history)} messages from {path}")
+
+
+def _path(repl: Repl, argument: str) -> Path:
+    if argument:
+        return Path(argument).expanduser()
+    if repl.file is None:
+        raise InvalidRequestError("path", "is missing; name a file, such as /save chat.json")
+    return repl.file
+
+
+def _clear(repl: Repl, _: str) -> None:
+    repl.history.clear()
+    repl.file = None
+    console.message("cleared: the next question starts a new conversation")
+
+
+def _exit(repl: Repl, _: str) -> None:
+    repl.running = False
+
+
+COMMANDS: dict[str, Command] = {
+    "/help": Command("/help", "list the commands", _help),
+    "/mode": Command("/mode [MODE]", "show or set which side may answer", _mode),
+    "/route": Command("/route", "all about where the last answer came from", _route),
+    "/stats": Command("/stats", "totals of this session", _stats),
+    "/save": Command("/save [FILE]", "write the conversation to a file", _save),
+    "/load": Command("/load [FILE]", "go on with a saved conversation", _load),
+    "/clear": Command("/clear", "forget the conversation", _clear),
+    "/exit": Command("/exit", "leave", _exit),
+}

@@ -1,0 +1,85 @@
+"""How an answer's origin and cost are told: in one line, in full, and as JSON."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
+from crayon.completion import Reason
+
+if TYPE_CHECKING:
+    from crayon.completion import Completion, Route
+
+REASONS: dict[Reason, str] = {
+    Reason.MODE: "as the mode says",
+    Reason.PRIVATE: "private, stays on the device",
+    Reason.NO_SERVER: "no server is set",
+    Reason.SERVER_AWAY: "the server is away",
+    Reason.SERVER_FAILED: "the server failed",
+    Reason.DEVICE_FAILED: "the device could not take it",
+    Reason.IN_SCOPE: "in scope",
+    Reason.CONFIDENT: "confident",
+    Reason.OUT_OF_SCOPE: "out of scope",
+    Reason.UNSURE: "the device was unsure",
+}
+
+
+def route_line(completion: Completion) -> str:
+    """Return where the answer came from, why, time to first token, rate and length, in one line."""
+    route = completion.route
+    parts = [
+        f"{route.source}: {_why(route)}",
+        f"first token {completion.ttft_ms:.0f} ms",
+        f"{completion.tokens_per_s:.1f} tokens/s",
+        f"{completion.usage.completion_tokens} tokens",
+    ]
+    if completion.finish_reason == "length":
+        parts.append("cut at max_tokens")
+    return " | ".join(parts)
+
+
+def route_details(completion: Completion) -> list[tuple[str, str]]:
+    """Return everything the answer says about itself but its text, as labels and values."""
+    route, usage, timings = completion.route, completion.usage, completion.timings
+    rows: list[tuple[str, str | None]] = [
+        ("source", str(route.source)),
+        ("reason", _why(route)),
+        ("model", completion.model),
+        ("server", route.server),
+        ("fallback", f"from {route.fallback_from}: {route.fallback_error}" if route.fallback_from else None),
+        ("blend", _blend(route)),
+        ("sent", f"{route.bytes_sent} bytes"),
+        (
+            "tokens",
+            f"{usage.prompt_tokens} read ({usage.cached_tokens} cached), {usage.completion_tokens} written",
+        ),
+        ("discarded", f"{route.discarded_tokens} device tokens" if route.discarded_tokens else None),
+        ("finish", str(completion.finish_reason)),
+        ("time", f"first token {completion.ttft_ms:.0f} ms, total {completion.total_ms:.0f} ms"),
+        ("queue", f"{timings.queue_ms:.0f} ms"),
+        ("engine", f"prompt {timings.prompt_ms:.0f} ms, decode {timings.decode_ms:.0f} ms"),
+        ("scope gate", f"{route.encode_ms:.1f} ms" if route.encode_ms is not None else None),
+        ("held back", f"{route.holdback_ms:.1f} ms" if route.holdback_ms is not None else None),
+        ("rate", f"{completion.tokens_per_s:.1f} tokens/s"),
+    ]
+    return [(label, value) for label, value in rows if value is not None]
+
+
+def completion_json(completion: Completion) -> dict[str, Any]:
+    """Return the whole completion as plain JSON values."""
+    return {**dataclasses.asdict(completion), "tokens_per_s": round(completion.tokens_per_s, 3)}
+
+
+def _why(route: Route) -> str:
+    why = REASONS[route.reason]
+    if route.scope is not None and route.reason in {Reason.IN_SCOPE, Reason.OUT_OF_SCOPE}:
+        why += f" ({route.scope})" if route.reason is Reason.IN_SCOPE else f" (closest: {route.scope})"
+    if route.score is not None and route.threshold is not None:
+        why += f", {route.score:.2f} {'>=' if route.score >= route.threshold else '<'} {route.threshold:.2f}"
+    return why
+
+
+def _blend(route: Route) -> str | None:
+    if route.blend is None:
+        return None
+    return f"{route.blend.pool_id}: {', '.join(f'{weight:.3g}' for weight in route.blend.weights)}"
