@@ -15,7 +15,7 @@ class Caps:
         max_tokens: most tokens in one step, at least `max_seqs` so that every decoding request fits.
         max_seqs: sequences that the engine's cache can hold at once.
         kv_capacity: tokens that the cache can hold, all sequences together.
-        encode_capacity: the same for encoding, where the engine has a cache of its own for it; None shares the first.
+        encode_capacity: the same for encoding, where the engine has its own cache for it; None shares it.
         max_outputs: most rows of logits in one step, at least `max_seqs`; None is `max_tokens`.
         max_lanes: most sequences that one scored or encoded request may take; None is half of them.
         max_blends: most blend groups in one step. The engine reads its weights once for each.
@@ -41,12 +41,9 @@ class Caps:
         for key in ("max_tokens", "max_seqs", "kv_capacity", "max_blends", "min_tokens"):
             if getattr(self, key) < 1:
                 raise ConfigError(key, f"must be at least 1, not {getattr(self, key)}")
-        for key in ("max_tokens", "outputs"):
-            if getattr(self, key) < self.max_seqs:
-                name = "max_outputs" if key == "outputs" else key
-                raise ConfigError(
-                    name, f"must be at least max_seqs ({self.max_seqs}), not {getattr(self, key)}"
-                )
+        for key, value in (("max_tokens", self.max_tokens), ("max_outputs", self.outputs)):
+            if value < self.max_seqs:
+                raise ConfigError(key, f"must be at least max_seqs ({self.max_seqs}), not {value}")
         if self.max_lanes is not None and self.max_lanes < 1:
             raise ConfigError("max_lanes", f"must be at least 1, not {self.max_lanes}")
         if self.step_seconds is not None and not self.step_seconds > 0:

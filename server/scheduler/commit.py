@@ -31,7 +31,7 @@ def commit(state: State, plan: StepPlan, outcome: Outcome) -> Changes:
             _advance(request, row)
             touched[request.id] = request
             state.served[request.group] = state.step
-    finished = tuple(id for id, request in touched.items() if request.complete or id in outcome.ended)
+    finished = tuple(key for key, item in touched.items() if item.complete or key in outcome.ended)
     for request_id in finished:
         state.released.extend(lane.seq for lane in state.get(request_id).lanes)
     if finished:
@@ -42,7 +42,7 @@ def commit(state: State, plan: StepPlan, outcome: Outcome) -> Changes:
 
 def _advance(request: Request, row: Row) -> None:
     if row.branch is None:
-        request.computed += row.count
+        request.computed += row.tokens
         if request.kind is Kind.GENERATE and row.logits:
             request.generated += 1
         return
@@ -50,7 +50,7 @@ def _advance(request: Request, row: Row) -> None:
     if lane.branch is None:
         lane.branch, lane.computed = row.branch, 0
         request.branches_started += 1
-    lane.computed += row.count
+    lane.computed += row.tokens
     if lane.computed == request.branches[row.branch]:
         lane.branch, lane.computed = None, 0
         request.branches_done += 1

@@ -26,7 +26,7 @@ class CostModel(Protocol):
 class LinearCost:
     """`T = base * batches + per_token * tokens`, in seconds; `observed` learns both from steps that ran.
 
-    The other fields are the weighted sums of a least-squares line; they start at 0, which leaves the first guess alone.
+    The other fields are the weighted sums of a least-squares line.
     """
 
     base: float = 0.02
@@ -58,9 +58,8 @@ class LinearCost:
             per_token = (w * nt - n * t) / spread
             base = (t - per_token * n) / w
         if spread <= 1e-6 * w * nn or per_token < 0 or base < 0:
-            # One size seen so far, or noise larger than the slope: scale the last line so that it meets the mean.
-            scale = (
-                t / (self.base * w + self.per_token * n) if self.base * w + self.per_token * n > 0 else 1.0
-            )
+            # One size seen so far, or noise larger than the slope: scale the last line to meet the mean.
+            expected = self.base * w + self.per_token * n
+            scale = t / expected if expected > 0 else 1.0
             base, per_token = self.base * scale, self.per_token * scale
         return LinearCost(base, per_token, w, n, nn, t, nt)

@@ -1,17 +1,18 @@
 """The rules of one step.
 
 1. Cancelled and expired requests are dropped; their sequences and cache are free at once.
-2. Waiting requests are admitted in order of their turn while a sequence is free and their worst case fits the cache
-   (prompt + max_tokens), so that a running request never runs out. Nobody overtakes: the first that does not fit
-   holds the queue.
-3. Groups (one blend each; encoding is a group of its own) take turns, the one served longest ago first, at most
-   `caps.max_blends` in a step. Encoding never shares a step.
-4. Within the chosen groups every decoding request computes its one token; then prompts, in order of admission, fill
-   the rest of the budget and are cut at any token. Only the last can be cut, and it comes first in its group's next step.
+2. Waiting requests are admitted in order of their turn while a sequence is free and their worst case fits the
+   cache (prompt + max_tokens), so that a running request never runs out. Nobody overtakes: the first that
+   does not fit holds the queue.
+3. Groups (one blend each; encoding is a group of its own) take turns, the one served longest ago first, at
+   most `caps.max_blends` in a step. Encoding never shares a step.
+4. Within the chosen groups every decoding request computes its one token; then prompts, in order of
+   admission, fill the rest of the budget and are cut at any token. Only the last can be cut, and it comes
+   first in its group's next step.
 
-Bound: let W be the tokens of all requests that run when a request arrives or whose turn is before its own, plus its
-own. Each `max_seqs` steps compute at least one of these tokens, so the request is finished after at most
-`max_seqs * W` steps.
+Bound: let W be the tokens of all requests that run when a request arrives or whose turn is before its own,
+plus its own. Every `max_seqs` steps compute at least one of these tokens, so the request is finished after at
+most `max_seqs * W` steps.
 """
 
 from __future__ import annotations
@@ -73,9 +74,7 @@ def _drops(state: State, caps: Caps) -> tuple[Drop, ...]:
     return tuple(drops)
 
 
-def _admit(
-    state: State, caps: Caps, running: list[Request], gone: set[str]
-) -> tuple[list[Admission], list[Request]]:
+def _admit(state: State, caps: Caps, running: list[Request], gone: set[str]) -> tuple[list[Admission], list[Request]]:
     if len(state.waiting) == 0:
         return [], []
     used = {lane.seq for request in running for lane in request.lanes}
@@ -90,10 +89,8 @@ def _admit(
         if request.id in gone:
             continue
         wide = 1 if request.kind is Kind.GENERATE else max(1, min(len(request.branches), caps.lanes))
-        # As many sequences as there are, so that a scored request never waits for a second one while holding a first.
-        width = next(
-            (n for n in range(min(wide, len(free)), 0, -1) if request.kv_need(n) <= room[request.group[1]]), 0
-        )
+        # All its sequences now or fewer, so that nobody waits for a second one while holding a first.
+        width = next((n for n in range(min(wide, len(free)), 0, -1) if request.kv_need(n) <= room[request.group[1]]), 0)
         if width == 0:
             break
         need = request.kv_need(width)
@@ -113,7 +110,7 @@ def _take(room: dict[bool, int], request: Request, tokens: int, *, shared: bool)
 def _choose(running: Iterable[Request], state: State, most: int) -> list[_Group]:
     """Return the groups of this step, longest unserved first. A new group queues behind the old ones."""
     present = dict.fromkeys(request.group for request in running)
-    order = sorted(present, key=lambda group: state.served.get(group, state.step))
+    order = sorted(present, key=lambda group: state.served.get(group, state.step - 1))
     if not order:
         return []
     encode = order[0][1]
@@ -121,7 +118,7 @@ def _choose(running: Iterable[Request], state: State, most: int) -> list[_Group]
 
 
 def _budget(running: list[Request], groups: list[_Group], caps: Caps, cost: CostModel) -> int:
-    """Return the most tokens of this step: all the engine takes, or less while somebody watches an answer grow."""
+    """Return the most tokens of this step: what the engine takes, or less while someone watches an answer."""
     decoding = sum(request.decoding for request in running)
     if caps.step_seconds is None or decoding == 0:
         return caps.max_tokens

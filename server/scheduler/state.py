@@ -28,7 +28,7 @@ class Kind(StrEnum):
 
 @dataclass(slots=True)
 class Lane:
-    """One sequence of the engine's cache, held by one request. `branch` is what runs on it beyond the prompt."""
+    """One sequence of the engine's cache, held by one request; `branch` runs on it beyond the prompt."""
 
     seq: int
     branch: int | None = None
@@ -40,11 +40,11 @@ class Lane:
 class Request:
     """Work in tokens.
 
-    GENERATE reads `prompt` tokens and writes up to `max_tokens`. SCORE reads `prompt` tokens once, then each of
-    `branches` continues from there on its own. ENCODE has no prompt; each of `branches` is a text.
+    GENERATE reads `prompt` tokens and writes up to `max_tokens`. SCORE reads `prompt` tokens once, then each
+    of `branches` continues from there on its own. ENCODE has no prompt; each of `branches` is a text.
 
     Args:
-        blend: name of the adapter blend; requests of different blends never share a nano-batch. "" is the base.
+        blend: name of the adapter blend, "" is the base; different blends never share a nano-batch.
         priority: each step is worth `PRIORITY_SECONDS` in the queue.
         arrival, deadline: in the state's clock.
     """
@@ -117,7 +117,7 @@ class State:
     released: list[int] = field(default_factory=list)
     """Sequences that ended since the last plan; the next plan empties them."""
     served: dict[tuple[str, bool], int] = field(default_factory=dict)
-    """Step at which a group last ran, or had its first request admitted."""
+    """Step at which a group last ran; a new one counts as served just before its first request was admitted."""
     _by_id: dict[str, Request] = field(default_factory=dict)
     _numbers: int = 0
 
@@ -125,17 +125,13 @@ class State:
         """Queue a request.
 
         Raises:
-            EngineError: the id is in use, or the request has no work. Callers check their own input before this.
+            EngineError: the id is in use, or the request has no work; callers check their input before this.
         """
         if request.id in self._by_id:
             raise EngineError(f"request {request.id} is already scheduled")
         wanted = request.max_tokens if request.kind is Kind.GENERATE else len(request.branches)
-        no_prompt = request.kind is Kind.ENCODE
-        if (
-            (request.prompt < 1) is not no_prompt
-            or min(request.branches, default=1) < 1
-            or request.prompt < 0
-        ):
+        prompted = request.kind is not Kind.ENCODE
+        if (request.prompt > 0) is not prompted or min(request.branches, default=1) < 1:
             raise EngineError(f"request {request.id} has a length under 1")
         if wanted < 1 and request.kind is not Kind.SCORE:
             raise EngineError(f"request {request.id} asks for nothing")
@@ -163,7 +159,7 @@ class State:
         """Move requests from waiting to running, in this order."""
         for request_id in request_ids:
             request = self.running[request_id] = self._by_id[request_id]
-            self.served.setdefault(request.group, self.step)
+            self.served.setdefault(request.group, self.step - 1)
         self.waiting = [request for request in self.waiting if request.id not in self.running]
 
     def remove(self, request_ids: Collection[str]) -> None:

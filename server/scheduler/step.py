@@ -19,16 +19,16 @@ class Resource(StrEnum):
 
 
 class Row(NamedTuple):
-    """`count` tokens of one request at positions `start`, `start + 1`, ... of sequence `seq`.
+    """`tokens` tokens of one request at positions `start`, `start + 1`, ... of sequence `seq`.
 
-    The last `logits` of them want logits. `branch` is the continuation or text they belong to, None for the prompt
-    and the answer.
+    The last `logits` of them want logits. `branch` is the continuation or text they belong to, None for the
+    prompt and the answer.
     """
 
     request: str
     seq: int
     start: int
-    count: int
+    tokens: int
     logits: int
     branch: int | None = None
 
@@ -52,7 +52,7 @@ class NanoBatch:
     @property
     def tokens(self) -> int:
         """Tokens in all rows."""
-        return sum(row.count for row in self.rows)
+        return sum(row.tokens for row in self.rows)
 
 
 class Admission(NamedTuple):
@@ -103,11 +103,8 @@ class StepPlan:
         calls: list[tuple[NanoBatch, ...]] = []
         for nano in self.nano:
             last = calls[-1][-1] if calls else None
-            if (
-                last is not None
-                and last.blend == nano.blend
-                and Resource.ENCODE not in (last.resource, nano.resource)
-            ):
+            encode = nano.resource is Resource.ENCODE
+            if last is not None and last.blend == nano.blend and (last.resource is Resource.ENCODE) is encode:
                 calls[-1] = (*calls[-1], nano)
             else:
                 calls.append((nano,))
@@ -118,8 +115,8 @@ class StepPlan:
 class Outcome:
     """What became of a plan.
 
-    `ran` nano-batches were computed, in the plan's order (None: all). `ended` are the generating requests whose
-    last sampled token ends the answer (end of sequence, stop text); reaching `max_tokens` needs no word.
+    `ran` nano-batches were computed, in the plan's order (None: all). `ended` are the generating requests
+    whose last sampled token ends the answer (end of sequence, stop text); `max_tokens` needs no word.
     """
 
     ran: int | None = None
