@@ -50,6 +50,8 @@ def normalise_messages(value: MessagesLike) -> tuple[Message, ...]:
 
 
 def _message(item: object, field: str) -> Message:
+    role: object
+    content: object
     if isinstance(item, Message):
         role, content = item.role, item.content
     elif isinstance(item, Mapping):

@@ -61,7 +61,8 @@ class Sampling:
         _integer("top_k", self.top_k, 0, 2**31 - 1)
         if self.seed is not None:
             _integer("seed", self.seed, 0, 2**32 - 2)
-        stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
+        given: object = self.stop  # a lone text or a list is what callers write
+        stop = (given,) if isinstance(given, str) else tuple(self.stop)
         if len(stop) > MAX_STOPS:
             raise InvalidRequestError("stop", f"at most {MAX_STOPS} texts, not {len(stop)}")
         if not all(isinstance(text, str) and text for text in stop):

@@ -32,7 +32,7 @@ class Adapter:
             raise AdapterError(f"{self.path}: cannot be loaded for {model.path.name} ({why})")
 
     @property
-    def handle(self) -> Any:  # noqa: ANN401  # an opaque C pointer
+    def handle(self) -> Any:  # an opaque C pointer
         """The C pointer."""
         if self._handle is None:
             raise EngineClosedError("the adapter is closed")

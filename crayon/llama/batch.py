@@ -34,7 +34,7 @@ class Batch:
         self._counts: NDArray[np.int32] = np.ones(capacity, np.int32)
         self._sequences: NDArray[np.int32] = np.zeros((capacity, sequences_per_row), np.int32)
         self._logits: NDArray[np.int8] = np.zeros(capacity, np.int8)
-        # llama_batch wants a pointer for each row's list of sequences: point into one array, so that filling is a slice.
+        # llama_batch wants a pointer to each row's list of sequences: point into one array, so filling is a slice.
         start, stride = self._sequences.ctypes.data, self._sequences.strides[0]
         self._pointers: NDArray[np.uint64] = (start + stride * np.arange(capacity)).astype(np.uint64)
         self._struct: Any = api.llama_batch(
@@ -48,7 +48,7 @@ class Batch:
         )
 
     @property
-    def struct(self) -> Any:  # noqa: ANN401  # a C structure
+    def struct(self) -> Any:  # a C structure
         """The `llama_batch`, valid until the batch changes."""
         self._struct.n_tokens = self.size
         return self._struct
@@ -88,5 +88,5 @@ class Batch:
         return range(start, end)
 
 
-def _pointer(array: NDArray[Any], ctype: Any) -> Any:  # noqa: ANN401  # ctypes has no useful static types here
+def _pointer(array: NDArray[Any], ctype: Any) -> Any:  # ctypes has no useful static types here
     return ctypes.cast(ctypes.c_void_p(array.ctypes.data), ctypes.POINTER(ctype))

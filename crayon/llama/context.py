@@ -70,8 +70,9 @@ class Context:
         params.n_outputs_max = min(n_outputs_max, n_batch)
         params.n_threads = params.n_threads_batch = threads
         params.kv_unified = True  # sequences share cells: a prefix is stored once, and any of them may grow to n_ctx
-        params.embeddings = embeddings
-        params.pooling_type = api.LLAMA_POOLING_TYPE_NONE
+        if embeddings:
+            params.embeddings = True
+            params.pooling_type = api.LLAMA_POOLING_TYPE_NONE  # one state a row, not one a sequence
         params.no_perf = True
         params.offload_kqv = params.op_offload = False
         if tap is not None:
@@ -90,7 +91,7 @@ class Context:
         self._adapters: tuple[tuple[Adapter, float], ...] = ()
 
     @property
-    def handle(self) -> Any:  # noqa: ANN401  # an opaque C pointer
+    def handle(self) -> Any:  # an opaque C pointer
         """The C pointer, for the other classes of this room."""
         if self._handle is None:
             raise EngineClosedError("the context is closed")
@@ -221,7 +222,7 @@ class Context:
             raise EngineError(f"the state cannot be restored into sequence {sequence}")
 
     @property
-    def _memory_handle(self) -> Any:  # noqa: ANN401  # an opaque C pointer
+    def _memory_handle(self) -> Any:  # an opaque C pointer
         if self._handle is None:
             raise EngineClosedError("the context is closed")
         return self._memory
@@ -241,6 +242,6 @@ class Context:
         self.close()
 
 
-def _view(pointer: Any, n: int) -> NDArray[np.float32]:  # noqa: ANN401  # a C pointer to float
+def _view(pointer: Any, n: int) -> NDArray[np.float32]:  # a C pointer to float
     address = ctypes.addressof(pointer.contents)
-    return np.frombuffer((ctypes.c_float * n).from_address(address), np.float32)
+    return np.ctypeslib.as_array((ctypes.c_float * n).from_address(address))

@@ -9,17 +9,22 @@ import threading
 from collections import deque
 from importlib import metadata
 from pathlib import Path
-from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from crayon.errors import LibraryError
+
+if TYPE_CHECKING:
+    from types import ModuleType
 
 REQUIRED_VERSION = "0.3.36"
 
 logger = logging.getLogger("crayon.llama")
 
-# ggml's levels; 5 continues the line before. Its INFO is a page for every model, so it is our DEBUG.
-_LEVELS = {1: logging.DEBUG, 2: logging.DEBUG, 3: logging.WARNING, 4: logging.ERROR}
+# ggml's levels; 5 continues the line before. Each is one lower here: ggml writes a page of INFO for every model and
+# warns of what is no fault (a context shorter than the model's longest). Its errors belong to a call that fails: the
+# exception carries them, and an abort that we asked for is no error at all.
+_DEBUG, _INFO, _WARN, _ERROR = 1, 2, 3, 4
+_LEVELS = {_DEBUG: logging.DEBUG, _INFO: logging.DEBUG, _WARN: logging.INFO, _ERROR: logging.INFO}
 
 
 class LogTap:
@@ -28,21 +33,21 @@ class LogTap:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._errors: deque[str] = deque(maxlen=8)
-        self._level = logging.DEBUG
+        self._level = _DEBUG
         self._line = ""
 
     def receive(self, level: int, text: bytes) -> None:
         """Take one fragment from ggml; fragments without a line end are joined."""
         with self._lock:
             if level in _LEVELS:
-                self._level = _LEVELS[level]
+                self._level = level
             self._line += text.decode("utf-8", "replace")
             *lines, self._line = self._line.split("\n")
             if len(self._line) > 4096:  # progress dots without an end
                 self._line = ""
-            if self._level >= logging.ERROR:
+            if self._level == _ERROR:
                 self._errors.extend(line for line in lines if line.strip())
-            written = self._level
+            written = _LEVELS[self._level]
         for line in lines:
             if line.strip():
                 logger.log(written, "%s", line.rstrip())
@@ -70,7 +75,7 @@ class Library:
         self._receive = receive  # ctypes does not keep callbacks alive
         api.llama_log_set(receive, None)
         api.llama_backend_init()
-        self.ggml = _ggml_base(Path(api.__file__).parent / "lib")
+        self.ggml = _ggml_base(Path(api.__file__ or "").parent / "lib")
 
     @property
     def system_info(self) -> str:
@@ -96,7 +101,7 @@ def load() -> Library:
             f"Run: pip install llama-cpp-python=={REQUIRED_VERSION}"
         )
     try:
-        from llama_cpp import llama_cpp as api  # noqa: PLC0415  # loads a shared library: only where an engine is wanted
+        from llama_cpp import llama_cpp as api  # loads a shared library: only where an engine is wanted
     except (ImportError, OSError, RuntimeError) as error:
         raise LibraryError(f"llama.cpp's shared library does not load: {error}") from error
     return Library(api)
@@ -112,6 +117,11 @@ def _ggml_base(folder: Path) -> ctypes.CDLL:
     ggml.ggml_get_name.restype = ctypes.c_char_p
     ggml.ggml_nbytes.argtypes = [ctypes.c_void_p]
     ggml.ggml_nbytes.restype = ctypes.c_size_t
-    ggml.ggml_backend_tensor_get.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_size_t]
+    ggml.ggml_backend_tensor_get.argtypes = [
+        ctypes.c_void_p,
+        ctypes.c_void_p,
+        ctypes.c_size_t,
+        ctypes.c_size_t,
+    ]
     ggml.ggml_backend_tensor_get.restype = None
     return ggml

@@ -61,14 +61,14 @@ class Model:
         self._pieces: dict[int, bytes] = {}
 
     @property
-    def handle(self) -> Any:  # noqa: ANN401  # an opaque C pointer
+    def handle(self) -> Any:  # an opaque C pointer
         """The C pointer, for the other classes of this room."""
         if self._handle is None:
             raise EngineClosedError("the model is closed")
         return self._handle
 
     @property
-    def vocab(self) -> Any:  # noqa: ANN401  # an opaque C pointer
+    def vocab(self) -> Any:  # an opaque C pointer
         """The C pointer to the vocabulary."""
         if self._handle is None:
             raise EngineClosedError("the model is closed")
@@ -150,9 +150,7 @@ class Model:
         api, vocab = self._api, self.vocab
         special = api.LLAMA_TOKEN_ATTR_CONTROL | api.LLAMA_TOKEN_ATTR_USER_DEFINED | api.LLAMA_TOKEN_ATTR_UNKNOWN
         found = {
-            self.token_text(token)
-            for token in range(self.n_vocab)
-            if api.llama_vocab_get_attr(vocab, token) & special
+            self.token_text(token) for token in range(self.n_vocab) if api.llama_vocab_get_attr(vocab, token) & special
         }
         return tuple(sorted(text for text in found if text))
 
@@ -164,7 +162,7 @@ class Model:
         return text.decode("utf-8", "replace") if text else ""
 
     def piece(self, token: int) -> bytes:
-        """Return the bytes that a token adds to the text: parts of a character are possible; control tokens add none."""
+        """Return the bytes that a token adds to the text, maybe part of a character; control tokens add none."""
         known = self._pieces.get(token)
         if known is None:
             size = 64
@@ -196,7 +194,7 @@ class Model:
         self.close()
 
 
-def _read(call: Any) -> str | None:  # noqa: ANN401  # a C call that fills a buffer and returns the full length
+def _read(call: Any) -> str | None:  # a C call that fills a buffer and returns the full length
     size = 4096
     while size <= _META_BYTES:
         buffer = ctypes.create_string_buffer(size)

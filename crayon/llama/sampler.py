@@ -6,13 +6,13 @@ import secrets
 from typing import TYPE_CHECKING, Any, Self
 
 from crayon.llama import library
-from crayon.llama.signals import SignalMeter
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from crayon.engine import TokenSignal
     from crayon.llama.context import Context
+    from crayon.llama.signals import SignalMeter
     from crayon.sampling import Sampling
 
 PENALTY_WINDOW = 64  # tokens; llama.cpp's default
@@ -53,7 +53,7 @@ class Sampler:
         self.close()
 
 
-def _chain(api: Any, sampling: Sampling) -> Any:  # noqa: ANN401  # opaque C pointers
+def _chain(api: Any, sampling: Sampling) -> Any:  # opaque C pointers
     chain = api.llama_sampler_chain_init(api.llama_sampler_chain_default_params())
     add = api.llama_sampler_chain_add
     if sampling.penalised:

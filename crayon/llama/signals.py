@@ -10,6 +10,8 @@ import numpy as np
 from crayon.engine import TokenSignal
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
 
@@ -41,9 +43,8 @@ class SignalMeter:
         return chosen, TokenSignal(logprob, max(entropy, 0.0), margin)
 
 
-def log_softmax_at(logits: NDArray[np.float32], tokens: NDArray[np.int32]) -> NDArray[np.float64]:
-    """Return ln softmax(logits)[i, tokens[i]] for logits of shape (rows, n_vocab)."""
-    top = logits.max(axis=1, keepdims=True)
-    log_total = np.log(np.exp(logits - top).sum(axis=1, dtype=np.float64))
-    rows = np.arange(len(tokens))
-    return np.asarray(logits[rows, tokens] - top[:, 0] - log_total, np.float64)
+def log_softmax_at(logits: NDArray[np.float32], tokens: Sequence[int]) -> NDArray[np.float64]:
+    """Return ln softmax(logits)[token] for each token; `logits` has shape (n_vocab,)."""
+    top = float(logits.max())
+    log_total = top + math.log(float(np.exp(logits - top).sum(dtype=np.float64)))
+    return np.asarray(logits[np.asarray(tokens)], np.float64) - log_total

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -32,7 +31,7 @@ class Tap:
 
         # ggml asks at every node ("ask") whether we want to see it, then calls again with its data ready; the answer
         # to that says whether the graph goes on.
-        def on_node(node: Any, ask: bool, _: Any) -> bool:  # noqa: ANN401, FBT001  # the C signature
+        def on_node(node: Any, ask: bool, _: Any) -> bool:  # noqa: FBT001  # the C signature
             if ask:
                 return bool(ggml.ggml_get_name(node) == wanted)
             size = ggml.ggml_nbytes(node)

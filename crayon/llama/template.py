@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NoReturn
 
@@ -37,9 +37,11 @@ class ChatTemplate:
 
     def __init__(self, source: str, *, bos: str = "", eos: str = "") -> None:
         # The settings are those of transformers' apply_chat_template, which the templates are written for.
-        environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, autoescape=False)  # noqa: S701  # the output is a prompt, not HTML
+        environment = ImmutableSandboxedEnvironment(
+            trim_blocks=True, lstrip_blocks=True, autoescape=False
+        )  # the output is a prompt, not HTML
         environment.globals["raise_exception"] = _refuse
-        environment.globals["strftime_now"] = lambda form: datetime.datetime.now().astimezone().strftime(form)
+        environment.globals["strftime_now"] = lambda form: dt.datetime.now().astimezone().strftime(form)
         try:
             self._template = environment.from_string(source)
         except jinja2.TemplateError as error:

@@ -1,0 +1,189 @@
+"""Embeds texts by a middle layer of the device's own model: no second model, no network."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from crayon.errors import EngineError, PromptTooLongError
+from crayon.llama.batch import Batch
+from crayon.llama.context import Context
+from crayon.llama.tap import Tap
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from crayon.llama.model import Model
+
+logger = logging.getLogger("crayon.device")
+
+SEQUENCES = 16  # texts computed together
+
+
+def middle_layer(n_layer: int) -> int:
+    """Return the layer that is read, counted from 0: just under the middle, where tasks are told apart best."""
+    return n_layer // 2 - 1
+
+
+class Encoder:
+    """Turns texts into centred unit vectors, comparable by cosine.
+
+    Two traps of plain mean pooling are avoided. The first token is an attention sink, whose huge activation makes all
+    cosines 1.00: a sink token is put in front and left out of the mean. And all texts share a large common part: the
+    mean over a set of background texts is subtracted.
+
+    Args:
+        model: the device's model.
+        n_ctx: most tokens of one text.
+        background: texts whose mean is the centre.
+        cache_dir: where the centre is kept between runs; None computes it each time.
+        threads: compute threads.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        *,
+        n_ctx: int,
+        background: Sequence[str],
+        cache_dir: Path | None = None,
+        threads: int | None = None,
+        layer: int | None = None,
+    ) -> None:
+        self.model = model
+        self.layer = middle_layer(model.n_layer) if layer is None else layer
+        self.dimensions = model.n_embd
+        self._background = tuple(background)
+        self._cache_dir = cache_dir
+        self._tap = Tap(f"l_out-{self.layer}", model.n_embd, stop=True)
+        self._context = Context(
+            model, n_ctx=n_ctx, n_seq_max=SEQUENCES, threads=threads, n_outputs_max=SEQUENCES, tap=self._tap
+        )
+        self._batch = Batch(self._context.n_batch)
+        self._sink = model.bos if model.bos >= 0 else model.eos
+        self._centre: NDArray[np.float32] | None = None
+
+    def tokenize(self, text: str, field: str) -> list[int]:
+        """Return sink and tokens of a text.
+
+        Raises:
+            PromptTooLongError: it does not fit the context.
+        """
+        tokens = [self._sink, *self.model.tokenize(text)]
+        if len(tokens) > self._context.n_ctx:
+            raise PromptTooLongError(len(tokens), self._context.n_ctx, field)
+        return tokens
+
+    def steps(self, texts: Sequence[Sequence[int]], out: Callable[[NDArray[np.float32]], None]) -> Iterator[None]:
+        """Embed token lists, giving way after each step; `out` receives vectors of shape (texts, dimensions)."""
+        raw = np.empty((len(texts), self.dimensions), np.float32)
+        yield from self._raw(texts, raw)
+        if self._centre is None:
+            self._centre = self._load_centre()
+        if self._centre is None:
+            lists = [self.tokenize(text, "background") for text in self._background]
+            background = np.empty((len(lists), self.dimensions), np.float32)
+            yield from self._raw(lists, background)
+            self._centre = background.mean(axis=0)
+            self._store_centre(self._centre)
+        centred = raw - self._centre
+        out(centred / np.maximum(np.linalg.norm(centred, axis=1, keepdims=True), 1e-12))
+
+    def abort(self) -> None:
+        """Stop the running step, from any thread."""
+        self._context.abort()
+
+    def clear_abort(self) -> None:
+        """Go on after `abort`."""
+        self._context.clear_abort()
+
+    def close(self) -> None:
+        """Free the context."""
+        self._context.close()
+
+    def _raw(self, texts: Sequence[Sequence[int]], out: NDArray[np.float32]) -> Iterator[None]:
+        """Fill `out` with the mean hidden state of each text's tokens after the sink."""
+        totals = np.zeros((len(texts), self.dimensions), np.float64)
+        for group in self._groups(texts):
+            self._context.clear()
+            done = dict.fromkeys(group, 0)
+            while done:
+                yield
+                self._batch.clear()
+                rows: list[tuple[int, int, range]] = []
+                for sequence, i in enumerate(group):
+                    if i not in done or not self._batch.room:
+                        continue
+                    part = texts[i][done[i] : done[i] + self._batch.room]
+                    rows.append((i, done[i], self._batch.add(part, done[i], sequence)))
+                self._tap.take()
+                try:
+                    self._context.decode(self._batch)
+                finally:
+                    states = self._tap.take()
+                if len(states) != self._batch.size:
+                    raise EngineError(f"layer {self._tap.tensor} gave {len(states)} rows for {self._batch.size} tokens")
+                for i, start, span in rows:
+                    first = 1 if start == 0 else 0  # the sink
+                    totals[i] += states[span.start + first : span.stop].sum(axis=0, dtype=np.float64)
+                    done[i] = start + len(span)
+                    if done[i] == len(texts[i]):
+                        del done[i]
+        counts = np.array([max(len(text) - 1, 1) for text in texts], np.float64)
+        out[:] = totals / counts[:, None]
+
+    def _groups(self, texts: Sequence[Sequence[int]]) -> Iterator[list[int]]:
+        """Yield indexes of texts that fit the cache together."""
+        group: list[int] = []
+        cells = 0
+        for i, text in enumerate(texts):
+            if group and (len(group) == SEQUENCES or cells + len(text) > self._context.n_ctx):
+                yield group
+                group, cells = [], 0
+            group.append(i)
+            cells += len(text)
+        if group:
+            yield group
+
+    # -- the centre, kept between runs
+
+    def _centre_path(self) -> Path | None:
+        if self._cache_dir is None:
+            return None
+        stat = self.model.path.stat()
+        identity = f"{self.model.path.resolve()}|{stat.st_size}|{stat.st_mtime_ns}|{self.layer}|" + "|".join(
+            self._background
+        )
+        return self._cache_dir / f"centre-{hashlib.sha256(identity.encode()).hexdigest()[:24]}.npy"
+
+    def _load_centre(self) -> NDArray[np.float32] | None:
+        path = self._centre_path()
+        if path is None:
+            return None
+        try:
+            found = np.load(path, allow_pickle=False)
+        except (OSError, ValueError):
+            return None
+        if found.shape != (self.dimensions,) or found.dtype != np.float32 or not np.isfinite(found).all():
+            return None
+        return np.asarray(found, np.float32)
+
+    def _store_centre(self, centre: NDArray[np.float32]) -> None:
+        path = self._centre_path()
+        if path is None:
+            return
+        partial = path.with_suffix(".partial")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with partial.open("wb") as file:
+                np.save(file, centre, allow_pickle=False)
+            partial.replace(path)
+        except OSError as error:  # only a cache: the next run computes it again
+            logger.warning("the embedding centre cannot be kept in %s: %s", path.parent, error)
+            partial.unlink(missing_ok=True)
