@@ -1,4 +1,4 @@
-"""Generate the Python stubs of the protocol into proto/, or with --check fail when the committed ones differ."""
+"""Generate the Python stubs of the protocol into proto/; with --check, fail when the committed ones differ."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""The protocol `crayon.v1` and Crayon's own types: conversion both ways, and the table of errors and gRPC statuses."""
+"""The protocol `crayon.v1` and our own types: conversion both ways, and the table of errors and statuses."""

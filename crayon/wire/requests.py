@@ -1,0 +1,178 @@
+"""Requests: Crayon's own <-> protobuf. What arrives is checked and refused by its name on the wire."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+from crayon.completion import Blend
+from crayon.engine import EncodeRequest, GenerateRequest, ScoreRequest, new_request_id
+from crayon.errors import InvalidRequestError
+from crayon.messages import normalise_messages
+from crayon.sampling import SAMPLING_FIELDS, Sampling
+from crayon.v1 import inference_pb2 as pb
+from crayon.wire.limits import MAX_MESSAGES, MAX_NAME_CHARS, MAX_REQUEST_ID_CHARS, MAX_TEXTS, MAX_WEIGHTS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sized
+
+    from crayon.messages import Message
+
+_ROLE_TO_PROTO = {"system": pb.ROLE_SYSTEM, "user": pb.ROLE_USER, "assistant": pb.ROLE_ASSISTANT}
+_ROLE_FROM_PROTO: dict[int, str] = {number: role for role, number in _ROLE_TO_PROTO.items()}
+
+
+# -- ours to protobuf
+
+
+def generate_request_to_proto(request: GenerateRequest) -> pb.GenerateRequest:
+    """Return the message; the deadline is not in it, it travels as the deadline of the RPC."""
+    return pb.GenerateRequest(
+        model=request.model,
+        messages=_messages_to_proto(request.messages),
+        sampling=_sampling_to_proto(request.sampling),
+        blend=blend_to_proto(request.blend),
+        request_id=request.request_id,
+    )
+
+
+def score_request_to_proto(request: ScoreRequest) -> pb.ScoreRequest:
+    """Return the message; the deadline travels as the deadline of the RPC."""
+    return pb.ScoreRequest(
+        model=request.model,
+        messages=_messages_to_proto(request.messages),
+        continuations=request.continuations,
+        blend=blend_to_proto(request.blend),
+        request_id=request.request_id,
+    )
+
+
+def encode_request_to_proto(request: EncodeRequest) -> pb.EncodeRequest:
+    """Return the message; the deadline travels as the deadline of the RPC."""
+    return pb.EncodeRequest(model=request.model, texts=request.texts, request_id=request.request_id)
+
+
+def blend_to_proto(blend: Blend | None) -> pb.Blend | None:
+    """Return the message, or None for no blend."""
+    return None if blend is None else pb.Blend(pool_id=blend.pool_id, weights=blend.weights)
+
+
+def _messages_to_proto(messages: Iterable[Message]) -> list[pb.Message]:
+    return [pb.Message(role=_ROLE_TO_PROTO[message.role], content=message.content) for message in messages]
+
+
+def _sampling_to_proto(sampling: Sampling) -> pb.Sampling:
+    # Every value is sent, since the server's defaults may be another version's. No seed is the one that stays unset.
+    return pb.Sampling(**{name: getattr(sampling, name) for name in SAMPLING_FIELDS})
+
+
+# -- protobuf to ours
+
+
+def generate_request_from_proto(message: pb.GenerateRequest, deadline: float | None) -> GenerateRequest:
+    """Return the request, with `deadline` on this process's monotonic clock.
+
+    Raises:
+        InvalidRequestError: a field is missing, unknown or out of range; it is named as on the wire.
+    """
+    return GenerateRequest(
+        messages=_messages_from_proto(message.messages),
+        sampling=_sampling_from_proto(message.sampling),
+        blend=blend_from_proto(message.blend) if message.HasField("blend") else None,
+        deadline=deadline,
+        request_id=_request_id(message.request_id),
+        model=_model(message.model),
+    )
+
+
+def score_request_from_proto(message: pb.ScoreRequest, deadline: float | None) -> ScoreRequest:
+    """Return the request, with `deadline` on this process's monotonic clock.
+
+    Raises:
+        InvalidRequestError: a field is missing, unknown or out of range; it is named as on the wire.
+    """
+    _at_most("continuations", message.continuations, MAX_TEXTS)
+    return ScoreRequest(
+        messages=_messages_from_proto(message.messages),
+        continuations=tuple(message.continuations),
+        blend=blend_from_proto(message.blend) if message.HasField("blend") else None,
+        deadline=deadline,
+        request_id=_request_id(message.request_id),
+        model=_model(message.model),
+    )
+
+
+def encode_request_from_proto(message: pb.EncodeRequest, deadline: float | None) -> EncodeRequest:
+    """Return the request, with `deadline` on this process's monotonic clock.
+
+    Raises:
+        InvalidRequestError: a field is missing or out of range; it is named as on the wire.
+    """
+    _at_most("texts", message.texts, MAX_TEXTS)
+    return EncodeRequest(
+        texts=tuple(message.texts),
+        deadline=deadline,
+        request_id=_request_id(message.request_id),
+        model=_model(message.model),
+    )
+
+
+def blend_from_proto(message: pb.Blend) -> Blend:
+    """Return the blend.
+
+    Raises:
+        InvalidRequestError: no pool, no weights, too many, or one that is not a finite number.
+    """
+    if not message.pool_id or len(message.pool_id) > MAX_NAME_CHARS:
+        raise InvalidRequestError("blend.pool_id", f"must have 1 to {MAX_NAME_CHARS} characters")
+    if not message.weights:
+        raise InvalidRequestError("blend.weights", "is empty; send one weight for each member of the pool")
+    _at_most("blend.weights", message.weights, MAX_WEIGHTS)
+    for i, weight in enumerate(message.weights):
+        if not math.isfinite(weight):
+            raise InvalidRequestError(f"blend.weights[{i}]", f"must be a finite number, not {weight}")
+    return Blend(message.pool_id, tuple(message.weights))
+
+
+def _messages_from_proto(messages: Iterable[pb.Message]) -> tuple[Message, ...]:
+    found = list(messages)
+    _at_most("messages", found, MAX_MESSAGES)
+    plain: list[dict[str, str]] = []
+    for i, message in enumerate(found):
+        role = _ROLE_FROM_PROTO.get(message.role)
+        if role is None:
+            raise InvalidRequestError(
+                f"messages[{i}].role", f"must be ROLE_SYSTEM, ROLE_USER or ROLE_ASSISTANT, not {message.role}"
+            )
+        plain.append({"role": role, "content": message.content})
+    return normalise_messages(plain)
+
+
+def _sampling_from_proto(message: pb.Sampling) -> Sampling:
+    # An unset field takes the default of Sampling, and 0 stays 0: that is what `optional` is for.
+    values: dict[str, Any] = {field.name: value for field, value in message.ListFields()}
+    try:
+        return Sampling(**values)
+    except InvalidRequestError as error:
+        raise InvalidRequestError(f"sampling.{error.field}", error.problem) from None
+
+
+def _request_id(value: str) -> str:
+    if not value:
+        return new_request_id()
+    # It goes into logs: nothing that could forge a line there.
+    if len(value) > MAX_REQUEST_ID_CHARS or not (value.isascii() and value.isprintable()):
+        problem = f"must be at most {MAX_REQUEST_ID_CHARS} printable ASCII characters"
+        raise InvalidRequestError("request_id", problem)
+    return value
+
+
+def _model(value: str) -> str:
+    if len(value) > MAX_NAME_CHARS or not value.isprintable():
+        raise InvalidRequestError("model", f"must be at most {MAX_NAME_CHARS} printable characters")
+    return value
+
+
+def _at_most(field: str, items: Sized, most: int) -> None:
+    if len(items) > most:
+        raise InvalidRequestError(field, f"at most {most} entries, not {len(items)}; send several requests")
