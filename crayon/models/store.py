@@ -1,0 +1,280 @@
+"""Where model files live, and what is known about them without reading them again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from crayon.errors import DeadlineExceededError, DownloadError, ModelFileError
+from crayon.models.gguf_file import check_model
+from crayon.models.partial import disk_errors, partial_path
+from crayon.models.source import Wanted
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from crayon.models.progress import Reporter
+
+logger = logging.getLogger(__name__)
+
+DIRECTORY_VARIABLE = "CRAYON_MODELS_DIR"
+LOCK_SECONDS = 3600.0
+
+
+class State(StrEnum):
+    """What the store has of a model, told without reading the file."""
+
+    ABSENT = "absent"
+    PARTIAL = "partial"
+    """Parts of an interrupted pull; the next pull goes on from there."""
+    UNVERIFIED = "unverified"
+    """The file is there and changed since it was last verified, or never was; its next use hashes it."""
+    READY = "ready"
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A verified file: its SHA-256 holds as long as size and time of change (ns) stay what they were."""
+
+    path: str
+    sha256: str
+    size: int
+    mtime_ns: int
+    source: str
+
+
+def default_models_dir() -> Path:
+    """Return the folder of `CRAYON_MODELS_DIR`, else the user's cache folder for Crayon's models."""
+    named = os.environ.get(DIRECTORY_VARIABLE)
+    if named:
+        return Path(named).expanduser().absolute()
+    import platformdirs
+
+    return platformdirs.user_cache_path("crayon") / "models"
+
+
+class Store:
+    """One folder of models.
+
+    ::
+
+    NAME.gguf            whole and verified before it got this name
+    NAME.gguf.partial    being joined now, or left by a killed process
+    NAME.gguf.parts/     wheels already fetched, kept for the next try
+    records/             one small JSON a verified file, also for files that lie elsewhere
+    prepared/SHA256/     files made from the model with this SHA-256
+    locks/
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def target(self, wanted: Wanted) -> Path:
+        """Return where a fetched file gets its place."""
+        return self._inside(wanted.file)
+
+    def parts(self, wanted: Wanted) -> Path:
+        """Return the folder of parts kept for resuming."""
+        return self._inside(f"{wanted.file}.parts")
+
+    def prepared(self, sha256: str) -> Path:
+        """Return the folder for files prepared from the model with this SHA-256; removed together with it."""
+        return self._inside("prepared") / self._plain(sha256)
+
+    def make(self) -> None:
+        """Create the folders.
+
+        Raises:
+            DownloadError: they cannot be created or written.
+        """
+        for folder in (self.folder, self.folder / "records", self.folder / "locks"):
+            with disk_errors(folder):
+                folder.mkdir(parents=True, exist_ok=True)
+
+    def path(self, wanted: Wanted) -> Path | None:
+        """Return where the model's file lies now (here, or where its record points), None when absent."""
+        record = self.record(wanted.file)
+        for path in (*([Path(record.path)] if record else []), self.target(wanted)):
+            if path.is_file():
+                return path
+        return None
+
+    def state(self, wanted: Wanted) -> State:
+        """Return what there is of the model, from file sizes and times alone."""
+        path = self.path(wanted)
+        if path is None:
+            kept = partial_path(self.target(wanted)).exists() or self.parts(wanted).is_dir()
+            return State.PARTIAL if kept else State.ABSENT
+        record = self.record(wanted.file)
+        return State.READY if record and self._holds(record, path, wanted.sha256) else State.UNVERIFIED
+
+    def verify(self, wanted: Wanted, path: Path | None = None, source: str = "found in place") -> Record | None:
+        """Return the record of the model's file, hashing it only when it is new or has changed; None when absent.
+
+        Raises:
+            ModelFileError: the file is there and is not what the catalogue promises, or is no model.
+        """
+        path = path or self.path(wanted)
+        if path is None:
+            return None
+        record = self.record(wanted.file)
+        if record and self._holds(record, path, wanted.sha256):
+            return record
+        record = self._hash(path, wanted, source)
+        self.keep(wanted.file, record)
+        return record
+
+    def verify_path(self, path: Path) -> Record:
+        """Return the record of a user's own file, hashing it only when it is new or has changed.
+
+        Raises:
+            ModelFileError: truncated, foreign, an adapter, or unreadable.
+        """
+        path = path.absolute()
+        key = f"path-{hashlib.sha256(os.fsencode(path)).hexdigest()[:32]}"
+        record = self.record(key)
+        if record and self._holds(record, path, None):
+            return record
+        record = self._hash(path, Wanted(path.stem, path.name, ()), "path")
+        try:
+            self.make()
+        except DownloadError as error:
+            # A read-only home is no reason not to run the model; it is only hashed again the next time.
+            logger.warning("the hash of a model cannot be kept: %s", error)
+        else:
+            self.keep(key, record)
+        return record
+
+    def record(self, key: str) -> Record | None:
+        """Return the record kept under `key`; None when there is none or it cannot be understood."""
+        try:
+            value: Any = json.loads(self._record_path(key).read_text("utf-8"))
+            record = Record(**value)
+        except (OSError, ValueError, TypeError):
+            return None
+        texts = (record.path, record.sha256, record.source)
+        whole = (record.size, record.mtime_ns)
+        valid = all(isinstance(text, str) for text in texts) and all(type(number) is int for number in whole)
+        return record if valid and "\0" not in record.path else None
+
+    def keep(self, key: str, record: Record) -> None:
+        """Write `record` under `key`, in one step."""
+        path = self._record_path(key)
+        temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+        try:
+            temporary.write_text(json.dumps(asdict(record), indent=1) + "\n", "utf-8")
+            temporary.replace(path)
+        except OSError as error:
+            temporary.unlink(missing_ok=True)
+            logger.warning("the record of a verified model cannot be written to %s: %s", path, error)
+
+    def settle(self, wanted: Wanted, record: Record) -> None:
+        """Make `record` the model's, and remove what a pull, or a damaged file before it, left."""
+        self.keep(wanted.file, record)
+        self.discard_parts(wanted)
+        if Path(record.path) != self.target(wanted).absolute():
+            self.target(wanted).unlink(missing_ok=True)
+
+    def discard_parts(self, wanted: Wanted) -> None:
+        """Remove what an unfinished pull left."""
+        partial_path(self.target(wanted)).unlink(missing_ok=True)
+        shutil.rmtree(self.parts(wanted), ignore_errors=True)
+
+    def remove(self, wanted: Wanted) -> tuple[int, Path | None]:
+        """Remove the model, its parts and its prepared files; return bytes freed and a file left where it lies.
+
+        A file outside the store (a path, the Hugging Face cache) is forgotten, not deleted.
+
+        Raises:
+            DownloadError: a file cannot be removed.
+        """
+        target, record = self.target(wanted), self.record(wanted.file)
+        prepared = self.prepared(record.sha256 if record else wanted.sha256 or "unknown")
+        freed = sum(_size(path) for path in (target, partial_path(target), self.parts(wanted), prepared))
+        with disk_errors(target):
+            target.unlink(missing_ok=True)
+            self._record_path(wanted.file).unlink(missing_ok=True)
+        self.discard_parts(wanted)
+        shutil.rmtree(prepared, ignore_errors=True)
+        outside = Path(record.path) if record and Path(record.path) != target else None
+        return freed, outside if outside and outside.exists() else None
+
+    def unknown_files(self, known: set[str]) -> list[Path]:
+        """Return the model files in the folder whose names are not in `known`."""
+        return sorted(path for path in self.folder.glob("*.gguf") if path.is_file() and path.name not in known)
+
+    @contextmanager
+    def lock(self, wanted: Wanted, reporter: Reporter, timeout: float = LOCK_SECONDS) -> Iterator[None]:
+        """Hold the model's lock across processes; the operating system frees it when a process dies.
+
+        Raises:
+            DeadlineExceededError: another process held it for `timeout` seconds.
+        """
+        import filelock
+
+        path = self.folder / "locks" / f"{self._plain(wanted.file)}.lock"
+        lock = filelock.FileLock(path)
+        try:
+            try:
+                lock.acquire(timeout=0)
+            except filelock.Timeout:
+                reporter.report(0, f"waiting for another process that is pulling {wanted.name}")
+                lock.acquire(timeout=timeout)
+        except filelock.Timeout:
+            raise DeadlineExceededError(
+                f"another process has been pulling {wanted.name} for {timeout:.0f} s (it holds {path})"
+            ) from None
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def _hash(self, path: Path, wanted: Wanted, source: str) -> Record:
+        check_model(path)
+        try:
+            with path.open("rb") as file:
+                before = os.fstat(file.fileno())
+                if wanted.size is not None and before.st_size != wanted.size:
+                    raise ModelFileError(
+                        f"{path} is not {wanted.name}: it has {before.st_size:,} bytes and should have {wanted.size:,}"
+                    )
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError as error:
+            raise ModelFileError(f"{path} cannot be read: {error.strerror or error}") from None
+        if wanted.sha256 is not None and digest != wanted.sha256:
+            raise ModelFileError(f"{path} is not {wanted.name}: its SHA-256 is {digest} and should be {wanted.sha256}")
+        return Record(str(path.absolute()), digest, before.st_size, before.st_mtime_ns, source)
+
+    def _holds(self, record: Record, path: Path, sha256: str | None) -> bool:
+        try:
+            now = path.stat()
+        except OSError:
+            return False
+        same = (str(path.absolute()), now.st_size, now.st_mtime_ns) == (record.path, record.size, record.mtime_ns)
+        return same and sha256 in (None, record.sha256)
+
+    def _record_path(self, key: str) -> Path:
+        return self.folder / "records" / f"{self._plain(key)}.json"
+
+    def _inside(self, name: str) -> Path:
+        return self.folder / self._plain(name)
+
+    @staticmethod
+    def _plain(name: str) -> str:
+        if not name or name in (".", "..") or "/" in name or "\\" in name or "\0" in name:
+            raise ModelFileError(f"{name!r} is no plain file name")
+        return name
+
+
+def _size(path: Path) -> int:
+    if path.is_dir():
+        return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+    return path.stat().st_size if path.is_file() else 0
