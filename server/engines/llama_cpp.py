@@ -1,0 +1,298 @@
+"""The server's default engine: requests of many clients decoded together in one llama.cpp context."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from concurrent.futures import Future
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+import numpy as np
+
+from crayon.engine import (
+    ENCODE,
+    GENERATE,
+    SCORE,
+    EncodeRequest,
+    EncodeResult,
+    GenerateRequest,
+    ModelInfo,
+    ScoreRequest,
+    ScoreResult,
+    Stream,
+)
+from crayon.errors import AdapterError, EngineClosedError, InvalidRequestError, PromptTooLongError, UnknownModelError
+from crayon.llama import smoke
+from crayon.llama.batch import Batch
+from crayon.llama.context import Context
+from crayon.llama.model import Model
+from crayon.llama.signals import SignalMeter
+from crayon.server.engines.llama_encoder import LlamaEncoder
+from crayon.server.engines.llama_loop import LlamaLoop
+from crayon.server.engines.llama_task import EncodeTask, GenerateTask, ScoreTask
+from crayon.server.scheduler import Caps, Kind, Request
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from crayon.completion import Blend
+    from crayon.messages import Message
+    from crayon.server.engines.llama_task import Task
+
+OUTPUTS = 64  # rows of logits in one step; each is a vocabulary of floats
+ENCODE_TOKENS = 2048  # cells of the encoder's cache, so also its longest text
+STEP_SECONDS = 0.25  # a prompt may delay the answers being written by about this much
+
+
+class LlamaCppEngine:
+    """An `Engine` on one GGUF file: one context, one thread that computes, any number of callers.
+
+    Args:
+        model_path: the GGUF file.
+        name: what requests and answers call the model.
+        n_ctx: cells of the KV cache, shared by all requests; one request may hold as many as the model was trained for.
+        n_seq_max: most requests computed together.
+        threads: compute threads (None: the cores this process may use).
+        n_batch: most tokens in one step.
+        step_seconds: how long a step may take while an answer is being written; None does not care.
+        max_queue: most requests waiting; more are refused with `OverloadedError`.
+        background: texts whose mean embedding is the centre for `encode`.
+        source_sha256, quantization: told to clients.
+
+    Raises:
+        ModelFileError: the file cannot be run.
+        LibraryError: the wrong llama-cpp-python is installed.
+        EngineError: no memory for the context.
+        ConfigError: the limits contradict each other.
+    """
+
+    def __init__(
+        self,
+        model_path: Path | str,
+        *,
+        name: str = "",
+        n_ctx: int = 8192,
+        n_seq_max: int = 16,
+        threads: int | None = None,
+        n_batch: int = 512,
+        step_seconds: float | None = STEP_SECONDS,
+        max_queue: int = 256,
+        background: Sequence[str] = (),
+        source_sha256: str = "",
+        quantization: str = "",
+    ) -> None:
+        smoke.check()
+        self._name = name or Path(model_path).stem
+        self._threads = threads
+        self._n_batch = min(n_batch, n_ctx)
+        self._background = tuple(background)
+        self._lock = threading.Condition()
+        self._callers = 0
+        self._ids = itertools.count()
+        self._encoder: LlamaEncoder | None = None
+        self._closed = False
+        self._model = Model(model_path)
+        try:
+            self._context = Context(
+                self._model,
+                n_ctx=n_ctx,
+                n_batch=self._n_batch,
+                n_seq_max=n_seq_max,
+                n_outputs_max=max(n_seq_max, OUTPUTS),
+                threads=threads,
+            )
+        except Exception:
+            self._model.close()
+            raise
+        self.context_tokens = min(n_ctx, self._model.n_ctx_train)
+        self._encode_tokens = min(ENCODE_TOKENS, self.context_tokens)
+        self._meter = SignalMeter(self._model.n_vocab)
+        capabilities = frozenset({GENERATE, SCORE, ENCODE})
+        self._info = ModelInfo(self._name, self.context_tokens, source_sha256, quantization, capabilities)
+        try:
+            caps = Caps(
+                max_tokens=self._context.n_batch,
+                max_seqs=n_seq_max,
+                kv_capacity=n_ctx,
+                encode_capacity=self._encode_tokens,
+                max_outputs=min(max(n_seq_max, OUTPUTS), self._context.n_batch),
+                step_seconds=step_seconds,
+            )
+        except Exception:
+            self._context.close()
+            self._model.close()
+            raise
+        batch = Batch(self._context.n_batch)
+        self._loop = LlamaLoop(self._context, batch, caps, lambda: self._encoder, max_queue)
+
+    # -- the engine contract
+
+    def models(self) -> tuple[ModelInfo, ...]:
+        """Return the one model that is served."""
+        return (self._info,)
+
+    def generate(self, request: GenerateRequest) -> Stream:
+        """Start an answer.
+
+        Raises:
+            UnknownModelError: another model is asked for.
+            AdapterError: a blend is asked for; this engine has no adapter pool.
+            PromptTooLongError: the prompt leaves no room for an answer.
+            OverloadedError: too many requests wait.
+            EngineClosedError: the engine is closed.
+        """
+        with self._calling(request.model, request.blend):
+            ids = self._prompt(request.messages)
+        stream = Stream(on_cancel=lambda: self._loop.cancel(task))
+        work = Request(
+            id=self._id(),
+            kind=Kind.GENERATE,
+            prompt=len(ids),
+            max_tokens=min(request.sampling.max_tokens, self.context_tokens - len(ids)),
+            deadline=request.deadline,
+        )
+        task = GenerateTask(
+            request=work,
+            model_name=self._name,
+            wanted=request,
+            ids=ids,
+            stream=stream,
+            model=self._model,
+            meter=self._meter,
+        )
+        self._submit(task)
+        return stream
+
+    def score(self, request: ScoreRequest) -> Future[ScoreResult]:
+        """Score continuations of one prompt, which is computed once.
+
+        Raises:
+            UnknownModelError, AdapterError, OverloadedError, EngineClosedError: as `generate`.
+            PromptTooLongError: the prompt and the longest continuation do not fit.
+        """
+        with self._calling(request.model, request.blend):
+            ids = self._prompt(request.messages)
+            continuations = [self._model.tokenize(text) for text in request.continuations]
+        for i, part in enumerate(continuations):
+            if not part:
+                raise InvalidRequestError(f"continuations[{i}]", "holds nothing that the model has tokens for")
+        longest = len(ids) + max(len(part) for part in continuations)
+        if longest > self.context_tokens:
+            raise PromptTooLongError(longest, self.context_tokens, "continuations")
+        future: Future[ScoreResult] = Future()
+        work = Request(
+            id=self._id(),
+            kind=Kind.SCORE,
+            prompt=len(ids),
+            branches=ScoreTask.branches(continuations),
+            deadline=request.deadline,
+        )
+        task = ScoreTask(request=work, model_name=self._name, prompt=ids, continuations=continuations, future=future)
+        future.add_done_callback(lambda done: self._loop.cancel(task) if done.cancelled() else None)
+        self._submit(task)
+        return future
+
+    def encode(self, request: EncodeRequest) -> Future[EncodeResult]:
+        """Embed texts: sink-free, centred unit vectors of the model's middle layer.
+
+        Raises:
+            UnknownModelError, OverloadedError, EngineClosedError: as `generate`.
+            PromptTooLongError: a text does not fit; the field names it.
+        """
+        with self._calling(request.model, None):
+            encoder = self._make_encoder()
+            texts = [encoder.tokenize(text) for text in request.texts]
+        for i, text in enumerate(texts):
+            if len(text) > self._encode_tokens:
+                raise PromptTooLongError(len(text), self._encode_tokens, f"texts[{i}]")
+        lists = texts + encoder.background()
+        future: Future[EncodeResult] = Future()
+        work = Request(
+            id=self._id(),
+            kind=Kind.ENCODE,
+            prompt=0,
+            branches=tuple(len(text) for text in lists),
+            deadline=request.deadline,
+        )
+        task = EncodeTask(
+            request=work,
+            model_name=self._name,
+            texts=lists,
+            wanted=len(texts),
+            future=future,
+            sums=np.zeros((len(lists), self._model.n_embd)),
+            vectors=encoder.vectors,
+        )
+        future.add_done_callback(lambda done: self._loop.cancel(task) if done.cancelled() else None)
+        self._submit(task)
+        return future
+
+    def close(self) -> None:
+        """End what runs and free the model. Safe to call twice."""
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+        self._loop.close()
+        with self._lock:
+            self._lock.wait_for(lambda: self._callers == 0)  # they may be reading the vocabulary
+        if self._encoder is not None:
+            self._encoder.context.close()
+        self._context.close()
+        self._model.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # -- on the caller's thread
+
+    @contextmanager
+    def _calling(self, model: str, blend: Blend | None) -> Iterator[None]:
+        """Check what every request names, and hold `close` off while the model is read."""
+        with self._lock:
+            if self._closed:
+                raise EngineClosedError("the engine is closed")
+            self._callers += 1
+        try:
+            if model not in {"", self._name}:
+                raise UnknownModelError(f"model {model!r} is not served here; there is: {self._name}")
+            if blend is not None:
+                raise AdapterError(f"no adapter pool is loaded on the server, so {blend.pool_id!r} cannot be blended")
+            yield
+        finally:
+            with self._lock:
+                self._callers -= 1
+                self._lock.notify_all()
+
+    def _prompt(self, messages: Sequence[Message]) -> list[int]:
+        ids = self._model.tokenize_chat(messages)
+        if len(ids) >= self.context_tokens:
+            raise PromptTooLongError(len(ids), self.context_tokens - 1)
+        return ids
+
+    def _id(self) -> str:
+        # Not the caller's: two callers may use the same.
+        return str(next(self._ids))
+
+    def _submit(self, task: Task) -> None:
+        task.request.arrival = task.submitted
+        self._loop.submit(task)
+
+    def _make_encoder(self) -> LlamaEncoder:
+        # Made at the first use: its context takes memory that most servers never need.
+        with self._lock:
+            if self._encoder is None:
+                self._encoder = LlamaEncoder(
+                    self._model,
+                    n_ctx=self._encode_tokens,
+                    n_batch=min(self._n_batch, self._encode_tokens),
+                    n_seq_max=self._context.n_seq_max,
+                    background=self._background,
+                    threads=self._threads,
+                )
+            return self._encoder

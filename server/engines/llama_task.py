@@ -1,0 +1,273 @@
+"""What the llama.cpp engine keeps of a request: its tokens, where its result goes, and what was computed so far."""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from concurrent.futures import InvalidStateError
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from crayon.completion import FinishReason, Timings, Usage
+from crayon.engine import ContinuationScore, Delta, EncodeResult, Finished, ScoreResult, Started
+from crayon.errors import CancelledError, CrayonError, DeadlineExceededError, EngineError
+from crayon.llama.sampler import Sampler
+from crayon.llama.signals import log_softmax_at
+from crayon.llama.text import TextAssembler
+from crayon.server.scheduler import DropReason
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from concurrent.futures import Future
+
+    from numpy.typing import NDArray
+
+    from crayon.engine import GenerateRequest, Stream
+    from crayon.llama.context import Context
+    from crayon.llama.model import Model
+    from crayon.llama.signals import SignalMeter
+    from crayon.server.scheduler import Request, Row
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class Task(ABC):
+    """One request on its way. Made by the caller's thread, afterwards only the engine's thread touches it."""
+
+    request: Request
+    model_name: str
+    submitted: float = field(default_factory=time.monotonic)
+    started: float | None = None
+
+    @property
+    @abstractmethod
+    def cancelled(self) -> bool:
+        """Whether the caller no longer wants it. From any thread."""
+
+    @abstractmethod
+    def fail(self, error: CrayonError) -> None:
+        """Hand the caller an error in place of the result; ignored after the end."""
+
+    @abstractmethod
+    def tokens(self, row: Row) -> Sequence[int]:
+        """Return the tokens of a row."""
+
+    def start(self) -> None:
+        """Note that the request has left the queue."""
+        self.started = time.monotonic()
+
+    def finish(self) -> None:
+        """Hand over the result: everything is computed. Here for tasks that did so on the way."""
+        return
+
+    def close(self) -> None:
+        """Free what the task holds. Safe to call twice. Here for tasks that hold nothing."""
+        return
+
+    def drop(self, reason: DropReason) -> None:
+        """Hand the caller the error that the scheduler's reason stands for."""
+        match reason:
+            case DropReason.CANCELLED:
+                self.fail(CancelledError("the caller cancelled"))
+            case DropReason.EXPIRED:
+                where = "in the queue" if self.started is None else "while the request was computed"
+                self.fail(DeadlineExceededError(f"the deadline passed {where}", self.partial))
+            case DropReason.NEVER_FITS:
+                self.fail(EngineError("the request needs more cache than the engine has"))
+
+    @property
+    def partial(self) -> str:
+        """What was written so far."""
+        return ""
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class GenerateTask(Task):
+    """An answer being written. `ids` is the prompt, later followed by the answer's tokens."""
+
+    wanted: GenerateRequest
+    ids: list[int]
+    stream: Stream
+    model: Model
+    meter: SignalMeter
+    _assembler: TextAssembler = field(init=False)
+    _sampler: Sampler | None = None
+    _pieces: list[str] = field(default_factory=list)
+    _written: int = 0
+    _first_at: float = 0.0
+
+    def __post_init__(self) -> None:
+        self._assembler = TextAssembler(self.wanted.sampling.stop)
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether the caller no longer wants it. From any thread."""
+        return self.stream.cancelled
+
+    @property
+    def partial(self) -> str:
+        """The answer so far."""
+        return "".join(self._pieces)
+
+    def fail(self, error: CrayonError) -> None:
+        """Hand the caller an error in place of the result; ignored after the end."""
+        self.stream.fail(error)
+
+    def tokens(self, row: Row) -> Sequence[int]:
+        """Return the tokens of a row."""
+        return self.ids[row.start : row.start + row.tokens]
+
+    def start(self) -> None:
+        """Note that the request has left the queue, and get ready to sample."""
+        Task.start(self)
+        self._sampler = Sampler(self.wanted.sampling, self.meter)
+        self._sampler.prime(self.ids)
+        self.stream.push(Started(self.wanted.request_id, self.model_name, self.wanted.blend))
+
+    def sample(self, context: Context, row: int) -> bool:
+        """Take the next token from a row of logits; return whether the answer ends with it."""
+        if self._sampler is None:
+            raise EngineError("the request was never started")
+        token, signal = self._sampler.sample(context, row)
+        self._first_at = self._first_at or time.monotonic()
+        if self.model.is_end(token):
+            self._end(FinishReason.STOP)
+            return True
+        self.ids.append(token)
+        self._written += 1
+        self._push(self._assembler.push(self.model.piece(token)), signal)
+        if self._assembler.stopped:
+            self._end(FinishReason.STOP)
+            return True
+        if self._written >= self.request.max_tokens:
+            self._end(FinishReason.LENGTH)
+            return True
+        return False
+
+    def close(self) -> None:
+        """Free the sampler. Safe to call twice."""
+        if self._sampler is not None:
+            self._sampler.close()
+            self._sampler = None
+
+    def _push(self, text: str, *signals: object) -> None:
+        self._pieces.append(text)
+        self.stream.push(Delta(text, signals))  # type: ignore[arg-type]
+
+    def _end(self, reason: FinishReason) -> None:
+        rest = self._assembler.finish()
+        if rest:
+            self._push(rest)
+        prompt = self.request.prompt
+        started = self.started or self.submitted
+        timings = Timings(
+            queue_ms=1000 * (started - self.submitted),
+            prompt_ms=1000 * (self._first_at - started),
+            decode_ms=1000 * (time.monotonic() - self._first_at),
+        )
+        self.stream.push(Finished(reason, Usage(prompt, self._written), timings))
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class ScoreTask(Task):
+    """Continuations being scored. The scheduler's branch b is the b-th continuation of more than one token."""
+
+    prompt: list[int]
+    continuations: list[list[int]]
+    future: Future[ScoreResult]
+    _long: list[int] = field(init=False)
+    _scores: list[list[float]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._long = [i for i, part in enumerate(self.continuations) if len(part) > 1]
+        self._scores = [[] for _ in self.continuations]
+
+    @staticmethod
+    def branches(continuations: Sequence[Sequence[int]]) -> tuple[int, ...]:
+        """Return the lengths to compute: every token but the last predicts the next one."""
+        return tuple(len(part) - 1 for part in continuations if len(part) > 1)
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether the caller no longer wants it. From any thread."""
+        return self.future.cancelled()
+
+    def fail(self, error: CrayonError) -> None:
+        """Hand the caller an error in place of the result; ignored after the end."""
+        _settle(lambda: self.future.set_exception(error))
+
+    def tokens(self, row: Row) -> Sequence[int]:
+        """Return the tokens of a row."""
+        if row.branch is None:
+            return self.prompt[row.start : row.start + row.tokens]
+        at = row.start - len(self.prompt)
+        return self.continuations[self._long[row.branch]][at : at + row.tokens]
+
+    def read(self, context: Context, row: Row, batch_rows: range) -> None:
+        """Book the log-probabilities that a computed row gives."""
+        if row.branch is None:
+            if row.logits:
+                firsts = log_softmax_at(context.logits(batch_rows[-1]), [part[0] for part in self.continuations])
+                for scores, first in zip(self._scores, firsts, strict=True):
+                    scores.append(float(first))
+            return
+        which = self._long[row.branch]
+        at = row.start - len(self.prompt)
+        for offset, batch_row in enumerate(batch_rows):
+            following = self.continuations[which][at + offset + 1]
+            self._scores[which].append(float(log_softmax_at(context.logits(batch_row), [following])[0]))
+
+    def finish(self) -> None:
+        """Hand over the result."""
+        usage = Usage(len(self.prompt) + sum(map(len, self.continuations)))
+        scores = tuple(ContinuationScore(tuple(part)) for part in self._scores)
+        result = ScoreResult(scores, usage, self.model_name)
+        _settle(lambda: self.future.set_result(result))
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class EncodeTask(Task):
+    """Texts being embedded: `texts` of the caller, followed by the background while the centre is not known yet."""
+
+    texts: list[list[int]]
+    wanted: int
+    """How many of them are the caller's."""
+    future: Future[EncodeResult]
+    sums: NDArray[np.float64]
+    """Sum of hidden states of each text, shape (len(texts), n_embd)."""
+    vectors: Callable[[EncodeTask], NDArray[np.float32]]
+    """Turns sums into the answer, once all is computed."""
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether the caller no longer wants it. From any thread."""
+        return self.future.cancelled()
+
+    def fail(self, error: CrayonError) -> None:
+        """Hand the caller an error in place of the result; ignored after the end."""
+        _settle(lambda: self.future.set_exception(error))
+
+    def tokens(self, row: Row) -> Sequence[int]:
+        """Return the tokens of a row."""
+        if row.branch is None:
+            raise EngineError("an encoded text has no prompt")
+        return self.texts[row.branch][row.start : row.start + row.tokens]
+
+    def read(self, states: NDArray[np.float32], row: Row) -> None:
+        """Add the hidden states of a computed row, shape (tokens, n_embd); the sink at position 0 does not count."""
+        if row.branch is not None:
+            self.sums[row.branch] += states[1 if row.start == 0 else 0 :].sum(axis=0, dtype=np.float64)
+
+    def finish(self) -> None:
+        """Hand over the result."""
+        usage = Usage(sum(len(text) for text in self.texts[: self.wanted]))
+        result = EncodeResult(self.vectors(self), usage, self.model_name)
+        _settle(lambda: self.future.set_result(result))
+
+
+def _settle(settle: Callable[[], None]) -> None:
+    try:
+        settle()
+    except InvalidStateError:  # cancelled or failed meanwhile: nobody waits for it
+        return
