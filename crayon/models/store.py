@@ -44,6 +44,7 @@ class State(StrEnum):
 class Record:
     """A verified file: its SHA-256 holds as long as size and time of change (ns) stay what they were."""
 
+    name: str
     path: str
     sha256: str
     size: int
@@ -58,7 +59,7 @@ def default_models_dir() -> Path:
         return Path(named).expanduser().absolute()
     import platformdirs
 
-    return platformdirs.user_cache_path("crayon") / "models"
+    return platformdirs.user_cache_path("crayon", appauthor=False) / "models"
 
 
 class Store:
@@ -160,7 +161,7 @@ class Store:
             record = Record(**value)
         except (OSError, ValueError, TypeError):
             return None
-        texts = (record.path, record.sha256, record.source)
+        texts = (record.name, record.path, record.sha256, record.source)
         whole = (record.size, record.mtime_ns)
         valid = all(isinstance(text, str) for text in texts) and all(type(number) is int for number in whole)
         return record if valid and "\0" not in record.path else None
@@ -197,19 +198,29 @@ class Store:
             DownloadError: a file cannot be removed.
         """
         target, record = self.target(wanted), self.record(wanted.file)
-        prepared = self.prepared(record.sha256 if record else wanted.sha256 or "unknown")
-        freed = sum(_size(path) for path in (target, partial_path(target), self.parts(wanted), prepared))
+        freed = self.bytes_of(wanted)
         with disk_errors(target):
             target.unlink(missing_ok=True)
             self._record_path(wanted.file).unlink(missing_ok=True)
         self.discard_parts(wanted)
-        shutil.rmtree(prepared, ignore_errors=True)
+        sha256 = record.sha256 if record else wanted.sha256
+        if sha256:
+            shutil.rmtree(self.prepared(sha256), ignore_errors=True)
         outside = Path(record.path) if record and Path(record.path) != target else None
         return freed, outside if outside and outside.exists() else None
 
-    def unknown_files(self, known: set[str]) -> list[Path]:
-        """Return the model files in the folder whose names are not in `known`."""
-        return sorted(path for path in self.folder.glob("*.gguf") if path.is_file() and path.name not in known)
+    def bytes_of(self, wanted: Wanted) -> int:
+        """Return the bytes that `remove` would free."""
+        record, target = self.record(wanted.file), self.target(wanted)
+        sha256 = record.sha256 if record else wanted.sha256
+        prepared = [self.prepared(sha256)] if sha256 else []
+        return sum(_size(path) for path in (target, partial_path(target), self.parts(wanted), *prepared))
+
+    def fetched_names(self) -> list[str]:
+        """Return the names of the models that were fetched into this store, catalogue or not."""
+        keys = sorted(path.stem for path in (self.folder / "records").glob("*.gguf.json"))
+        records = (self.record(key) for key in keys)
+        return [record.name for record in records if record]
 
     @contextmanager
     def lock(self, wanted: Wanted, reporter: Reporter, timeout: float = LOCK_SECONDS) -> Iterator[None]:
@@ -251,7 +262,7 @@ class Store:
             raise ModelFileError(f"{path} cannot be read: {error.strerror or error}") from None
         if wanted.sha256 is not None and digest != wanted.sha256:
             raise ModelFileError(f"{path} is not {wanted.name}: its SHA-256 is {digest} and should be {wanted.sha256}")
-        return Record(str(path.absolute()), digest, before.st_size, before.st_mtime_ns, source)
+        return Record(wanted.name, str(path.absolute()), digest, before.st_size, before.st_mtime_ns, source)
 
     def _holds(self, record: Record, path: Path, sha256: str | None) -> bool:
         try:

