@@ -33,7 +33,7 @@ from crayon.sampling import SAMPLING_FIELDS, Sampling
 
 PREFIX = "CRAYON_"
 # Read elsewhere, before or beside the settings.
-NOT_SETTINGS = frozenset({"CRAYON_CONFIG", "CRAYON_DEBUG"})
+NOT_SETTINGS = frozenset({"CRAYON_CONFIG", "CRAYON_DEBUG", "CRAYON_MODELS_CATALOGUE"})
 DEFAULT, FILE, ENVIRONMENT, FLAG = "default", "file", "environment", "command line"
 
 _SAMPLING = Sampling()
@@ -51,9 +51,7 @@ def _empty_is_none(value: object) -> object:
 
 def _split_list(value: object) -> object:
     """Allow `a,b` where a list is wanted: that is how an environment variable says it."""
-    return (
-        tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
-    )
+    return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
 
 _Int = Annotated[int, BeforeValidator(_refuse_bool)]
@@ -172,11 +170,7 @@ class Configuration:
 def config_path() -> Path:
     """Return the file that is read: `CRAYON_CONFIG`, or config.toml in the user's configuration folder."""
     override = os.environ.get("CRAYON_CONFIG")
-    return (
-        Path(override).expanduser()
-        if override
-        else user_config_path("crayon", appauthor=False) / "config.toml"
-    )
+    return Path(override).expanduser() if override else user_config_path("crayon", appauthor=False) / "config.toml"
 
 
 def load(flags: Mapping[str, object] | None = None) -> Configuration:

@@ -32,9 +32,7 @@ COMMANDS: dict[str, CommandEntry] = {
     "serve": CommandEntry("crayon.cli.serve", "Run a server that devices can turn to."),
     "demo": CommandEntry("crayon.cli.demo", "Watch questions being answered on the device and by a server."),
     "models": CommandEntry("crayon.cli.models", "List, fetch, inspect, prepare and remove models."),
-    "doctor": CommandEntry(
-        "crayon.cli.doctor", "Check this machine, the library, the models and the server."
-    ),
+    "doctor": CommandEntry("crayon.cli.doctor", "Check this machine, the library, the models and the server."),
     "config": CommandEntry("crayon.cli.config", "Show the settings and where each one came from."),
     "bench": CommandEntry("crayon.cli.bench", "Measure the device and the start-up."),
 }
@@ -116,6 +114,9 @@ class CommandGroup(TyperGroup):
 def _report(error: Exception, *, debug: bool) -> None:
     if debug:
         traceback.print_exception(error)
+    else:
+        for note in getattr(error, "__notes__", ()):
+            console.message(str(note))
     if isinstance(error, OverloadedError):
         console.error(f"{error} (try again in {error.retry_after:g} s)")
     elif isinstance(error, CrayonError):
@@ -161,9 +162,7 @@ def _crayon(
     version: Annotated[
         bool, typer.Option("--version", help="Print the version.", is_eager=True, callback=_print_version)
     ] = False,
-    debug: Annotated[
-        bool, typer.Option("--debug", help="Show the trace of an error.", envvar="CRAYON_DEBUG")
-    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the trace of an error.", envvar="CRAYON_DEBUG")] = False,
 ) -> None:
     """Ask a small customised model on this device, and a larger one over gRPC when it is needed."""
 

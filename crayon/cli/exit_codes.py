@@ -29,9 +29,7 @@ BROKEN_PIPE = 141
 
 EXIT_CODES: tuple[ExitCode, ...] = (
     ExitCode(OK, "success"),
-    ExitCode(
-        UNEXPECTED, "unexpected error, the engine failed, or doctor found a fault", (errors.CrayonError,)
-    ),
+    ExitCode(UNEXPECTED, "unexpected error, the engine failed, or doctor found a fault", (errors.CrayonError,)),
     ExitCode(USAGE, "wrong usage, request or setting", (errors.InvalidRequestError, errors.ConfigError)),
     ExitCode(
         MODEL,

@@ -1,0 +1,208 @@
+"""What `crayon doctor` looks at: one function a subject, each returning findings and raising nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from crayon.errors import CrayonError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from crayon.cli.machine import Machine
+    from crayon.config import Settings
+
+GIB = 2**30
+# The catalogue's device model, prepared and running, needs about half of the first; its download the second.
+LOW_MEMORY, LOW_DISK = GIB, 2 * GIB
+SMOKE_SECONDS = 120.0
+SERVER_SECONDS = 5.0
+# In a process of its own: an illegal instruction must end that one, not the doctor.
+SMOKE_TEST = """
+import json
+from crayon.errors import CrayonError
+try:
+    from crayon.llama import library, smoke
+    loaded = library.load()
+    smoke.check()
+    print(json.dumps({"system_info": loaded.system_info}))
+except CrayonError as error:
+    print(json.dumps({"error": str(error)}))
+"""
+
+
+class Status(StrEnum):
+    """How bad a finding is: `fail` keeps Crayon from working, `warn` makes it slower or poorer."""
+
+    OK = "ok"
+    WARN = "warn"
+    FAIL = "fail"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was looked at; `fix` says what to do unless it is fine."""
+
+    subject: str
+    status: Status
+    detail: str
+    fix: str = ""
+
+
+def check_cpu(machine: Machine) -> list[Finding]:
+    """Check that the CPU has the instructions that make llama.cpp fast."""
+    detail = f"{machine.cpu}; {' '.join(machine.instruction_sets) or 'no known instruction sets'}"
+    slow = "x86_64" in machine.system and "avx2" not in machine.instruction_sets
+    if slow:
+        return [Finding("cpu", Status.WARN, detail, "without AVX2 decoding is several times slower; use a newer CPU")]
+    return [Finding("cpu", Status.OK, detail)]
+
+
+def check_cores(machine: Machine, threads: int | None) -> list[Finding]:
+    """Check that no more threads are asked for than cores may be used: ggml's threads spin."""
+    parts = [f"{machine.logical_cores} logical"]
+    if machine.physical_cores:
+        parts.append(f"{machine.physical_cores} physical")
+    parts.append(f"{machine.allowed_cores} allowed by affinity")
+    parts.append("no quota" if machine.cpu_quota is None else f"quota {machine.cpu_quota:g}")
+    detail = ", ".join(parts)
+    if threads is not None and threads > machine.usable_cores:
+        fix = f"set device.threads to {machine.usable_cores} or less, or leave it out"
+        return [Finding("cores", Status.WARN, f"{detail}; device.threads is {threads}", fix)]
+    if machine.cpu_quota is not None and machine.cpu_quota < 1:
+        return [Finding("cores", Status.WARN, detail, "less than one core: raise the container's CPU quota")]
+    return [Finding("cores", Status.OK, detail)]
+
+
+def check_memory(machine: Machine) -> list[Finding]:
+    """Check that a small model fits."""
+    room = machine.memory_available
+    detail = f"{_gib(machine.memory)} in all, {_gib(room)} free"
+    if machine.memory_limit is not None:
+        room = min(room, machine.memory_limit)
+        detail += f", limited to {_gib(machine.memory_limit)}"
+    if room < LOW_MEMORY // 4:
+        return [
+            Finding("memory", Status.FAIL, detail, "the device model needs 256 MiB: end programs or raise the limit")
+        ]
+    if room < LOW_MEMORY:
+        return [Finding("memory", Status.WARN, detail, "only the smallest models fit: end programs or raise the limit")]
+    return [Finding("memory", Status.OK, detail)]
+
+
+def check_disk(folder: Path) -> list[Finding]:
+    """Check that models can be kept in `folder` (the nearest one that exists counts)."""
+    place = folder
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    try:
+        free = shutil.disk_usage(place).free
+    except OSError as error:
+        return [Finding("disk", Status.FAIL, f"{folder}: {error.strerror}", "set models_dir to a folder of yours")]
+    detail = f"{_gib(free)} free for {folder}"
+    if not os.access(place, os.W_OK | os.X_OK):
+        return [Finding("disk", Status.FAIL, f"{detail}, not writable", "set models_dir to a folder of yours")]
+    if free < LOW_DISK // 8:
+        return [Finding("disk", Status.FAIL, detail, "no model fits: free some space or set models_dir elsewhere")]
+    if free < LOW_DISK:
+        return [Finding("disk", Status.WARN, detail, "larger models do not fit: free some space")]
+    return [Finding("disk", Status.OK, detail)]
+
+
+def check_library(command: Sequence[str] | None = None) -> list[Finding]:
+    """Load llama.cpp and run its smoke test in another process."""
+    from crayon.llama.library import REQUIRED_VERSION
+
+    fix = f"pip install --force-reinstall --no-binary llama-cpp-python llama-cpp-python=={REQUIRED_VERSION}"
+    try:
+        done = subprocess.run(  # noqa: S603 - our own interpreter and text
+            command or [sys.executable, "-c", SMOKE_TEST],
+            capture_output=True,
+            stdin=subprocess.DEVNULL,
+            timeout=SMOKE_SECONDS,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return [Finding("library", Status.FAIL, f"the smoke test hung for {SMOKE_SECONDS:.0f} s", fix)]
+    if done.returncode:
+        how = f"signal {-done.returncode}" if done.returncode < 0 else f"exit code {done.returncode}"
+        lines = done.stderr.decode("utf-8", "replace").strip().splitlines()
+        last = f": {lines[-1]}" if lines else ""
+        return [Finding("library", Status.FAIL, f"the smoke test crashed with {how}{last}", fix)]
+    try:
+        record = json.loads(done.stdout.splitlines()[-1])
+    except (IndexError, ValueError):
+        return [Finding("library", Status.FAIL, "the smoke test ended without a result", fix)]
+    if "error" in record:
+        return [Finding("library", Status.FAIL, record["error"], fix)]
+    info = str(record["system_info"]).strip()
+    return [Finding("library", Status.OK, f"llama-cpp-python {REQUIRED_VERSION}, smoke test passed; {info}")]
+
+
+def check_models(settings: Settings, folder: Path) -> list[Finding]:
+    """Check that the device's model is there, and tell about the others of the catalogue."""
+    from crayon.models import Store, load_catalogue
+    from crayon.models.store import State
+
+    try:
+        catalogue = load_catalogue()
+        store = Store(folder)
+        own = catalogue.get(settings.device.model)
+        findings = [] if own else _own_file(settings.device.model)
+        for entry in catalogue:
+            state = store.state(entry.wanted)
+            subject = f"model {entry.name}"
+            pull = f"crayon models pull {entry.name}"
+            if state is State.READY:
+                prepared = sorted(path.name for path in store.prepared(entry.sha256).glob("*.gguf"))
+                detail = f"verified, prepared as {', '.join(prepared)}" if prepared else "verified, not prepared"
+                hint = "" if prepared or entry is not own else f"faster after: crayon models prepare {entry.name}"
+                findings.append(Finding(subject, Status.WARN if hint else Status.OK, detail, hint))
+            elif state is State.UNVERIFIED:
+                findings.append(Finding(subject, Status.OK, "present, hashed at its next use"))
+            elif entry is own:
+                fix = f"{pull} (the first question does it too)"
+                findings.append(Finding(subject, Status.WARN, f"the device's model is {state}", fix))
+            else:
+                findings.append(Finding(subject, Status.OK, f"{state}; not needed on the device"))
+    except CrayonError as error:
+        return [Finding("models", Status.FAIL, str(error), "mend the catalogue or the models folder")]
+    return findings
+
+
+def _own_file(reference: str) -> list[Finding]:
+    path = Path(reference).expanduser()
+    if path.is_file():
+        return [Finding("model", Status.OK, f"{path}, {_gib(path.stat().st_size)}")]
+    if ":" in reference:
+        return [Finding("model", Status.OK, f"{reference}, fetched at its first use")]
+    fix = "set device.model to a path or to a name that `crayon models ls` lists"
+    return [Finding("model", Status.FAIL, f"{reference}: no such file or catalogue name", fix)]
+
+
+def check_server(settings: Settings) -> list[Finding]:
+    """Check that the configured server answers."""
+    from crayon.cli.client import server_report
+
+    address = settings.server.address
+    if address is None:
+        fix = "to send hard questions away, start `crayon serve` somewhere and set server.address"
+        return [Finding("server", Status.OK, f"none is set, everything stays on the device ({fix})")]
+    try:
+        detail = server_report(address, SERVER_SECONDS)
+    except CrayonError as error:
+        fix = f"start it (crayon serve), or mend server.address; is {address} right?"
+        return [Finding("server", Status.FAIL, str(error), fix)]
+    return [Finding("server", Status.OK, detail)]
+
+
+def _gib(size: int) -> str:
+    return f"{size / GIB:.1f} GiB"

@@ -1,0 +1,96 @@
+"""From settings to a running `crayon.Crayon`, and to a look at the server."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
+
+from crayon.completion import Mode
+from crayon.errors import ServerUnavailableError
+
+if TYPE_CHECKING:
+    from crayon.config import HardnessSettings, Settings
+    from crayon.router.hardness import Hardness
+    from crayon.sdk import Crayon
+
+# Modes in which the first answer may well come from the server, and the device's model can wait.
+_SERVER_FIRST = {Mode.ONLY_ON_SERVER, Mode.PREFER_ON_SERVER}
+
+
+def open_client(settings: Settings) -> Crayon:
+    """Return a client as the settings describe it; the caller closes it.
+
+    The device's model is fetched here, with its progress shown, where the first answer needs it.
+
+    Raises:
+        CrayonError: the device's model, a scope or the server's address cannot be used.
+    """
+    from crayon.cli.scopes import read_scopes
+    from crayon.sdk import Crayon
+
+    scopes = read_scopes(settings.scopes)
+    device: str | None = settings.device.model
+    if settings.mode is Mode.ONLY_ON_SERVER and not settings.private:
+        device = None
+    elif settings.private or settings.server.address is None or settings.mode not in _SERVER_FIRST:
+        device = _fetch(settings)
+    return Crayon(
+        device=device,
+        server=settings.server.address,
+        mode=settings.mode,
+        scopes=scopes,
+        hardness=hardness_of(settings.hardness),
+        private=settings.private,
+        timeout=settings.timeout,
+        device_options=_device_options(settings),
+        **settings.sampling.model_dump(),
+    )
+
+
+def hardness_of(settings: HardnessSettings) -> Hardness | Literal[False]:
+    """Return the hardness gate's settings; False where it is off. What is not set is the router's default."""
+    from crayon.router.hardness import Hardness
+
+    if not settings.enabled:
+        return False
+    given: dict[str, Any] = {"threshold": settings.threshold, "hold_tokens": settings.hold_tokens}
+    return Hardness(**{name: value for name, value in given.items() if value is not None})
+
+
+def server_report(address: str, seconds: float) -> str:
+    """Look at the server and return what it serves, in a line.
+
+    Raises:
+        ConfigError: the address is malformed.
+        ServerUnavailableError: it cannot be reached, or does not serve.
+    """
+    from crayon.client.remote import RemoteEngine
+
+    engine = RemoteEngine(address)
+    try:
+        status = engine.check(seconds)
+    finally:
+        engine.close()
+    if not status.serving:
+        raise ServerUnavailableError(f"{address}: {status.problem}")
+    names = ", ".join(f"{model.name} ({model.context_tokens} tokens)" for model in status.models)
+    return f"{address} serves {names}, {status.round_trip_ms:.1f} ms away"
+
+
+def _fetch(settings: Settings) -> str:
+    from crayon.cli.pull_progress import pull_progress
+    from crayon.models import resolve
+
+    reference = settings.device.model
+    with pull_progress(reference) as progress:
+        resolve(reference, progress=progress, models_dir=settings.models_dir)
+    # The name and not the path: answers say which model wrote them.
+    return reference
+
+
+def _device_options(settings: Settings) -> dict[str, Any]:
+    given = {
+        "threads": settings.device.threads,
+        "n_ctx": settings.device.context,
+        "models_dir": settings.models_dir,
+    }
+    return {name: value for name, value in given.items() if value is not None}

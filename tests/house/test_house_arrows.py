@@ -1,0 +1,149 @@
+"""Which room may import which: design section 1 as a table, held for every module."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+ROOT = Path(__file__).resolve().parents[2]
+# Folder to package, as in pyproject.toml's package-dir.
+FOLDERS = {
+    "crayon": "crayon",
+    "proto/crayon/v1": "crayon.v1",
+    "router": "crayon.router",
+    "device": "crayon.device",
+    "server": "crayon.server",
+}
+CONTRACTS = {"errors", "messages", "sampling", "completion", "engine"}
+BELOW_SDK = {"contracts", "data", "llama", "adapters", "models", "wire", "v1", "router", "device", "client"}
+# Room to the rooms it may import; its own is always allowed.
+ARROWS: dict[str, set[str]] = {
+    "contracts": set(),
+    "data": set(),
+    "v1": set(),
+    "llama": {"contracts"},
+    "adapters": {"contracts", "data"},
+    "models": {"contracts", "data"},
+    "wire": {"contracts", "v1"},
+    "router": {"contracts"},
+    "device": {"contracts", "data", "adapters", "models", "llama"},
+    "client": {"contracts", "wire", "v1"},
+    "server": {"contracts", "adapters", "llama", "wire", "v1"},
+    "sdk": BELOW_SDK,
+    "config": {"contracts"},
+    "bench": BELOW_SDK | {"sdk", "server", "config"},
+    "cli": BELOW_SDK | {"sdk", "server", "config", "bench", "crayon"},
+    "crayon": {"contracts", "sdk", "router"},
+}
+# Library to the rooms that may import it.
+LIBRARIES: dict[str, set[str]] = {
+    "llama_cpp": {"llama"},
+    "ctypes": {"llama"},
+    "grpc": {"client", "wire", "v1", "server"},
+    "google": {"client", "wire", "v1", "server"},
+    "pydantic": {"config"},
+    "pydantic_settings": {"config"},
+    "typer": {"cli"},
+    "prompt_toolkit": {"cli"},
+    "rich": {"cli"},
+    "huggingface_hub": {"models"},
+    "torch": set(),
+    "transformers": set(),
+    "peft": set(),
+}
+
+
+def modules() -> Iterator[tuple[str, Path]]:
+    """Yield every module of the package with its import name."""
+    for folder, package in FOLDERS.items():
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            parts = [*package.split("."), *path.relative_to(ROOT / folder).with_suffix("").parts]
+            yield ".".join(parts[:-1] if parts[-1] == "__init__" else parts), path
+
+
+def room(module: str) -> str:
+    """Return the room of a module of ours."""
+    parts = module.split(".")
+    if len(parts) == 1:
+        return "crayon"
+    return "contracts" if parts[1] in CONTRACTS else parts[1]
+
+
+def imports(name: str, path: Path) -> Iterator[tuple[int, str]]:
+    """Yield line and full module name of every import, those inside functions and for types only included."""
+    package = name if path.name == "__init__.py" else name.rpartition(".")[0]
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                parents = package.split(".")
+                base = ".".join([*parents[: len(parents) - node.level + 1], *filter(None, [base])])
+            if base == "crayon":
+                yield from ((node.lineno, _of_crayon(alias.name)) for alias in node.names)
+            else:
+                yield node.lineno, base
+
+
+def _of_crayon(name: str) -> str:
+    """Tell `from crayon import errors`, a module, from `from crayon import Crayon`, a name."""
+    known = {module.split(".")[1] for module, _ in modules() if "." in module}
+    return f"crayon.{name}" if name in known else "crayon"
+
+
+MODULES = list(modules())
+
+
+def test_the_walk_finds_the_house() -> None:
+    rooms = {room(name) for name, _ in MODULES}
+    assert {"contracts", "llama", "models", "cli", "router", "device", "server", "v1", "wire", "sdk"} <= rooms
+
+
+@pytest.mark.parametrize(("name", "path"), MODULES, ids=[name for name, _ in MODULES])
+def test_arrows_point_down(name: str, path: Path) -> None:
+    here = room(name)
+    assert here in ARROWS, f"{here} is a new room: say in ARROWS what it may import"
+    for line, target in imports(name, path):
+        if target == "crayon" or target.startswith("crayon."):
+            there = room(target)
+            assert there == here or there in ARROWS[here], f"{path}:{line}: {here} must not import {there}"
+        else:
+            library = target.split(".")[0]
+            assert here in LIBRARIES.get(library, {here}), f"{path}:{line}: {here} must not import {library}"
+
+
+def test_the_table_has_no_cycle() -> None:
+    done: set[str] = set()
+    left = {name: set(below) for name, below in ARROWS.items()}
+    while left:
+        free = {name for name, below in left.items() if below <= done}
+        assert free, f"a cycle among {sorted(left)}"
+        done |= free
+        left = {name: below for name, below in left.items() if name not in free}
+
+
+@pytest.mark.parametrize(("name", "path"), MODULES, ids=[name for name, _ in MODULES])
+def test_habits(name: str, path: Path) -> None:
+    generated = "_pb2" in path.name
+    text = path.read_text("utf-8")
+    assert generated or text.count("\n") <= 400, f"{path} has {text.count(chr(10))} lines: split it"
+    for node in ast.walk(ast.parse(text)):
+        assert generated or not isinstance(node, ast.Assert), f"{path}:{node.lineno}: raise an error of our own"
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print":
+            assert room(name) == "cli", f"{path}:{node.lineno}: only the command line prints"
+
+
+def test_the_router_needs_numpy_at_most() -> None:
+    import sys
+
+    found = {
+        target.split(".")[0] for name, path in MODULES if room(name) == "router" for _, target in imports(name, path)
+    }
+    assert found - set(sys.stdlib_module_names) <= {"numpy", "crayon"}

@@ -1,0 +1,42 @@
+"""What callers see of the package, and what importing it costs."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+import crayon
+
+HEAVY = {"llama_cpp", "grpc", "torch", "numpy", "pydantic", "prompt_toolkit", "rich", "typer", "huggingface_hub"}
+
+
+def loaded_by(code: str) -> set[str]:
+    """Return the top-level modules in memory after `code` ran in a fresh interpreter."""
+    script = f"{code}\nimport json, sys; print(json.dumps(sorted({{m.split('.')[0] for m in sys.modules}})))"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
+    return set(json.loads(done.stdout.splitlines()[-1]))
+
+
+def test_import_stays_light() -> None:
+    assert loaded_by("import crayon") & HEAVY == set()
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"]])
+def test_help_stays_light(arguments: list[str]) -> None:
+    loaded = loaded_by(f"from crayon.cli.app import run\nrun({arguments!r})")
+    assert loaded & HEAVY == {"typer"}
+
+
+@pytest.mark.parametrize("command", ["ask", "chat", "models", "doctor", "config"])
+def test_help_of_a_command_loads_no_engine(command: str) -> None:
+    loaded = loaded_by(f"from crayon.cli.app import run\nrun([{command!r}, '--help'])")
+    # typer itself checks a command's options with pydantic
+    assert loaded & HEAVY <= {"typer", "pydantic"}
+
+
+def test_every_public_name_can_be_imported() -> None:
+    for name in crayon.__all__:
+        assert getattr(crayon, name) is not None

@@ -1,0 +1,91 @@
+"""Write docs/cli.md from the program's own help texts, or with --check fail where it differs."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+from typer.testing import CliRunner
+
+from crayon.cli.app import app
+from crayon.cli.exit_codes import EXIT_CODES
+from crayon.config import load, variable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+TARGET = Path(__file__).resolve().parents[1] / "docs" / "cli.md"
+
+
+def command_paths() -> Iterator[tuple[str, ...]]:
+    """Yield the words of every command, the program itself first."""
+    pending: list[tuple[tuple[str, ...], object]] = [((), typer.main.get_command(app))]
+    while pending:
+        path, command = pending.pop(0)
+        yield path
+        children = getattr(command, "commands", {})
+        pending[:0] = [((*path, name), children[name]) for name in children]
+
+
+def help_text(path: tuple[str, ...]) -> str:
+    """Return what `crayon PATH --help` prints."""
+    result = CliRunner().invoke(app, [*path, "--help"], prog_name="crayon", env={"COLUMNS": "100"})
+    if result.exit_code:
+        raise SystemExit(f"crayon {' '.join(path)} --help failed:\n{result.output}")
+    return result.stdout.rstrip()
+
+
+def document() -> str:
+    """Return the whole page."""
+    parts = [
+        "# The command line",
+        "<!-- Written by tools/cli_docs.py; change the help texts in crayon/cli instead. -->",
+        ("Answers go to standard output, everything else to standard error. `NO_COLOR` turns colour off; there is\n"
+        "none where the output is no terminal. `--debug` (or `CRAYON_DEBUG=1`) before the command shows the trace of\n"
+        "an error."),
+        "## Exit codes",
+        "| code | meaning |\n| ---: | --- |\n" + "\n".join(f"| {row.code} | {row.meaning} |" for row in EXIT_CODES),
+        "## Settings",
+        ("A value comes from the command line, else from the environment, else from the TOML file that\n"
+        "`crayon config path` names (another one with `CRAYON_CONFIG`), else it is the default.\n"
+        "`crayon config show` prints each value with its source."),
+        "| setting | environment | default |\n| --- | --- | --- |\n" + "\n".join(settings_rows()),
+    ]
+    for path in command_paths():
+        parts += [f"## `{' '.join(('crayon', *path))}`", f"```text\n{help_text(path)}\n```"]
+    return "\n\n".join(parts) + "\n"
+
+
+def settings_rows() -> Iterator[str]:
+    """Yield a table row a setting."""
+    for row in load().rows():
+        default = "" if row.value in (None, []) else f"`{row.value}`"
+        yield f"| `{row.key}` | `{variable(row.key)}` | {default} |"
+
+
+def main() -> int:
+    """Write the page, or compare it."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--check", action="store_true", help="write nothing, fail if the page is out of date")
+    parser.add_argument("--output", type=Path, default=TARGET)
+    arguments = parser.parse_args()
+    # The defaults are documented, not the settings of whoever runs this.
+    for name in [name for name in os.environ if name.upper().startswith("CRAYON_")]:
+        del os.environ[name]
+    os.environ["CRAYON_CONFIG"] = os.devnull
+    text = document()
+    if not arguments.check:
+        arguments.output.write_text(text, encoding="utf-8")
+        return 0
+    if not arguments.output.exists() or arguments.output.read_text(encoding="utf-8") != text:
+        print(f"{arguments.output} is out of date: run tools/cli_docs.py", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
