@@ -1,0 +1,109 @@
+"""The gRPC channel to a server: its settings, and its life."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import weakref
+from typing import TYPE_CHECKING
+
+import grpc
+
+from crayon.errors import EngineClosedError
+from crayon.v1 import inference_pb2
+from crayon.wire.limits import MAX_REQUEST_BYTES, MAX_RESPONSE_BYTES
+
+if TYPE_CHECKING:
+    from grpc import Channel
+
+_SERVICE = inference_pb2.DESCRIPTOR.services_by_name["InferenceService"].full_name
+
+_SERVICE_CONFIG = {
+    "methodConfig": [
+        {
+            "name": [{"service": _SERVICE}],
+            # gRPC retries only while nothing has come back, which is why the server is silent before its first token.
+            "retryPolicy": {
+                "maxAttempts": 3,
+                "initialBackoff": "0.1s",
+                "maxBackoff": "1s",
+                "backoffMultiplier": 2,
+                "retryableStatusCodes": ["UNAVAILABLE"],
+            },
+        }
+    ],
+    # When more than about half of the requests fail, retries stop: they would only add to the trouble.
+    "retryThrottling": {"maxTokens": 10, "tokenRatio": 0.1},
+}
+
+
+class LazyChannel:
+    """A channel that is opened at first use, once, and knows when it cannot be used any more."""
+
+    def __init__(self, address: str, *, connect_timeout: float) -> None:
+        self._address = address
+        self._options = _options(connect_timeout)
+        self._lock = threading.Lock()
+        self._channel: Channel | None = None
+        self._pid = os.getpid()
+        self._finalizer: weakref.finalize[..., LazyChannel] | None = None
+        self.closed = False
+
+    def get(self) -> Channel:
+        """Return the channel; this never waits for the network.
+
+        Raises:
+            EngineClosedError: after `close`, or in a process forked after the first use.
+        """
+        if self._forked():
+            # gRPC's threads are not in this process: a call would hang.
+            raise EngineClosedError("this client was used before the process forked; make a new one before forking")
+        with self._lock:
+            if self.closed:
+                raise EngineClosedError("the client was closed")
+            if self._channel is None:
+                self._pid = os.getpid()
+                self._channel = grpc.insecure_channel(self._address, options=self._options)
+                # Also runs when the interpreter ends, so that no call is under way while it is torn down.
+                self._finalizer = weakref.finalize(self, _close, self._channel, self._pid)
+            return self._channel
+
+    def close(self) -> None:
+        """Cancel what runs and disconnect. Safe to call twice, and in a forked process."""
+        if self._forked():
+            return
+        with self._lock:
+            self.closed = True
+            if self._finalizer is not None:
+                self._finalizer()
+
+    def _forked(self) -> bool:
+        return self._channel is not None and self._pid != os.getpid()
+
+
+def _close(channel: Channel, pid: int) -> None:
+    if pid == os.getpid():
+        channel.close()
+
+
+def _options(connect_timeout: float) -> list[tuple[str, int | str]]:
+    return [
+        ("grpc.enable_retries", 1),
+        ("grpc.service_config", json.dumps(_SERVICE_CONFIG)),
+        # A retry needs the whole request kept; the default of 256 KiB would silently give up on long prompts.
+        ("grpc.per_rpc_retry_buffer_size", MAX_REQUEST_BYTES + 64 * 1024),
+        ("grpc.max_send_message_length", MAX_REQUEST_BYTES),
+        ("grpc.max_receive_message_length", MAX_RESPONSE_BYTES),
+        # In gRPC this is the time that one attempt to connect may take; its default is 20 s.
+        ("grpc.min_reconnect_backoff_ms", int(1000 * connect_timeout)),
+        # A server that comes back is found within 2 s, not within gRPC's 2 minutes.
+        ("grpc.initial_reconnect_backoff_ms", 200),
+        ("grpc.max_reconnect_backoff_ms", 2000),
+        # A server that vanished without a word is noticed within 30 s, and then the stream ends with UNAVAILABLE.
+        ("grpc.keepalive_time_ms", 20_000),
+        ("grpc.keepalive_timeout_ms", 10_000),
+        # Addresses are on this machine: no proxy, and no connection shared with (and closed by) another client.
+        ("grpc.enable_http_proxy", 0),
+        ("grpc.use_local_subchannel_pool", 1),
+    ]

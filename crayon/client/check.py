@@ -1,0 +1,51 @@
+"""A look at a server: whether it is there and serves, and what."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from crayon.errors import DeadlineExceededError, ServerError, ServerUnavailableError
+from crayon.v1 import inference_pb2, inference_pb2_grpc
+from crayon.wire.responses import models_from_proto
+from crayon.wire.status import error_from_rpc
+
+if TYPE_CHECKING:
+    from crayon.engine import ModelInfo
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerStatus:
+    """What a look at a server found. `problem` says what is wrong, and is empty if it serves."""
+
+    address: str
+    reachable: bool = False
+    serving: bool = False
+    models: tuple[ModelInfo, ...] = ()
+    round_trip_ms: float = 0.0
+    problem: str = ""
+
+
+def look(address: str, channel: grpc.Channel, timeout: float) -> ServerStatus:
+    """Ask for health and models within `timeout` seconds; whatever goes wrong is in the status."""
+    begin = time.monotonic()
+    try:
+        answer = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=timeout)
+        round_trip_ms = 1000 * (time.monotonic() - begin)
+        if answer.status != health_pb2.HealthCheckResponse.SERVING:
+            problem = "the server is loading its model, or shutting down"
+            return ServerStatus(address=address, reachable=True, round_trip_ms=round_trip_ms, problem=problem)
+        stub = inference_pb2_grpc.InferenceServiceStub(channel)
+        left = max(0.001, timeout - (time.monotonic() - begin))
+        models = models_from_proto(stub.ListModels(inference_pb2.ListModelsRequest(), timeout=left))
+    except grpc.RpcError as failure:
+        error = error_from_rpc(failure)
+        away = isinstance(error, ServerUnavailableError | DeadlineExceededError)
+        return ServerStatus(address=address, reachable=not away, problem=str(error))
+    except ServerError as error:
+        return ServerStatus(address=address, reachable=True, problem=str(error))
+    return ServerStatus(address=address, reachable=True, serving=True, models=models, round_trip_ms=round_trip_ms)

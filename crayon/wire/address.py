@@ -1,0 +1,49 @@
+"""Addresses: `host:port`, `[::1]:port` or `unix:/path`. Until there is TLS, all of them on this machine."""
+
+from __future__ import annotations
+
+import ipaddress
+
+from crayon.errors import ConfigError
+
+UNIX = "unix:"
+
+
+def is_local(host: str) -> bool:
+    """Whether only this machine can reach `host`: a loopback address, "localhost", or a socket file."""
+    if host.startswith(UNIX):
+        return len(host) > len(UNIX)
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        # Another name: what it resolves to may change after we looked.
+        return False
+
+
+def join(host: str, port: int) -> str:
+    """Return the address of a host and a port; a socket file has no port."""
+    if host.startswith(UNIX):
+        return host
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def check_local(address: str, key: str) -> str:
+    """Return `address` if it is well formed and on this machine.
+
+    Raises:
+        ConfigError: it is not; `key` is the setting that is blamed.
+    """
+    host, colon, port = address.rpartition(":")
+    if address.startswith(UNIX):
+        host = address
+    elif not (colon and host and port.isascii() and port.isdigit() and 0 < int(port) <= 65535):
+        raise ConfigError(key, f"must be host:port (or unix:/path), such as 127.0.0.1:50051, not {address!r}")
+    if not is_local(host.removeprefix("[").removesuffix("]")):
+        raise ConfigError(
+            key,
+            f"{address!r} is another machine, and prompts would travel there as plain text; "
+            "use a TLS proxy or an SSH tunnel, and its address on 127.0.0.1",
+        )
+    return address

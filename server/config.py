@@ -1,0 +1,51 @@
+"""How a server listens and how it stops."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from crayon.errors import ConfigError
+from crayon.wire.address import is_local, join
+from crayon.wire.limits import MAX_REQUEST_BYTES
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServeConfig:
+    """Where a server listens, and its limits.
+
+    Args:
+        host: a loopback address, "localhost", or "unix:/path" for a socket file.
+        port: 0 picks a free one; not used with a socket file.
+        drain_seconds: how long running requests may go on after the first signal to stop.
+        default_deadline: seconds for a caller that sets no deadline.
+        max_message_bytes: the largest request that is read.
+
+    Raises:
+        ConfigError: a value is out of range, or the host could be reached from another machine.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 50051
+    drain_seconds: float = 30.0
+    default_deadline: float = 300.0
+    max_message_bytes: int = MAX_REQUEST_BYTES
+
+    def __post_init__(self) -> None:
+        if not is_local(self.host):
+            raise ConfigError(
+                "host",
+                f"{self.host!r} may be reached from other machines, and this server speaks plain text; "
+                "listen on 127.0.0.1 and let a TLS proxy or an SSH tunnel carry it further",
+            )
+        if not 0 <= self.port <= 65535:
+            raise ConfigError("port", f"must be from 0 (any free one) to 65535, not {self.port}")
+        if not self.drain_seconds >= 0:
+            raise ConfigError("drain_seconds", f"must be 0 or more seconds, not {self.drain_seconds}")
+        if not self.default_deadline > 0:
+            raise ConfigError("default_deadline", f"must be more than 0 seconds, not {self.default_deadline}")
+        if self.max_message_bytes < 1024:
+            raise ConfigError("max_message_bytes", f"must be at least 1024, not {self.max_message_bytes}")
+
+    def address(self, port: int | None = None) -> str:
+        """Return the address to listen on, or with the port that was bound, the one to connect to."""
+        return join(self.host, self.port if port is None else port)

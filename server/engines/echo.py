@@ -1,0 +1,263 @@
+"""An engine without a model: it says back the last message, word by word.
+
+A stand-in for tests and for trying out clients and deployments. Words count as tokens, and signals, scores and vectors
+are fixed functions of the text (hashes), with the right shapes and no meaning. Everything else behaves like a real
+engine: limits, deadlines, cancellation, stop texts.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import threading
+import time
+import zlib
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, TypeVar
+
+import numpy as np
+
+from crayon.completion import FinishReason, Timings, Usage
+from crayon.engine import (
+    BLEND,
+    ENCODE,
+    GENERATE,
+    SCORE,
+    ContinuationScore,
+    Delta,
+    EncodeRequest,
+    EncodeResult,
+    Finished,
+    GenerateRequest,
+    ModelInfo,
+    ScoreRequest,
+    ScoreResult,
+    Started,
+    Stream,
+    TokenSignal,
+)
+from crayon.errors import (
+    CancelledError,
+    CrayonError,
+    DeadlineExceededError,
+    EngineClosedError,
+    OverloadedError,
+    PromptTooLongError,
+    UnknownModelError,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from crayon.messages import Message
+
+Result = TypeVar("Result", ScoreResult, EncodeResult)
+
+DIMENSIONS = 32
+
+
+class _Job:
+    """One running request: its patience, and a switch that ends it."""
+
+    def __init__(self, engine: EchoEngine, deadline: float | None) -> None:
+        self.engine = engine
+        self.deadline = deadline
+        self.started = time.monotonic()
+        self._stopped = threading.Event()
+
+    def stop(self) -> None:
+        self._stopped.set()
+
+    def pause(self, seconds: float, partial: str = "") -> None:
+        """Wait like an engine that computes; raise as soon as nobody wants the result any more."""
+        left = math.inf if self.deadline is None else self.deadline - time.monotonic()
+        if self._stopped.wait(max(0.0, min(seconds, left))):
+            raise self.engine.stopped_error()
+        if left <= seconds:
+            raise DeadlineExceededError("the deadline passed while the answer was being made", partial)
+
+
+class EchoEngine:
+    """Says back the user's last message.
+
+    Args:
+        name: the model name it answers to.
+        delay: seconds for each word, and for each score or encode request.
+        context_tokens: most words of one request, prompt and answer together.
+        slots: most requests at once; one more is refused with OverloadedError.
+    """
+
+    def __init__(self, *, name: str = "echo", delay: float = 0.0, context_tokens: int = 4096, slots: int = 64) -> None:
+        capabilities = frozenset({GENERATE, SCORE, ENCODE, BLEND})
+        self._info = ModelInfo(name=name, context_tokens=context_tokens, capabilities=capabilities)
+        self._delay = delay
+        self._slots = slots
+        self._lock = threading.Lock()
+        self._jobs: dict[_Job, threading.Thread] = {}
+        self._closed = False
+
+    @property
+    def running(self) -> int:
+        """How many requests hold a slot."""
+        with self._lock:
+            return len(self._jobs)
+
+    def models(self) -> tuple[ModelInfo, ...]:
+        """Return the one model."""
+        return (self._info,)
+
+    def generate(self, request: GenerateRequest) -> Stream:
+        """Start saying the last message back.
+
+        Raises:
+            PromptTooLongError: the messages leave no room for a word.
+            UnknownModelError: `request.model` is another name.
+            OverloadedError: every slot is taken.
+        """
+        prompt_words = self._check(request.model, request.messages)
+        job = _Job(self, request.deadline)
+        stream = Stream(on_cancel=job.stop)
+        self._run(job, lambda: self._answer(job, stream, request, prompt_words))
+        return stream
+
+    def score(self, request: ScoreRequest) -> Future[ScoreResult]:
+        """Score each word by whether the prompt has it.
+
+        Raises:
+            PromptTooLongError, UnknownModelError, OverloadedError: as in `generate`.
+        """
+        prompt_words = self._check(request.model, request.messages)
+
+        def compute() -> ScoreResult:
+            known = {word.strip() for message in request.messages for word in _words(message.content)}
+            scores = tuple(
+                ContinuationScore(tuple(-0.5 if word.strip() in known else -3.0 for word in _words(text)))
+                for text in request.continuations
+            )
+            usage = Usage(prompt_words + sum(len(score.token_logprobs) for score in scores))
+            return ScoreResult(scores, usage, self._info.name)
+
+        return self._future(request.deadline, compute)
+
+    def encode(self, request: EncodeRequest) -> Future[EncodeResult]:
+        """Embed each text as its hashed words.
+
+        Raises:
+            UnknownModelError, OverloadedError: as in `generate`.
+        """
+        self._check(request.model, ())
+
+        def compute() -> EncodeResult:
+            vectors = np.stack([_vector(text) for text in request.texts])
+            words = sum(len(_words(text)) for text in request.texts)
+            return EncodeResult(vectors, Usage(words), self._info.name)
+
+        return self._future(request.deadline, compute)
+
+    def close(self) -> None:
+        """End what runs and wait for its threads. Safe to call twice."""
+        with self._lock:
+            self._closed = True
+            jobs = dict(self._jobs)
+        for job in jobs:
+            job.stop()
+        for thread in jobs.values():
+            if thread is not threading.current_thread():
+                thread.join()
+
+    def stopped_error(self) -> CrayonError:
+        """Return why a running job was stopped: closed from here, or cancelled from outside."""
+        if self._closed:
+            return EngineClosedError("the echo engine was closed")
+        return CancelledError("the caller cancelled")
+
+    def _check(self, model: str, messages: tuple[Message, ...]) -> int:
+        if model not in {"", self._info.name}:
+            raise UnknownModelError(f"model {model!r} is not served here; there is: {self._info.name}")
+        prompt_words = sum(len(_words(message.content)) for message in messages)
+        if prompt_words >= self._info.context_tokens:
+            raise PromptTooLongError(prompt_words, self._info.context_tokens - 1)
+        return prompt_words
+
+    def _run(self, job: _Job, work: Callable[[], None]) -> None:
+        def body() -> None:
+            try:
+                work()
+            finally:
+                with self._lock:
+                    self._jobs.pop(job, None)
+
+        thread = threading.Thread(target=body, name="crayon-echo", daemon=True)
+        with self._lock:
+            if self._closed:
+                raise EngineClosedError("the echo engine was closed")
+            if len(self._jobs) >= self._slots:
+                raise OverloadedError(f"all {self._slots} slots are taken", retry_after=1.0)
+            self._jobs[job] = thread
+            thread.start()
+
+    def _future(self, deadline: float | None, compute: Callable[[], Result]) -> Future[Result]:
+        job = _Job(self, deadline)
+        future: Future[Result] = Future()
+        future.add_done_callback(lambda done: job.stop() if done.cancelled() else None)
+
+        def work() -> None:
+            try:
+                job.pause(self._delay)
+                result = compute()
+            except CrayonError as error:
+                if future.set_running_or_notify_cancel():
+                    future.set_exception(error)
+            else:
+                if future.set_running_or_notify_cancel():
+                    future.set_result(result)
+
+        self._run(job, work)
+        return future
+
+    def _answer(self, job: _Job, stream: Stream, request: GenerateRequest, prompt_words: int) -> None:
+        words, reason = _echo(request, self._info.context_tokens - prompt_words)
+        said = 0
+        first_at = job.started
+        try:
+            stream.push(Started(request.request_id, self._info.name, request.blend))
+            for word in words:
+                job.pause(self._delay, "".join(words[:said]))
+                first_at = time.monotonic() if said == 0 else first_at
+                stream.push(Delta(word, (_signal(word),)))
+                said += 1
+        except CrayonError as error:
+            stream.fail(error)
+            return
+        now = time.monotonic()
+        timings = Timings(prompt_ms=1000 * (first_at - job.started), decode_ms=1000 * (now - first_at))
+        stream.push(Finished(reason, Usage(prompt_words, said), timings))
+
+
+def _words(text: str) -> list[str]:
+    """Split so that joining gives the text back."""
+    return re.findall(r"\s*\S+\s*$|\s*\S+|\s+$", text)
+
+
+def _echo(request: GenerateRequest, room: int) -> tuple[list[str], FinishReason]:
+    text = request.messages[-1].content
+    ends = [at for at in (text.find(stop) for stop in request.sampling.stop) if at >= 0]
+    words = _words(text[: min(ends)] if ends else text)
+    most = min(request.sampling.max_tokens, room)
+    return words[:most], FinishReason.LENGTH if len(words) > most else FinishReason.STOP
+
+
+def _hash(text: str) -> float:
+    return zlib.crc32(text.encode()) / 2**32
+
+
+def _signal(word: str) -> TokenSignal:
+    sure = 0.5 + 0.5 * _hash(word.strip())
+    return TokenSignal(logprob=math.log(sure), entropy=2.0 * (1.0 - sure), margin=2.0 * sure - 1.0)
+
+
+def _vector(text: str) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
+    vector = np.zeros(DIMENSIONS, dtype=np.float32)
+    for word in _words(text.lower()):
+        vector[int(_hash(word.strip()) * DIMENSIONS)] += 1.0
+    return vector / np.float32(np.linalg.norm(vector))

@@ -1,0 +1,242 @@
+"""The life of a server: bind, load, serve, drain, end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+import threading
+from concurrent.futures import Future
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from crayon.errors import ConfigError
+from crayon.server.interceptor import StatusInterceptor
+from crayon.server.service import InferenceService
+from crayon.v1 import inference_pb2, inference_pb2_grpc
+from crayon.wire.address import UNIX
+from crayon.wire.limits import MAX_RESPONSE_BYTES
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from crayon.engine import Engine
+    from crayon.server.config import ServeConfig
+
+log = logging.getLogger(__name__)
+
+SERVICE = inference_pb2.DESCRIPTOR.services_by_name["InferenceService"].full_name
+_SERVING = health_pb2.HealthCheckResponse.SERVING
+_NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+# Health watches never end by themselves; they, and the last statuses, get this long once the answers are out.
+_LAST_WORDS_S = 1.0
+
+
+async def serve(
+    config: ServeConfig,
+    engine_factory: Callable[[], Engine],
+    *,
+    on_ready: Callable[[str], None] | None = None,
+    on_drain: Callable[[int], None] | None = None,
+) -> None:
+    """Serve until SIGTERM, SIGINT or cancellation; then drain, close the engine and return.
+
+    A second signal ends the process at once.
+
+    Args:
+        config: where to listen and how to stop.
+        engine_factory: makes the engine; runs in a thread while health says NOT_SERVING.
+        on_ready: called with the address to connect to, once the engine is loaded.
+        on_drain: called with the number of running requests when the server begins to stop.
+
+    Raises:
+        ConfigError: the address cannot be listened on.
+        CrayonError: whatever `engine_factory` raised.
+    """
+    server = Server(config)
+    address = await server.start()
+    stop = asyncio.Event()
+    with _signals(stop.set):
+        loading = asyncio.create_task(server.load(engine_factory))
+        stopping = asyncio.create_task(stop.wait())
+        try:
+            await asyncio.wait({loading, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            if loading.done():
+                loading.result()
+                if on_ready is not None:
+                    on_ready(address)
+                await stopping
+        finally:
+            stopping.cancel()
+            loading.cancel()
+            if on_drain is not None:
+                on_drain(server.running)
+            await server.stop()
+
+
+class Server:
+    """One listening server. `start`, `load`, and at last `stop`, in one event loop."""
+
+    def __init__(self, config: ServeConfig) -> None:
+        self._config = config
+        self._service = InferenceService(default_deadline=config.default_deadline)
+        self._health = health.aio.HealthServicer()
+        self._loading: asyncio.Future[Engine] | None = None
+        self._server = grpc.aio.server(interceptors=(StatusInterceptor(),), options=_options(config))
+        inference_pb2_grpc.add_InferenceServiceServicer_to_server(self._service, self._server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        names = (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
+        reflection.enable_server_reflection(names, self._server)
+
+    @property
+    def running(self) -> int:
+        """How many RPCs are being answered."""
+        return self._service.running
+
+    async def start(self) -> str:
+        """Listen, saying NOT_SERVING, and return the address to connect to.
+
+        Raises:
+            ConfigError: the address is taken or not ours.
+        """
+        await self._say(_NOT_SERVING)
+        address = self._config.address()
+        try:
+            port = self._server.add_insecure_port(address)
+        except RuntimeError as error:
+            raise ConfigError("port", f"cannot listen on {address}: {_why(self._config) or error}") from None
+        await self._server.start()
+        return self._config.address(port)
+
+    async def load(self, engine_factory: Callable[[], Engine]) -> None:
+        """Make the engine in a thread, then say SERVING.
+
+        Raises:
+            CrayonError: whatever `engine_factory` raised.
+        """
+        self._loading = asyncio.wrap_future(_in_thread(engine_factory))
+        # Shielded: a load cannot be interrupted, and `stop` has to close what comes out of it.
+        self._service.engine = await asyncio.shield(self._loading)
+        await self._say(_SERVING)
+
+    async def stop(self) -> None:
+        """Say NOT_SERVING, take no more requests, let the running ones end within `drain_seconds`, close the engine.
+
+        Requests that still run then end with UNAVAILABLE.
+        """
+        self._service.draining = True
+        await self._health.enter_graceful_shutdown()
+        # Clients are told to go elsewhere at once, but nothing is cut off here: the longest part is waited for below.
+        closing = asyncio.create_task(self._server.stop(self._config.drain_seconds + 10 * _LAST_WORDS_S))
+        try:
+            await asyncio.wait_for(self._service.idle(), self._config.drain_seconds)
+        except TimeoutError:
+            log.warning("%d requests still run after %s s and are ended", self.running, self._config.drain_seconds)
+        engine = await self._loaded()
+        if engine is not None:
+            await asyncio.to_thread(engine.close)
+        await self._server.stop(_LAST_WORDS_S)
+        await closing
+
+    async def _loaded(self) -> Engine | None:
+        if self._loading is None:
+            return None
+        await asyncio.wait({self._loading}, timeout=self._config.drain_seconds)
+        if not self._loading.done():
+            log.warning("the engine is still loading and is left behind")
+            return None
+        return None if self._loading.exception() is not None else self._loading.result()
+
+    async def _say(self, status: int) -> None:
+        for name in ("", SERVICE):
+            await self._health.set(name, status)
+
+
+def _options(config: ServeConfig) -> list[tuple[str, int]]:
+    return [
+        # Two servers on one port would share its clients at random instead of the second one failing.
+        ("grpc.so_reuseport", 0),
+        ("grpc.max_receive_message_length", config.max_message_bytes),
+        ("grpc.max_send_message_length", MAX_RESPONSE_BYTES),
+        # A long prefill sends nothing: pings find a client that has vanished without a word, and free its slot.
+        ("grpc.keepalive_time_ms", 30_000),
+        ("grpc.keepalive_timeout_ms", 10_000),
+        # Clients may ping for the same reason. gRPC's default takes more than one in 5 minutes for an attack.
+        ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+        ("grpc.keepalive_permit_without_calls", 1),
+    ]
+
+
+def check_free(config: ServeConfig) -> None:
+    """Find out early whether `config`'s address can be listened on; only `Server.start` really takes it.
+
+    Raises:
+        ConfigError: it cannot, and why.
+    """
+    why = _why(config)
+    if why:
+        raise ConfigError("port", f"cannot listen on {config.address()}: {why}")
+
+
+def _why(config: ServeConfig) -> str:
+    """Ask the operating system why an address cannot be bound; gRPC does not tell."""
+    if config.host.startswith(UNIX):
+        folder = Path(config.host.removeprefix(UNIX)).parent
+        return "" if os.access(folder, os.W_OK) else f"cannot write to {folder}"
+    try:
+        for family, kind, protocol, _, where in socket.getaddrinfo(config.host, config.port, type=socket.SOCK_STREAM):
+            with socket.socket(family, kind, protocol) as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                probe.bind(where)
+                probe.listen()
+    except OSError as error:
+        return f"{error.strerror or error}; choose another --port (0 picks a free one)"
+    return ""
+
+
+def _in_thread(engine_factory: Callable[[], Engine]) -> Future[Engine]:
+    """Run in a daemon thread, which a process can leave behind; asyncio's own pool would be waited for."""
+    future: Future[Engine] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(engine_factory())
+        except BaseException as error:  # noqa: BLE001 - it is raised again where the future is awaited
+            future.set_exception(error)
+
+    threading.Thread(target=run, name="crayon-load", daemon=True).start()
+    return future
+
+
+@contextlib.contextmanager
+def _signals(stop: Callable[[], None]) -> Iterator[None]:
+    """Call `stop` on the first signal; the second finds the system's own handler, which ends the process."""
+    if threading.current_thread() is not threading.main_thread():
+        # Python delivers signals to the main thread only; an embedding program stops us by cancellation.
+        yield
+        return
+    loop = asyncio.get_running_loop()
+    before = {number: signal.getsignal(number) for number in _SIGNALS}
+
+    def first() -> None:
+        for number in _SIGNALS:
+            loop.remove_signal_handler(number)
+            signal.signal(number, signal.SIG_DFL)
+        stop()
+
+    for number in _SIGNALS:
+        loop.add_signal_handler(number, first)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            loop.remove_signal_handler(number)
+            signal.signal(number, handler)

@@ -1,0 +1,184 @@
+"""The methods of `crayon.v1.InferenceService`, over any engine."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from crayon.engine import BLEND, ENCODE, GENERATE, SCORE
+from crayon.errors import (
+    AdapterError,
+    EngineClosedError,
+    ServerRejectedError,
+    ServerUnavailableError,
+    UnknownModelError,
+)
+from crayon.server.coalesce import coalesced
+from crayon.v1 import inference_pb2 as pb
+from crayon.v1 import inference_pb2_grpc
+from crayon.wire.requests import (
+    encode_request_from_proto,
+    generate_request_from_proto,
+    score_request_from_proto,
+)
+from crayon.wire.responses import (
+    encode_result_to_proto,
+    event_to_proto,
+    models_to_proto,
+    score_result_to_proto,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from concurrent.futures import Future
+
+    import grpc
+
+    from crayon.completion import Blend
+    from crayon.engine import Engine, ModelInfo
+
+    Context = grpc.aio.ServicerContext[Any, Any]
+
+Result = TypeVar("Result")
+
+
+class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
+    """Answers RPCs from `engine` once there is one, until `draining`.
+
+    Failures are raised; the interceptor turns them into statuses.
+
+    Args:
+        default_deadline: seconds for a caller that sets no deadline of its own.
+    """
+
+    def __init__(self, *, default_deadline: float) -> None:
+        self.engine: Engine | None = None
+        self.draining = False
+        self._default_deadline = default_deadline
+        self._running = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    @property
+    def running(self) -> int:
+        """How many RPCs are being answered."""
+        return self._running
+
+    async def idle(self) -> None:
+        """Wait until no RPC is being answered."""
+        await self._idle.wait()
+
+    # The generated base class describes handlers that return an iterator; grpc.aio also takes coroutines that write,
+    # and only those are told of a cancellation where they stand.
+    async def Generate(  # type: ignore[override]  # noqa: N802 - the name in the protocol
+        self, request: pb.GenerateRequest, context: Context
+    ) -> None:
+        """Answer a conversation with a stream of events."""
+        with self._counted():
+            engine = self._engine()
+            wanted = generate_request_from_proto(request, self._deadline(context))
+            _check(engine, wanted.model, GENERATE, wanted.blend)
+            with engine.generate(wanted) as stream:
+                # Leaving the `with` covers a cancelled task; the callback covers an RPC that ends in any other way.
+                _when_over(context, stream.cancel)
+                async for events in coalesced(stream):
+                    for event in events:
+                        await context.write(event_to_proto(event))
+
+    async def Score(  # noqa: N802 - the name in the protocol
+        self, request: pb.ScoreRequest, context: Context
+    ) -> pb.ScoreResponse:
+        """Score continuations."""
+        with self._counted():
+            engine = self._engine()
+            wanted = score_request_from_proto(request, self._deadline(context))
+            _check(engine, wanted.model, SCORE, wanted.blend)
+            return score_result_to_proto(await _finished(engine.score(wanted), context))
+
+    async def Encode(  # noqa: N802 - the name in the protocol
+        self, request: pb.EncodeRequest, context: Context
+    ) -> pb.EncodeResponse:
+        """Embed texts."""
+        with self._counted():
+            engine = self._engine()
+            wanted = encode_request_from_proto(request, self._deadline(context))
+            _check(engine, wanted.model, ENCODE, None)
+            return encode_result_to_proto(await _finished(engine.encode(wanted), context))
+
+    async def ListModels(  # noqa: N802 - the name in the protocol
+        self,
+        request: pb.ListModelsRequest,  # noqa: ARG002 - it has no fields
+        context: Context,  # noqa: ARG002 - nothing to wait for
+    ) -> pb.ListModelsResponse:
+        """List what is served."""
+        return models_to_proto(self._engine().models())
+
+    def _engine(self) -> Engine:
+        if self.draining:
+            raise ServerUnavailableError("the server is shutting down")
+        if self.engine is None:
+            raise ServerUnavailableError("the server is still loading its model")
+        return self.engine
+
+    def _deadline(self, context: Context) -> float:
+        left = context.time_remaining()
+        # grpc knows the wall clock; engines count on the monotonic one, which nobody can set back.
+        return time.monotonic() + (self._default_deadline if left is None else left)
+
+    @contextlib.contextmanager
+    def _counted(self) -> Iterator[None]:
+        self._running += 1
+        self._idle.clear()
+        try:
+            yield
+        finally:
+            self._running -= 1
+            if not self._running:
+                self._idle.set()
+
+
+def _check(engine: Engine, model: str, capability: str, blend: Blend | None) -> None:
+    """Refuse by name what the model cannot do, so that no engine has to.
+
+    Raises:
+        UnknownModelError: no such model.
+        ServerRejectedError: the model cannot do this at all.
+        AdapterError: it can, but not with a blend.
+    """
+    info = _model(engine.models(), model)
+    if capability not in info.capabilities:
+        raise ServerRejectedError(f"model {info.name!r} cannot {capability}; ListModels says what each can")
+    if blend is not None and BLEND not in info.capabilities:
+        raise AdapterError(f"model {info.name!r} cannot blend adapters; leave `blend` unset")
+
+
+def _model(models: tuple[ModelInfo, ...], name: str) -> ModelInfo:
+    if not name:
+        return models[0]
+    for info in models:
+        if info.name == name:
+            return info
+    known = ", ".join(info.name for info in models)
+    raise UnknownModelError(f"model {name!r} is not served here; there is: {known}")
+
+
+def _when_over(context: Context, action: Callable[[], object]) -> None:
+    def callback(_: object) -> None:
+        action()
+
+    context.add_done_callback(callback)  # type: ignore[arg-type]  # the stub's type is a class that nothing can be
+
+
+async def _finished(future: Future[Result], context: Context) -> Result:
+    """Wait for an engine's future; an RPC that ends earlier cancels it."""
+    _when_over(context, future.cancel)
+    try:
+        return await asyncio.wrap_future(future)
+    except asyncio.CancelledError:
+        task = asyncio.current_task()
+        if future.cancelled() and task is not None and not task.cancelling():
+            # The engine cancelled it, not the client, who still waits for a status.
+            raise EngineClosedError("the engine gave the request up") from None
+        raise
