@@ -1,0 +1,172 @@
+"""`crayon serve`: a model behind gRPC, until it is told to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path  # noqa: TC003 - typer reads the annotations when it runs
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from crayon.cli import console, options
+from crayon.cli.pull_progress import pull_progress
+from crayon.errors import ConfigError, MissingExtraError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from crayon.engine import Engine
+    from crayon.server.config import ServeConfig
+
+app = typer.Typer(add_completion=False)
+
+
+class EngineKind(StrEnum):
+    """What answers: a model in llama.cpp, or an echo for tests."""
+
+    LLAMA_CPP = "llama_cpp"
+    ECHO = "echo"
+
+
+@app.command()
+def serve(
+    *,
+    engine: Annotated[
+        EngineKind,
+        typer.Option("--engine", help="llama_cpp runs a model; echo says back what it hears, for tests."),
+    ] = EngineKind.LLAMA_CPP,
+    model: Annotated[
+        str, typer.Option("--model", metavar="MODEL", help="The model: name, path or reference (crayon models ls).")
+    ] = "qwen2.5-coder-1.5b-instruct",
+    host: Annotated[
+        str, typer.Option("--host", help="A loopback address, localhost, or unix:/path for a socket file.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", help="0 picks a free one.")] = 50051,
+    slots: Annotated[int, typer.Option("--slots", min=1, max=256, help="Most requests computed together.")] = 8,
+    ctx: Annotated[
+        int, typer.Option("--ctx", min=16, help="Tokens of context that all requests share; memory grows with it.")
+    ] = 8192,
+    threads: Annotated[
+        int | None,
+        typer.Option("--threads", min=1, help="Compute threads; if not given, all cores it may use."),
+    ] = None,
+    drain_seconds: Annotated[
+        float, typer.Option("--drain-seconds", min=0, help="How long running answers may go on after the first signal.")
+    ] = 30.0,
+    ready_file: Annotated[
+        Path | None,
+        typer.Option("--ready-file", metavar="PATH", help="Write the address here while serving, for scripts."),
+    ] = None,
+    echo_delay: Annotated[
+        float, typer.Option("--echo-delay", min=0, help="With --engine echo: seconds for each word.")
+    ] = 0.0,
+) -> None:
+    """Run a server that devices can turn to.
+
+    Try it: run `crayon serve` in one terminal and `crayon ask --server localhost:50051 --mode only_on_server Why?`
+    in another. The model is fetched first if it is not here. Health (grpc.health.v1) says NOT_SERVING while the
+    model loads. SIGTERM or Ctrl-C lets running answers end; a second one ends the server at once.
+
+    It speaks plain text, so it listens on this machine only. For other machines, put a TLS proxy or an SSH tunnel
+    in front of it.
+    """
+    settings = options.load_settings({})
+    # gRPC's core writes its own log lines to standard error; what matters in them is in our errors.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    try:
+        from crayon.server.config import ServeConfig
+        from crayon.server.serve import check_free
+    except ModuleNotFoundError as error:
+        if error.name is None or not error.name.startswith("grpc_reflection"):
+            raise
+        raise MissingExtraError("server", "crayon serve") from None
+
+    config = ServeConfig(host=host, port=port, drain_seconds=drain_seconds)
+    # Before a download of minutes, not after it.
+    check_free(config)
+    if engine is EngineKind.ECHO:
+        factory = _echo(delay=echo_delay, ctx=ctx, slots=slots)
+    else:
+        factory = _llama_cpp(model, settings.models_dir, ctx=ctx, slots=slots, threads=threads)
+    _run(config, factory, ready_file)
+
+
+def _echo(*, delay: float, ctx: int, slots: int) -> Callable[[], Engine]:
+    from crayon.server.engines.echo import EchoEngine
+
+    return lambda: EchoEngine(delay=delay, context_tokens=ctx, slots=slots)
+
+
+def _llama_cpp(
+    reference: str, models_dir: Path | None, *, ctx: int, slots: int, threads: int | None
+) -> Callable[[], Engine]:
+    from crayon.models import read_gguf, resolve
+
+    with pull_progress(reference) as progress:
+        local = resolve(reference, progress=progress, models_dir=models_dir)
+    console.message(f"loading {local.name} from {local.path}", "dim")
+
+    def make() -> Engine:
+        from crayon.data.texts import background_texts
+        from crayon.server.engines.llama_cpp import LlamaCppEngine
+
+        return LlamaCppEngine(
+            local.path,
+            name=local.name,
+            n_ctx=ctx,
+            n_seq_max=slots,
+            threads=threads,
+            background=background_texts(),
+            source_sha256=local.sha256,
+            quantization=read_gguf(local.path).file_type or "",
+        )
+
+    return make
+
+
+def _run(config: ServeConfig, factory: Callable[[], Engine], ready_file: Path | None) -> None:
+    from crayon.server.serve import serve as run
+
+    with _announcing(ready_file) as (announce, withdraw):
+
+        def on_ready(address: str) -> None:
+            announce(address)
+            console.message(f"serving on {address} (Ctrl-C stops it)", "green")
+
+        def on_drain(running: int) -> None:
+            withdraw()
+            if running:
+                console.message(
+                    f"stopping; up to {config.drain_seconds:g} s for {running} running request(s), "
+                    "a second signal ends at once"
+                )
+
+        asyncio.run(run(config, factory, on_ready=on_ready, on_drain=on_drain))
+    console.message("stopped")
+
+
+@contextmanager
+def _announcing(path: Path | None) -> Iterator[tuple[Callable[[str], None], Callable[[], None]]]:
+    """Give two functions, to write the address into a file and to remove it; it is removed at the end in any case."""
+    if path is None:
+        yield (lambda _address: None), (lambda: None)
+        return
+    if not path.parent.is_dir():
+        raise ConfigError("--ready-file", f"there is no folder {path.parent}; make it first")
+
+    def announce(address: str) -> None:
+        # Renamed into place: who finds the file finds the whole address in it.
+        draft = path.with_name(f".{path.name}.{os.getpid()}")
+        draft.write_text(f"{address}\n", encoding="utf-8")
+        draft.replace(path)
+
+    def withdraw() -> None:
+        path.unlink(missing_ok=True)
+
+    try:
+        yield announce, withdraw
+    finally:
+        withdraw()
