@@ -30,10 +30,12 @@ class TextAssembler:
         text = self._held + self._decoder.decode(piece)
         if not self._stop:
             return text
-        hits = [at for at in (text.find(stop) for stop in self._stop) if at >= 0]
+        # The stop that is complete first ends the answer, the longer of two that end together: so however the text is
+        # cut into pieces, the same of it comes out.
+        hits = [(at + len(stop), at) for stop in self._stop if (at := text.find(stop)) >= 0]
         if hits:
             self.stopped, self._held = True, ""
-            return text[: min(hits)]
+            return text[: min(hits)[1]]
         keep = self._undecided(text)
         self._held = text[len(text) - keep :]
         return text[: len(text) - keep]
