@@ -37,7 +37,7 @@ class SignalMeter:
         log_total = math.log(total)
         entropy = log_total - float(exp.dot(shifted)) / total
         chosen = best if token is None else token
-        logprob = float(shifted[chosen]) - log_total
+        logprob = float(logits[chosen]) - float(logits[best]) - log_total
         exp[best] = 0.0
         margin = (1.0 - float(exp.max())) / total
         return chosen, TokenSignal(logprob, max(entropy, 0.0), margin)
