@@ -44,15 +44,19 @@ def document() -> str:
     parts = [
         "# The command line",
         "<!-- Written by tools/cli_docs.py; change the help texts in crayon/cli instead. -->",
-        ("Answers go to standard output, everything else to standard error. `NO_COLOR` turns colour off; there is\n"
-        "none where the output is no terminal. `--debug` (or `CRAYON_DEBUG=1`) before the command shows the trace of\n"
-        "an error."),
+        (
+            "Answers go to standard output, everything else to standard error. `NO_COLOR` turns colour off; there is\n"
+            "none where the output is no terminal. `--debug` (or `CRAYON_DEBUG=1`) before the command shows the trace\n"
+            "of an error."
+        ),
         "## Exit codes",
         "| code | meaning |\n| ---: | --- |\n" + "\n".join(f"| {row.code} | {row.meaning} |" for row in EXIT_CODES),
         "## Settings",
-        ("A value comes from the command line, else from the environment, else from the TOML file that\n"
-        "`crayon config path` names (another one with `CRAYON_CONFIG`), else it is the default.\n"
-        "`crayon config show` prints each value with its source."),
+        (
+            "A value comes from the command line, else from the environment, else from the TOML file that\n"
+            "`crayon config path` names (another one with `CRAYON_CONFIG`), else it is the default.\n"
+            "`crayon config show` prints each value with its source."
+        ),
         "| setting | environment | default |\n| --- | --- | --- |\n" + "\n".join(settings_rows()),
     ]
     for path in command_paths():

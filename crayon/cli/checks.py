@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from crayon.cli.machine import Machine
     from crayon.config import Settings
+    from crayon.models import CatalogueEntry, Store
 
 GIB = 2**30
 # The catalogue's device model, prepared and running, needs about half of the first; its download the second.
@@ -150,32 +151,48 @@ def check_library(command: Sequence[str] | None = None) -> list[Finding]:
 def check_models(settings: Settings, folder: Path) -> list[Finding]:
     """Check that the device's model is there, and tell about the others of the catalogue."""
     from crayon.models import Store, load_catalogue
-    from crayon.models.store import State
 
     try:
         catalogue = load_catalogue()
-        store = Store(folder)
         own = catalogue.get(settings.device.model)
         findings = [] if own else _own_file(settings.device.model)
-        for entry in catalogue:
-            state = store.state(entry.wanted)
-            subject = f"model {entry.name}"
-            pull = f"crayon models pull {entry.name}"
-            if state is State.READY:
-                prepared = sorted(path.name for path in store.prepared(entry.sha256).glob("*.gguf"))
-                detail = f"verified, prepared as {', '.join(prepared)}" if prepared else "verified, not prepared"
-                hint = "" if prepared or entry is not own else f"faster after: crayon models prepare {entry.name}"
-                findings.append(Finding(subject, Status.WARN if hint else Status.OK, detail, hint))
-            elif state is State.UNVERIFIED:
-                findings.append(Finding(subject, Status.OK, "present, hashed at its next use"))
-            elif entry is own:
-                fix = f"{pull} (the first question does it too)"
-                findings.append(Finding(subject, Status.WARN, f"the device's model is {state}", fix))
-            else:
-                findings.append(Finding(subject, Status.OK, f"{state}; not needed on the device"))
+        store = Store(folder)
+        return findings + [_check_entry(store, entry, on_device=entry is own) for entry in catalogue]
     except CrayonError as error:
         return [Finding("models", Status.FAIL, str(error), "mend the catalogue or the models folder")]
-    return findings
+
+
+def _check_entry(store: Store, entry: CatalogueEntry, *, on_device: bool) -> Finding:
+    from crayon.models import State
+
+    subject = f"model {entry.name}"
+    state = store.state(entry.wanted)
+    if state is State.READY:
+        detail, fix = _prepared(store, entry.name)
+        return Finding(subject, Status.WARN if fix and on_device else Status.OK, detail, fix if on_device else "")
+    if state is State.UNVERIFIED:
+        return Finding(subject, Status.OK, "present, hashed at its next use")
+    if on_device:
+        fix = f"crayon models pull {entry.name} (the first question does it too)"
+        return Finding(subject, Status.WARN, f"the device's model is {state}", fix)
+    return Finding(subject, Status.OK, f"{state}, not needed on the device")
+
+
+def _prepared(store: Store, name: str) -> tuple[str, str]:
+    """Return what was made of a verified model for this CPU, and what to do about it."""
+    from crayon.models import resolve
+    from crayon.models.prepared import describe
+
+    fix = f"crayon models prepare {name}"
+    try:
+        info = describe(resolve(name, download=False, models_dir=store.folder), store.folder)
+    except CrayonError as error:
+        return f"verified; {error}", fix
+    if info is None:
+        return "verified, not prepared for this CPU", f"{fix} (it may run faster then)"
+    if info.stale:
+        return f"verified, prepared as {info.chosen}, but {info.stale}", fix
+    return f"verified, prepared: {info.chosen}", ""
 
 
 def _own_file(reference: str) -> list[Finding]:

@@ -24,10 +24,10 @@ def open_client(settings: Settings) -> Crayon:
     Raises:
         CrayonError: the device's model, a scope or the server's address cannot be used.
     """
-    from crayon.cli.scopes import read_scopes
+    from crayon.data import load_scope
     from crayon.sdk import Crayon
 
-    scopes = read_scopes(settings.scopes)
+    scopes = [load_scope(name) for name in settings.scopes]
     device: str | None = settings.device.model
     if settings.mode is Mode.ONLY_ON_SERVER and not settings.private:
         device = None

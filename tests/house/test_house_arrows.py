@@ -25,7 +25,7 @@ BELOW_SDK = {"contracts", "data", "llama", "adapters", "models", "wire", "v1", "
 # Room to the rooms it may import; its own is always allowed.
 ARROWS: dict[str, set[str]] = {
     "contracts": set(),
-    "data": set(),
+    "data": {"contracts", "router"},
     "v1": set(),
     "llama": {"contracts"},
     "adapters": {"contracts", "data"},
@@ -39,7 +39,7 @@ ARROWS: dict[str, set[str]] = {
     "config": {"contracts"},
     "bench": BELOW_SDK | {"sdk", "server", "config"},
     "cli": BELOW_SDK | {"sdk", "server", "config", "bench", "crayon"},
-    "crayon": {"contracts", "sdk", "router"},
+    "crayon": {"contracts", "data", "router", "sdk"},
 }
 # Library to the rooms that may import it.
 LIBRARIES: dict[str, set[str]] = {
