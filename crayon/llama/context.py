@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from crayon.errors import AbortedError, EngineClosedError, EngineError, KvFullError
+from crayon.errors import AbortedError, EngineClosedError, EngineError, InvalidRequestError, KvFullError
 from crayon.llama import library
 from crayon.llama.threads import usable_cores
 
@@ -30,12 +30,13 @@ class Context:
         n_ctx: cells of the KV cache, shared by all sequences (one cell is one token).
         n_batch: most rows in one `decode`; it runs as one graph, so this bounds how long a step can take.
         n_seq_max: most sequences, numbered from 0.
-        n_outputs_max: most rows with logits in one step (0: `n_batch`); a small number saves memory.
+        n_outputs_max: most rows with logits in one step (0: `n_batch`), at least `n_seq_max`; few save memory.
         threads: compute threads (None: the cores this process may use).
         embeddings: give final hidden states of the rows that ask for logits.
         tap: reads a middle layer while the graph runs.
 
     Raises:
+        InvalidRequestError: a size is below 1.
         EngineError: llama.cpp cannot make it (usually memory).
     """
 
@@ -51,6 +52,10 @@ class Context:
         embeddings: bool = False,
         tap: Tap | None = None,
     ) -> None:
+        threads = usable_cores() if threads is None else threads
+        for name, size in (("n_ctx", n_ctx), ("n_batch", n_batch), ("n_seq_max", n_seq_max), ("threads", threads)):
+            if size < 1:
+                raise InvalidRequestError(name, f"must be at least 1, not {size}")
         lib = library.load()
         api = self._api = lib.api
         self.model = model
@@ -61,13 +66,13 @@ class Context:
         self._abort_flag = ctypes.create_string_buffer(2)
         strlen = ctypes.cast(ctypes.CDLL(None).strlen, ctypes.c_void_p).value
         self._should_abort = ctypes.cast(strlen or 0, api.ggml_abort_callback)
-        threads = threads or usable_cores()
 
         params = api.llama_context_default_params()
         params.n_ctx = n_ctx
         params.n_batch = params.n_ubatch = min(n_batch, n_ctx)
         params.n_seq_max = n_seq_max
-        params.n_outputs_max = min(n_outputs_max, n_batch)
+        # llama.cpp ends the whole process where there are fewer outputs than sequences.
+        params.n_outputs_max = max(min(n_outputs_max or n_batch, n_batch), n_seq_max)
         params.n_threads = params.n_threads_batch = threads
         params.kv_unified = True  # sequences share cells: a prefix is stored once, and any of them may grow to n_ctx
         if embeddings:

@@ -1,14 +1,17 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 
 from crayon.llama.signals import SignalMeter, log_softmax_at
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 LOGITS = st.lists(
     st.floats(-60, 60, width=32) | st.just(-math.inf) | st.floats(-1000, 1000, width=32), min_size=2, max_size=50

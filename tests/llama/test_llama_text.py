@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -18,7 +20,7 @@ def feed(pieces: list[bytes], stop: tuple[str, ...] = ()) -> tuple[list[str], bo
 
 def cut(data: bytes, borders: list[int]) -> list[bytes]:
     marks = [0, *sorted(border % (len(data) + 1) for border in borders), len(data)]
-    return [data[a:b] for a, b in zip(marks, marks[1:], strict=False)]
+    return [data[a:b] for a, b in itertools.pairwise(marks)]
 
 
 def up_to_first_stop(text: str, stop: list[str]) -> tuple[str, bool]:
