@@ -1,3 +1,157 @@
-"""Crayon: a small customised LLM on the device, a larger one over gRPC when it is needed."""
+"""Crayon: a small customised LLM on the device, a larger one over gRPC when it is needed.
+
+::
+
+    from crayon import Crayon
+
+    with Crayon(server="localhost:50051") as crayon:
+        answer = crayon.ask("What does 'generous' mean?")
+        print(answer, answer.route.source, answer.route.reason)
+
+Names are loaded when they are first used, so `import crayon` alone stays light.
+"""
 
 from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from crayon.completion import (
+        Blend,
+        Completion,
+        FinishReason,
+        Mode,
+        Reason,
+        Route,
+        Source,
+        Timings,
+        Usage,
+    )
+    from crayon.data import load_scope, scope_names
+    from crayon.engine import ContinuationScore, EncodeResult, Engine, ScoreResult
+    from crayon.errors import (
+        AdapterError,
+        AdapterMismatchError,
+        CancelledError,
+        ConfigError,
+        CrayonError,
+        DeadlineExceededError,
+        DownloadError,
+        EngineClosedError,
+        EngineError,
+        HashMismatchError,
+        InvalidRequestError,
+        LibraryError,
+        MissingExtraError,
+        ModelError,
+        ModelFileError,
+        NoSpaceError,
+        OverloadedError,
+        PrivacyError,
+        PromptTooLongError,
+        ServerError,
+        ServerInterruptedError,
+        ServerRejectedError,
+        ServerUnavailableError,
+        UnknownModelError,
+    )
+    from crayon.messages import Message
+    from crayon.router.hardness import Hardness
+    from crayon.router.scope import Scope
+    from crayon.sampling import Sampling
+    from crayon.sdk import (
+        AnswerStream,
+        AsyncAnswerStream,
+        AsyncConversation,
+        AsyncCrayon,
+        Conversation,
+        Crayon,
+        Piece,
+    )
+
+_HOMES = {
+    "crayon.completion": (
+        "Blend", "Completion", "FinishReason", "Mode", "Reason", "Route", "Source", "Timings", "Usage",
+    ),
+    "crayon.data": ("load_scope", "scope_names"),
+    "crayon.engine": ("ContinuationScore", "EncodeResult", "Engine", "ScoreResult"),
+    "crayon.errors": (
+        "AdapterError", "AdapterMismatchError", "CancelledError", "ConfigError", "CrayonError",
+        "DeadlineExceededError", "DownloadError", "EngineClosedError", "EngineError", "HashMismatchError",
+        "InvalidRequestError", "LibraryError", "MissingExtraError", "ModelError", "ModelFileError", "NoSpaceError",
+        "OverloadedError", "PrivacyError", "PromptTooLongError", "ServerError", "ServerInterruptedError",
+        "ServerRejectedError", "ServerUnavailableError", "UnknownModelError",
+    ),
+    "crayon.messages": ("Message",),
+    "crayon.router.hardness": ("Hardness",),
+    "crayon.router.scope": ("Scope",),
+    "crayon.sampling": ("Sampling",),
+    "crayon.sdk": (
+        "AnswerStream", "AsyncAnswerStream", "AsyncConversation", "AsyncCrayon", "Conversation", "Crayon", "Piece",
+    ),
+}  # fmt: skip
+_HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "AdapterError",
+    "AdapterMismatchError",
+    "AnswerStream",
+    "AsyncAnswerStream",
+    "AsyncConversation",
+    "AsyncCrayon",
+    "Blend",
+    "CancelledError",
+    "Completion",
+    "ConfigError",
+    "ContinuationScore",
+    "Conversation",
+    "Crayon",
+    "CrayonError",
+    "DeadlineExceededError",
+    "DownloadError",
+    "EncodeResult",
+    "Engine",
+    "EngineClosedError",
+    "EngineError",
+    "FinishReason",
+    "Hardness",
+    "HashMismatchError",
+    "InvalidRequestError",
+    "LibraryError",
+    "Message",
+    "MissingExtraError",
+    "Mode",
+    "ModelError",
+    "ModelFileError",
+    "NoSpaceError",
+    "OverloadedError",
+    "Piece",
+    "PrivacyError",
+    "PromptTooLongError",
+    "Reason",
+    "Route",
+    "Sampling",
+    "Scope",
+    "ScoreResult",
+    "ServerError",
+    "ServerInterruptedError",
+    "ServerRejectedError",
+    "ServerUnavailableError",
+    "Source",
+    "Timings",
+    "UnknownModelError",
+    "Usage",
+    "load_scope",
+    "scope_names",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOME_OF:
+        raise AttributeError(f"module 'crayon' has no attribute {name!r}")
+    return getattr(import_module(_HOME_OF[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -33,7 +33,7 @@ def parse_mode(value: object) -> Mode:
         InvalidRequestError: there is no such mode.
     """
     try:
-        return Mode(value)
+        return Mode(str(value))
     except ValueError:
         raise InvalidRequestError("mode", f"must be one of {', '.join(Mode)}, not {value!r}") from None
 

@@ -34,7 +34,7 @@ class Scope:
     """
 
     name: str
-    examples: tuple[str, ...]
+    examples: Sequence[str]
     description: str = ""
     threshold: float | None = None
 

@@ -1,0 +1,20 @@
+"""The SDK: `Crayon` and `AsyncCrayon`, and what they return."""
+
+from __future__ import annotations
+
+from crayon.sdk.answer import Piece
+from crayon.sdk.async_client import AsyncCrayon
+from crayon.sdk.async_stream import AsyncAnswerStream
+from crayon.sdk.client import Crayon
+from crayon.sdk.conversation import AsyncConversation, Conversation
+from crayon.sdk.stream import AnswerStream
+
+__all__ = [
+    "AnswerStream",
+    "AsyncAnswerStream",
+    "AsyncConversation",
+    "AsyncCrayon",
+    "Conversation",
+    "Crayon",
+    "Piece",
+]

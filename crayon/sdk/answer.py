@@ -1,0 +1,149 @@
+"""A streamed answer: its state, and the parts of driving a turn that never wait."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from crayon.engine import EncodeRequest
+from crayon.errors import CancelledError, CrayonError, InvalidRequestError
+from crayon.sdk.actions import Done, Embed, Emit, Fail, Generate
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from concurrent.futures import Future
+
+    from crayon.completion import Completion, Route, Source
+    from crayon.engine import EncodeResult, Engine, Stream
+    from crayon.router.policy import Allowed
+    from crayon.sdk.actions import Action
+    from crayon.sdk.core import Core
+    from crayon.sdk.options import Call
+    from crayon.sdk.turn import Turn
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Some more of the answer's text, and which side wrote it."""
+
+    text: str
+    source: Source
+
+    def __str__(self) -> str:
+        return self.text
+
+
+class Answer:
+    """The state of a streamed answer; nothing runs before the first piece is asked for."""
+
+    def __init__(
+        self, core: Core, call: Call, allowed: Allowed, on_done: Callable[[Completion], None] | None = None
+    ) -> None:
+        self._core = core
+        self._call = call
+        self._allowed = allowed
+        self._on_done = on_done
+        self._turn: Turn | None = None
+        self._action: Action | None = None
+        self._stream: Stream | None = None
+        self._future: Future[EncodeResult] | None = None
+        self._completion: Completion | None = None
+        self._error: CrayonError | None = None
+        self._closed = False
+
+    @property
+    def route(self) -> Route | None:
+        """How the answer was routed, from its first piece on (final with `completion`), else None."""
+        return self._completion.route if self._completion else self._turn.route if self._turn else None
+
+    @property
+    def text(self) -> str:
+        """The text so far."""
+        return self._turn.text if self._turn else ""
+
+    @property
+    def ended(self) -> bool:
+        """Whether the answer is complete."""
+        return self._completion is not None
+
+    @property
+    def completion(self) -> Completion:
+        """The whole answer, after its last piece.
+
+        Raises:
+            CrayonError: the answer failed.
+            CancelledError: the answer was closed before its end.
+            InvalidRequestError: it has not ended yet.
+        """
+        if self._completion is not None:
+            return self._completion
+        if self._error is not None:
+            raise self._error
+        if self._closed:
+            raise CancelledError("the answer was closed before it was complete")
+        raise InvalidRequestError("completion", "is there after the last piece; read the stream to its end first")
+
+    def _cancel(self) -> None:
+        """End what runs; safe from any thread, at any time, and twice."""
+        self._closed = True
+        if self._future is not None:
+            self._future.cancel()
+        if self._stream is not None:
+            self._stream.cancel()
+
+    def __del__(self) -> None:
+        # Half-built if the constructor raised.
+        if getattr(self, "_stream", None) is not None:
+            self._cancel()
+
+    # -- the parts of driving that never wait
+
+    def _begin(self) -> Turn:
+        self._turn = self._core.turn(self._call, self._allowed)
+        self._action = self._turn.begin()
+        return self._turn
+
+    def _encode(self, engine: Engine, action: Embed) -> Future[EncodeResult]:
+        self._future = engine.encode(EncodeRequest(texts=(action.text,), deadline=action.until))
+        if self._closed:  # closed by another thread just before
+            self._future.cancel()
+        return self._future
+
+    def _start(self, turn: Turn, engine: Engine, action: Generate) -> Action:
+        try:
+            self._stream = engine.generate(action.request)
+        except CrayonError as error:
+            return turn.failed(error)
+        return turn.begun()
+
+    def _stop(self) -> None:
+        if self._stream is not None:
+            self._stream.cancel()
+            self._stream = None
+
+    def _failed(self, turn: Turn, error: CrayonError) -> Action:
+        if self._closed:
+            raise CancelledError("the answer was closed while it was read") from error
+        return turn.failed(error)
+
+    def _settle(self, turn: Turn) -> Piece | None:
+        """Do what an action asks for towards the caller; None: there is still something to wait for or nothing left.
+
+        Raises:
+            CrayonError: the turn failed.
+        """
+        action = self._action
+        if isinstance(action, Emit):
+            self._action = turn.shown()
+            return Piece(action.text, action.source)
+        if isinstance(action, Fail):
+            self._error = action.error
+            raise action.error
+        if isinstance(action, Done):
+            self._completion = action.completion
+            self._stop()
+            if self._on_done is not None:
+                self._on_done(action.completion)
+        elif self._closed:
+            raise CancelledError("the answer was closed while it was read")
+        return None

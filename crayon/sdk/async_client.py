@@ -1,0 +1,178 @@
+"""The client for asyncio."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any, Self
+
+from crayon.completion import Mode
+from crayon.sdk.async_stream import AsyncAnswerStream, open_async
+from crayon.sdk.conversation import AsyncConversation
+from crayon.sdk.core import Core
+from crayon.sdk.waiting import wait_for_async
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from typing import Literal, Unpack
+
+    from crayon.completion import Blend, Completion
+    from crayon.engine import EncodeResult, Engine, ScoreResult
+    from crayon.messages import MessagesLike
+    from crayon.router.hardness import Hardness
+    from crayon.router.scope import Scope
+    from crayon.sdk.options import SamplingOptions
+
+
+class AsyncCrayon:
+    """Asks a small model on the device, and a larger one behind a server where that is allowed and needed.
+
+    `Crayon` for asyncio: the same names, arguments and results. Nothing here blocks the event loop.
+    """
+
+    def __init__(
+        self,
+        device: str | os.PathLike[str] | Engine | None = "smollm2-135m-instruct",
+        server: str | Engine | None = None,
+        *,
+        mode: Mode | str = Mode.PREFER_ON_DEVICE,
+        scopes: Sequence[Scope | str] = (),
+        hardness: Hardness | Literal[False] | None = None,
+        system: str | None = None,
+        timeout: float | None = 120.0,
+        private: bool = False,
+        device_options: Mapping[str, Any] | None = None,
+        server_options: Mapping[str, Any] | None = None,
+        **sampling: Unpack[SamplingOptions],
+    ) -> None:
+        self._core = Core(
+            device,
+            server,
+            mode=mode,
+            scopes=scopes,
+            hardness=hardness,
+            system=system,
+            timeout=timeout,
+            private=private,
+            device_options=device_options,
+            server_options=server_options,
+            sampling=sampling,
+        )
+
+    async def ask(
+        self,
+        messages: MessagesLike,
+        *,
+        blend: Blend | None = None,
+        mode: Mode | str | None = None,
+        private: bool | None = None,
+        timeout: float | None = None,  # noqa: ASYNC109 # one meaning on both clients: the deadline of the whole call
+        **sampling: Unpack[SamplingOptions],
+    ) -> Completion:
+        """Return the whole answer to `messages` (a text, or a list of role and content)."""
+        async with self.stream(
+            messages, blend=blend, mode=mode, private=private, timeout=timeout, **sampling
+        ) as stream:
+            async for _ in stream:
+                pass
+            return stream.completion
+
+    def stream(
+        self,
+        messages: MessagesLike,
+        *,
+        blend: Blend | None = None,
+        mode: Mode | str | None = None,
+        private: bool | None = None,
+        timeout: float | None = None,
+        **sampling: Unpack[SamplingOptions],
+    ) -> AsyncAnswerStream:
+        """Return the answer as it is written; it starts when its first piece is asked for. As `ask` otherwise."""
+        return self._answer(messages, blend=blend, mode=mode, private=private, timeout=timeout, sampling=sampling)
+
+    async def score(
+        self,
+        messages: MessagesLike,
+        continuations: Iterable[str],
+        *,
+        blend: Blend | None = None,
+        mode: Mode | str | None = None,
+        private: bool | None = None,
+        timeout: float | None = None,  # noqa: ASYNC109 # one meaning on both clients: the deadline of the whole call
+    ) -> ScoreResult:
+        """Return how likely each continuation is, by the first side that the mode allows; no gates, no fallback.
+
+        Raises:
+            InvalidRequestError, PrivacyError, DeadlineExceededError, ServerError, EngineError: as `ask`.
+        """
+        call, allowed = self._core.call(messages, blend=blend, mode=mode, private=private, timeout=timeout, sampling={})
+        engine = await open_async(self._core.engines, allowed.sources[0])
+        request = self._core.score_request(call, continuations)
+        return await wait_for_async(engine.score(request), request.deadline)
+
+    async def encode(
+        self,
+        texts: str | Iterable[str],
+        *,
+        timeout: float | None = None,  # noqa: ASYNC109 # one meaning on both clients: the deadline of the whole call
+    ) -> EncodeResult:
+        """Return one vector a text, shape (texts, dimensions), by the device (by the server only without one).
+
+        Raises:
+            InvalidRequestError, PrivacyError, DeadlineExceededError, ServerError, EngineError: as `ask`.
+        """
+        source, patience = self._core.encode_call(timeout)
+        engine = await open_async(self._core.engines, source)
+        request = self._core.encode_request(texts, patience)
+        return await wait_for_async(engine.encode(request), request.deadline)
+
+    def chat(
+        self,
+        messages: MessagesLike = (),
+        *,
+        system: str | None = None,
+        blend: Blend | None = None,
+        mode: Mode | str | None = None,
+        private: bool = False,
+        **sampling: Unpack[SamplingOptions],
+    ) -> AsyncConversation:
+        """Return a conversation that keeps its history, starting with `messages`.
+
+        Raises:
+            InvalidRequestError: an argument is wrong; the field names it.
+        """
+        return AsyncConversation(self, messages, system=system, blend=blend, mode=mode, private=private, **sampling)
+
+    async def load(self) -> None:
+        """Open the model and the connection and fit the scopes now, instead of at the first call.
+
+        Raises:
+            ModelError: the device's model cannot be found, fetched or read.
+        """
+        await asyncio.to_thread(self._core.load)
+
+    async def close(self) -> None:
+        """Close the engines that this client opened; running calls on them fail. Safe to call twice."""
+        await asyncio.to_thread(self._core.engines.close)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    def _answer(
+        self,
+        messages: MessagesLike,
+        *,
+        blend: Blend | None,
+        mode: Mode | str | None,
+        private: bool | None,
+        timeout: float | None,
+        sampling: Mapping[str, Any],
+        on_done: Callable[[Completion], None] | None = None,
+    ) -> AsyncAnswerStream:
+        call, allowed = self._core.call(
+            messages, blend=blend, mode=mode, private=private, timeout=timeout, sampling=sampling
+        )
+        return AsyncAnswerStream(self._core, call, allowed, on_done)

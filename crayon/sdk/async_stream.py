@@ -1,0 +1,107 @@
+"""A streamed answer for asyncio: the awaiting driver of a turn."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING, Self
+
+from crayon.completion import Source
+from crayon.errors import CrayonError, EngineError
+from crayon.sdk.actions import Embed, Generate, Read
+from crayon.sdk.answer import Answer, Piece
+from crayon.sdk.core import judge
+from crayon.sdk.waiting import wait_for_async
+
+if TYPE_CHECKING:
+    from crayon.engine import Engine
+    from crayon.sdk.actions import Action
+    from crayon.sdk.engines import Engines
+    from crayon.sdk.turn import Turn
+
+
+class AsyncAnswerStream(Answer):
+    """An answer as it is written: iterate for `Piece`s, then look at `completion`.
+
+    Leaving the `async with` block, `close()` or cancelling the task cancels what is not finished.
+    """
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Piece:
+        if self._closed or self.ended:
+            raise StopAsyncIteration
+        try:
+            if self._turn is None:
+                for source in self._core.needed_first(self._allowed):
+                    await open_async(self._core.engines, source)
+            turn = self._turn or self._begin()
+            while True:
+                piece = self._settle(turn)
+                if piece is not None:
+                    return piece
+                if self.ended:
+                    break
+                self._action = await self._step(turn)
+        except BaseException:
+            self._cancel()
+            raise
+        raise StopAsyncIteration
+
+    async def _step(self, turn: Turn) -> Action:
+        match self._action:
+            case Embed() as action:
+                return await self._embed(turn, action)
+            case Generate() as action:
+                self._stop()
+                try:
+                    engine = await open_async(self._core.engines, action.source)
+                except CrayonError as error:
+                    return self._failed(turn, error)
+                return self._start(turn, engine, action)
+            case Read() as action:
+                return await self._read(turn, action)
+            case other:
+                raise EngineError(f"the turn asked for {other!r}")
+
+    async def _embed(self, turn: Turn, action: Embed) -> Action:
+        try:
+            fit = self._core.scope_gate
+            gate = fit(action.until) if self._core.fitted else await asyncio.to_thread(fit, action.until)
+            start = time.perf_counter()
+            future = self._encode(self._core.engines.open(Source.DEVICE), action)
+            verdict = judge(gate, await wait_for_async(future, action.until))
+        except CrayonError as error:
+            return self._failed(turn, error)
+        return turn.embedded(verdict, 1000.0 * (time.perf_counter() - start))
+
+    async def _read(self, turn: Turn, action: Read) -> Action:
+        stream = self._stream
+        if stream is None:
+            raise EngineError("nothing runs that could be read")
+        try:
+            async with asyncio.timeout(None if action.until is None else action.until - time.monotonic()):
+                event = await anext(stream)
+        except StopAsyncIteration:
+            return self._failed(turn, EngineError("the engine ended its answer without finishing it"))
+        except CrayonError as error:
+            return self._failed(turn, error)
+        except TimeoutError:
+            return turn.timed_out()
+        return turn.received(event)
+
+    async def close(self) -> None:
+        """Cancel what is not finished. Safe to call twice."""
+        self._cancel()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+
+async def open_async(engines: Engines, source: Source) -> Engine:
+    """Return an engine, opening it on first use in a thread; errors as `Engines.open`."""
+    return engines.open(source) if engines.opened(source) else await asyncio.to_thread(engines.open, source)

@@ -1,0 +1,206 @@
+"""The client for threads."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Self
+
+from crayon.completion import Mode
+from crayon.sdk.conversation import Conversation
+from crayon.sdk.core import Core
+from crayon.sdk.stream import AnswerStream
+from crayon.sdk.waiting import wait_for
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from typing import Literal, Unpack
+
+    from crayon.completion import Blend, Completion
+    from crayon.engine import EncodeResult, Engine, ScoreResult
+    from crayon.messages import MessagesLike
+    from crayon.router.hardness import Hardness
+    from crayon.router.scope import Scope
+    from crayon.sdk.options import SamplingOptions
+
+
+class Crayon:
+    """Asks a small model on the device, and a larger one behind a server where that is allowed and needed.
+
+    Model and server are opened on first use (`load` does it now); close the client, or use `with`.
+
+    Args:
+        device: a model reference or path, an `Engine`, or None for no device.
+        server: an address such as "localhost:50051", an `Engine`, or None for no server.
+        mode: which sides may answer, unless a call says otherwise.
+        scopes: what the device was made for (or names for `load_scope`); other queries go to the server. None of
+            them: no scope gate.
+        hardness: settings of the hardness gate; None takes the defaults, False lets every device answer pass.
+        system: a system message for requests that bring none.
+        timeout: seconds for one call, all its attempts together; None waits for ever. Opening a model for the
+            first time is not counted.
+        private: keep everything on the device; calls can add privacy, never lift it.
+        device_options: keywords for opening the device's model.
+        server_options: keywords for the connection to the server.
+        sampling: defaults for every call, see `Sampling`.
+
+    Engines passed in stay the caller's to close.
+
+    Raises:
+        InvalidRequestError: an argument is wrong; the field names it.
+    """
+
+    def __init__(
+        self,
+        device: str | os.PathLike[str] | Engine | None = "smollm2-135m-instruct",
+        server: str | Engine | None = None,
+        *,
+        mode: Mode | str = Mode.PREFER_ON_DEVICE,
+        scopes: Sequence[Scope | str] = (),
+        hardness: Hardness | Literal[False] | None = None,
+        system: str | None = None,
+        timeout: float | None = 120.0,
+        private: bool = False,
+        device_options: Mapping[str, Any] | None = None,
+        server_options: Mapping[str, Any] | None = None,
+        **sampling: Unpack[SamplingOptions],
+    ) -> None:
+        self._core = Core(
+            device,
+            server,
+            mode=mode,
+            scopes=scopes,
+            hardness=hardness,
+            system=system,
+            timeout=timeout,
+            private=private,
+            device_options=device_options,
+            server_options=server_options,
+            sampling=sampling,
+        )
+
+    def ask(
+        self,
+        messages: MessagesLike,
+        *,
+        blend: Blend | None = None,
+        mode: Mode | str | None = None,
+        private: bool | None = None,
+        timeout: float | None = None,
+        **sampling: Unpack[SamplingOptions],
+    ) -> Completion:
+        """Return the whole answer to `messages` (a text, or a list of role and content).
+
+        Args:
+            messages: the conversation, or one user message.
+            blend: adapter weights for the device; sent to the server only where it alone may answer.
+            mode: which sides may answer.
+            private: True keeps this call on the device.
+            timeout: seconds for all attempts together (math.inf: for ever).
+            sampling: see `Sampling`.
+
+        Raises:
+            InvalidRequestError: an argument is wrong; the field names it.
+            PrivacyError: the call must stay on the device and cannot be answered there.
+            DeadlineExceededError: the time was up; what was shown is in `partial`.
+            ServerInterruptedError: the server broke off after its first token; `partial` likewise.
+            ServerError, EngineError: nobody who was allowed to could answer; notes say what was tried before.
+        """
+        with self.stream(messages, blend=blend, mode=mode, private=private, timeout=timeout, **sampling) as stream:
+            for _ in stream:
+                pass
+            return stream.completion
+
+    def stream(
+        self,
+        messages: MessagesLike,
+        *,
+        blend: Blend | None = None,
+        mode: Mode | str | None = None,
+        private: bool | None = None,
+        timeout: float | None = None,
+        **sampling: Unpack[SamplingOptions],
+    ) -> AnswerStream:
+        """Return the answer as it is written; it starts when its first piece is asked for. As `ask` otherwise."""
+        return self._answer(messages, blend=blend, mode=mode, private=private, timeout=timeout, sampling=sampling)
+
+    def score(
+        self,
+        messages: MessagesLike,
+        continuations: Iterable[str],
+        *,
+        blend: Blend | None = None,
+        mode: Mode | str | None = None,
+        private: bool | None = None,
+        timeout: float | None = None,
+    ) -> ScoreResult:
+        """Return how likely each continuation is, by the first side that the mode allows; no gates, no fallback.
+
+        Raises:
+            InvalidRequestError, PrivacyError, DeadlineExceededError, ServerError, EngineError: as `ask`.
+        """
+        call, allowed = self._core.call(messages, blend=blend, mode=mode, private=private, timeout=timeout, sampling={})
+        engine = self._core.engines.open(allowed.sources[0])
+        request = self._core.score_request(call, continuations)
+        return wait_for(engine.score(request), request.deadline)
+
+    def encode(self, texts: str | Iterable[str], *, timeout: float | None = None) -> EncodeResult:
+        """Return one vector a text, shape (texts, dimensions), by the device (by the server only without one).
+
+        Raises:
+            InvalidRequestError, PrivacyError, DeadlineExceededError, ServerError, EngineError: as `ask`.
+        """
+        source, patience = self._core.encode_call(timeout)
+        engine = self._core.engines.open(source)
+        request = self._core.encode_request(texts, patience)
+        return wait_for(engine.encode(request), request.deadline)
+
+    def chat(
+        self,
+        messages: MessagesLike = (),
+        *,
+        system: str | None = None,
+        blend: Blend | None = None,
+        mode: Mode | str | None = None,
+        private: bool = False,
+        **sampling: Unpack[SamplingOptions],
+    ) -> Conversation:
+        """Return a conversation that keeps its history, starting with `messages`.
+
+        Raises:
+            InvalidRequestError: an argument is wrong; the field names it.
+        """
+        return Conversation(self, messages, system=system, blend=blend, mode=mode, private=private, **sampling)
+
+    def load(self) -> None:
+        """Open the model and the connection and fit the scopes now, instead of at the first call.
+
+        Raises:
+            ModelError: the device's model cannot be found, fetched or read.
+        """
+        self._core.load()
+
+    def close(self) -> None:
+        """Close the engines that this client opened; running calls on them fail. Safe to call twice."""
+        self._core.engines.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _answer(
+        self,
+        messages: MessagesLike,
+        *,
+        blend: Blend | None,
+        mode: Mode | str | None,
+        private: bool | None,
+        timeout: float | None,
+        sampling: Mapping[str, Any],
+        on_done: Callable[[Completion], None] | None = None,
+    ) -> AnswerStream:
+        call, allowed = self._core.call(
+            messages, blend=blend, mode=mode, private=private, timeout=timeout, sampling=sampling
+        )
+        return AnswerStream(self._core, call, allowed, on_done)

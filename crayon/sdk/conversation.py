@@ -1,0 +1,212 @@
+"""A conversation: the history of turns that succeeded, kept for the next one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from crayon.errors import InvalidRequestError
+from crayon.messages import Message, normalise_messages
+from crayon.router.policy import parse_mode
+from crayon.sampling import Sampling
+from crayon.sdk.options import resolve_private, resolve_sampling
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Unpack
+
+    from crayon.completion import Blend, Completion, Mode
+    from crayon.messages import MessagesLike
+    from crayon.sdk.async_client import AsyncCrayon
+    from crayon.sdk.async_stream import AsyncAnswerStream
+    from crayon.sdk.client import Crayon
+    from crayon.sdk.options import SamplingOptions
+    from crayon.sdk.stream import AnswerStream
+
+
+class _History:
+    """Turns so far. A turn enters it when its answer is complete, and only if it is still the latest one."""
+
+    def __init__(self, messages: MessagesLike, *, system: str | None, private: bool) -> None:
+        self._turns = _checked(messages)
+        if system is not None:
+            if self._turns and self._turns[0].role == "system":
+                raise InvalidRequestError("system", "the messages already start with a system message; drop one")
+            self._turns = (*_checked([Message("system", system)]), *self._turns)
+        self._private = self._born_private = resolve_private(private)
+        self._latest = 0
+
+    @property
+    def messages(self) -> tuple[Message, ...]:
+        """The history: system message if any, then user and assistant in turn."""
+        return self._turns
+
+    @property
+    def private(self) -> bool:
+        """Whether any turn so far was private; then the whole conversation stays on the device."""
+        return self._private
+
+    def clear(self) -> None:
+        """Forget all turns but the system message; a conversation not begun as private is public again."""
+        self._latest += 1
+        self._turns = tuple(message for message in self._turns[:1] if message.role == "system")
+        self._private = self._born_private
+
+    def _begin(self, text: str, *, private: bool | None) -> tuple[tuple[Message, ...], int]:
+        if not isinstance(text, str):
+            raise InvalidRequestError("text", f"must be the user's text, not {type(text).__name__}")
+        question = normalise_messages(text)
+        # Before anything runs: a private turn marks the conversation even if it fails.
+        self._private = resolve_private(self._private, private)
+        self._latest += 1
+        return (*self._turns, *question), self._latest
+
+    def _recorder(self, messages: tuple[Message, ...], turn: int) -> Callable[[Completion], None]:
+        def record(completion: Completion) -> None:
+            if turn == self._latest:
+                self._turns = (*messages, Message("assistant", completion.text))
+
+        return record
+
+
+class Conversation(_History):
+    """A conversation with `Crayon`; `Crayon.chat` makes one. Use it from one thread at a time.
+
+    A turn that fails or is cancelled leaves the history as it was, and so does one overtaken by a later turn.
+    Privacy sticks: after one private turn the whole conversation stays on the device, until `clear`.
+    """
+
+    def __init__(
+        self,
+        client: Crayon,
+        messages: MessagesLike = (),
+        *,
+        system: str | None = None,
+        blend: Blend | None = None,
+        mode: Mode | str | None = None,
+        private: bool = False,
+        **sampling: Unpack[SamplingOptions],
+    ) -> None:
+        super().__init__(messages, system=system, private=private)
+        self._client = client
+        self._defaults = _Defaults(blend, mode, sampling)
+
+    def ask(
+        self,
+        text: str,
+        *,
+        blend: Blend | None = None,
+        mode: Mode | str | None = None,
+        private: bool | None = None,
+        timeout: float | None = None,
+        **sampling: Unpack[SamplingOptions],
+    ) -> Completion:
+        """Say `text` and return the whole answer; arguments and errors as for `Crayon.ask`."""
+        with self.stream(text, blend=blend, mode=mode, private=private, timeout=timeout, **sampling) as stream:
+            for _ in stream:
+                pass
+            return stream.completion
+
+    def stream(
+        self,
+        text: str,
+        *,
+        blend: Blend | None = None,
+        mode: Mode | str | None = None,
+        private: bool | None = None,
+        timeout: float | None = None,
+        **sampling: Unpack[SamplingOptions],
+    ) -> AnswerStream:
+        """Say `text` and return the answer as it is written; arguments and errors as for `Crayon.stream`."""
+        messages, turn = self._begin(text, private=private)
+        return self._client._answer(
+            messages,
+            private=self._private,
+            timeout=timeout,
+            on_done=self._recorder(messages, turn),
+            **self._defaults.merged(blend, mode, sampling),
+        )
+
+
+class AsyncConversation(_History):
+    """A conversation with `AsyncCrayon`; `AsyncCrayon.chat` makes one. Use it from one task at a time.
+
+    A turn that fails or is cancelled leaves the history as it was, and so does one overtaken by a later turn.
+    Privacy sticks: after one private turn the whole conversation stays on the device, until `clear`.
+    """
+
+    def __init__(
+        self,
+        client: AsyncCrayon,
+        messages: MessagesLike = (),
+        *,
+        system: str | None = None,
+        blend: Blend | None = None,
+        mode: Mode | str | None = None,
+        private: bool = False,
+        **sampling: Unpack[SamplingOptions],
+    ) -> None:
+        super().__init__(messages, system=system, private=private)
+        self._client = client
+        self._defaults = _Defaults(blend, mode, sampling)
+
+    async def ask(
+        self,
+        text: str,
+        *,
+        blend: Blend | None = None,
+        mode: Mode | str | None = None,
+        private: bool | None = None,
+        timeout: float | None = None,  # noqa: ASYNC109 # one meaning on both clients: the whole turn's deadline
+        **sampling: Unpack[SamplingOptions],
+    ) -> Completion:
+        """Say `text` and return the whole answer; arguments and errors as for `AsyncCrayon.ask`."""
+        async with self.stream(text, blend=blend, mode=mode, private=private, timeout=timeout, **sampling) as stream:
+            async for _ in stream:
+                pass
+            return stream.completion
+
+    def stream(
+        self,
+        text: str,
+        *,
+        blend: Blend | None = None,
+        mode: Mode | str | None = None,
+        private: bool | None = None,
+        timeout: float | None = None,
+        **sampling: Unpack[SamplingOptions],
+    ) -> AsyncAnswerStream:
+        """Say `text` and return the answer as it is written; arguments and errors as for `AsyncCrayon.stream`."""
+        messages, turn = self._begin(text, private=private)
+        return self._client._answer(
+            messages,
+            private=self._private,
+            timeout=timeout,
+            on_done=self._recorder(messages, turn),
+            **self._defaults.merged(blend, mode, sampling),
+        )
+
+
+class _Defaults:
+    """What a conversation's turns use where a turn itself says nothing."""
+
+    def __init__(self, blend: Blend | None, mode: Mode | str | None, sampling: SamplingOptions) -> None:
+        self._blend = blend
+        self._mode = None if mode is None else parse_mode(mode)
+        resolve_sampling(Sampling(), sampling)
+        self._sampling = sampling
+
+    def merged(self, blend: Blend | None, mode: Mode | str | None, sampling: SamplingOptions) -> dict[str, Any]:
+        """Return the keywords of one turn."""
+        return {
+            "blend": self._blend if blend is None else blend,
+            "mode": self._mode if mode is None else mode,
+            "sampling": {**self._sampling, **sampling},
+        }
+
+
+def _checked(messages: MessagesLike) -> tuple[Message, ...]:
+    """Check a history, which unlike a request may be empty and usually ends with the assistant."""
+    items = [messages] if isinstance(messages, str | Message | Mapping) else list(messages)
+    turns = [Message("user", item) if isinstance(item, str) else item for item in items]
+    return normalise_messages([*turns, Message("user", "?")])[:-1]

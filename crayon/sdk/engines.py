@@ -1,0 +1,124 @@
+"""The two engines of a client: given as objects, or opened on first use from a reference and an address."""
+
+from __future__ import annotations
+
+import os
+import threading
+from typing import TYPE_CHECKING, Any
+
+from crayon.completion import Source
+from crayon.engine import Engine
+from crayon.errors import EngineClosedError, InvalidRequestError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from crayon.engine import GenerateRequest
+
+
+class Engines:
+    """Opens what is asked for, once, and closes what it opened; safe to use from several threads.
+
+    Raises:
+        InvalidRequestError: an argument is no reference and no engine, or both are missing.
+    """
+
+    def __init__(
+        self,
+        device: str | os.PathLike[str] | Engine | None,
+        server: str | Engine | None,
+        device_options: Mapping[str, Any],
+        server_options: Mapping[str, Any],
+    ) -> None:
+        given = {Source.DEVICE: _given("device", device), Source.SERVER: _given("server", server)}
+        if all(value is None for value in given.values()):
+            raise InvalidRequestError("device", "neither a device model nor a server is given; pass one")
+        self._references = {source: value for source, value in given.items() if isinstance(value, str)}
+        self._options = {Source.DEVICE: dict(device_options), Source.SERVER: dict(server_options)}
+        self._opened = {source: value for source, value in given.items() if isinstance(value, Engine)}
+        self._owned: list[Engine] = []
+        self._locks = {source: threading.Lock() for source in Source}
+        self._closed = False
+
+    def configured(self, source: Source) -> bool:
+        """Whether there is such an engine, opened or not."""
+        return source in self._opened or source in self._references
+
+    def opened(self, source: Source) -> bool:
+        """Whether `open(source)` returns without delay."""
+        return source in self._opened
+
+    def open(self, source: Source) -> Engine:
+        """Return an engine, opening it on first use: that blocks while a model is fetched and loaded.
+
+        Raises:
+            EngineClosedError: after `close`.
+            ModelError: the device's model cannot be found, fetched or read.
+        """
+        self.check_open()
+        if source in self._opened:
+            return self._opened[source]
+        with self._locks[source]:
+            self.check_open()
+            if source not in self._opened:
+                opener = _open_device if source is Source.DEVICE else _open_server
+                engine = opener(self._references[source], self._options[source])
+                self._owned.append(engine)
+                self._opened[source] = engine
+            return self._opened[source]
+
+    def check_open(self) -> None:
+        """Raise EngineClosedError after `close`."""
+        if self._closed:
+            raise EngineClosedError("this client was closed; make a new one")
+
+    def close(self) -> None:
+        """Close the engines that were opened here. Engines that were passed in stay the caller's."""
+        self._closed = True
+        for lock in self._locks.values():
+            with lock:  # an opening that has begun is waited for, so that nothing stays open
+                pass
+        while self._owned:
+            self._owned.pop().close()
+
+    # -- what a server may tell beyond the engine contract
+
+    @property
+    def server_away(self) -> bool:
+        """Whether the server's circuit breaker is open; a server not yet used is not known to be away."""
+        state = getattr(getattr(self._opened.get(Source.SERVER), "breaker", None), "state", None)
+        return str(getattr(state, "value", state)).lower() == "open"
+
+    @property
+    def server_address(self) -> str | None:
+        """The server's address, if it has one."""
+        address = getattr(self._opened.get(Source.SERVER), "address", None)
+        return address if isinstance(address, str) else None
+
+    def request_bytes(self, request: GenerateRequest) -> int:
+        """Return how many bytes of a request leave this process; an engine within it sends none."""
+        count = getattr(self._opened.get(Source.SERVER), "request_bytes", None)
+        return int(count(request)) if callable(count) else 0
+
+
+def _open_device(reference: str, options: Mapping[str, Any]) -> Engine:
+    from crayon.device import DeviceEngine
+
+    return DeviceEngine.open(reference, **options)
+
+
+def _open_server(address: str, options: Mapping[str, Any]) -> Engine:
+    from crayon.client.remote import RemoteEngine
+
+    return RemoteEngine(address, **options)
+
+
+def _given(field: str, value: object) -> str | Engine | None:
+    if value is None or isinstance(value, Engine):
+        return value
+    if isinstance(value, os.PathLike):
+        value = os.fspath(value)
+    if isinstance(value, str) and value.strip():
+        return value
+    what = "a model reference" if field == "device" else "an address such as 'localhost:50051'"
+    raise InvalidRequestError(field, f"must be {what}, an engine or None, not {value!r}")

@@ -1,0 +1,78 @@
+"""What happened in a turn, written down as it happens and read out as the answer's `Route`."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from crayon.completion import Route, Source
+from crayon.router.decision import Decision
+from crayon.router.features import Features
+
+if TYPE_CHECKING:
+    from crayon.completion import Blend, Reason
+    from crayon.errors import CrayonError
+    from crayon.router.hardness import HardnessGate
+    from crayon.router.scope import ScopeVerdict
+
+logger = logging.getLogger("crayon.sdk")
+
+
+@dataclass(slots=True)
+class Ledger:
+    """Decisions and failures in order, and what they cost; the last decision is the one in force."""
+
+    request_id: str
+    server: str | None = None
+    decisions: list[Decision] = field(default_factory=list)
+    failures: dict[Source, CrayonError] = field(default_factory=dict)
+    scope: ScopeVerdict | None = None
+    encode_ms: float | None = None
+    holdback_ms: float | None = None
+    discarded_tokens: int = 0
+    bytes_sent: int = 0
+
+    @property
+    def last(self) -> Decision | None:
+        """The decision in force, if one was taken."""
+        return self.decisions[-1] if self.decisions else None
+
+    def decide(
+        self,
+        source: Source,
+        reason: Reason,
+        score: float | None = None,
+        threshold: float | None = None,
+        gate: HardnessGate | None = None,
+    ) -> None:
+        """Write down one more decision; `gate` is the hardness gate that took it."""
+        similarity = self.scope.similarity if self.scope else {}
+        features = Features(similarity, gate.features()) if gate else Features(similarity)
+        scope = self.scope.name if self.scope else None
+        self.decisions.append(Decision(source, reason, score, threshold, scope, features))
+        logger.debug("request %s: %s", self.request_id, self.decisions[-1])
+
+    def route(self, decision: Decision, blend: Blend | None) -> Route:
+        """Return the report of an answer given under `decision`."""
+        failed = next((side for side in self.failures if side is not decision.source), None)
+        return Route(
+            source=decision.source,
+            reason=decision.reason,
+            score=decision.score,
+            threshold=decision.threshold,
+            scope=decision.scope,
+            fallback_from=failed,
+            fallback_error=str(self.failures[failed]) if failed else None,
+            blend=blend,
+            server=self.server if decision.source is Source.SERVER else None,
+            bytes_sent=self.bytes_sent,
+            encode_ms=self.encode_ms,
+            holdback_ms=self.holdback_ms,
+            discarded_tokens=self.discarded_tokens,
+        )
+
+    def explain(self, error: CrayonError) -> None:
+        """Add to an error what had failed before it."""
+        for side, before in self.failures.items():
+            error.add_note(f"before that the {side} failed: {before}")

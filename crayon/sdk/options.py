@@ -1,0 +1,82 @@
+"""What a caller asks for in one call, with every default resolved once."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, TypedDict
+
+from crayon.errors import InvalidRequestError
+from crayon.sampling import SAMPLING_FIELDS, Sampling
+
+if TYPE_CHECKING:
+    from crayon.completion import Blend, Mode
+    from crayon.messages import Message
+
+
+class SamplingOptions(TypedDict, total=False):
+    """The sampling keywords of every call; `Sampling` says what each does."""
+
+    max_tokens: int
+    temperature: float
+    top_p: float
+    top_k: int
+    min_p: float
+    repeat_penalty: float
+    presence_penalty: float
+    frequency_penalty: float
+    stop: str | Sequence[str]
+    seed: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """One resolved call; `timeout` in seconds, or None to wait for ever."""
+
+    messages: tuple[Message, ...]
+    sampling: Sampling
+    mode: Mode
+    private: bool
+    timeout: float | None
+    blend: Blend | None = None
+
+
+def resolve_sampling(base: Sampling, changes: Mapping[str, Any]) -> Sampling:
+    """Return `base` with `changes` applied.
+
+    Raises:
+        InvalidRequestError: an unknown keyword, or a value out of range.
+    """
+    for name in changes:
+        if name not in SAMPLING_FIELDS:
+            raise InvalidRequestError(name, f"is unknown; sampling takes {', '.join(SAMPLING_FIELDS)}")
+    stop = changes.get("stop", ())
+    if not isinstance(stop, str | Sequence):
+        raise InvalidRequestError("stop", f"must be a text or a list of texts, not {type(stop).__name__}")
+    return replace(base, **changes)
+
+
+def resolve_private(*flags: bool | None) -> bool:
+    """Return whether any flag asks for privacy; None says nothing, and a later False lifts no earlier True.
+
+    Raises:
+        InvalidRequestError: a flag is neither a boolean nor None. Nothing was sent.
+    """
+    for flag in flags:
+        if flag is not None and not isinstance(flag, bool):
+            raise InvalidRequestError("private", f"must be True or False, not {flag!r}; nothing was sent")
+    return any(flag is True for flag in flags)
+
+
+def check_timeout(seconds: float | None) -> float | None:
+    """Return a patience in seconds; None and infinity mean for ever.
+
+    Raises:
+        InvalidRequestError: it is zero, negative or no number.
+    """
+    if seconds is None:
+        return None
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not seconds > 0:
+        raise InvalidRequestError("timeout", f"must be more than 0 seconds, not {seconds!r}")
+    return None if math.isinf(seconds) else float(seconds)

@@ -1,0 +1,310 @@
+"""One turn as a state machine without input or output: events in, the next action out.
+
+The sync and the async driver do what the action says and report what happened; everything that is decided on the way
+is decided here, once.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from crayon.completion import Completion, Reason, Source
+from crayon.engine import Delta, Finished, GenerateRequest, Started, new_request_id
+from crayon.errors import (
+    CrayonError,
+    DeadlineExceededError,
+    EngineClosedError,
+    EngineError,
+    OverloadedError,
+    PromptTooLongError,
+    ServerInterruptedError,
+    ServerUnavailableError,
+)
+from crayon.router.hardness import HardnessGate, Verdict
+from crayon.sdk.actions import Done, Embed, Emit, Fail, Generate, Read
+from crayon.sdk.ledger import Ledger
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from crayon.completion import Route
+    from crayon.engine import Event
+    from crayon.router.hardness import Hardness
+    from crayon.router.policy import Allowed
+    from crayon.router.scope import ScopeVerdict
+    from crayon.sdk.actions import Action
+    from crayon.sdk.options import Call
+
+# While the device can still stand in, the server must show its first token within this share of the time left; the
+# rest is kept for the device. After its first token it has all of it.
+FIRST_TOKEN_SHARE = 0.5
+
+# What the device may fail with so that the server, where allowed, is asked instead.
+DEVICE_FAILURES = (PromptTooLongError, EngineError, OverloadedError)
+
+
+@dataclass(slots=True)
+class _Attempt:
+    """One request at one engine. `first_by`: when its first token must be there for it to go on."""
+
+    source: Source
+    request: GenerateRequest
+    gate: HardnessGate | None = None
+    first_by: float | None = None
+    first_at: float | None = None
+    started: Started | None = None
+    held: list[str] = field(default_factory=list)
+    tokens: int = 0
+
+
+class Turn:
+    """One query on its way to one answer.
+
+    Args:
+        call: the resolved call; its timeout starts to run now.
+        allowed: what the policy allows.
+        scoped: whether there are scopes to test the query against.
+        hardness: settings of the hardness gate, or None to let every device answer go at once.
+        server: address of the server, for the report.
+        request_bytes: size of a request on the wire.
+        clock: a monotonic clock, in seconds.
+    """
+
+    def __init__(
+        self,
+        call: Call,
+        allowed: Allowed,
+        *,
+        scoped: bool = False,
+        hardness: Hardness | None = None,
+        server: str | None = None,
+        request_bytes: Callable[[GenerateRequest], int] = lambda _: 0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.call = call
+        self.allowed = allowed
+        self._scoped = scoped
+        self._hardness = hardness
+        self._request_bytes = request_bytes
+        self._clock = clock
+        self._t0 = clock()
+        self.deadline = None if call.timeout is None else self._t0 + call.timeout
+        self.ledger = Ledger(new_request_id(), server)
+        self._attempts = 0
+        self._attempt: _Attempt | None = None
+        self._text: list[str] = []
+        self._ttft: float | None = None
+        self._finished: Finished | None = None
+
+    @property
+    def text(self) -> str:
+        """The text shown so far."""
+        return "".join(self._text)
+
+    @property
+    def route(self) -> Route | None:
+        """The report, once text was shown or the answer has ended, so that it is not taken back."""
+        decision, attempt = self.ledger.last, self._attempt
+        if decision is None or attempt is None or not (self._text or self._finished):
+            return None
+        return self.ledger.route(decision, attempt.started.blend if attempt.started else None)
+
+    # -- events
+
+    def begin(self) -> Action:
+        """Start."""
+        first, reason = self.allowed.sources[0], self.allowed.reason
+        if self.allowed.gated and self._scoped:
+            return Embed(self.call.messages[-1].content, self.deadline)
+        self.ledger.decide(first, reason)
+        return self._run(first, gated=self.allowed.gated)
+
+    def embedded(self, verdict: ScopeVerdict, encode_ms: float) -> Action:
+        """Take in the scope gate's verdict."""
+        self.ledger.scope, self.ledger.encode_ms = verdict, encode_ms
+        source = Source.DEVICE if verdict.inside else Source.SERVER
+        reason = Reason.IN_SCOPE if verdict.inside else Reason.OUT_OF_SCOPE
+        self.ledger.decide(source, reason, verdict.score, verdict.threshold)
+        return self._run(source, gated=verdict.inside)
+
+    def begun(self) -> Action:
+        """Take in that the engine accepted the request."""
+        attempt = self._running()
+        if attempt.source is Source.SERVER:
+            self.ledger.bytes_sent += self._request_bytes(attempt.request)
+        return self._read()
+
+    def received(self, event: Event) -> Action:
+        """Take in the running stream's next event."""
+        attempt = self._running()
+        match event:
+            case Started():
+                attempt.started = event
+                return self._read()
+            case Delta():
+                if self._late():
+                    return self.timed_out()
+                attempt.first_by = None
+                attempt.tokens += len(event.signals) or bool(event.text)
+                return self._show(event.text) if attempt.gate is None else self._weigh(attempt, attempt.gate, event)
+            case Finished():
+                return self._finish(attempt, event)
+
+    def shown(self) -> Action:
+        """Take in that the text was handed over."""
+        return self._read() if self._finished is None else self._done(self._finished)
+
+    def timed_out(self) -> Action:
+        """Take in that `until` has passed."""
+        if self._attempt is not None and self._attempt.first_by is not None and not self._late():
+            return self.failed(ServerUnavailableError("the server did not show a first token in time"))
+        return self.failed(DeadlineExceededError("the deadline passed before the answer was complete"))
+
+    def failed(self, error: CrayonError) -> Action:
+        """Take in that embedding, starting or reading failed."""
+        source = self._attempt.source if self._attempt else Source.DEVICE
+        if self._text or not self._may_fall_back(source, error):
+            return Fail(self._final(source, error))
+        self._discard()
+        self.ledger.failures[source] = error
+        if source is Source.DEVICE:
+            self.ledger.decide(Source.SERVER, Reason.DEVICE_FAILED)
+            return self._run(Source.SERVER)
+        before = self.ledger.last
+        self.ledger.decide(
+            Source.DEVICE,
+            Reason.SERVER_FAILED,
+            before.score if before else None,
+            before.threshold if before else None,
+        )
+        return self._run(Source.DEVICE)
+
+    # -- the hardness gate
+
+    def _weigh(self, attempt: _Attempt, gate: HardnessGate, delta: Delta) -> Action:
+        if delta.text and not delta.signals and not gate.tokens:
+            # An engine without signals cannot be judged: its answer counts as it is.
+            attempt.gate = None
+            return self._show("".join(attempt.held) + delta.text)
+        if attempt.first_at is None and delta.signals:
+            attempt.first_at = self._clock()
+        attempt.held.append(delta.text)
+        for signal in delta.signals:
+            gate.push(signal)
+        return self._judged(attempt, gate)
+
+    def _judged(self, attempt: _Attempt, gate: HardnessGate) -> Action:
+        if gate.verdict is Verdict.HOLD:
+            return self._read()
+        attempt.gate = None
+        self.ledger.holdback_ms = 1000.0 * (self._clock() - attempt.first_at) if attempt.first_at is not None else 0.0
+        threshold = gate.settings.threshold
+        if gate.verdict is Verdict.ESCALATE:
+            self._discard()
+            self.ledger.decide(Source.SERVER, Reason.UNSURE, gate.score, threshold, gate)
+            return self._run(Source.SERVER)
+        if self.ledger.scope is None:
+            self.ledger.decide(Source.DEVICE, Reason.CONFIDENT, gate.score, threshold, gate)
+        return self._show("".join(attempt.held))
+
+    def _discard(self) -> None:
+        """Forget the running attempt; the caller never saw its text."""
+        if self._attempt is not None and self._attempt.source is Source.DEVICE:
+            self.ledger.discarded_tokens += self._attempt.tokens
+        self._attempt = None
+
+    # -- steps
+
+    def _run(self, source: Source, *, gated: bool = False) -> Action:
+        now = self._clock()
+        if self._late():
+            return Fail(self._final(source, DeadlineExceededError("the deadline passed before the first token")))
+        first_by = None
+        if source is Source.SERVER and self._may_stand_in(Source.DEVICE) and self.deadline is not None:
+            first_by = now + FIRST_TOKEN_SHARE * (self.deadline - now)
+        # A blend belongs to the device's pool; a server gets one only where it alone may answer.
+        blend = self.call.blend if source is Source.DEVICE or self.allowed.sources == (source,) else None
+        self._attempts += 1
+        request_id = self.ledger.request_id
+        request = GenerateRequest(
+            messages=self.call.messages,
+            sampling=self.call.sampling,
+            blend=blend,
+            deadline=self.deadline,
+            request_id=request_id if self._attempts == 1 else f"{request_id}-{self._attempts}",
+        )
+        gate = HardnessGate(self._hardness) if gated and self._hardness else None
+        self._attempt = _Attempt(source, request, gate, first_by)
+        return Generate(source, request)
+
+    def _running(self) -> _Attempt:
+        if self._attempt is None:
+            raise EngineError("an event came while nothing was running")
+        return self._attempt
+
+    def _read(self) -> Read:
+        first_by = self._attempt.first_by if self._attempt else None
+        return Read(self.deadline if first_by is None else first_by)
+
+    def _show(self, text: str) -> Action:
+        if not text:
+            return self._read() if self._finished is None else self._done(self._finished)
+        if self._ttft is None:
+            self._ttft = self._clock() - self._t0
+        self._text.append(text)
+        return Emit(text, self._running().source)
+
+    def _finish(self, attempt: _Attempt, event: Finished) -> Action:
+        if attempt.gate is None:
+            self._finished = event
+            return self._done(event)
+        if attempt.gate.finish() is Verdict.RELEASE:
+            self._finished = event
+        return self._judged(attempt, attempt.gate)
+
+    def _done(self, finished: Finished) -> Action:
+        route, attempt = self.route, self._attempt
+        if route is None or attempt is None:
+            return Fail(EngineError("the turn ended without an answer"))
+        total = self._clock() - self._t0
+        return Done(
+            Completion(
+                text=self.text,
+                route=route,
+                model=attempt.started.model if attempt.started else "",
+                finish_reason=finished.finish_reason,
+                usage=finished.usage,
+                timings=finished.timings,
+                ttft_ms=1000.0 * (total if self._ttft is None else self._ttft),
+                total_ms=1000.0 * total,
+            )
+        )
+
+    # -- failures
+
+    def _late(self) -> bool:
+        return self.deadline is not None and self._clock() >= self.deadline
+
+    def _may_stand_in(self, other: Source) -> bool:
+        return other in self.allowed.sources and other not in self.ledger.failures
+
+    def _may_fall_back(self, source: Source, error: CrayonError) -> bool:
+        if self._late():
+            return False
+        if source is Source.SERVER:
+            return self._may_stand_in(Source.DEVICE)
+        passable = isinstance(error, DEVICE_FAILURES) and not isinstance(error, EngineClosedError)
+        return passable and self._may_stand_in(Source.SERVER)
+
+    def _final(self, source: Source, error: CrayonError) -> CrayonError:
+        """Return the error to raise; its partial text is exactly what the caller was shown."""
+        self.ledger.explain(error)
+        if isinstance(error, DeadlineExceededError | ServerInterruptedError):
+            error.partial = self.text
+        elif self._text and source is Source.SERVER and not isinstance(error, EngineClosedError):
+            broken = ServerInterruptedError(f"the server broke off its answer: {error}", partial=self.text)
+            broken.__cause__ = error
+            return broken
+        return error
