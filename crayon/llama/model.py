@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -44,11 +45,12 @@ class Model:
         params.vocab_only = vocab_only
         params.n_gpu_layers = 0
         self._lib.log.take_errors()
-        self._handle: Any = api.llama_model_load_from_file(str(self.path).encode(), params)
+        self._handle: Any = api.llama_model_load_from_file(os.fsencode(self.path), params)
         if not self._handle:
             why = self._lib.log.take_errors() or "llama.cpp gives no reason"
             raise ModelFileError(f"{self.path}: cannot be loaded, truncated or of an unknown kind ({why})")
         self._vocab: Any = api.llama_model_get_vocab(self._handle)
+        self._has_vocab = api.llama_vocab_type(self._vocab) != api.LLAMA_VOCAB_TYPE_NONE
         self.n_vocab = int(api.llama_vocab_n_tokens(self._vocab))
         self.n_embd = int(api.llama_model_n_embd(self._handle))
         self.n_layer = int(api.llama_model_n_layer(self._handle))
@@ -69,9 +71,15 @@ class Model:
 
     @property
     def vocab(self) -> Any:  # an opaque C pointer
-        """The C pointer to the vocabulary."""
+        """The C pointer to the vocabulary.
+
+        Raises:
+            ModelFileError: the file holds none (asked for a token, llama.cpp would end the process).
+        """
         if self._handle is None:
             raise EngineClosedError("the model is closed")
+        if not self._has_vocab:
+            raise ModelFileError(f"{self.path}: holds no vocabulary, so it can read no text")
         return self._vocab
 
     # -- metadata
@@ -180,6 +188,11 @@ class Model:
         return bool(self._api.llama_vocab_is_eog(self.vocab, token))
 
     # -- life
+
+    @property
+    def closed(self) -> bool:
+        """Whether the weights were freed."""
+        return self._handle is None
 
     def close(self) -> None:
         """Free the weights. Safe to call twice."""

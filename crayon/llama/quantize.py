@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 from typing import TYPE_CHECKING
 
 from crayon.errors import ModelFileError
@@ -53,7 +54,7 @@ def quantize(source: Path, target: Path, file_type: str, metadata: Mapping[str, 
     params.allow_requantize = True
     params.kv_overrides = ctypes.cast(overrides, ctypes.POINTER(api.llama_model_kv_override))
     lib.log.take_errors()
-    code = api.llama_model_quantize(str(source).encode(), str(target).encode(), ctypes.byref(params))
+    code = api.llama_model_quantize(os.fsencode(source), os.fsencode(target), ctypes.byref(params))
     if code != 0:
         why = lib.log.take_errors() or "llama.cpp gives no reason, most often a full disk"
         raise ModelFileError(f"{source.name} cannot be requantized to {file_type}: {why}")
