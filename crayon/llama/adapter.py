@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class Adapter:
-    """A GGUF LoRA adapter. Close it after the contexts that use it and before its model.
+    """A GGUF LoRA adapter. Close it after the contexts that use it; closing its model frees it too.
 
     Raises:
         AdapterError: the file is missing, not an adapter, or does not fit the model.
@@ -21,12 +22,13 @@ class Adapter:
 
     def __init__(self, model: Model, path: Path | str) -> None:
         self.path = Path(path)
+        self._model = model
         lib = library.load()
         self._api = lib.api
-        if not self.path.exists():
+        if not self.path.is_file():
             raise AdapterError(f"{self.path}: no such file")
         lib.log.take_errors()
-        self._handle: Any = self._api.llama_adapter_lora_init(model.handle, str(self.path).encode())
+        self._handle: Any = self._api.llama_adapter_lora_init(model.handle, os.fsencode(self.path))
         if not self._handle:
             why = lib.log.take_errors() or "llama.cpp gives no reason"
             raise AdapterError(f"{self.path}: cannot be loaded for {model.path.name} ({why})")
@@ -34,15 +36,20 @@ class Adapter:
     @property
     def handle(self) -> Any:  # an opaque C pointer
         """The C pointer."""
-        if self._handle is None:
+        if self.closed:
             raise EngineClosedError("the adapter is closed")
         return self._handle
 
+    @property
+    def closed(self) -> bool:
+        """Whether it was freed, by `close` or with its model."""
+        return self._handle is None or self._model.closed
+
     def close(self) -> None:
-        """Free the adapter. Safe to call twice."""
-        if self._handle is not None:
+        """Free the adapter. Safe to call twice, and after its model."""
+        if not self.closed:
             self._api.llama_adapter_lora_free(self._handle)
-            self._handle = None
+        self._handle = None
 
     def __enter__(self) -> Self:
         return self

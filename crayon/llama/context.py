@@ -110,8 +110,11 @@ class Context:
         Raises:
             KvFullError: no room; nothing was changed.
             AbortedError: `abort` was called; rows may have been computed, remove them from the cache.
+            EngineClosedError: an adapter that is applied was closed.
             EngineError: anything else that llama.cpp reports.
         """
+        if any(adapter.closed for adapter, _ in self._adapters):
+            raise EngineClosedError("an adapter that this context applies is closed")
         code = self._api.llama_decode(self.handle, batch.struct)
         if code == 0:
             return
@@ -163,14 +166,15 @@ class Context:
         Cached KV of other adapters stays and is then wrong: remove it, or keep sequences apart by adapters.
 
         Raises:
+            EngineClosedError: one of them is closed.
             EngineError: llama.cpp refuses them.
         """
         wanted = tuple((adapter, float(scale)) for adapter, scale in adapters if scale)
+        pointers = [adapter.handle for adapter, _ in wanted]  # raises for one that is closed
         if wanted == self._adapters:
             return
-        handles = (self._api.llama_adapter_lora_p_ctypes * len(wanted))(
-            *(ctypes.cast(adapter.handle, self._api.llama_adapter_lora_p_ctypes) for adapter, _ in wanted)
-        )
+        kind = self._api.llama_adapter_lora_p_ctypes
+        handles = (kind * len(wanted))(*(ctypes.cast(pointer, kind) for pointer in pointers))
         scales = (ctypes.c_float * len(wanted))(*(scale for _, scale in wanted))
         code = self._api.llama_set_adapters_lora(self.handle, handles, len(wanted), scales)
         if code != 0:
