@@ -83,13 +83,21 @@ class Library:
         return str(self.api.llama_print_system_info().decode())
 
 
-@functools.cache
+_LOADING = threading.Lock()
+
+
 def load() -> Library:
     """Return the library; the first call loads and checks it.
 
     Raises:
         LibraryError: llama-cpp-python is missing, has another version than the pinned one, or does not load.
     """
+    with _LOADING:  # two libraries at once would leave llama.cpp with the log callback of the one thrown away
+        return _load()
+
+
+@functools.cache
+def _load() -> Library:
     try:
         found = metadata.version("llama-cpp-python")
     except metadata.PackageNotFoundError:
