@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def usable_cores() -> int:
-    """Return the number of cores for compute threads: affinity, container quota and hyper-threads considered.
+    """Return the number of cores for compute threads: affinity and container quota considered.
 
     ggml's threads spin at barriers, so one thread more than there are cores makes everything many times slower.
     """
@@ -24,11 +24,11 @@ def cgroup_cpus(root: Path = Path("/sys/fs/cgroup")) -> float | None:
     try:
         quota, period = (root / "cpu.max").read_text().split()
         return None if quota == "max" else int(quota) / int(period)
-    except (OSError, ValueError):
+    except (OSError, ValueError, ZeroDivisionError):
         pass
     try:
         quota = (root / "cpu" / "cpu.cfs_quota_us").read_text().strip()
         period = (root / "cpu" / "cpu.cfs_period_us").read_text().strip()
         return int(quota) / int(period) if int(quota) > 0 else None
-    except (OSError, ValueError):
+    except (OSError, ValueError, ZeroDivisionError):
         return None
