@@ -1,0 +1,31 @@
+"""Addresses: well formed, and on this machine."""
+
+from __future__ import annotations
+
+import pytest
+
+from crayon.errors import ConfigError
+from crayon.wire.address import check_local, join
+
+GOOD = ["127.0.0.1:50051", "localhost:1", "[::1]:65535", "127.9.9.9:80", "unix:/tmp/x.sock"]
+
+
+@pytest.mark.parametrize("address", GOOD)
+def test_addresses_of_this_machine_are_taken(address: str) -> None:
+    assert check_local(address, "server") == address
+
+
+@pytest.mark.parametrize("address", ["", "localhost", "localhost:", ":50051", "localhost:0", "localhost:65536", "a:b"])
+def test_malformed_addresses_are_refused(address: str) -> None:
+    with pytest.raises(ConfigError, match=r"^server: must be host:port"):
+        check_local(address, "server")
+
+
+@pytest.mark.parametrize("address", ["0.0.0.0:1", "[::]:1", "192.168.1.2:1", "example.org:1", "localhost.evil.org:1"])
+def test_other_machines_are_refused_with_the_way_out(address: str) -> None:
+    with pytest.raises(ConfigError, match="plain text; use a TLS proxy or an SSH tunnel"):
+        check_local(address, "server")
+
+
+def test_joining() -> None:
+    assert [join("::1", 5), join("localhost", 5), join("unix:/x", 5)] == ["[::1]:5", "localhost:5", "unix:/x"]
