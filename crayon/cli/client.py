@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any, Literal
 
 from crayon.completion import Mode
@@ -24,6 +25,7 @@ def open_client(settings: Settings) -> Crayon:
     Raises:
         CrayonError: the device's model, a scope or the server's address cannot be used.
     """
+    _quiet_grpc()
     from crayon.data import load_scope
     from crayon.sdk import Crayon
 
@@ -63,6 +65,7 @@ def server_report(address: str, seconds: float) -> str:
         ConfigError: the address is malformed.
         ServerUnavailableError: it cannot be reached, or does not serve.
     """
+    _quiet_grpc()
     from crayon.client.remote import RemoteEngine
 
     engine = RemoteEngine(address)
@@ -74,6 +77,11 @@ def server_report(address: str, seconds: float) -> str:
         raise ServerUnavailableError(f"{address}: {status.problem}")
     names = ", ".join(f"{model.name} ({model.context_tokens} tokens)" for model in status.models)
     return f"{address} serves {names}, {status.round_trip_ms:.1f} ms away"
+
+
+def _quiet_grpc() -> None:
+    """Keep gRPC's core from writing log lines of its own among ours; it reads this when it is first imported."""
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 
 def _fetch(settings: Settings) -> str:
