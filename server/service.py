@@ -7,10 +7,11 @@ import contextlib
 import time
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from crayon.engine import BLEND, ENCODE, GENERATE, SCORE
+from crayon.engine import BLEND, ENCODE, GENERATE, SCORE, Finished
 from crayon.errors import (
     AdapterError,
     EngineClosedError,
+    EngineError,
     ServerRejectedError,
     ServerUnavailableError,
     UnknownModelError,
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     import grpc
 
     from crayon.completion import Blend
-    from crayon.engine import Engine, ModelInfo
+    from crayon.engine import Engine, Event, ModelInfo
 
     Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -83,9 +84,12 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
             with engine.generate(wanted) as stream:
                 # Leaving the `with` covers a cancelled task; the callback covers an RPC that ends in any other way.
                 _when_over(context, stream.cancel)
+                last: Event | None = None
                 async for events in coalesced(stream):
-                    for event in events:
-                        await context.write(event_to_proto(event))
+                    for last in events:
+                        await context.write(event_to_proto(last))
+            if not isinstance(last, Finished):
+                raise EngineError("the engine ended an answer without Finished")
 
     async def Score(  # noqa: N802 - the name in the protocol
         self, request: pb.ScoreRequest, context: Context
