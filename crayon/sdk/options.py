@@ -57,16 +57,16 @@ def resolve_sampling(base: Sampling, changes: Mapping[str, Any]) -> Sampling:
     return replace(base, **changes)
 
 
-def resolve_private(*flags: bool | None) -> bool:
-    """Return whether any flag asks for privacy; None says nothing, and a later False lifts no earlier True.
+def resolve_private(default: bool, change: bool | None = False) -> bool:  # noqa: FBT001, FBT002 # both are one flag
+    """Return whether a call is private: its own flag can add to the default (None: no wish), never lift it.
 
     Raises:
-        InvalidRequestError: a flag is neither a boolean nor None. Nothing was sent.
+        InvalidRequestError: a flag is no boolean. Nothing was sent.
     """
-    for flag in flags:
-        if flag is not None and not isinstance(flag, bool):
+    for flag in (default, False if change is None else change):
+        if not isinstance(flag, bool):
             raise InvalidRequestError("private", f"must be True or False, not {flag!r}; nothing was sent")
-    return any(flag is True for flag in flags)
+    return default or change is True
 
 
 def check_timeout(seconds: float | None) -> float | None:
