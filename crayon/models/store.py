@@ -29,6 +29,10 @@ DIRECTORY_VARIABLE = "CRAYON_MODELS_DIR"
 LOCK_SECONDS = 3600.0
 
 
+class OtherBytesError(ModelFileError):
+    """The file is not the one that was promised: another length or another SHA-256."""
+
+
 class State(StrEnum):
     """What the store has of a model, told without reading the file."""
 
@@ -249,19 +253,19 @@ class Store:
             lock.release()
 
     def _hash(self, path: Path, wanted: Wanted, source: str) -> Record:
-        check_model(path)
         try:
             with path.open("rb") as file:
                 before = os.fstat(file.fileno())
                 if wanted.size is not None and before.st_size != wanted.size:
-                    raise ModelFileError(
+                    raise OtherBytesError(
                         f"{path} is not {wanted.name}: it has {before.st_size:,} bytes and should have {wanted.size:,}"
                     )
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
         except OSError as error:
             raise ModelFileError(f"{path} cannot be read: {error.strerror or error}") from None
         if wanted.sha256 is not None and digest != wanted.sha256:
-            raise ModelFileError(f"{path} is not {wanted.name}: its SHA-256 is {digest} and should be {wanted.sha256}")
+            raise OtherBytesError(f"{path} is not {wanted.name}: its SHA-256 is {digest} and should be {wanted.sha256}")
+        check_model(path)
         return Record(wanted.name, str(path.absolute()), digest, before.st_size, before.st_mtime_ns, source)
 
     def _holds(self, record: Record, path: Path, sha256: str | None) -> bool:
