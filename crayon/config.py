@@ -13,7 +13,7 @@ import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, cast
+from typing import Annotated, Any, Literal, Self
 
 from platformdirs import user_config_path
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
@@ -245,7 +245,7 @@ def _checked_layer(table: Mapping[str, object], name: str, path: Path | None) ->
 
 def _sections() -> dict[str, tuple[str, ...]]:
     return {
-        name: tuple(cast("type[BaseModel]", field.annotation).model_fields)
+        name: tuple(field.annotation.model_fields)
         for name, field in Settings.model_fields.items()
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
     }

@@ -13,7 +13,7 @@ import typer
 from crayon.cli import console, options
 from crayon.cli.exit_codes import exit_code
 from crayon.cli.report import completion_json, route_line
-from crayon.errors import CrayonError, InvalidRequestError
+from crayon.errors import CrayonError, DeadlineExceededError, InvalidRequestError, ServerInterruptedError
 from crayon.messages import Message
 
 if TYPE_CHECKING:
@@ -70,18 +70,18 @@ def ask(
         "sampling.seed": seed,
         "sampling.stop": stop,
     }
-    settings = options.load_settings(flags)
-    messages = [Message("user", _question(text or []))]
-    if system:
-        messages.insert(0, Message("system", system))
     try:
+        settings = options.load_settings(flags)
+        messages = [Message("user", _question(text or []))]
+        if system:
+            messages.insert(0, Message("system", system))
         with open_client(settings) as client:
             completion = _answer(client, messages, show=not (as_json or no_stream))
     except CrayonError as error:
         if as_json:
             print(json.dumps(_failure(error), ensure_ascii=False))
-        elif no_stream and getattr(error, "partial", ""):
-            console.answer(error.partial, end="\n")  # type: ignore[attr-defined] # asked for in the line above
+        elif no_stream and _partial(error):
+            console.answer(_partial(error), end="\n")
         raise
     if as_json:
         print(json.dumps(completion_json(completion), ensure_ascii=False))
@@ -150,4 +150,8 @@ def _has_input() -> bool:
 
 def _failure(error: CrayonError) -> dict[str, Any]:
     record = {"type": type(error).__name__, "message": str(error), "exit_code": exit_code(error)}
-    return {"error": record, "text": getattr(error, "partial", "")}
+    return {"error": record, "text": _partial(error)}
+
+
+def _partial(error: CrayonError) -> str:
+    return error.partial if isinstance(error, DeadlineExceededError | ServerInterruptedError) else ""

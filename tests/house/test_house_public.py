@@ -10,6 +10,59 @@ import pytest
 
 import crayon
 
+# The whole public surface: adding a name is a decision, losing one breaks callers.
+PUBLIC = [
+    "AdapterError",
+    "AdapterMismatchError",
+    "AnswerStream",
+    "AsyncAnswerStream",
+    "AsyncConversation",
+    "AsyncCrayon",
+    "Blend",
+    "CancelledError",
+    "Completion",
+    "ConfigError",
+    "ContinuationScore",
+    "Conversation",
+    "Crayon",
+    "CrayonError",
+    "DeadlineExceededError",
+    "DownloadError",
+    "EncodeResult",
+    "Engine",
+    "EngineClosedError",
+    "EngineError",
+    "FinishReason",
+    "Hardness",
+    "HashMismatchError",
+    "InvalidRequestError",
+    "LibraryError",
+    "Message",
+    "MissingExtraError",
+    "Mode",
+    "ModelError",
+    "ModelFileError",
+    "NoSpaceError",
+    "OverloadedError",
+    "Piece",
+    "PrivacyError",
+    "PromptTooLongError",
+    "Reason",
+    "Route",
+    "Sampling",
+    "Scope",
+    "ScoreResult",
+    "ServerError",
+    "ServerInterruptedError",
+    "ServerRejectedError",
+    "ServerUnavailableError",
+    "Source",
+    "Timings",
+    "UnknownModelError",
+    "Usage",
+    "load_scope",
+    "scope_names",
+]
 HEAVY = {"llama_cpp", "grpc", "torch", "numpy", "pydantic", "prompt_toolkit", "rich", "typer", "huggingface_hub"}
 
 
@@ -37,6 +90,10 @@ def test_help_of_a_command_loads_no_engine(command: str) -> None:
     assert loaded & HEAVY <= {"typer", "pydantic"}
 
 
+def test_the_public_names_are_these() -> None:
+    assert sorted(crayon.__all__) == PUBLIC
+
+
 def test_every_public_name_can_be_imported() -> None:
-    for name in crayon.__all__:
+    for name in PUBLIC:
         assert getattr(crayon, name) is not None
