@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from crayon.sampling import Sampling
 
 PENALTY_WINDOW = 64  # tokens; llama.cpp's default
+COLD = 1e-6  # a temperature that only the likeliest token survives; logits divided by less overflow
 
 
 class Sampler:
@@ -24,7 +25,7 @@ class Sampler:
     def __init__(self, sampling: Sampling, meter: SignalMeter) -> None:
         self._api = library.load().api
         self._meter = meter
-        self._chain: Any = None if sampling.greedy else _chain(self._api, sampling)
+        self._chain: Any = None if sampling.greedy else _chain(self._api, sampling, meter.n_vocab)
 
     def prime(self, prompt: Sequence[int]) -> None:
         """Let penalties see the end of the prompt, as llama.cpp's own programs do."""
@@ -53,17 +54,21 @@ class Sampler:
         self.close()
 
 
-def _chain(api: Any, sampling: Sampling) -> Any:  # opaque C pointers
+def _chain(api: Any, sampling: Sampling, n_vocab: int) -> Any:  # opaque C pointers
     chain = api.llama_sampler_chain_init(api.llama_sampler_chain_default_params())
     add = api.llama_sampler_chain_add
     if sampling.penalised:
         add(
             chain,
             api.llama_sampler_init_penalties(
-                PENALTY_WINDOW, sampling.repeat_penalty, sampling.frequency_penalty, sampling.presence_penalty
+                n_vocab,
+                PENALTY_WINDOW,
+                sampling.repeat_penalty,
+                sampling.frequency_penalty,
+                sampling.presence_penalty,
             ),
         )
-    if sampling.temperature == 0.0:
+    if sampling.temperature < COLD:
         add(chain, api.llama_sampler_init_greedy())
         return chain
     if sampling.top_k > 0:

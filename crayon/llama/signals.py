@@ -19,6 +19,7 @@ class SignalMeter:
     """Computes token signals in place, without allocating: this runs once for every token. Not thread-safe."""
 
     def __init__(self, n_vocab: int) -> None:
+        self.n_vocab = n_vocab
         self._shifted: NDArray[np.float32] = np.empty(n_vocab, np.float32)
         self._exp: NDArray[np.float32] = np.empty(n_vocab, np.float32)
 
