@@ -52,7 +52,8 @@ class LlamaCppEngine:
     Args:
         model_path: the GGUF file.
         name: what requests and answers call the model.
-        n_ctx: cells of the KV cache, shared by all requests; one request may hold as many as the model was trained for.
+        n_ctx: cells of the KV cache, shared by all requests.
+        context_tokens: most cells that one request may hold (None: all, as far as the model was trained).
         n_seq_max: most requests computed together.
         threads: compute threads (None: the cores this process may use).
         n_batch: most tokens in one step.
@@ -74,6 +75,7 @@ class LlamaCppEngine:
         *,
         name: str = "",
         n_ctx: int = 8192,
+        context_tokens: int | None = None,
         n_seq_max: int = 16,
         threads: int | None = None,
         n_batch: int = 512,
@@ -106,7 +108,7 @@ class LlamaCppEngine:
         except Exception:
             self._model.close()
             raise
-        self.context_tokens = min(n_ctx, self._model.n_ctx_train)
+        self.context_tokens = min(n_ctx, self._model.n_ctx_train, context_tokens or n_ctx)
         self._encode_tokens = min(ENCODE_TOKENS, self.context_tokens)
         self._meter = SignalMeter(self._model.n_vocab)
         capabilities = frozenset({GENERATE, SCORE, ENCODE})
