@@ -52,9 +52,7 @@ class Hardness:
     def __post_init__(self) -> None:
         _number("hardness.threshold", self.threshold)
         if not -math.inf < self.threshold <= 0:
-            raise InvalidRequestError(
-                "hardness.threshold", f"must be finite and at most 0, not {self.threshold}"
-            )
+            raise InvalidRequestError("hardness.threshold", f"must be finite and at most 0, not {self.threshold}")
         _count("hardness.hold_tokens", self.hold_tokens)
         _count("hardness.clear_tokens", self.clear_tokens)
         _number("hardness.clear_margin", self.clear_margin)

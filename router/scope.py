@@ -160,9 +160,7 @@ def fit_scope(
     rows = unit_rows(field, examples)
     different = len(np.unique(np.round(rows, 5), axis=0))
     if different < MIN_EXAMPLES:
-        raise InvalidRequestError(
-            field, f"needs at least {MIN_EXAMPLES} different queries, not {different}; add more"
-        )
+        raise InvalidRequestError(field, f"needs at least {MIN_EXAMPLES} different queries, not {different}; add more")
     total = rows.sum(axis=0)
     centre = _unit(field, total)
     own = tuple(float(row @ _unit(field, total - row)) for row in rows)
@@ -178,9 +176,7 @@ def fit_scope(
             f"scope[{name}].background", f"has {others.shape[1]} dimensions, the examples {rows.shape[1]}"
         )
     if len(others) < 2:
-        raise InvalidRequestError(
-            f"scope[{name}].background", "needs at least 2 texts; add more or pass None"
-        )
+        raise InvalidRequestError(f"scope[{name}].background", "needs at least 2 texts; add more or pass None")
     scores = others @ centre
     away, away_spread = float(scores.mean()), float(scores.std())
     if spread + away_spread < 1e-6:
@@ -218,10 +214,5 @@ def _unit(field: str, total: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def _check_threshold(name: str, value: object) -> None:
-    if (
-        isinstance(value, bool)
-        or not isinstance(value, int | float)
-        or not math.isfinite(value)
-        or abs(value) > 1
-    ):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or abs(value) > 1:
         raise InvalidRequestError(f"scope[{name}].threshold", f"must be a cosine from -1 to 1, not {value!r}")

@@ -14,6 +14,7 @@ REASONS: dict[Reason, str] = {
     Reason.MODE: "as the mode says",
     Reason.PRIVATE: "private, stays on the device",
     Reason.NO_SERVER: "no server is set",
+    Reason.NO_DEVICE: "no device model is set",
     Reason.SERVER_AWAY: "the server is away",
     Reason.SERVER_FAILED: "the server failed",
     Reason.DEVICE_FAILED: "the device could not take it",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Self
 
 from crayon.completion import Source
 from crayon.errors import CrayonError, EngineError
-from crayon.sdk.actions import Embed, Generate, Read
+from crayon.sdk.actions import Done, Embed, Generate, Read
 from crayon.sdk.answer import Answer, Piece
 from crayon.sdk.core import judge
 from crayon.sdk.waiting import wait_for_async
@@ -41,7 +41,7 @@ class AsyncAnswerStream(Answer):
                 piece = self._settle(turn)
                 if piece is not None:
                     return piece
-                if self.ended:
+                if isinstance(self._action, Done):
                     break
                 self._action = await self._step(turn)
         except BaseException:
