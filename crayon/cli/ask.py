@@ -27,7 +27,7 @@ app = typer.Typer(add_completion=False)
 @app.command()
 def ask(
     *,
-    text: Annotated[list[str] | None, typer.Argument(help="The question.", show_default=False)] = None,
+    text: Annotated[list[str] | None, typer.Argument(metavar="TEXT", help="The question.", show_default=False)] = None,
     mode: options.ModeOption = None,
     private: options.PrivateOption = None,
     system: options.SystemOption = None,
@@ -49,9 +49,9 @@ def ask(
 ) -> None:
     """Ask one question; works in pipes.
 
-    The question comes from the arguments, from standard input, or both: then the input follows the question
-    as its material. The answer goes to standard output; where it came from goes to standard error if that is
-    a terminal.
+    The question comes from the arguments, from standard input, or both: then the input follows the question as its
+    material (in a loop that reads standard input itself, add < /dev/null). The answer goes to standard output;
+    where it came from goes to standard error if that is a terminal.
     """
     from crayon.cli.client import open_client
 

@@ -15,7 +15,10 @@ if TYPE_CHECKING:
 
     from crayon.config import Settings
 
-ModeOption = Annotated[Mode | None, typer.Option("--mode", help="Which side may answer, and which is preferred.")]
+_MODES = ", ".join(Mode)
+ModeOption = Annotated[
+    Mode | None, typer.Option("--mode", metavar="MODE", help=f"Which side may answer, or is preferred: {_MODES}.")
+]
 PrivateOption = Annotated[
     bool | None,
     typer.Option("--private/--no-private", help="Keep everything on this device, whatever the mode."),
