@@ -45,7 +45,7 @@ class Reason(StrEnum):
     SERVER_FAILED = "server_failed"
     """The server failed before its first token; the device answered instead."""
     DEVICE_FAILED = "device_failed"
-    """The device could not take the prompt (too long for its context); the server answered instead."""
+    """The device could not take the prompt, or failed before it showed any text; the server answered instead."""
     IN_SCOPE = "in_scope"
     """The query is like the examples of a scope, and the answer was sure enough."""
     CONFIDENT = "confident"

@@ -36,8 +36,9 @@ class Crayon:
             them: no scope gate.
         hardness: settings of the hardness gate; None takes the defaults, False lets every device answer pass.
         system: a system message for requests that bring none.
-        timeout: seconds for one call, all its attempts together; None waits for ever. Opening a model for the
-            first time is not counted.
+        timeout: seconds for one call, all its attempts together; None waits for ever. While the device can still
+            stand in, the server has half of what is left to show its first token. Opening a model for the first
+            time is not counted.
         private: keep everything on the device; calls can add privacy, never lift it.
         device_options: keywords for opening the device's model.
         server_options: keywords for the connection to the server.
