@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import json
 import sys
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,7 +11,7 @@ import typer
 
 from crayon.cli import console, options
 from crayon.cli.pull_progress import pull_progress
-from crayon.errors import UnknownModelError
+from crayon.errors import ModelFileError, UnknownModelError
 
 if TYPE_CHECKING:
     from crayon.models import Catalogue, CatalogueEntry, LocalModel, Store
@@ -87,17 +86,7 @@ def show(reference: _Reference, *, as_json: options.JsonOption = False) -> None:
     if as_json:
         print(json.dumps(record, ensure_ascii=False, indent=2))
         return
-    for key, value in record.items():
-        if value in (None, [], {}):
-            continue
-        if isinstance(value, dict):
-            print(f"{key}:")
-            for name, inner in value.items():
-                print(f"  {name}: {_safe(inner)}")
-        elif isinstance(value, list):
-            print(f"{key}:", *(f"  {_safe(item)}" for item in value), sep="\n")
-        else:
-            print(f"{key}: {_safe(value)}")
+    _print_tree(record, "")
 
 
 @app.command("rm")
@@ -150,10 +139,7 @@ def _row(store: Store, catalogue: Catalogue, name: str) -> dict[str, Any]:
 
     wanted, entry = _wanted(name, catalogue), catalogue.get(name)
     state, record = store.state(wanted), store.record(wanted.file)
-    local = None
-    if state is State.READY and record is not None:
-        local = _local(store, catalogue, name)
-    prepared = _prepared(local)
+    local = _local(store, catalogue, name) if state is State.READY else None
     return {
         "name": name,
         "role": entry.role if entry else None,
@@ -162,7 +148,7 @@ def _row(store: Store, catalogue: Catalogue, name: str) -> dict[str, Any]:
         "licence": entry.licence if entry else None,
         "state": str(state),
         "path": str(local.path) if local else None,
-        "prepared": prepared.summary if prepared else None,
+        "prepared": _prepared_row(local, store) if local else None,
     }
 
 
@@ -210,20 +196,45 @@ def _describe(reference: str) -> dict[str, Any]:
             "context length": info.context_length,
             "chat template": info.has_chat_template,
         }
-        prepared = _prepared(local)
-        record["prepared"] = dataclasses.asdict(prepared) if prepared else None
+        record["prepared"] = _prepared_record(local, store)
     return record
 
 
-def _prepared(local: LocalModel | None) -> Any:
-    """Return what was prepared from the model (a dataclass with a one-line `summary`), None when nothing was."""
-    if local is None:
-        return None
+def _prepared_row(local: LocalModel, store: Store) -> str | None:
+    """Return one line about what was prepared from the model; a damaged record is no reason to list nothing."""
+    from crayon.models import prepared
+
     try:
-        prepared = importlib.import_module("crayon.models.prepared")
-    except ModuleNotFoundError:
+        info = prepared.describe(local, store.folder)
+    except ModelFileError:
+        return "damaged"
+    if info is None:
         return None
-    return prepared.describe(local)
+    return f"{info.chosen} (stale)" if info.stale else info.chosen
+
+
+def _prepared_record(local: LocalModel, store: Store) -> dict[str, Any] | None:
+    from crayon.models import prepared
+
+    info = prepared.describe(local, store.folder)
+    if info is None:
+        return None
+    record = dataclasses.asdict(info)
+    return record | {"path": str(info.path) if info.path else None, "stale": info.stale}
+
+
+def _print_tree(record: dict[str, Any], indent: str) -> None:
+    for key, value in record.items():
+        if isinstance(value, dict):
+            print(f"{indent}{key}:")
+            _print_tree(value, f"{indent}  ")
+        elif isinstance(value, list | tuple):
+            print(f"{indent}{key}:")
+            for item in value:
+                fields = item.items() if isinstance(item, dict) else ()
+                print(f"{indent}  " + ("  ".join(f"{name} {_safe(text)}" for name, text in fields) or _safe(item)))
+        elif value is not None and value != "":
+            print(f"{indent}{key}: {_safe(value)}")
 
 
 def _megabytes(count: int | None) -> str:
@@ -232,4 +243,4 @@ def _megabytes(count: int | None) -> str:
 
 def _safe(value: object) -> str:
     """Return a value of an unknown file as text that cannot steer the terminal."""
-    return console.safe(str(value), sys.stdout)
+    return console.safe(f"{value:.4g}" if isinstance(value, float) else str(value), sys.stdout)

@@ -7,7 +7,7 @@ import json
 import logging
 import os
 import shutil
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -149,13 +149,7 @@ class Store:
         if record and self._holds(record, path, None):
             return record
         record = self._hash(path, Wanted(path.stem, path.name, ()), "path")
-        try:
-            self.make()
-        except DownloadError as error:
-            # A read-only home is no reason not to run the model; it is only hashed again the next time.
-            logger.warning("the hash of a model cannot be kept: %s", error)
-        else:
-            self.keep(key, record)
+        self.keep(key, record)
         return record
 
     def record(self, key: str) -> Record | None:
@@ -171,14 +165,16 @@ class Store:
         return record if valid and "\0" not in record.path else None
 
     def keep(self, key: str, record: Record) -> None:
-        """Write `record` under `key`, in one step."""
+        """Write `record` under `key`, in one step; where that is impossible, the file is hashed again the next time."""
         path = self._record_path(key)
         temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
         try:
+            path.parent.mkdir(parents=True, exist_ok=True)
             temporary.write_text(json.dumps(asdict(record), indent=1) + "\n", "utf-8")
             temporary.replace(path)
         except OSError as error:
-            temporary.unlink(missing_ok=True)
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
             logger.warning("the record of a verified model cannot be written to %s: %s", path, error)
 
     def settle(self, wanted: Wanted, record: Record) -> None:
@@ -232,6 +228,7 @@ class Store:
 
         Raises:
             DeadlineExceededError: another process held it for `timeout` seconds.
+            DownloadError: the lock's file cannot be opened.
         """
         import filelock
 
@@ -247,6 +244,8 @@ class Store:
             raise DeadlineExceededError(
                 f"another process has been pulling {wanted.name} for {timeout:.0f} s (it holds {path})"
             ) from None
+        except OSError as error:
+            raise DownloadError(f"{path} cannot be locked: {error.strerror or error}") from error
         try:
             yield
         finally:

@@ -145,3 +145,34 @@ def test_terminal_gets_a_bar_with_speed(store_dir: Path) -> None:
 def test_help_teaches_by_example() -> None:
     for command in ("ls", "pull", "show", "rm"):
         assert f"Example: crayon models {command}" in " ".join(crayon("models", command, "--help").stdout.split())
+
+
+def test_prepared_file_is_listed_shown_and_removed(store_dir: Path) -> None:
+    from crayon.models import prepared, resolve
+
+    local = resolve("tiny")
+    best = prepared.file_for(local.sha256, "Q8_0")
+    measured = prepared.Candidate("Q8_0", 1, 500.0, 90.0, 1.2, 1.0007, 0.006, 0.96)
+    info = prepared.PreparedInfo(
+        chosen="Q8_0",
+        reason="the fastest within the allowed loss",
+        candidates=(measured,),
+        max_loss=0.01,
+        prompt_tokens=200,
+        answer_tokens=50,
+        source_sha256=local.sha256,
+        machine=prepared.machine_key(),
+        library=prepared.library_version(),
+        path=best,
+    )
+    prepared.keep(info)
+    best.write_bytes(b"weights")
+    assert listed("tiny")["prepared"] == "Q8_0"
+    shown = crayon("models", "show", "tiny").stdout
+    assert "reason: the fastest within the allowed loss" in shown
+    assert "type Q8_0" in shown
+    assert json.loads(crayon("models", "show", "tiny", "--json").stdout)["prepared"]["path"] == str(best)
+    (best.parent / prepared.RECORD).write_text("{")
+    assert listed("tiny")["prepared"] == "damaged"
+    assert crayon("models", "rm", "tiny", "--yes").returncode == 0
+    assert not best.parent.exists()

@@ -9,6 +9,7 @@ from models_tools import catalogue_text, sha256, tiny_gguf
 
 from crayon.errors import (
     DeadlineExceededError,
+    DownloadError,
     HashMismatchError,
     ModelFileError,
     NoSpaceError,
@@ -100,7 +101,7 @@ def test_file_put_in_place_by_hand_is_verified_before_use(
 ) -> None:
     store = Store(tmp_path / "store")
     wanted = catalogue.find("tiny").wanted
-    store.make()
+    store.folder.mkdir()
     store.target(wanted).write_bytes(DATA)
     assert store.state(wanted) is State.UNVERIFIED
     local = resolve("tiny", download=False, models_dir=store.folder, catalogue=catalogue)
@@ -209,6 +210,15 @@ def test_lock_is_waited_for_and_given_up(tmp_path: Path) -> None:
     assert "waiting for another process" in said[0].label
     with store.lock(wanted, Reporter(None, None), timeout=0.2):
         pass
+
+
+def test_folder_that_cannot_be_written_is_named(tmp_path: Path, catalogue: Catalogue) -> None:
+    (tmp_path / "store" / "locks" / "tiny.gguf.lock").mkdir(parents=True)
+    with pytest.raises(DownloadError, match="cannot be locked"):
+        resolve("tiny", models_dir=tmp_path / "store", catalogue=catalogue)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DownloadError, match="cannot be written"):
+        resolve("tiny", models_dir=tmp_path / "file" / "store", catalogue=catalogue)
 
 
 def test_partial_file_appears_only_when_verified(tmp_path: Path) -> None:
