@@ -70,16 +70,16 @@ class Request:
     reserved: int = 0
     """Cache tokens set aside while running."""
     lanes: list[Lane] = field(default_factory=list)
+    group: tuple[str, bool] = field(init=False)
+    """Requests of one group may share a nano-batch."""
+
+    def __post_init__(self) -> None:
+        self.group = (self.blend, self.kind is Kind.ENCODE)
 
     @property
     def turn(self) -> tuple[float, int]:
         """Place in the queue: smaller runs first."""
         return (self.arrival - self.priority * PRIORITY_SECONDS, self.number)
-
-    @property
-    def group(self) -> tuple[str, bool]:
-        """Requests of one group may share a nano-batch."""
-        return (self.blend, self.kind is Kind.ENCODE)
 
     @property
     def decoding(self) -> bool:
