@@ -1,0 +1,176 @@
+"""What preparing a model for this machine's CPU measured and chose, and the file it made."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from crayon.errors import ModelFileError
+from crayon.models.store import Store, default_models_dir
+
+if TYPE_CHECKING:
+    from crayon.models.local import LocalModel
+
+SCHEMA = 1
+RECORD = "prepared.json"
+SOURCE = "source"  # the choice where no other type is faster within the allowed loss
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One quantization type, measured beside the source in the same run.
+
+    Args:
+        type: llama.cpp's name of it, or "source".
+        size_bytes: of the weights.
+        prefill_tps: prompt tokens a second.
+        decode_tps: answer tokens a second.
+        turn_ratio: how many times as fast as the source a typical turn is.
+        perplexity_ratio: perplexity over the source's, on our text.
+        kl: mean Kullback-Leibler divergence from the source's next-token distributions, in nats.
+        same_top: share of positions where both hold the same token likeliest.
+    """
+
+    type: str
+    size_bytes: int
+    prefill_tps: float
+    decode_tps: float
+    turn_ratio: float
+    perplexity_ratio: float
+    kl: float
+    same_top: float
+
+    @property
+    def loss(self) -> float:
+        """The larger of the relative rise of perplexity and the divergence; both are bounded by the same number."""
+        return max(self.perplexity_ratio - 1.0, self.kl)
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedInfo:
+    """The record of one preparation; `path` is the file to run (None: the source itself is best)."""
+
+    chosen: str
+    reason: str
+    candidates: tuple[Candidate, ...]
+    max_loss: float
+    prompt_tokens: int
+    answer_tokens: int
+    source_sha256: str
+    machine: str
+    library: str
+    path: Path | None
+    sha256: str = ""
+    size: int = 0
+    mtime_ns: int = 0
+
+    @property
+    def stale(self) -> str | None:
+        """Why the choice no longer holds here, None if it does."""
+        if self.machine != machine_key():
+            return "it was measured on another CPU"
+        if self.library != library_version():
+            return f"it was measured with llama-cpp-python {self.library}"
+        return None
+
+
+def machine_key() -> str:
+    """Return what the choice depends on: architecture, CPU model and instruction sets, in a few words and a hash."""
+    model, flags = platform.processor() or "", ""
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            name, _, value = line.partition(":")
+            if name.strip() == "model name" and not model.strip():
+                model = value.strip()
+            if name.strip() in {"flags", "Features"}:
+                model, flags = model or value.strip()[:40], value
+                break
+    except OSError:
+        pass
+    digest = hashlib.sha256(" ".join(sorted(flags.split())).encode()).hexdigest()[:12]
+    return f"{platform.machine()} {model} {digest}"
+
+
+def library_version() -> str:
+    """Return the installed version of llama-cpp-python."""
+    return metadata.version("llama-cpp-python")
+
+
+def describe(local: LocalModel, models_dir: Path | None = None) -> PreparedInfo | None:
+    """Return the record of a model's preparation, None if it was never prepared.
+
+    Raises:
+        ModelFileError: the record is damaged; preparing again writes a new one.
+    """
+    path = _folder(local.sha256, models_dir) / RECORD
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise ModelFileError(f"{path}: cannot be read ({error}); run: crayon models prepare {local.name}") from error
+    try:
+        return _parse(raw, path.parent)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ModelFileError(f"{path}: is damaged ({error}); run: crayon models prepare {local.name}") from error
+
+
+def usable(local: LocalModel, models_dir: Path | None = None) -> Path | None:
+    """Return the prepared file to run instead of `local`, None where there is none that holds here.
+
+    Its size and time of change must be those recorded when its hash was taken.
+
+    Raises:
+        ModelFileError: the record is damaged.
+    """
+    info = describe(local, models_dir)
+    if info is None or info.path is None or info.stale or info.source_sha256 != local.sha256:
+        return None
+    try:
+        stat = info.path.stat()
+    except OSError:
+        return None
+    return info.path if (stat.st_size, stat.st_mtime_ns) == (info.size, info.mtime_ns) else None
+
+
+def keep(info: PreparedInfo, models_dir: Path | None = None) -> None:
+    """Write the record, whole or not at all.
+
+    Raises:
+        OSError: the disk refuses.
+    """
+    folder = _folder(info.source_sha256, models_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    raw = {**asdict(info), "schema": SCHEMA, "path": info.path.name if info.path else None}
+    partial = folder / f"{RECORD}.{os.getpid()}.partial"
+    try:
+        partial.write_text(json.dumps(raw, indent=2), encoding="utf-8")
+        partial.replace(folder / RECORD)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def file_for(source_sha256: str, file_type: str, models_dir: Path | None = None) -> Path:
+    """Return where the prepared file of a type belongs."""
+    return _folder(source_sha256, models_dir) / f"{file_type}.gguf"
+
+
+def _folder(source_sha256: str, models_dir: Path | None) -> Path:
+    return Store(models_dir or default_models_dir()).prepared(source_sha256)
+
+
+def _parse(raw: Any, folder: Path) -> PreparedInfo:
+    if raw["schema"] != SCHEMA:
+        raise ValueError(f"schema {raw['schema']!r} is not {SCHEMA}")
+    name = raw["path"]
+    if name is not None and Path(name).name != name:
+        raise ValueError(f"path {name!r} leaves its folder")
+    fields = {key: raw[key] for key in PreparedInfo.__slots__ if key not in {"candidates", "path"}}
+    candidates = tuple(Candidate(**row) for row in raw["candidates"])
+    return PreparedInfo(**fields, candidates=candidates, path=folder / name if name else None)

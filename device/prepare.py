@@ -1,0 +1,195 @@
+"""Preparing a model for the CPU at hand: which quantization is fastest here within an allowed loss of quality?"""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Self
+
+import numpy as np
+
+from crayon.errors import ModelFileError
+from crayon.llama.batch import Batch
+from crayon.llama.context import Context
+from crayon.llama.model import Model
+from crayon.llama.quantize import FILE_TYPES, quantize
+from crayon.models.prepared import SOURCE, Candidate
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+    from pathlib import Path
+
+# Types that this library has fast kernels for on x86 and ARM CPUs: repacked at load (Q4_0, IQ4_NL, Q4_K, Q8_0) or
+# multiplied in tiles (Q8_0, Q5_0, Q6_K). Best quality first.
+TYPES = ("Q8_0", "Q6_K", "Q5_K_M", "Q5_0", "Q4_K_M", "IQ4_NL", "Q4_0")
+MAX_LOSS = 0.01  # perplexity +1 % and 0.01 nats
+TIE = 0.05  # two types this close in speed count as equal, and the better one wins
+WINDOW = 256  # tokens of context in which quality is compared
+ROUNDS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The type that was chosen and why, in a sentence for the user."""
+
+    candidate: Candidate
+    reason: str
+
+
+def measure(
+    source: Path,
+    folder: Path,
+    *,
+    text: str,
+    source_sha256: str,
+    types: Iterable[str] = TYPES,
+    prompt_tokens: int = 200,
+    answer_tokens: int = 50,
+    threads: int | None = None,
+    progress: Callable[[str, float], None] | None = None,
+) -> list[Candidate]:
+    """Requantize `source` to each type in `folder` (`TYPE.gguf`) and measure it beside the source, in turn.
+
+    Speed is the median of ratios of pairs run one after the other, so that a machine's moods cancel out. `progress`
+    gets what is going on and the share done. Returns the source first, then the types in the order given.
+
+    Raises:
+        ModelFileError: a file cannot be read or written.
+    """
+    types = tuple(types)
+    report = progress or (lambda _what, _share: None)
+    rows: list[Candidate] = []
+    speeds: list[tuple[float, float]] = []
+    with Model(source) as base, _Bench(base, prompt_tokens, answer_tokens, threads) as reference:
+        tokens = base.tokenize(text)
+        reference.turn()  # first touch of the weights
+        for i, name in enumerate(types):
+            report(f"{name}: requantizing", i / len(types))
+            path = folder / f"{name}.gguf"
+            quantize(source, path, name, {"crayon.source.sha256": source_sha256, "crayon.prepared.type": name})
+            with Model(path) as model, _Bench(model, prompt_tokens, answer_tokens, threads) as bench:
+                report(f"{name}: measuring quality", (i + 0.3) / len(types))
+                quality = _compare(reference, bench, tokens)
+                report(f"{name}: measuring speed", (i + 0.6) / len(types))
+                bench.turn()
+                pairs = [(reference.turn(), bench.turn()) for _ in range(ROUNDS)]
+                speeds.extend(pair[0] for pair in pairs)
+                ratio = statistics.median(sum(theirs) / sum(ours) for theirs, ours in pairs)
+                prefill = statistics.median(ours[0] for _, ours in pairs)
+                decode = statistics.median(ours[1] for _, ours in pairs)
+                rows.append(
+                    Candidate(name, model.size_bytes, prompt_tokens / prefill, answer_tokens / decode, ratio, *quality)
+                )
+        prefill = statistics.median(pair[0] for pair in speeds)
+        decode = statistics.median(pair[1] for pair in speeds)
+        own = Candidate(SOURCE, base.size_bytes, prompt_tokens / prefill, answer_tokens / decode, 1.0, 1.0, 0.0, 1.0)
+    report("done", 1.0)
+    return [own, *rows]
+
+
+def pareto(candidates: Sequence[Candidate]) -> list[Candidate]:
+    """Return those that no other beats in both speed and loss, fastest first."""
+    front = [
+        c
+        for c in candidates
+        if not any(
+            o.turn_ratio >= c.turn_ratio and o.loss <= c.loss and (o.turn_ratio, o.loss) != (c.turn_ratio, c.loss)
+            for o in candidates
+        )
+    ]
+    return sorted(front, key=lambda c: -c.turn_ratio)
+
+
+def choose(candidates: Sequence[Candidate], max_loss: float = MAX_LOSS) -> Choice:
+    """Return the fastest candidate within `max_loss`; within 5 % of its speed the smallest loss wins.
+
+    Raises:
+        ModelFileError: nothing was measured.
+    """
+    allowed = [c for c in candidates if c.loss <= max_loss]
+    if not allowed:
+        raise ModelFileError("nothing was measured, so nothing can be chosen")
+    fastest = max(c.turn_ratio for c in allowed)
+    tied = [c for c in allowed if c.turn_ratio >= fastest * (1.0 - TIE)]
+    best = min(tied, key=lambda c: (c.loss, -c.turn_ratio))
+    if best.type == SOURCE:
+        return Choice(best, f"no other type is more than {TIE:.0%} faster within a loss of {max_loss:g}")
+    faster = [c for c in candidates if c.turn_ratio > best.turn_ratio and c.loss > max_loss]
+    reason = (
+        f"a turn is {best.turn_ratio:.2f}x as fast as with the source; perplexity {best.perplexity_ratio - 1:+.2%}, "
+        f"divergence {best.kl:.4f} (allowed: {max_loss:g})"
+    )
+    if faster:
+        quick = max(faster, key=lambda c: c.turn_ratio)
+        reason += f"; {quick.type} is faster still ({quick.turn_ratio:.2f}x) but loses {quick.loss:.3f}"
+    return Choice(best, reason)
+
+
+class _Bench:
+    """A model with a context for turns and one for quality."""
+
+    def __init__(self, model: Model, prompt_tokens: int, answer_tokens: int, threads: int | None) -> None:
+        self._prompt, self._answer = prompt_tokens, answer_tokens
+        size = max(prompt_tokens + answer_tokens, WINDOW)
+        self.context = Context(
+            model, n_ctx=size, n_batch=max(prompt_tokens, WINDOW), n_outputs_max=WINDOW, threads=threads
+        )
+        self.batch = Batch(self.context.n_batch)
+        # Any tokens take the same time; spread over the vocabulary so that no cache flatters the embedding rows.
+        self._tokens = [(7919 * i) % model.n_vocab for i in range(size)]
+
+    def turn(self) -> tuple[float, float]:
+        """Return seconds to read a prompt and to write an answer, as a typical turn does."""
+        context, batch = self.context, self.batch
+        context.clear()
+        batch.clear()
+        batch.add(self._tokens[: self._prompt], 0, 0, "last")
+        start = time.perf_counter()
+        context.decode(batch)
+        middle = time.perf_counter()
+        for i in range(self._answer):
+            batch.clear()
+            batch.add([self._tokens[i]], self._prompt + i, 0, "last")
+            context.decode(batch)
+        return middle - start, time.perf_counter() - middle
+
+    def log_probabilities(self, tokens: Sequence[int]) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
+        """Return ln p of every next token, shape (tokens, n_vocab)."""
+        self.context.clear()
+        self.batch.clear()
+        rows = self.batch.add(tokens, 0, 0, "all")
+        self.context.decode(self.batch)
+        logits = np.stack([self.context.logits(row) for row in rows])
+        logits -= logits.max(axis=1, keepdims=True)
+        logits -= np.log(np.exp(logits).sum(axis=1, keepdims=True))
+        return logits
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.context.close()
+
+
+def _compare(reference: _Bench, bench: _Bench, tokens: Sequence[int]) -> tuple[float, float, float]:
+    """Return perplexity ratio, mean KL(reference || bench) and share of equal likeliest tokens."""
+    rise, divergence, same, n = 0.0, 0.0, 0, 0
+    for start in range(0, len(tokens) - 1, WINDOW):
+        window = tokens[start : start + WINDOW]
+        if len(window) < 2:
+            break
+        p, q = (bench_.log_probabilities(window)[:-1] for bench_ in (reference, bench))
+        target = np.asarray(window[1:])
+        at = np.arange(len(target))
+        rise += float((p[at, target] - q[at, target]).sum(dtype=np.float64))
+        divergence += float((np.exp(p) * (p - q)).sum(dtype=np.float64))
+        same += int((p.argmax(axis=1) == q.argmax(axis=1)).sum())
+        n += len(target)
+    if n == 0:
+        raise ModelFileError("the text to compare quality on is too short")
+    return math.exp(rise / n), max(divergence / n, 0.0), same / n
+
+
+__all__ = ["FILE_TYPES", "MAX_LOSS", "TYPES", "Choice", "choose", "measure", "pareto"]
