@@ -75,7 +75,7 @@ def computed_of(report: Report, name: str) -> dict[int | None, list[int]]:
 
 
 @given(limits(), jobs())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 def test_every_token_is_computed_once_and_in_order_or_the_request_was_dropped(caps: Caps, work: list[Job]) -> None:
     report = SimulatedEngine(caps, LinearCost(0.01, 0.002)).run(work)
     for job in work:
@@ -91,7 +91,7 @@ def test_every_token_is_computed_once_and_in_order_or_the_request_was_dropped(ca
 
 
 @given(limits(), jobs(perfect=True))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_all_that_fits_is_finished_within_the_stated_bound(caps: Caps, work: list[Job]) -> None:
     originals = {job.request.id: copy.deepcopy(job.request) for job in work}
     report = SimulatedEngine(caps, LinearCost(0.01, 0.002)).run(work)
@@ -112,7 +112,7 @@ def test_all_that_fits_is_finished_within_the_stated_bound(caps: Caps, work: lis
 
 
 @given(limits(), jobs())
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_one_request_is_cut_at_most_and_the_cache_is_never_overdrawn(caps: Caps, work: list[Job]) -> None:
     by_id = {job.request.id: job.request for job in work}
     report = SimulatedEngine(caps, LinearCost(0.01, 0.002)).run(work)
