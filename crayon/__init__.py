@@ -5,7 +5,7 @@
     from crayon import Crayon
 
     with Crayon(server="localhost:50051") as crayon:
-        answer = crayon.ask("What does 'generous' mean?")
+        answer = crayon.ask("How can I sleep better?")
         print(answer, answer.route.source, answer.route.reason)
 
 Names are loaded when they are first used, so `import crayon` alone stays light.

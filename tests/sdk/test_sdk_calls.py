@@ -142,7 +142,7 @@ def test_a_wrong_option_is_named_and_nothing_runs(sdk, options, field, method):
         (("",), {}, "device"),
         ((None, object()), {}, "server"),
         ((), {"scopes": ["nonsense"]}, r"scope[nonsense]"),
-        ((), {"scopes": "definitions"}, "scopes"),
+        ((), {"scopes": "healthy-habits"}, "scopes"),
         ((), {"scopes": [3]}, "scopes[0]"),
         ((), {"scopes": [Scope("a", COLOURS), Scope("a", COLOURS)]}, "scopes"),
         ((), {"hardness": True}, "hardness"),

@@ -48,12 +48,12 @@ def test_the_client_routes_real_questions(device):
     server = EchoEngine()
     try:
         client = Crayon(device, server, scopes=scope_names(), hardness=False, max_tokens=12)
-        inside = client.ask("What does 'honest' mean?")
+        inside = client.ask("Why is it healthy to drink water in the morning?")
         outside = client.ask("Solve 3x + 5 = 20 for x.")
     finally:
         server.close()
     assert (inside.route.source, inside.route.reason) == (Source.DEVICE, Reason.IN_SCOPE)
-    assert inside.route.scope == "definitions"
+    assert inside.route.scope == "healthy-habits"
     assert inside.text.strip()
     assert inside.usage.completion_tokens <= 12
     assert (outside.route.source, outside.route.reason) == (Source.SERVER, Reason.OUT_OF_SCOPE)

@@ -169,7 +169,7 @@ def test_the_scope_gate_is_skipped_where_it_cannot_matter(sdk, options):
 
 
 def test_scopes_by_name(sdk):
-    sdk.make(Fake("small"), scopes=["definitions", "polite-notes"])
+    sdk.make(Fake("small"), scopes=["healthy-habits", "nature-basics"])
 
 
 # -- modes, privacy, blends

@@ -11,7 +11,7 @@ from crayon.data.scope_files import read_scope
 
 
 def test_names():
-    assert scope_names() == ("definitions", "polite-notes")
+    assert scope_names() == ("healthy-habits", "nature-basics")
 
 
 @pytest.mark.parametrize("name", scope_names())
@@ -57,7 +57,7 @@ def test_a_file_that_holds_no_scope_is_refused(tmp_path, content, words):
 
 @pytest.mark.parametrize(
     ("name", "words"),
-    [("nonsense", "there are definitions"), ("missing.toml", "cannot be read"), ("../quality", "is unknown")],
+    [("nonsense", "there are healthy-habits"), ("missing.toml", "cannot be read"), ("../quality", "is unknown")],
 )
 def test_an_unknown_scope_is_refused(name, words):
     with pytest.raises(InvalidRequestError, match=words):
