@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import threading
 from collections import deque
@@ -44,6 +45,8 @@ class Worker:
         self._closing = False
         self._thread = threading.Thread(target=self._run, name="crayon-device", daemon=True)
         self._thread.start()
+        # A thread that computes while the process ends would run in libraries that are already torn down.
+        atexit.register(self.close)
 
     def submit(self, job: Job) -> None:
         """Queue a job.
@@ -75,6 +78,7 @@ class Worker:
             self._wake.notify()
         if threading.current_thread() is not self._thread:
             self._thread.join()
+        atexit.unregister(self.close)
 
     def _run(self) -> None:
         while True:
