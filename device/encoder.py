@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from crayon.device.turns import Turns
 from crayon.errors import EngineError, PromptTooLongError
 from crayon.llama.batch import Batch
 from crayon.llama.context import Context
 from crayon.llama.tap import Tap
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
-    from pathlib import Path
+    from collections.abc import Callable, Generator, Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -41,7 +43,7 @@ class Encoder:
     Args:
         model: the device's model.
         n_ctx: most tokens of one text.
-        background: texts whose mean is the centre.
+        background: texts whose mean is the centre; without any, vectors are not centred.
         cache_dir: where the centre is kept between runs; None computes it each time.
         threads: compute threads.
     """
@@ -66,6 +68,7 @@ class Encoder:
             model, n_ctx=n_ctx, n_seq_max=SEQUENCES, threads=threads, n_outputs_max=SEQUENCES, tap=self._tap
         )
         self._batch = Batch(self._context.n_batch)
+        self._turns = Turns()  # one context, one batch: two jobs would overwrite each other's rows
         self._sink = model.bos if model.bos >= 0 else model.eos
         self._centre: NDArray[np.float32] | None = None
 
@@ -82,8 +85,15 @@ class Encoder:
 
     def steps(self, texts: Sequence[Sequence[int]], out: Callable[[NDArray[np.float32]], None]) -> Iterator[None]:
         """Embed token lists, giving way after each step; `out` receives vectors of shape (texts, dimensions)."""
+        return self._turns.held(self._steps(texts, out))
+
+    def _steps(
+        self, texts: Sequence[Sequence[int]], out: Callable[[NDArray[np.float32]], None]
+    ) -> Generator[None, None, None]:
         raw = np.empty((len(texts), self.dimensions), np.float32)
         yield from self._raw(texts, raw)
+        if not self._background:
+            self._centre = np.zeros(self.dimensions, np.float32)
         if self._centre is None:
             self._centre = self._load_centre()
         if self._centre is None:
@@ -168,7 +178,7 @@ class Encoder:
             return None
         try:
             found = np.load(path, allow_pickle=False)
-        except (OSError, ValueError):
+        except (OSError, ValueError, EOFError):  # EOFError: an empty file
             return None
         if found.shape != (self.dimensions,) or found.dtype != np.float32 or not np.isfinite(found).all():
             return None
@@ -178,12 +188,12 @@ class Encoder:
         path = self._centre_path()
         if path is None:
             return
-        partial = path.with_suffix(".partial")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with partial.open("wb") as file:
-                np.save(file, centre, allow_pickle=False)
-            partial.replace(path)
+            # Its own folder: two processes may be writing the same centre.
+            with tempfile.TemporaryDirectory(dir=path.parent, prefix="centre-") as folder:
+                partial = Path(folder) / path.name
+                np.save(partial, centre, allow_pickle=False)
+                partial.replace(path)
         except OSError as error:  # only a cache: the next run computes it again
             logger.warning("the embedding centre cannot be kept in %s: %s", path.parent, error)
-            partial.unlink(missing_ok=True)
