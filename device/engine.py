@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from concurrent.futures import Future, InvalidStateError
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from crayon.completion import FinishReason, Timings, Usage
+from crayon.data.texts import background_texts
+from crayon.device import opening
 from crayon.device.encoder import Encoder
 from crayon.device.job import Job
 from crayon.device.slots import Slot, SlotTable
+from crayon.device.turns import Turns
 from crayon.device.worker import Worker
 from crayon.engine import (
     BLEND,
@@ -45,13 +49,14 @@ from crayon.llama.signals import SignalMeter, log_softmax_at
 from crayon.llama.text import TextAssembler
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Generator, Iterator, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
 
     from crayon.completion import Blend
     from crayon.llama.adapter import Adapter
+    from crayon.models import ProgressCallback
 
     BlendResolver = Callable[[Blend], Sequence[tuple[Adapter, float]]]
 
@@ -69,7 +74,7 @@ class DeviceEngine:
         n_ctx: most tokens of one conversation, and cells of the KV cache that all share.
         n_batch: most prompt tokens computed in one step: it bounds how late a cancellation or a deadline is noticed.
         threads: compute threads (None: the cores this process may use).
-        background: texts whose mean embedding is the centre for `encode`.
+        background: texts whose mean embedding is the centre for `encode`; without any, vectors are not centred.
         cache_dir: where that centre is kept between runs.
         source_sha256: hash of the published file that `path` is, or was prepared from.
         adapters: turns a request's blend into loaded adapters with scales; without it blends are refused.
@@ -94,6 +99,7 @@ class DeviceEngine:
         adapters: BlendResolver | None = None,
     ) -> None:
         self._worker: Worker | None = None
+        self._gate = threading.Lock()  # callers read the model's vocabulary under it, so that close() waits for them
         smoke.check()
         self._model = Model(path)
         self._encoder: Encoder | None = None
@@ -119,7 +125,40 @@ class DeviceEngine:
         self._batch = Batch(self._context.n_batch)
         self._slots = SlotTable(self._context, slots=SLOTS, capacity=self._context.n_ctx)
         self._meter = SignalMeter(self._model.n_vocab)
+        self._entry = Turns()  # a large request is not overtaken for ever by small ones
+        self._branching = Turns()  # the branch sequences are there once
         self._worker = Worker(abort=self._abort, clear_abort=self._clear_abort)
+
+    @classmethod
+    def open(
+        cls,
+        reference: str,
+        *,
+        models_dir: Path | None = None,
+        download: bool = True,
+        prepared: bool = True,
+        progress: ProgressCallback | None = None,
+        n_ctx: int = 4096,
+        threads: int | None = None,
+    ) -> Self:
+        """Open a model by reference: fetched when it is absent, and in the file prepared for this machine if any.
+
+        Raises:
+            ModelError: the model cannot be found, fetched or read.
+            EngineError: it cannot be run.
+        """
+        found = opening.find(
+            reference, models_dir=models_dir, download=download, prepared_file=prepared, progress=progress
+        )
+        return cls(
+            found.path,
+            name=found.name,
+            n_ctx=n_ctx,
+            threads=threads,
+            background=background_texts(),
+            cache_dir=found.cache_dir,
+            source_sha256=found.source_sha256,
+        )
 
     # -- the engine contract
 
@@ -138,10 +177,11 @@ class DeviceEngine:
             OverloadedError: too many requests wait.
         """
         self._check_model(request.model)
-        tokens = self._prompt(request.messages)
-        adapters = self._resolve(request.blend)
+        with self._gate:
+            worker = self._running()
+            tokens = self._prompt(request.messages)
+            adapters = self._resolve(request.blend)
         stream = Stream(on_cancel=lambda: worker.cancelled(job))
-        worker = self._running()
         job = Job(stream, request.deadline)
         job.steps = self._generate(job, stream, request, tokens, adapters)
         worker.submit(job)
@@ -151,19 +191,21 @@ class DeviceEngine:
         """Score continuations of one prompt.
 
         Raises:
-            PromptTooLongError: the prompt and the longest continuation do not fit.
+            PromptTooLongError: the prompt, or a continuation after it, does not fit; the field names it.
             AdapterError: the blend cannot be applied.
             OverloadedError: too many requests wait.
         """
         self._check_model(request.model)
-        tokens = self._prompt(request.messages)
-        adapters = self._resolve(request.blend)
-        lists = [self._model.tokenize(text) for text in request.continuations]
-        longest = max(len(part) for part in lists)
-        if len(tokens) + longest > self.n_ctx:
-            raise PromptTooLongError(len(tokens) + longest, self.n_ctx)
+        with self._gate:
+            worker = self._running()
+            tokens = self._prompt(request.messages)
+            adapters = self._resolve(request.blend)
+            lists = [self._model.tokenize(text) for text in request.continuations]
+        for i, part in enumerate(lists):
+            if len(tokens) + len(part) > self.n_ctx:
+                raise PromptTooLongError(len(tokens) + len(part), self.n_ctx, f"continuations[{i}]")
         future: Future[ScoreResult] = Future()
-        self._submit(future, request.deadline, self._score(future, request.blend, tokens, lists, adapters))
+        self._submit(worker, future, request.deadline, self._score(future, request.blend, tokens, lists, adapters))
         return future
 
     def encode(self, request: EncodeRequest) -> Future[EncodeResult]:
@@ -174,23 +216,26 @@ class DeviceEngine:
             OverloadedError: too many requests wait.
         """
         self._check_model(request.model)
-        encoder = self._encoder_ready()
-        lists = [encoder.tokenize(text, f"texts[{i}]") for i, text in enumerate(request.texts)]
+        with self._gate:
+            worker = self._running()
+            encoder = self._encoder_ready()
+            lists = [encoder.tokenize(text, f"texts[{i}]") for i, text in enumerate(request.texts)]
         future: Future[EncodeResult] = Future()
 
         def deliver(vectors: NDArray[np.float32]) -> None:
             usage = Usage(prompt_tokens=sum(len(part) for part in lists))
             _deliver(future, EncodeResult(vectors, usage, self._name))
 
-        self._submit(future, request.deadline, encoder.steps(lists, deliver))
+        self._submit(worker, future, request.deadline, encoder.steps(lists, deliver))
         return future
 
     def close(self) -> None:
         """End what runs and free the model."""
-        if self._worker is None:
+        with self._gate:
+            worker, self._worker = self._worker, None
+        if worker is None:
             return
-        self._worker.close()
-        self._worker = None
+        worker.close()
         if self._encoder is not None:
             self._encoder.close()
         self._context.close()
@@ -209,8 +254,7 @@ class DeviceEngine:
             raise EngineClosedError("the device engine is closed")
         return self._worker
 
-    def _submit(self, future: Future[Any], deadline: float | None, steps: Iterator[None]) -> None:
-        worker = self._running()
+    def _submit(self, worker: Worker, future: Future[Any], deadline: float | None, steps: Iterator[None]) -> None:
         job = Job(future, deadline, steps)
         future.add_done_callback(lambda done: worker.cancelled(job) if done.cancelled() else None)
         worker.submit(job)
@@ -256,6 +300,12 @@ class DeviceEngine:
 
     # -- on the compute thread
 
+    def _admit(self, blend: Blend | None, tokens: list[int], reserve: int) -> Generator[None, None, tuple[Slot, int]]:
+        """Wait for a slot; return it and how many of the tokens it already holds."""
+        while (found := self._slots.acquire(blend, tokens, reserve)) is None:
+            yield
+        return found
+
     def _generate(
         self,
         job: Job,
@@ -265,12 +315,7 @@ class DeviceEngine:
         adapters: tuple[tuple[Adapter, float], ...],
     ) -> Iterator[None]:
         limit = min(request.sampling.max_tokens, self.n_ctx - len(tokens))
-        found = None
-        while found is None:
-            found = self._slots.acquire(request.blend, tokens, len(tokens) + limit)
-            if found is None:
-                yield
-        slot, cached = found
+        slot, cached = yield from self._entry.held(self._admit(request.blend, tokens, len(tokens) + limit))
         try:
             with Sampler(request.sampling, self._meter) as sampler:
                 started = time.monotonic()
@@ -319,19 +364,15 @@ class DeviceEngine:
         lists: list[list[int]],
         adapters: tuple[tuple[Adapter, float], ...],
     ) -> Iterator[None]:
-        found = None
-        reserve = len(tokens) + max(len(part) for part in lists)
-        while found is None:
-            found = self._slots.acquire(blend, tokens, reserve)
-            if found is None:
-                yield
-        slot, cached = found
+        groups = list(self._branch_groups(lists, len(tokens)))
+        branched = max((sum(len(lists[i]) - 1 for i in group) for group in groups), default=0)
+        slot, cached = yield from self._entry.held(self._admit(blend, tokens, len(tokens) + branched))
         try:
             yield from self._prefill(slot, tokens[cached:], adapters)
             firsts = log_softmax_at(self._context.logits(self._batch.size - 1), [part[0] for part in lists])
             scores = [[float(first)] for first in firsts]
-            for group in self._branch_groups(lists, len(tokens)):
-                yield from self._branch(slot, group, lists, scores, adapters)
+            for group in groups:
+                yield from self._branching.held(self._branch(slot, group, lists, scores, adapters))
             usage = Usage(len(tokens) + sum(len(part) for part in lists), 0, cached)
             _deliver(future, ScoreResult(tuple(ContinuationScore(tuple(s)) for s in scores), usage, self._name))
         finally:
@@ -360,7 +401,7 @@ class DeviceEngine:
         lists: list[list[int]],
         scores: list[list[float]],
         adapters: tuple[tuple[Adapter, float], ...],
-    ) -> Iterator[None]:
+    ) -> Generator[None, None, None]:
         """Score the tokens after the first of each continuation of a group, all under the shared prompt."""
         base = len(slot.tokens)
         branches = {i: SLOTS + b for b, i in enumerate(group)}
@@ -371,7 +412,8 @@ class DeviceEngine:
             todo = [(i, at) for i in group for at in range(len(lists[i]) - 1)]
             while todo:
                 yield
-                part, todo = todo[:SCORED_ROWS], todo[SCORED_ROWS:]
+                size = min(SCORED_ROWS, self._batch.capacity)
+                part, todo = todo[:size], todo[size:]
                 self._batch.clear()
                 for i, at in part:
                     self._batch.add([lists[i][at]], base + at, branches[i], "last")
