@@ -1,4 +1,4 @@
-"""Preparing a model for the CPU at hand: which quantization is fastest here within an allowed loss of quality?"""
+"""Preparing a model for the CPU at hand: the fastest quantization here within an allowed loss of quality."""
 
 from __future__ import annotations
 
@@ -14,16 +14,20 @@ from crayon.errors import ModelFileError
 from crayon.llama.batch import Batch
 from crayon.llama.context import Context
 from crayon.llama.model import Model
-from crayon.llama.quantize import FILE_TYPES, quantize
+from crayon.llama.quantize import quantize
 from crayon.models.prepared import SOURCE, Candidate
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
     from pathlib import Path
 
+    from numpy.typing import NDArray
+
 # Types that this library has fast kernels for on x86 and ARM CPUs: repacked at load (Q4_0, IQ4_NL, Q4_K, Q8_0) or
 # multiplied in tiles (Q8_0, Q5_0, Q6_K). Best quality first.
 TYPES = ("Q8_0", "Q6_K", "Q5_K_M", "Q5_0", "Q4_K_M", "IQ4_NL", "Q4_0")
+SOURCE_KEY = "crayon.source.sha256"
+TYPE_KEY = "crayon.prepared.type"
 MAX_LOSS = 0.01  # perplexity +1 % and 0.01 nats
 TIE = 0.05  # two types this close in speed count as equal, and the better one wins
 WINDOW = 256  # tokens of context in which quality is compared
@@ -50,7 +54,7 @@ def measure(
     threads: int | None = None,
     progress: Callable[[str, float], None] | None = None,
 ) -> list[Candidate]:
-    """Requantize `source` to each type in `folder` (`TYPE.gguf`) and measure it beside the source, in turn.
+    """Requantize `source` to each type, in a file in `folder` that is removed again, and measure it beside the source.
 
     Speed is the median of ratios of pairs run one after the other, so that a machine's moods cancel out. `progress`
     gets what is going on and the share done. Returns the source first, then the types in the order given.
@@ -66,27 +70,42 @@ def measure(
         tokens = base.tokenize(text)
         reference.turn()  # first touch of the weights
         for i, name in enumerate(types):
-            report(f"{name}: requantizing", i / len(types))
             path = folder / f"{name}.gguf"
-            quantize(source, path, name, {"crayon.source.sha256": source_sha256, "crayon.prepared.type": name})
-            with Model(path) as model, _Bench(model, prompt_tokens, answer_tokens, threads) as bench:
-                report(f"{name}: measuring quality", (i + 0.3) / len(types))
-                quality = _compare(reference, bench, tokens)
-                report(f"{name}: measuring speed", (i + 0.6) / len(types))
-                bench.turn()
-                pairs = [(reference.turn(), bench.turn()) for _ in range(ROUNDS)]
-                speeds.extend(pair[0] for pair in pairs)
-                ratio = statistics.median(sum(theirs) / sum(ours) for theirs, ours in pairs)
-                prefill = statistics.median(ours[0] for _, ours in pairs)
-                decode = statistics.median(ours[1] for _, ours in pairs)
-                rows.append(
-                    Candidate(name, model.size_bytes, prompt_tokens / prefill, answer_tokens / decode, ratio, *quality)
-                )
+            report(f"{name}: requantizing", i / len(types))
+            write(source, path, name, source_sha256)
+            try:
+                with Model(path) as model, _Bench(model, prompt_tokens, answer_tokens, threads) as bench:
+                    report(f"{name}: measuring quality", (i + 0.3) / len(types))
+                    quality = _compare(reference, bench, tokens)
+                    report(f"{name}: measuring speed", (i + 0.6) / len(types))
+                    bench.turn()
+                    pairs = [(reference.turn(), bench.turn()) for _ in range(ROUNDS)]
+                    size = model.size_bytes
+            finally:
+                path.unlink()
+            speeds.extend(theirs for theirs, _ in pairs)
+            ratio = statistics.median(sum(theirs) / sum(ours) for theirs, ours in pairs)
+            prefill = prompt_tokens / statistics.median(ours[0] for _, ours in pairs)
+            decode = answer_tokens / statistics.median(ours[1] for _, ours in pairs)
+            rows.append(Candidate(name, size, prefill, decode, ratio, *quality))
         prefill = statistics.median(pair[0] for pair in speeds)
         decode = statistics.median(pair[1] for pair in speeds)
         own = Candidate(SOURCE, base.size_bytes, prompt_tokens / prefill, answer_tokens / decode, 1.0, 1.0, 0.0, 1.0)
     report("done", 1.0)
     return [own, *rows]
+
+
+def write(source: Path, target: Path, file_type: str, source_sha256: str) -> None:
+    """Requantize `source` into `target`; the file carries its source's hash and its own type as metadata.
+
+    Raises:
+        ModelFileError: the source cannot be read or the target cannot be written; no target is left then.
+    """
+    try:
+        quantize(source, target, file_type, {SOURCE_KEY: source_sha256, TYPE_KEY: file_type})
+    except BaseException:
+        target.unlink(missing_ok=True)
+        raise
 
 
 def pareto(candidates: Sequence[Candidate]) -> list[Candidate]:
@@ -155,7 +174,7 @@ class _Bench:
             context.decode(batch)
         return middle - start, time.perf_counter() - middle
 
-    def log_probabilities(self, tokens: Sequence[int]) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
+    def log_probabilities(self, tokens: Sequence[int]) -> NDArray[np.float32]:
         """Return ln p of every next token, shape (tokens, n_vocab)."""
         self.context.clear()
         self.batch.clear()
@@ -190,6 +209,3 @@ def _compare(reference: _Bench, bench: _Bench, tokens: Sequence[int]) -> tuple[f
     if n == 0:
         raise ModelFileError("the text to compare quality on is too short")
     return math.exp(rise / n), max(divergence / n, 0.0), same / n
-
-
-__all__ = ["FILE_TYPES", "MAX_LOSS", "TYPES", "Choice", "choose", "measure", "pareto"]

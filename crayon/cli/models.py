@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from crayon.cli import console, options
+from crayon.cli.prepare import prepare
 from crayon.cli.pull_progress import pull_progress
 from crayon.errors import ModelFileError, UnknownModelError
 
@@ -87,6 +88,9 @@ def show(reference: _Reference, *, as_json: options.JsonOption = False) -> None:
         print(json.dumps(record, ensure_ascii=False, indent=2))
         return
     _print_tree(record, "")
+
+
+app.command("prepare")(prepare)
 
 
 @app.command("rm")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import os
+import threading
+from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
 from crayon.errors import ModelFileError
@@ -11,7 +13,7 @@ from crayon.llama import library
 from crayon.llama.threads import usable_cores
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
 # llama.cpp's file types (enum llama_ftype), by the names that users know.
@@ -54,7 +56,16 @@ def quantize(source: Path, target: Path, file_type: str, metadata: Mapping[str, 
     params.allow_requantize = True
     params.kv_overrides = ctypes.cast(overrides, ctypes.POINTER(api.llama_model_kv_override))
     lib.log.take_errors()
-    code = api.llama_model_quantize(os.fsencode(source), os.fsencode(target), ctypes.byref(params))
+    code = _interruptible(
+        lambda: int(api.llama_model_quantize(os.fsencode(source), os.fsencode(target), ctypes.byref(params)))
+    )
     if code != 0:
         why = lib.log.take_errors() or "llama.cpp gives no reason, most often a full disk"
         raise ModelFileError(f"{source.name} cannot be requantized to {file_type}: {why}")
+
+
+def _interruptible(call: Callable[[], int]) -> int:
+    """Run a C call of up to a minute on a thread of its own, so that Ctrl-C is heard meanwhile."""
+    answers: SimpleQueue[int] = SimpleQueue()
+    threading.Thread(target=lambda: answers.put(call()), name="crayon-quantize", daemon=True).start()
+    return answers.get()

@@ -1,0 +1,129 @@
+"""A model's prepared file: made once for this machine, under a lock, whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from filelock import FileLock, Timeout
+
+from crayon.data.texts import quality_text
+from crayon.device.prepare import MAX_LOSS, TYPES, choose, measure, write
+from crayon.errors import DeadlineExceededError, InvalidRequestError
+from crayon.llama import smoke
+from crayon.llama.quantize import FILE_TYPES
+from crayon.models import LocalModel, Store, default_models_dir, prepared
+from crayon.models.partial import disk_errors, need_space
+from crayon.models.prepared import SOURCE, PreparedInfo
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+LOCK_SECONDS = 1800.0
+_WORK = "work-"
+
+
+def prepare(
+    local: LocalModel,
+    *,
+    models_dir: Path | None = None,
+    types: Sequence[str] = TYPES,
+    max_loss: float = MAX_LOSS,
+    prompt_tokens: int = 200,
+    answer_tokens: int = 50,
+    threads: int | None = None,
+    force: bool = False,
+    progress: Callable[[str, float], None] | None = None,
+) -> PreparedInfo:
+    """Measure, choose and keep the file to run for `local`; a record that still holds is returned as it is.
+
+    Raises:
+        InvalidRequestError: an unknown type, or a limit out of range.
+        ModelFileError: the model cannot be read or requantized.
+        DownloadError: the disk refuses; NoSpaceError where it is full. Nothing half-written is left.
+        DeadlineExceededError: another process has been preparing it for half an hour.
+    """
+    _check(types, max_loss, prompt_tokens, answer_tokens)
+    smoke.check()
+    folder = Store(models_dir or default_models_dir()).prepared(local.sha256)
+    with disk_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(folder / "lock", timeout=LOCK_SECONDS):
+            known = None if force else _known(local, models_dir)
+            if known is not None:
+                return known
+            for left in folder.glob(f"{_WORK}*"):  # of a process that was killed; we hold the lock
+                shutil.rmtree(left, ignore_errors=True)
+            need_space(folder, 2 * local.size)  # the largest type, Q8_0, is at most twice a 4-bit file
+            with tempfile.TemporaryDirectory(prefix=_WORK, dir=folder) as work, disk_errors(folder):
+                candidates = measure(
+                    local.path,
+                    Path(work),
+                    text=quality_text(),
+                    source_sha256=local.sha256,
+                    types=types,
+                    prompt_tokens=prompt_tokens,
+                    answer_tokens=answer_tokens,
+                    threads=threads,
+                    progress=progress,
+                )
+                choice = choose(candidates, max_loss)
+                path, sha256, size, mtime_ns = None, "", 0, 0
+                if choice.candidate.type != SOURCE:
+                    made = Path(work) / "chosen.gguf"
+                    write(local.path, made, choice.candidate.type, local.sha256)
+                    sha256 = _sha256(made)
+                    path = prepared.file_for(local.sha256, choice.candidate.type, models_dir)
+                    made.replace(path)
+                    size, mtime_ns = path.stat().st_size, path.stat().st_mtime_ns
+                info = PreparedInfo(
+                    chosen=choice.candidate.type,
+                    reason=choice.reason,
+                    candidates=tuple(candidates),
+                    max_loss=max_loss,
+                    prompt_tokens=prompt_tokens,
+                    answer_tokens=answer_tokens,
+                    source_sha256=local.sha256,
+                    machine=prepared.machine_key(),
+                    library=prepared.library_version(),
+                    path=path,
+                    sha256=sha256,
+                    size=size,
+                    mtime_ns=mtime_ns,
+                )
+                prepared.keep(info, models_dir)
+            for other in folder.glob("*.gguf"):
+                if other != path:
+                    other.unlink()
+            return info
+    except Timeout:
+        raise DeadlineExceededError(f"another process has been preparing {local.name} for half an hour") from None
+
+
+def _known(local: LocalModel, models_dir: Path | None) -> PreparedInfo | None:
+    info = prepared.describe(local, models_dir)
+    if info is None or info.stale:
+        return None
+    return info if info.path is None or prepared.usable(local, models_dir) else None
+
+
+def _check(types: Sequence[str], max_loss: float, prompt_tokens: int, answer_tokens: int) -> None:
+    for name in types:
+        if name not in FILE_TYPES:
+            raise InvalidRequestError("types", f"{name!r} is unknown; choose from {', '.join(FILE_TYPES)}")
+    if not types:
+        raise InvalidRequestError("types", "is empty; name at least one")
+    if not 0 <= max_loss < 10:
+        raise InvalidRequestError("max_loss", f"must be from 0 to 10, not {max_loss}")
+    for field, value in (("prompt_tokens", prompt_tokens), ("answer_tokens", answer_tokens)):
+        if not 1 <= value <= 4096:
+            raise InvalidRequestError(field, f"must be from 1 to 4096, not {value}")
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
