@@ -34,6 +34,17 @@ WINDOW = 256  # tokens of context in which quality is compared
 ROUNDS = 3
 
 
+NO_LOSS = (1.0, 0.0, 1.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """A candidate, and what the source's own turns took beside it: seconds to read and to write."""
+
+    candidate: Candidate
+    reference_turns: tuple[tuple[float, float], ...]
+
+
 @dataclass(frozen=True, slots=True)
 class Choice:
     """The type that was chosen and why, in a sentence for the user."""
@@ -64,35 +75,37 @@ def measure(
     """
     types = tuple(types)
     report = progress or (lambda _what, _share: None)
-    rows: list[Candidate] = []
-    speeds: list[tuple[float, float]] = []
-    with Model(source) as base, _Bench(base, prompt_tokens, answer_tokens, threads) as reference:
+    pairs: list[Pair] = []
+    with Model(source) as base, TurnBench(base, prompt_tokens, answer_tokens, threads) as reference:
         tokens = base.tokenize(text)
-        reference.turn()  # first touch of the weights
         for i, name in enumerate(types):
             path = folder / f"{name}.gguf"
             report(f"{name}: requantizing", i / len(types))
             write(source, path, name, source_sha256)
             try:
-                with Model(path) as model, _Bench(model, prompt_tokens, answer_tokens, threads) as bench:
-                    report(f"{name}: measuring quality", (i + 0.3) / len(types))
-                    quality = _compare(reference, bench, tokens)
-                    report(f"{name}: measuring speed", (i + 0.6) / len(types))
-                    bench.turn()
-                    pairs = [(reference.turn(), bench.turn()) for _ in range(ROUNDS)]
-                    size = model.size_bytes
+                report(f"{name}: measuring", (i + 0.4) / len(types))
+                pairs.append(compare(reference, path, name, tokens))
             finally:
                 path.unlink()
-            speeds.extend(theirs for theirs, _ in pairs)
-            ratio = statistics.median(sum(theirs) / sum(ours) for theirs, ours in pairs)
-            prefill = prompt_tokens / statistics.median(ours[0] for _, ours in pairs)
-            decode = answer_tokens / statistics.median(ours[1] for _, ours in pairs)
-            rows.append(Candidate(name, size, prefill, decode, ratio, *quality))
-        prefill = statistics.median(pair[0] for pair in speeds)
-        decode = statistics.median(pair[1] for pair in speeds)
-        own = Candidate(SOURCE, base.size_bytes, prompt_tokens / prefill, answer_tokens / decode, 1.0, 1.0, 0.0, 1.0)
+        own = reference.candidate(SOURCE, [turn for pair in pairs for turn in pair.reference_turns], 1.0, NO_LOSS)
     report("done", 1.0)
-    return [own, *rows]
+    return [own, *(pair.candidate for pair in pairs)]
+
+
+def compare(reference: TurnBench, path: Path, name: str, tokens: Sequence[int], rounds: int = ROUNDS) -> Pair:
+    """Measure a file beside the source, in turn: quality on `tokens`, speed as the median of `rounds` ratios.
+
+    Raises:
+        ModelFileError: the file cannot be read.
+    """
+    with Model(path) as model, reference.like(model) as bench:
+        quality = _quality(reference, bench, tokens)
+        reference.turn()  # first touches of the weights and of the caches are not measured
+        bench.turn()
+        turns = [(reference.turn(), bench.turn()) for _ in range(rounds)]
+        ratio = statistics.median(sum(theirs) / sum(ours) for theirs, ours in turns)
+        candidate = bench.candidate(name, [ours for _, ours in turns], ratio, quality)
+    return Pair(candidate, tuple(theirs for theirs, _ in turns))
 
 
 def write(source: Path, target: Path, file_type: str, source_sha256: str) -> None:
@@ -146,11 +159,11 @@ def choose(candidates: Sequence[Candidate], max_loss: float = MAX_LOSS) -> Choic
     return Choice(best, reason)
 
 
-class _Bench:
-    """A model with a context for turns and one for quality."""
+class TurnBench:
+    """A model with a context for typical turns and for next-token distributions."""
 
-    def __init__(self, model: Model, prompt_tokens: int, answer_tokens: int, threads: int | None) -> None:
-        self._prompt, self._answer = prompt_tokens, answer_tokens
+    def __init__(self, model: Model, prompt_tokens: int, answer_tokens: int, threads: int | None = None) -> None:
+        self._model, self._prompt, self._answer, self._threads = model, prompt_tokens, answer_tokens, threads
         size = max(prompt_tokens + answer_tokens, WINDOW)
         self.context = Context(
             model, n_ctx=size, n_batch=max(prompt_tokens, WINDOW), n_outputs_max=WINDOW, threads=threads
@@ -158,6 +171,18 @@ class _Bench:
         self.batch = Batch(self.context.n_batch)
         # Any tokens take the same time; spread over the vocabulary so that no cache flatters the embedding rows.
         self._tokens = [(7919 * i) % model.n_vocab for i in range(size)]
+
+    def like(self, model: Model) -> TurnBench:
+        """Return the same bench for another model."""
+        return TurnBench(model, self._prompt, self._answer, self._threads)
+
+    def candidate(
+        self, name: str, turns: Sequence[tuple[float, float]], ratio: float, quality: tuple[float, float, float]
+    ) -> Candidate:
+        """Return the record of this model from its turns (seconds to read and to write)."""
+        prefill = self._prompt / statistics.median(turn[0] for turn in turns)
+        decode = self._answer / statistics.median(turn[1] for turn in turns)
+        return Candidate(name, self._model.size_bytes, prefill, decode, ratio, *quality)
 
     def turn(self) -> tuple[float, float]:
         """Return seconds to read a prompt and to write an answer, as a typical turn does."""
@@ -192,14 +217,14 @@ class _Bench:
         self.context.close()
 
 
-def _compare(reference: _Bench, bench: _Bench, tokens: Sequence[int]) -> tuple[float, float, float]:
+def _quality(reference: TurnBench, bench: TurnBench, tokens: Sequence[int]) -> tuple[float, float, float]:
     """Return perplexity ratio, mean KL(reference || bench) and share of equal likeliest tokens."""
     rise, divergence, same, n = 0.0, 0.0, 0, 0
     for start in range(0, len(tokens) - 1, WINDOW):
         window = tokens[start : start + WINDOW]
         if len(window) < 2:
             break
-        p, q = (bench_.log_probabilities(window)[:-1] for bench_ in (reference, bench))
+        p, q = (side.log_probabilities(window)[:-1] for side in (reference, bench))
         target = np.asarray(window[1:])
         at = np.arange(len(target))
         rise += float((p[at, target] - q[at, target]).sum(dtype=np.float64))

@@ -17,7 +17,7 @@ from crayon.errors import CrayonError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from crayon.cli.machine import Machine
+    from crayon.machine import Machine
     from crayon.config import Settings
     from crayon.models import CatalogueEntry, Store
 

@@ -33,7 +33,7 @@ def doctor(
     Each finding is ok, warn or fail; the exit code is 1 if any of them is fail.
     """
     from crayon.cli import checks
-    from crayon.cli.machine import inspect_machine
+    from crayon.machine import inspect_machine
     from crayon.config import Settings, load
     from crayon.models import default_models_dir
 

