@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 from crayon.engine import Delta, Finished, GenerateRequest, Started
@@ -42,3 +43,28 @@ class Answer:
         self.started, self.finished = started, finished
         self.text = "".join(delta.text for delta in self.deltas)
         self.signals = [signal for delta in self.deltas for signal in delta.signals]
+
+    @property
+    def logprobs(self) -> list[float]:
+        """The log-probability of each token."""
+        return [signal.logprob for signal in self.signals]
+
+    @property
+    def steady(self) -> bool:
+        """Whether no second choice came so near that another order of summation might take it instead."""
+        best = [math.exp(signal.logprob) for signal in self.signals]
+        return all(p > signal.margin + 1e-9 and math.log(p / (p - signal.margin)) > 0.15
+                   for p, signal in zip(best, self.signals, strict=True))  # fmt: skip
+
+
+def steady_answers(engine: Engine, n: int, max_tokens: int = 8, **values: Any) -> dict[str, Answer]:
+    """Answers to `n` prompts, that must come out the same whatever else the engine does."""
+    found: dict[str, Answer] = {}
+    for i in range(200):
+        text = f"Question {i}: {'tell me ' * (i % 5)}why?"
+        answer = Answer(engine, ask(text, max_tokens=max_tokens, **values))
+        if answer.steady:
+            found[text] = answer
+        if len(found) == n:
+            return found
+    raise AssertionError("too few steady prompts")
