@@ -1,0 +1,169 @@
+"""The device runtime beside the bare library, and the prepared file beside its source."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from typing import TYPE_CHECKING
+
+from crayon import Crayon, Hardness, Message, Mode
+from crayon.bench.report import Report, Row
+from crayon.data import load_scope
+from crayon.data.texts import background_texts, quality_text
+from crayon.device import DeviceEngine
+from crayon.device.prepare import TurnBench, compare
+from crayon.engine import Finished, GenerateRequest
+from crayon.errors import EngineError, ModelError
+from crayon.llama.bare import BareLoop
+from crayon.llama.model import Model
+from crayon.models import prepared, resolve
+from crayon.sampling import Sampling
+from crayon.server.engines.echo import EchoEngine
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from crayon.models import LocalModel
+
+PROMPT, ANSWER, BATCH = 512, 128, 512
+QUERIES = (
+    "What are the benefits of drinking water every day?",
+    "How can I sleep better at night without pills?",
+    "Why is a short walk after lunch good for me?",
+    "Give me three ideas for a healthy breakfast.",
+    "How do I start exercising when I have little time?",
+    "Why should I eat more vegetables?",
+    "How often should I take a break from sitting?",
+    "What helps against stress in the evening?",
+    "Is it healthy to skip breakfast?",
+)
+
+
+def bench_device(
+    reference: str,
+    *,
+    models_dir: Path | None = None,
+    runs: int = 7,
+    progress: Callable[[str], None] = lambda _: None,
+) -> Report:
+    """Measure on the file the device runs: the prepared one, which must be there.
+
+    Raises:
+        ModelError: the model is absent, or was never prepared for this machine.
+    """
+    local = resolve(reference, download=False, models_dir=models_dir)
+    path = prepared.usable(local, models_dir)
+    info = prepared.describe(local, models_dir)
+    if path is None or info is None:
+        raise ModelError(f"{local.name} has no prepared file here; run: crayon models prepare {local.name}")
+    report = Report("device", {local.name: local.sha256, f"{local.name} prepared as {info.chosen}": info.sha256})
+    progress("prefill and decode beside the bare library")
+    report.rows += _beside_library(path, info.chosen, runs)
+    progress("the prepared file beside its source")
+    report.rows += _beside_source(local, path, info.chosen, runs)
+    progress("what the client and the router add")
+    report.rows += _client(path, local.name, info.chosen, runs)
+    return report
+
+
+def _beside_library(path: Path, model: str, runs: int) -> list[Row]:
+    """Race the engine's own generation, sampling and signals included, against llama.cpp alone."""
+    prefill, decode = [], []
+    with (
+        DeviceEngine(path, n_ctx=PROMPT + ANSWER + 256, n_batch=BATCH) as engine,
+        BareLoop(path, n_ctx=PROMPT + ANSWER + 256, n_batch=BATCH) as bare,
+    ):
+        for run in range(runs + 1):
+            done = _generate(engine, run)
+            computed = done.usage.prompt_tokens - done.usage.cached_tokens
+            steps = done.usage.completion_tokens - 1
+            if steps < ANSWER // 2:
+                raise EngineError(f"the answer ended after {steps + 1} tokens, too few to measure decoding")
+            read, wrote = bare.run(computed, steps)
+            if run:  # the first pair touches everything once
+                prefill.append(read / (done.timings.prompt_ms / 1000))
+                decode.append(wrote / (done.timings.decode_ms / 1000))
+    against = "the same library in a bare loop"
+    return [
+        Row.median("prefill_ratio_vs_library", "ratio", prefill, model=model, workload=f"{PROMPT} in", against=against),
+        Row.median("decode_ratio_vs_library", "ratio", decode, model=model, workload=f"{ANSWER} out", against=against),
+    ]
+
+
+def _generate(engine: DeviceEngine, run: int) -> Finished:
+    # The number comes first, so that no run finds another's prefix; the words fill the prompt to about PROMPT tokens.
+    text = f"{1000 + run} stories. " + "Tell me about the sea, the wind and the old harbour. " * ((PROMPT - 60) // 13)
+    messages = (Message("system", f"{1000 + run}. You write very long stories."), Message("user", text))
+    last = None
+    for event in engine.generate(GenerateRequest(messages=messages, sampling=Sampling(max_tokens=ANSWER))):
+        last = event
+    if not isinstance(last, Finished):
+        raise EngineError("the answer did not finish")
+    return last
+
+
+def _beside_source(local: LocalModel, path: Path, model: str, runs: int) -> list[Row]:
+    with Model(local.path) as base, TurnBench(base, 200, 50) as reference:
+        pair = compare(reference, path, model, base.tokenize(quality_text()), runs)
+    found = pair.candidate
+    against, text = "the published file", "our text"
+    return [
+        Row(
+            "prepared_turn_ratio_vs_source",
+            found.turn_ratio,
+            "ratio",
+            (found.turn_ratio,),
+            model,
+            "200 in, 50 out",
+            against,
+            note=f"median of {runs} pairs",
+        ),
+        Row("prepared_kl", found.kl, "nats", (found.kl,), model, text, against),
+        Row(
+            "prepared_perplexity_ratio",
+            found.perplexity_ratio,
+            "ratio",
+            (found.perplexity_ratio,),
+            model,
+            text,
+            against,
+        ),
+    ]
+
+
+def _client(path: Path, name: str, model: str, runs: int) -> list[Row]:
+    """Measure what SDK, router and gates add to the first token."""
+    sampling = {"max_tokens": 12}
+    overhead, holdback, encode = [], [], []
+    queries = (QUERIES * (runs // len(QUERIES) + 2))[: runs + 1]
+    with DeviceEngine(path, name=name, background=background_texts()) as engine, EchoEngine() as server:
+        # No gate at all: only the way through the client is left.
+        with Crayon(engine, server, hardness=False) as client:
+            for i, query in enumerate(queries):
+                started = time.perf_counter()
+                stream = client.stream(f"{i}: {query}", **sampling)
+                next(stream)
+                seconds = time.perf_counter() - started
+                for _ in stream:
+                    pass
+                timings = stream.completion.timings
+                overhead.append(1000 * seconds - timings.prompt_ms - timings.queue_ms)
+        scopes = [load_scope("healthy-habits"), load_scope("nature-basics")]
+        # Threshold low enough that every answer is released: the wait is measured, not the verdict.
+        patient = Hardness(threshold=-20.0, clear_tokens=8, hold_tokens=8)
+        with Crayon(engine, server, hardness=patient, scopes=scopes, mode=Mode.PREFER_ON_DEVICE) as client:
+            client.load()
+            for i, query in enumerate(queries):
+                route = client.ask(f"{query} ({i})", **sampling).route
+                if route.encode_ms is not None:
+                    encode.append(route.encode_ms)
+                if route.holdback_ms is not None:
+                    holdback.append(route.holdback_ms)
+    rows = [Row.median("ttft_overhead_ms", "ms", overhead[1:], model=model, workload="hardness gate off, no scopes")]
+    if len(encode) < 2 or len(holdback) < 2:
+        raise EngineError("the gates were not passed often enough to measure them")
+    tokens = statistics.median(len(query.split()) for query in QUERIES)
+    rows.append(Row.median("holdback_ms", "ms", holdback[1:], model=model, workload="8 tokens held back"))
+    rows.append(Row.median("encode_ms", "ms", encode[1:], model=model, workload=f"queries of about {tokens:.0f} words"))
+    return rows

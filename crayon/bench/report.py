@@ -1,0 +1,70 @@
+"""What every bench prints: one object, rows of one shape, the machine named."""
+
+from __future__ import annotations
+
+import statistics
+import sys
+from dataclasses import dataclass, field
+from importlib import metadata
+from typing import TYPE_CHECKING, Any
+
+from crayon.machine import inspect_machine
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One measured figure; `value` is the median of `runs`."""
+
+    metric: str
+    value: float
+    unit: str
+    runs: tuple[float, ...]
+    model: str | None = None
+    workload: str | None = None
+    against: str | None = None
+    note: str | None = None
+
+    @classmethod
+    def median(cls, metric: str, unit: str, runs: Sequence[float], **names: str | None) -> Row:
+        """Return the row of the median of `runs`."""
+        return cls(metric, statistics.median(runs), unit, tuple(runs), **names)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the row as JSON, without the names that were not given."""
+        record: dict[str, Any] = {
+            "metric": self.metric,
+            "value": round(self.value, 5),
+            "unit": self.unit,
+            "runs": [round(run, 5) for run in self.runs],
+        }
+        for name in ("model", "workload", "against", "note"):
+            if getattr(self, name) is not None:
+                record[name] = getattr(self, name)
+        return record
+
+
+@dataclass(slots=True)
+class Report:
+    """The result of one bench. A ratio is ours over theirs, higher is better, from pairs run in turn."""
+
+    bench: str
+    models: dict[str, str] = field(default_factory=dict)
+    rows: list[Row] = field(default_factory=list)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the one object that `--json` prints."""
+        machine = inspect_machine()
+        env = {
+            "cpu": machine.cpu,
+            "cores": machine.usable_cores,
+            "memory": machine.memory,
+            "versions": {
+                "python": sys.version.split()[0],
+                **{name: metadata.version(name) for name in ("crayon-llm", "llama-cpp-python", "numpy")},
+            },
+            "models": self.models,
+        }
+        return {"bench": self.bench, "env": env, "rows": [row.as_json() for row in self.rows]}
