@@ -14,7 +14,7 @@ class ServeConfig:
     """Where a server listens, and its limits.
 
     Args:
-        host: a loopback address, "localhost", or "unix:/path" for a socket file.
+        host: a loopback address, "localhost" (127.0.0.1), or "unix:/path" for a socket file.
         port: 0 picks a free one; not used with a socket file.
         drain_seconds: how long running requests may go on after the first signal to stop.
         default_deadline: seconds for a caller that sets no deadline.
@@ -48,4 +48,6 @@ class ServeConfig:
 
     def address(self, port: int | None = None) -> str:
         """Return the address to listen on, or with the port that was bound, the one to connect to."""
-        return join(self.host, self.port if port is None else port)
+        # gRPC is content when it gets one of localhost's two addresses; the other may be somebody else's server.
+        host = "127.0.0.1" if self.host == "localhost" else self.host
+        return join(host, self.port if port is None else port)

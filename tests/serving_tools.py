@@ -99,10 +99,11 @@ class Serving:
         return self
 
     def begin_stop(self) -> None:
-        self._stop()
+        with contextlib.suppress(RuntimeError):  # it has ended already, and its loop with it
+            self._stop()
 
     def stop(self) -> None:
-        self._stop()
+        self.begin_stop()
         self._thread.join(PATIENCE)
         assert not self._thread.is_alive()
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import threading
 import weakref
@@ -11,31 +10,10 @@ from typing import TYPE_CHECKING
 import grpc
 
 from crayon.errors import EngineClosedError
-from crayon.v1 import inference_pb2
 from crayon.wire.limits import MAX_REQUEST_BYTES, MAX_RESPONSE_BYTES
 
 if TYPE_CHECKING:
     from grpc import Channel
-
-_SERVICE = inference_pb2.DESCRIPTOR.services_by_name["InferenceService"].full_name
-
-_SERVICE_CONFIG = {
-    "methodConfig": [
-        {
-            "name": [{"service": _SERVICE}],
-            # gRPC retries only while nothing has come back, which is why the server is silent before its first token.
-            "retryPolicy": {
-                "maxAttempts": 3,
-                "initialBackoff": "0.1s",
-                "maxBackoff": "1s",
-                "backoffMultiplier": 2,
-                "retryableStatusCodes": ["UNAVAILABLE"],
-            },
-        }
-    ],
-    # When more than about half of the requests fail, retries stop: they would only add to the trouble.
-    "retryThrottling": {"maxTokens": 10, "tokenRatio": 0.1},
-}
 
 
 class LazyChannel:
@@ -87,12 +65,10 @@ def _close(channel: Channel, pid: int) -> None:
         channel.close()
 
 
-def _options(connect_timeout: float) -> list[tuple[str, int | str]]:
+def _options(connect_timeout: float) -> list[tuple[str, int]]:
     return [
-        ("grpc.enable_retries", 1),
-        ("grpc.service_config", json.dumps(_SERVICE_CONFIG)),
-        # A retry needs the whole request kept; the default of 256 KiB would silently give up on long prompts.
-        ("grpc.per_rpc_retry_buffer_size", MAX_REQUEST_BYTES + 64 * 1024),
+        # See attempts.py.
+        ("grpc.enable_retries", 0),
         ("grpc.max_send_message_length", MAX_REQUEST_BYTES),
         ("grpc.max_receive_message_length", MAX_RESPONSE_BYTES),
         # In gRPC this is the time that one attempt to connect may take; its default is 20 s.

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import grpc
 
-from crayon.client.breaker import Breaker
+from crayon.client.attempts import Attempts
+from crayon.client.breaker import Breaker, BreakerState
 from crayon.client.channel import LazyChannel
 from crayon.client.check import look
 from crayon.engine import Delta, Finished, Stream
@@ -40,7 +41,6 @@ from crayon.wire.responses import (
     models_from_proto,
     score_result_from_proto,
 )
-from crayon.wire.status import error_from_rpc
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -51,6 +51,8 @@ if TYPE_CHECKING:
     from crayon.engine import EncodeRequest, EncodeResult, GenerateRequest, ModelInfo, ScoreRequest, ScoreResult
 
 Result = TypeVar("Result")
+
+MAX_ATTEMPTS = 3
 
 
 class RemoteEngine:
@@ -85,7 +87,7 @@ class RemoteEngine:
         self._timeout = timeout
         self._channel = LazyChannel(self.address, connect_timeout=connect_timeout)
         self._lock = threading.Lock()
-        self._readers: set[threading.Thread] = set()
+        self._running: dict[threading.Thread, Attempts] = {}
 
     def models(self) -> tuple[ModelInfo, ...]:
         """Ask what is served; waits for the answer.
@@ -94,8 +96,8 @@ class RemoteEngine:
             ServerError: the server cannot be reached or answers wrongly.
             DeadlineExceededError: it did not answer within `timeout`.
         """
-        call = self._stub().ListModels
-        return self._unary(call, pb.ListModelsRequest(), None, models_from_proto).result()
+        start = self._stub().ListModels.future
+        return self._unary(start, pb.ListModelsRequest(), None, models_from_proto).result()
 
     def generate(self, request: GenerateRequest) -> Stream:
         """Start an answer.
@@ -106,18 +108,13 @@ class RemoteEngine:
         """
         message = generate_request_to_proto(request)
         _check_size(message, "messages")
-        stub = self._stub()
-        patience = self._patience(request.deadline)
-        if isinstance(patience, CrayonError):
+        attempts = self._attempts(self._stub().Generate, message, request.deadline)
+        if isinstance(attempts, CrayonError):
             stream = Stream()
-            stream.fail(patience)
+            stream.fail(attempts)
             return stream
-        call = self._start(stub.Generate, message, patience)
-        stream = Stream(on_cancel=call.cancel)
-        reader = threading.Thread(target=self._read, args=(call, stream), name="crayon-remote", daemon=True)
-        with self._lock:
-            self._readers.add(reader)
-        reader.start()
+        stream = Stream(on_cancel=attempts.cancel)
+        self._in_thread(attempts, lambda: self._feed(attempts, stream))
         return stream
 
     def score(self, request: ScoreRequest) -> Future[ScoreResult]:
@@ -129,9 +126,8 @@ class RemoteEngine:
         message = score_request_to_proto(request)
         _check_size(message, "continuations")
         count = len(request.continuations)
-        return self._unary(
-            self._stub().Score, message, request.deadline, lambda answer: score_result_from_proto(answer, count)
-        )
+        start = self._stub().Score.future
+        return self._unary(start, message, request.deadline, lambda answer: score_result_from_proto(answer, count))
 
     def encode(self, request: EncodeRequest) -> Future[EncodeResult]:
         """Embed texts.
@@ -143,7 +139,10 @@ class RemoteEngine:
         _check_size(message, "texts")
         count = len(request.texts)
         return self._unary(
-            self._stub().Encode, message, request.deadline, lambda answer: encode_result_from_proto(answer, count)
+            self._stub().Encode.future,
+            message,
+            request.deadline,
+            lambda answer: encode_result_from_proto(answer, count),
         )
 
     def request_bytes(self, request: GenerateRequest) -> int:
@@ -162,121 +161,126 @@ class RemoteEngine:
         """End what runs (its callers see EngineClosedError) and disconnect. Safe to call twice."""
         self._channel.close()
         with self._lock:
-            readers = list(self._readers)
-        for reader in readers:
-            if reader is not threading.current_thread():
-                reader.join()
+            running = dict(self._running)
+        for thread, attempts in running.items():
+            attempts.cancel()
+            if thread is not threading.current_thread():
+                thread.join()
 
     # -- inside
 
     def _stub(self) -> inference_pb2_grpc.InferenceServiceStub:
         return inference_pb2_grpc.InferenceServiceStub(self._channel.get())
 
-    def _patience(self, deadline: float | None) -> float | CrayonError:
-        """Return the seconds a call may take, or why it is not tried. What is tried must be judged in the end."""
+    def _attempts(
+        self, start: Callable[..., Any], message: ProtoMessage, deadline: float | None
+    ) -> Attempts | CrayonError:
+        """Return the attempts at a request, or why it is not tried. What is tried must be judged in the end."""
         left = self._timeout if deadline is None else deadline - time.monotonic()
         if left <= 0:
             return DeadlineExceededError("the deadline passed before the request was sent")
+        most = MAX_ATTEMPTS if self.breaker.state is BreakerState.CLOSED else 1
         if not self.breaker.allow():
             wait = self.breaker.retry_after
             return ServerUnavailableError(
                 f"{self.address} failed several times in a row and is left alone for {wait:.1f} s more"
             )
-        return left
+        return Attempts(start, message, left, most)
 
-    def _start(self, method: Callable[..., Any], message: ProtoMessage, patience: float) -> Any:
-        try:
-            return method(message, timeout=patience)
-        except ValueError:
-            # What grpc raises for a channel that another thread closed meanwhile.
-            self.breaker.neutral()
-            raise EngineClosedError("the client was closed") from None
+    def _in_thread(self, attempts: Attempts, work: Callable[[], None]) -> None:
+        def run() -> None:
+            try:
+                work()
+            finally:
+                with self._lock:
+                    self._running.pop(threading.current_thread(), None)
 
-    def _read(self, call: Any, stream: Stream) -> None:
-        """Carry events from the call to the stream, in a thread of its own."""
+        thread = threading.Thread(target=run, name="crayon-remote", daemon=True)
+        with self._lock:
+            self._running[thread] = attempts
+            thread.start()
+
+    def _feed(self, attempts: Attempts, stream: Stream) -> None:
+        """Carry events from the call to the stream."""
         text: list[str] = []
-        begun = finished = False
-        try:
+
+        def read(call: Any) -> None:
             for message in call:
-                begun = True
+                attempts.begun = True
                 event = event_from_proto(message)
                 if isinstance(event, Delta):
                     text.append(event.text)
                 elif isinstance(event, Finished):
                     # Before the reader sees the end, so that who waits for it also finds the breaker closed.
-                    finished = True
                     self.breaker.success()
                 if event is not None:
                     stream.push(event)
-            if not finished:
+            if not stream.closed:
                 raise ServerError("the server's answer breaks the protocol: it ended without Finished")
-        except grpc.RpcError:
-            if not finished:
-                stream.fail(self._judge(error_from_rpc(call), begun=begun, text=text, cancelled=stream.cancelled))
+
+        try:
+            attempts.run(read)
         except Exception as error:  # noqa: BLE001 - whatever it is, who waits has to be told
-            call.cancel()
-            broken = error if isinstance(error, ServerError) else ServerError(f"unreadable answer: {error!r}")
-            stream.fail(self._judge(broken, begun=begun, text=text, cancelled=stream.cancelled))
-        finally:
-            with self._lock:
-                self._readers.discard(threading.current_thread())
+            # After Finished, or after the reader cancelled, the stream does not care any more; the breaker does.
+            if not (stream.closed and not stream.cancelled):
+                stream.fail(self._judge(error, attempts, "".join(text)))
 
     def _unary(
-        self, method: Any, message: ProtoMessage, deadline: float | None, convert: Callable[[Any], Result]
+        self, start: Callable[..., Any], message: ProtoMessage, deadline: float | None, convert: Callable[[Any], Result]
     ) -> Future[Result]:
         future: Future[Result] = Future()
-        patience = self._patience(deadline)
-        if isinstance(patience, CrayonError):
-            future.set_exception(patience)
+        attempts = self._attempts(start, message, deadline)
+        if isinstance(attempts, CrayonError):
+            future.set_exception(attempts)
             return future
-        call = self._start(method.future, message, patience)
+        future.add_done_callback(lambda done: attempts.cancel() if done.cancelled() else None)
 
-        def deliver(done: Any) -> None:
-            outcome: Result | CrayonError
+        def work() -> None:
             try:
-                if done.code() is grpc.StatusCode.OK:
-                    outcome = convert(done.result())
-                    self.breaker.success()
-                else:
-                    outcome = self._judge(error_from_rpc(done), cancelled=future.cancelled())
+                result = attempts.run(lambda call: convert(_result(call)))
+                self.breaker.success()
             except Exception as error:  # noqa: BLE001 - whatever it is, who waits has to be told
-                broken = error if isinstance(error, ServerError) else ServerError(f"unreadable answer: {error!r}")
-                outcome = self._judge(broken)
-            if not future.set_running_or_notify_cancel():
-                return
-            if isinstance(outcome, CrayonError):
-                future.set_exception(outcome)
+                failure = self._judge(error, attempts)
+                if future.set_running_or_notify_cancel():
+                    future.set_exception(failure)
             else:
-                future.set_result(outcome)
+                if future.set_running_or_notify_cancel():
+                    future.set_result(result)
 
-        future.add_done_callback(lambda done: call.cancel() if done.cancelled() else None)
-        call.add_done_callback(deliver)
+        self._in_thread(attempts, work)
         return future
 
-    def _judge(
-        self, error: CrayonError, *, begun: bool = False, text: list[str] | None = None, cancelled: bool = False
-    ) -> CrayonError:
+    def _judge(self, error: Exception, attempts: Attempts, partial: str = "") -> CrayonError:
         """Tell the breaker what a failure means, and return what the caller should see."""
-        partial = "".join(text or ())
-        if self._channel.closed or cancelled:
+        if self._channel.closed or attempts.cancelled:
             self.breaker.neutral()
             return EngineClosedError("the client was closed") if self._channel.closed else CancelledError(str(error))
         if isinstance(error, CancelledError):
             # Not from this side: a server or a proxy that was shut down the hard way.
             error = ServerUnavailableError("the server cancelled the request")
+        if not isinstance(error, CrayonError):
+            error = ServerError(f"unreadable answer: {error!r}")
         away = isinstance(error, ServerUnavailableError | DeadlineExceededError)
-        if away and not (begun and isinstance(error, DeadlineExceededError)):
+        if away and not (attempts.begun and isinstance(error, DeadlineExceededError)):
             self.breaker.failure()
         else:
             # It answered: even a refusal, or an answer that took too long, shows that the server is there.
             self.breaker.success()
         if isinstance(error, DeadlineExceededError):
             return DeadlineExceededError(f"{self.address} did not finish within the deadline", partial)
-        if begun:
+        if attempts.begun:
             return ServerInterruptedError(f"{self.address} broke off during its answer: {error}", partial)
         if isinstance(error, ServerUnavailableError):
             return ServerUnavailableError(f"{self.address}: {error}")
         return error
+
+
+def _result(call: Any) -> Any:
+    try:
+        return call.result()
+    except grpc.FutureCancelledError:
+        # A cancelled call has a status like any other; only its future says it in this other way.
+        raise CancelledError("the call was cancelled") from None
 
 
 def _check_size(message: ProtoMessage, field: str) -> None:
