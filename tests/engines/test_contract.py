@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from serving_tools import Serving
 
+from crayon.client import RemoteEngine
 from crayon.completion import FinishReason
 from crayon.engine import (
     Delta,
@@ -37,6 +39,7 @@ from crayon.errors import (
 )
 from crayon.messages import Message
 from crayon.sampling import Sampling
+from crayon.server.engines.echo import EchoEngine
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -58,15 +61,16 @@ class Made:
     scope="module",
     params=[
         "echo",
+        "remote",
         pytest.param("llama_cpp", marks=pytest.mark.models),
         pytest.param("device", marks=pytest.mark.models),
     ],
 )
 def made(request: pytest.FixtureRequest) -> Made:
     if request.param == "echo":
-        from crayon.server.engines.echo import EchoEngine
-
         return Made(lambda slots: EchoEngine(name="it", delay=0.005, context_tokens=CONTEXT, slots=slots))
+    if request.param == "remote":
+        return Made(lambda slots: OverTheWire(slots))
     path = request.getfixturevalue("device_model_path")
     background = ("The weather is nice.", "How do I cook rice?", "Stocks fell on Monday.", "She plays the violin.")
     if request.param == "llama_cpp":
@@ -88,6 +92,19 @@ def made(request: pytest.FixtureRequest) -> Made:
     from crayon.device import DeviceEngine
 
     return Made(lambda _: DeviceEngine(path, name="it", n_ctx=CONTEXT, threads=1, background=background))
+
+
+class OverTheWire(RemoteEngine):
+    """The echo engine again, behind a real server."""
+
+    def __init__(self, slots: int) -> None:
+        made = EchoEngine(name="it", delay=0.005, context_tokens=CONTEXT, slots=slots)
+        self.serving = Serving(lambda: made).__enter__()
+        super().__init__(self.serving.address)
+
+    def close(self) -> None:
+        super().close()
+        self.serving.stop()
 
 
 @pytest.fixture(scope="module")
@@ -169,7 +186,7 @@ def test_a_prompt_that_is_too_long_is_refused(engine: Engine) -> None:
 
 def test_another_model_is_refused_by_name(engine: Engine) -> None:
     with pytest.raises((UnknownModelError, InvalidRequestError), match="other"):
-        engine.generate(ask("hello", model="other"))
+        read(engine.generate(ask("hello", model="other")))
 
 
 def test_a_deadline_ends_an_answer(engine: Engine) -> None:
@@ -195,17 +212,17 @@ def test_cancelling_frees_the_slot(made: Made) -> None:
         stream.cancel()
         with pytest.raises(CancelledError):
             read(stream)
-        assert isinstance(read(retried(engine, ask("hello", max_tokens=2)))[-1], Finished)
+        assert isinstance(retried(engine, ask("hello", max_tokens=2))[-1], Finished)
     finally:
         engine.close()
 
 
-def retried(engine: Engine, request: GenerateRequest) -> Stream:
+def retried(engine: Engine, request: GenerateRequest) -> list[Any]:
     """Ask again while the engine says that it is full: some refuse where others queue."""
     end = time.monotonic() + PATIENCE
     while True:
         try:
-            return engine.generate(request)
+            return read(engine.generate(request))
         except OverloadedError as error:
             if time.monotonic() > end:
                 raise
