@@ -40,8 +40,7 @@ class Machine:
     @property
     def usable_cores(self) -> int:
         """Whole cores that affinity and quota leave, at least one."""
-        quota = self.logical_cores if self.cpu_quota is None else max(1, int(self.cpu_quota))
-        return max(1, min(self.allowed_cores, quota))
+        return _usable(self.allowed_cores, self.cpu_quota)
 
 
 def inspect_machine() -> Machine:
@@ -55,12 +54,28 @@ def inspect_machine() -> Machine:
         instruction_sets=tuple(name for name in INSTRUCTION_SETS if name in flags),
         logical_cores=logical,
         physical_cores=psutil.cpu_count(logical=False),
-        allowed_cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else logical,
+        allowed_cores=_allowed(),
         cpu_quota=cpu_quota(),
         memory=memory.total,
         memory_available=memory.available,
         memory_limit=memory_limit(),
     )
+
+
+def usable_cores() -> int:
+    """Return how many compute threads may run: the cores that affinity and quota leave, at least one.
+
+    ggml's threads spin at barriers, so one thread more than there are cores makes everything many times slower.
+    """
+    return _usable(_allowed(), cpu_quota())
+
+
+def _usable(allowed: int, quota: float | None) -> int:
+    return max(1, allowed if quota is None else min(allowed, int(quota)))
+
+
+def _allowed() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def cpu_quota(proc: Path = PROC, root: Path = CGROUPS) -> float | None:

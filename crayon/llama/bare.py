@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from crayon.errors import EngineError
 from crayon.llama import library
-from crayon.llama.threads import usable_cores
+from crayon.machine import usable_cores
 
 if TYPE_CHECKING:
     from pathlib import Path

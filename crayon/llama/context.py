@@ -9,7 +9,7 @@ import numpy as np
 
 from crayon.errors import AbortedError, EngineClosedError, EngineError, InvalidRequestError, KvFullError
 from crayon.llama import library
-from crayon.llama.threads import usable_cores
+from crayon.machine import usable_cores
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

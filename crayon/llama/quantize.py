@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from crayon.errors import ModelFileError
 from crayon.llama import library
-from crayon.llama.threads import usable_cores
+from crayon.machine import usable_cores
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

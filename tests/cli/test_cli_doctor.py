@@ -10,9 +10,9 @@ import pytest
 from crayon.cli import checks
 from crayon.cli.app import app
 from crayon.cli.checks import GIB, Finding, Status
-from crayon.machine import INSTRUCTION_SETS, Machine, cpu_quota, inspect_machine, memory_limit, parse_cpuinfo
 from crayon.config import load
 from crayon.errors import ServerUnavailableError
+from crayon.machine import INSTRUCTION_SETS, Machine, cpu_quota, inspect_machine, memory_limit, parse_cpuinfo
 
 if TYPE_CHECKING:
     from pathlib import Path

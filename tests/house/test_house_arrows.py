@@ -20,7 +20,7 @@ FOLDERS = {
     "device": "crayon.device",
     "server": "crayon.server",
 }
-CONTRACTS = {"errors", "messages", "sampling", "completion", "engine"}
+CONTRACTS = {"errors", "messages", "sampling", "completion", "engine", "machine"}
 BELOW_SDK = {"contracts", "data", "llama", "adapters", "models", "wire", "v1", "router", "device", "client"}
 # Room to the rooms it may import; its own is always allowed.
 ARROWS: dict[str, set[str]] = {
@@ -37,9 +37,10 @@ ARROWS: dict[str, set[str]] = {
     "server": {"contracts", "adapters", "llama", "wire", "v1"},
     "sdk": BELOW_SDK,
     "config": {"contracts"},
-    "bench": BELOW_SDK | {"sdk", "server", "config"},
+    "bench": BELOW_SDK | {"sdk", "server", "config", "crayon"},
     "cli": BELOW_SDK | {"sdk", "server", "config", "bench", "crayon"},
     "crayon": {"contracts", "data", "router", "sdk"},
+    "__main__": {"cli"},
 }
 # Library to the rooms that may import it.
 LIBRARIES: dict[str, set[str]] = {
