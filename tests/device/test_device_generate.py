@@ -57,7 +57,7 @@ def record_pieces(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
 
 
 def busy(engine: DeviceEngine) -> list[int]:
-    return [slot.sequence for slot in engine._slots._slots if slot.reserved]
+    return [slot.sequence for slot in engine._compute._slots._slots if slot.reserved]
 
 
 # -- one answer
@@ -258,7 +258,7 @@ def test_cancelling_in_a_step_frees_the_slot_at_once(
     assert following.finished.usage.completion_tokens == 2
     with pytest.raises(CancelledError):
         list(stream)
-    (held,) = [slot for slot in engine._slots._slots if slot.tokens]
+    (held,) = [slot for slot in engine._compute._slots._slots if slot.tokens]
     assert len(held.tokens) < 60, "nothing of the aborted step is taken for computed"
 
 
