@@ -231,7 +231,7 @@ class Gate:
 
     def __init__(self, engine: DeviceEngine, monkeypatch: pytest.MonkeyPatch, after: int = 0) -> None:
         self.inside, self.go = threading.Event(), threading.Event()
-        real, calls = engine._context.decode, [0]
+        real, calls = engine._compute._context.decode, [0]
 
         def decode(batch: Batch) -> None:
             calls[0] += 1
@@ -240,7 +240,7 @@ class Gate:
                 assert self.go.wait(PATIENCE)
             real(batch)
 
-        monkeypatch.setattr(engine._context, "decode", decode)
+        monkeypatch.setattr(engine._compute._context, "decode", decode)
 
 
 @pytest.mark.parametrize("after", [0, 2, 6], ids=["first prompt step", "later prompt step", "answer step"])
@@ -403,7 +403,7 @@ async def test_chats_from_asyncio(engine: DeviceEngine) -> None:
 def test_a_large_request_is_not_overtaken_for_ever(engine: DeviceEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     gate = Gate(engine, monkeypatch)
     started: list[str] = []
-    real = engine._slots.acquire
+    real = engine._compute._slots.acquire
 
     def acquire(key: Any, tokens: Sequence[int], reserve: int) -> Any:
         found = real(key, tokens, reserve)
@@ -411,7 +411,7 @@ def test_a_large_request_is_not_overtaken_for_ever(engine: DeviceEngine, monkeyp
             started.append("large" if reserve == engine.n_ctx else "small")
         return found
 
-    monkeypatch.setattr(engine._slots, "acquire", acquire)
+    monkeypatch.setattr(engine._compute._slots, "acquire", acquire)
     streams = [engine.generate(ask("hello", max_tokens=4))]
     assert gate.inside.wait(PATIENCE)
     streams.append(engine.generate(ask("hello", max_tokens=10_000, stop=tuple("abcdefghijklmnop"))))

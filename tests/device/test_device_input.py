@@ -143,8 +143,8 @@ def test_messages_that_the_template_cannot_render_are_refused(tiny: Callable[...
 def test_too_many_requests_are_refused_and_the_rest_answered(tiny: Callable[..., DeviceEngine]) -> None:
     engine = tiny()
     gate = threading.Event()
-    real = engine._context.decode
-    engine._context.decode = lambda batch: (gate.wait(60), real(batch))[1]  # type: ignore[method-assign]  # held
+    real = engine._compute._context.decode
+    engine._compute._context.decode = lambda batch: (gate.wait(60), real(batch))[1]  # type: ignore[method-assign]  # held
     streams = [engine.generate(ask("hello", max_tokens=1)) for _ in range(64)]
     with pytest.raises(OverloadedError):
         engine.generate(ask("hello", max_tokens=1))

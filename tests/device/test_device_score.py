@@ -143,7 +143,7 @@ def test_a_cancelled_score_frees_its_slot(engine: DeviceEngine, step_by_step: di
     with pytest.raises(CancelledError):
         future.result(120)
     assert scores(engine, OPTIONS[:1])[0] == pytest.approx(step_by_step[OPTIONS[0]], abs=CLOSE)
-    assert not any(slot.reserved for slot in engine._slots._slots)
+    assert not any(slot.reserved for slot in engine._compute._slots._slots)
 
 
 def test_a_passed_deadline_ends_it(engine: DeviceEngine) -> None:
