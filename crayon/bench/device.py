@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 from crayon import Crayon, Hardness, Message, Mode
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from crayon.models import LocalModel
 
 PROMPT, ANSWER, BATCH = 512, 128, 512
+TOKENS = 12  # of the answers behind the gates: more than are held back
 QUERIES = (
     "What are the benefits of drinking water every day?",
     "How can I sleep better at night without pills?",
@@ -134,15 +136,14 @@ def _beside_source(local: LocalModel, path: Path, model: str, runs: int) -> list
 
 def _client(path: Path, name: str, model: str, runs: int) -> list[Row]:
     """Measure what SDK, router and gates add to the first token."""
-    sampling = {"max_tokens": 12}
     overhead, holdback, encode = [], [], []
     queries = (QUERIES * (runs // len(QUERIES) + 2))[: runs + 1]
-    with DeviceEngine(path, name=name, background=background_texts()) as engine, EchoEngine() as server:
+    with DeviceEngine(path, name=name, background=background_texts()) as engine, closing(EchoEngine()) as server:
         # No gate at all: only the way through the client is left.
         with Crayon(engine, server, hardness=False) as client:
             for i, query in enumerate(queries):
                 started = time.perf_counter()
-                stream = client.stream(f"{i}: {query}", **sampling)
+                stream = client.stream(f"{i}: {query}", max_tokens=TOKENS)
                 next(stream)
                 seconds = time.perf_counter() - started
                 for _ in stream:
@@ -155,7 +156,7 @@ def _client(path: Path, name: str, model: str, runs: int) -> list[Row]:
         with Crayon(engine, server, hardness=patient, scopes=scopes, mode=Mode.PREFER_ON_DEVICE) as client:
             client.load()
             for i, query in enumerate(queries):
-                route = client.ask(f"{query} ({i})", **sampling).route
+                route = client.ask(f"{query} ({i})", max_tokens=TOKENS).route
                 if route.encode_ms is not None:
                     encode.append(route.encode_ms)
                 if route.holdback_ms is not None:

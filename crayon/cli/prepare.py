@@ -78,13 +78,14 @@ def prepare_model(
     Raises:
         CrayonError: as `crayon.device.preparation.prepare`.
     """
-    from crayon.device import preparation
+    from crayon.device.preparation import prepare as prepare_file
+    from crayon.device.prepare import TYPES
 
     with _progress(f"preparing {local.name}") as progress:
-        return preparation.prepare(
+        return prepare_file(
             local,
             models_dir=models_dir,
-            types=tuple(types) if types else preparation.TYPES,
+            types=tuple(types) if types else TYPES,
             max_loss=max_loss,
             prompt_tokens=prompt_tokens,
             answer_tokens=answer_tokens,
