@@ -126,8 +126,13 @@ def test_cancelling_stops_the_running_step_and_cleans_up(worker: Worker, compute
     with pytest.raises(CancelledError):
         next(stream)
     after: Future[Any] = Future()
-    worker.submit(Job(after, None, deliver(after, 7)))  # and the abort is not held against the next
-    assert after.result(PATIENCE) == 7
+
+    def following() -> Iterator[None]:
+        after.set_result(compute.flag.is_set())
+        yield
+
+    worker.submit(Job(after, None, following()))
+    assert after.result(PATIENCE) is False, "the abort is held against the next job"
 
 
 def test_a_cancelled_future_frees_its_job(worker: Worker, compute: FakeCompute) -> None:
