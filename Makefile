@@ -23,7 +23,7 @@ demo: $(VENV)/.installed  ## Watch real questions being answered on the device a
 	@$(BIN)/crayon demo
 
 test: $(VENV)/.installed  ## Run the tests that need neither torch nor vLLM.
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --ignore=tests/train
 
 check: $(VENV)/.installed  ## Lint, types, protocol, generated files.
 	$(BIN)/ruff check .
