@@ -25,7 +25,7 @@ def open_client(settings: Settings) -> Crayon:
     Raises:
         CrayonError: the device's model, a scope or the server's address cannot be used.
     """
-    _quiet_grpc()
+    quiet_grpc()
     from crayon.data import load_scope
     from crayon.sdk import Crayon
 
@@ -43,7 +43,7 @@ def open_client(settings: Settings) -> Crayon:
         hardness=hardness_of(settings.hardness),
         private=settings.private,
         timeout=settings.timeout,
-        device_options=_device_options(settings),
+        device_options=device_options(settings),
         **settings.sampling.model_dump(),
     )
 
@@ -65,7 +65,7 @@ def server_report(address: str, seconds: float) -> str:
         ConfigError: the address is malformed.
         ServerUnavailableError: it cannot be reached, or does not serve.
     """
-    _quiet_grpc()
+    quiet_grpc()
     from crayon.client.remote import RemoteEngine
 
     engine = RemoteEngine(address)
@@ -79,7 +79,7 @@ def server_report(address: str, seconds: float) -> str:
     return f"{address} serves {names}, {status.round_trip_ms:.1f} ms away"
 
 
-def _quiet_grpc() -> None:
+def quiet_grpc() -> None:
     """Keep gRPC's core from writing log lines of its own among ours; it reads this when it is first imported."""
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
@@ -95,7 +95,8 @@ def _fetch(settings: Settings) -> str:
     return reference
 
 
-def _device_options(settings: Settings) -> dict[str, Any]:
+def device_options(settings: Settings) -> dict[str, Any]:
+    """Return the keywords that open the device's model as the settings say."""
     given = {
         "threads": settings.device.threads,
         "n_ctx": settings.device.context,

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
-from contextlib import contextmanager
+import signal
+import threading
+from contextlib import contextmanager, suppress
 from enum import StrEnum
 from pathlib import Path  # noqa: TC003 - typer reads the annotations when it runs
 from typing import TYPE_CHECKING, Annotated
@@ -60,6 +62,10 @@ def serve(
         Path | None,
         typer.Option("--ready-file", metavar="PATH", help="Write the address here while serving, for scripts."),
     ] = None,
+    exit_on_stdin_eof: Annotated[
+        bool,
+        typer.Option("--exit-on-stdin-eof", help="Stop when standard input ends: with the program that holds it."),
+    ] = False,
     echo_delay: Annotated[
         float, typer.Option("--echo-delay", min=0, help="With --engine echo: seconds for each word.")
     ] = 0.0,
@@ -73,6 +79,8 @@ def serve(
     It speaks plain text, so it listens on this machine only. For other machines, put a TLS proxy or an SSH tunnel
     in front of it.
     """
+    if exit_on_stdin_eof:
+        _stop_with_stdin()
     settings = options.load_settings({})
     # gRPC's core writes its own log lines to standard error; what matters in them is in our errors.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
@@ -92,6 +100,19 @@ def serve(
     else:
         factory = _llama_cpp(model, settings.models_dir, ctx=ctx, slots=slots, threads=threads)
     _run(config, factory, ready_file)
+
+
+def _stop_with_stdin() -> None:
+    """Watch standard input; where it ends, go on as after a SIGTERM. Its other end closes however its holder ends."""
+
+    def watch() -> None:
+        # Not sys.stdin: a thread that waits in its lock would break the interpreter's shutdown.
+        with suppress(OSError):
+            while os.read(0, 4096):
+                pass
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, name="crayon-stdin", daemon=True).start()
 
 
 def _echo(*, delay: float, ctx: int, slots: int) -> Callable[[], Engine]:

@@ -1,0 +1,227 @@
+"""`crayon demo`: the whole of Crayon at work, on real models and one machine."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+import threading
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+
+from crayon.cli import console, options
+from crayon.cli.exit_codes import exit_code
+from crayon.cli.report import route_line
+from crayon.cli.serve import EngineKind
+from crayon.errors import CrayonError, ModelError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from crayon.cli.child_server import ChildServer
+    from crayon.cli.demo_summary import Outcome
+    from crayon.config import Settings
+    from crayon.models import LocalModel
+    from crayon.sdk import Crayon
+
+SCOPES = ("healthy-habits", "nature-basics")
+STEPS = 4
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command()
+def demo(
+    *,
+    device: options.DeviceOption = None,
+    server_model: Annotated[
+        str, typer.Option("--server-model", metavar="MODEL", help="The server's model: name, path or reference.")
+    ] = "qwen2.5-coder-1.5b-instruct",
+    engine: Annotated[
+        EngineKind,
+        typer.Option("--engine", help="The server's engine; echo needs no model and says back what it hears."),
+    ] = EngineKind.LLAMA_CPP,
+    as_json: options.JsonOption = False,
+) -> None:
+    """Watch questions being answered on the device and by a server.
+
+    Fetches both models where they are absent (1.2 GB), prepares the device's model for this CPU once (a few minutes),
+    starts a server on this machine and asks questions of three kinds: what the device is made for, everyday, hard.
+    Each answer says where it was written and why. Stops the server at the end, and whenever it is interrupted.
+
+    Gates and sampling are the defaults, whatever the settings say; device and models_dir are taken from them.
+    """
+    with _ended_by_signals():
+        try:
+            failed = _run(options.load_settings({"device.model": device}), engine, server_model, as_json=as_json)
+        except CrayonError as error:
+            if as_json:
+                record = {"type": type(error).__name__, "message": str(error), "exit_code": exit_code(error)}
+                print(json.dumps({"error": record}, ensure_ascii=False))
+            raise
+    if failed is not None:
+        raise failed
+
+
+def _run(settings: Settings, engine: EngineKind, server_model: str, *, as_json: bool) -> CrayonError | None:
+    """Run all steps; return what went wrong while questions were asked, if anything did."""
+    from crayon.cli.child_server import ChildServer
+    from crayon.cli.client import device_options, quiet_grpc
+    from crayon.cli.demo_summary import print_summary, summary_json
+    from crayon.cli.prepare import prepare_model
+    from crayon.data.demo_script import demo_script
+
+    quiet_grpc()
+    script = demo_script()
+    watch = _Watch()
+    watch.step("models")
+    local = _fetch(settings.device.model, settings.models_dir)
+    arguments = ["--engine", engine.value, "--ctx", "2048", "--slots", "2"]
+    if engine is EngineKind.LLAMA_CPP:
+        _fetch(server_model, settings.models_dir)
+        arguments += ["--model", server_model]
+    watch.step("the device's model for this CPU")
+    info = prepare_model(local, models_dir=settings.models_dir)
+    watch.detail(f"{info.chosen}: {info.reason}")
+    watch.step("the server, a process of its own")
+    with ChildServer(arguments) as server:
+        watch.detail(f"{server.address}, ready in {watch.seconds:.1f} s")
+        watch.step("the device, and what it is made for")
+        from crayon.sdk import Crayon  # not before the server runs: it takes a moment
+
+        with Crayon(
+            device=settings.device.model,
+            server=server.address,
+            scopes=SCOPES,
+            system=script.system,
+            max_tokens=script.max_tokens,
+            device_options=device_options(settings),
+        ) as client:
+            client.load()
+            watch.detail(f"scopes {', '.join(SCOPES)}, loaded in {watch.seconds:.1f} s")
+            outcomes: list[Outcome] = []
+            if not as_json:
+                _heading(f"Both are told: {script.system} At most {script.max_tokens} tokens an answer.", "dim")
+            for group in script.groups:
+                if not as_json:
+                    _heading(group.name, "bold", "cyan")
+                outcomes += [_ask(client, group.name, question, show=not as_json) for question in group.questions]
+        failed = _failure(server, outcomes)
+        if as_json:
+            setting = {"device": local.name, "prepared": info.chosen, "engine": engine.value, "scopes": SCOPES}
+            times = {"seconds": {**watch.times, "total": round(watch.total, 3)}}
+            print(json.dumps({**setting, **times, **summary_json(outcomes)}, ensure_ascii=False))
+        else:
+            _heading("Summary", "bold", "cyan")
+            print_summary(outcomes)
+    console.message(f"server stopped, {watch.total:.0f} s in all", "dim")
+    return failed
+
+
+def _fetch(reference: str, models_dir: Path | None) -> LocalModel:
+    from crayon.cli.pull_progress import pull_progress
+    from crayon.models import resolve
+
+    begun = time.monotonic()
+    try:
+        local = resolve(reference, download=False, models_dir=models_dir)
+        how = "here already"
+    except ModelError:  # absent or damaged
+        with pull_progress(reference) as progress:
+            local = resolve(reference, progress=progress, models_dir=models_dir)
+        how = f"fetched and verified in {time.monotonic() - begun:.0f} s"
+    console.message(f"      {local.name}: {local.size / 1e6:,.0f} MB, {how}")
+    return local
+
+
+def _ask(client: Crayon, group: str, question: str, *, show: bool) -> Outcome:
+    """Ask one question, show its answer as it comes, and where it came from; an error is part of the outcome."""
+    from crayon.cli.demo_summary import Outcome
+    from crayon.cli.paragraph import Paragraph
+
+    if show:
+        print(f"  {console.paint(question, 'bold', stream=sys.stdout)}", flush=True)
+    paragraph = Paragraph("    ")
+    try:
+        with client.stream(question) as stream:
+            try:
+                for piece in stream:
+                    if show:
+                        paragraph.write(piece.text)
+            finally:
+                paragraph.end()
+            completion = stream.completion
+    except CrayonError as error:
+        console.error(str(error))
+        return Outcome(group, question, error=error)
+    lines = [route_line(completion)]
+    if completion.route.fallback_error:
+        lines.append(f"instead of the {completion.route.fallback_from}: {completion.route.fallback_error}")
+    for line in lines:
+        if show:
+            safe = console.safe(line, sys.stdout)
+            print(f"    {console.paint(safe, 'dim', stream=sys.stdout)}", flush=True)
+        else:
+            console.message(f"{question} {line}")
+    return Outcome(group, question, completion)
+
+
+def _failure(server: ChildServer, outcomes: list[Outcome]) -> CrayonError | None:
+    if server.exit_code is not None:
+        return server.failure(f"the server ended with code {server.exit_code} before the last question was answered")
+    return next((outcome.error for outcome in outcomes if outcome.error is not None), None)
+
+
+def _heading(text: str, *styles: str) -> None:
+    print(f"\n{console.paint(text, *styles, stream=sys.stdout)}", flush=True)
+
+
+class _Watch:
+    """Tells the steps on standard error, and how long they took."""
+
+    def __init__(self) -> None:
+        self._begun = self._step_begun = time.monotonic()
+        self._name = ""
+        self.times: dict[str, float] = {}
+
+    @property
+    def seconds(self) -> float:
+        """Since the step began."""
+        return time.monotonic() - self._step_begun
+
+    @property
+    def total(self) -> float:
+        """Since the first step began."""
+        return time.monotonic() - self._begun
+
+    def step(self, name: str) -> None:
+        self._step_begun, self._name = time.monotonic(), name
+        console.message(f"[{len(self.times) + 1}/{STEPS}] {name}", "bold")
+        self.times[name] = 0.0
+
+    def detail(self, text: str) -> None:
+        self.times[self._name] = round(self.seconds, 3)
+        console.message(f"      {text}")
+
+
+@contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """Leave by an exception on SIGTERM and SIGHUP as on Ctrl-C, so that everything is tidied up; a second one kills."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # Python delivers signals to the main thread only
+        return
+
+    def leave(number: int, _frame: Any) -> NoReturn:
+        signal.signal(number, signal.SIG_DFL)
+        raise SystemExit(128 + number)
+
+    before = {number: signal.signal(number, leave) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
