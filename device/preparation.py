@@ -6,7 +6,7 @@ import hashlib
 import shutil
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
@@ -20,8 +20,9 @@ from crayon.models.partial import disk_errors, need_space
 from crayon.models.prepared import SOURCE, PreparedInfo
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
+DEFAULTS: dict[str, Any] = {"types": TYPES, "max_loss": MAX_LOSS, "prompt_tokens": 200, "answer_tokens": 50}
 LOCK_SECONDS = 1800.0
 _WORK = "work-"
 
@@ -30,15 +31,18 @@ def prepare(
     local: LocalModel,
     *,
     models_dir: Path | None = None,
-    types: Sequence[str] = TYPES,
-    max_loss: float = MAX_LOSS,
-    prompt_tokens: int = 200,
-    answer_tokens: int = 50,
+    types: Sequence[str] | None = None,
+    max_loss: float | None = None,
+    prompt_tokens: int | None = None,
+    answer_tokens: int | None = None,
     threads: int | None = None,
     force: bool = False,
     progress: Callable[[str, float], None] | None = None,
 ) -> PreparedInfo:
-    """Measure, choose and keep the file to run for `local`; a record that still holds is returned as it is.
+    """Measure, choose and keep the file to run for `local`.
+
+    A record that holds here and was made with the settings given is returned as it is; a setting of None takes the
+    record's, or the default (types `TYPES`, loss `MAX_LOSS`, a turn of 200 tokens in and 50 out).
 
     Raises:
         InvalidRequestError: an unknown type, or a limit out of range.
@@ -46,14 +50,19 @@ def prepare(
         DownloadError: the disk refuses; NoSpaceError where it is full. Nothing half-written is left.
         DeadlineExceededError: another process has been preparing it for half an hour.
     """
-    _check(types, max_loss, prompt_tokens, answer_tokens)
+    given = {"max_loss": max_loss, "prompt_tokens": prompt_tokens, "answer_tokens": answer_tokens}
+    wanted = {name: value for name, value in given.items() if value is not None}
+    if types is not None:
+        wanted["types"] = tuple(types)
+    settings = {**DEFAULTS, **wanted}
+    _check(**settings)
     smoke.check()
     folder = Store(models_dir or default_models_dir()).prepared(local.sha256)
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(folder / "lock", timeout=LOCK_SECONDS):
-            known = None if force else _known(local, models_dir)
+            known = None if force else _known(local, wanted, models_dir)
             if known is not None:
                 return known
             for left in folder.glob(f"{_WORK}*"):  # of a process that was killed; we hold the lock
@@ -65,13 +74,13 @@ def prepare(
                     Path(work),
                     text=quality_text(),
                     source_sha256=local.sha256,
-                    types=types,
-                    prompt_tokens=prompt_tokens,
-                    answer_tokens=answer_tokens,
+                    types=settings["types"],
+                    prompt_tokens=settings["prompt_tokens"],
+                    answer_tokens=settings["answer_tokens"],
                     threads=threads,
                     progress=progress,
                 )
-                choice = choose(candidates, max_loss)
+                choice = choose(candidates, settings["max_loss"])
                 path, sha256, size, mtime_ns = None, "", 0, 0
                 if choice.candidate.type != SOURCE:
                     made = Path(work) / "chosen.gguf"
@@ -84,9 +93,9 @@ def prepare(
                     chosen=choice.candidate.type,
                     reason=choice.reason,
                     candidates=tuple(candidates),
-                    max_loss=max_loss,
-                    prompt_tokens=prompt_tokens,
-                    answer_tokens=answer_tokens,
+                    max_loss=settings["max_loss"],
+                    prompt_tokens=settings["prompt_tokens"],
+                    answer_tokens=settings["answer_tokens"],
                     source_sha256=local.sha256,
                     machine=prepared.machine_key(),
                     library=prepared.library_version(),
@@ -104,9 +113,18 @@ def prepare(
         raise DeadlineExceededError(f"another process has been preparing {local.name} for half an hour") from None
 
 
-def _known(local: LocalModel, models_dir: Path | None) -> PreparedInfo | None:
+def _known(local: LocalModel, wanted: Mapping[str, Any], models_dir: Path | None) -> PreparedInfo | None:
+    """Return the record if it holds on this machine and was made as wanted."""
     info = prepared.describe(local, models_dir)
     if info is None or info.stale:
+        return None
+    made = {
+        "types": tuple(candidate.type for candidate in info.candidates if candidate.type != SOURCE),
+        "max_loss": info.max_loss,
+        "prompt_tokens": info.prompt_tokens,
+        "answer_tokens": info.answer_tokens,
+    }
+    if any(made[name] != value for name, value in wanted.items()):
         return None
     return info if info.path is None or prepared.usable(local, models_dir) else None
 

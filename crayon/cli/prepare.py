@@ -20,20 +20,24 @@ if TYPE_CHECKING:
 
 _Reference = Annotated[str, typer.Argument(metavar="[MODEL]", help="Which model; it is fetched if absent.")]
 _MaxLoss = Annotated[
-    float,
-    typer.Option(help="Allowed loss against the published file: relative perplexity, and divergence in nats."),
+    float | None,
+    typer.Option(help="Allowed loss: relative perplexity, and divergence in nats. If not given: 0.01."),
 ]
-_Type = Annotated[list[str] | None, typer.Option("--type", help="Only try this type (may be repeated).")]
+_Type = Annotated[
+    list[str] | None, typer.Option("--type", help="Only try this type (may be repeated). If not given: all seven.")
+]
+_Prompt = Annotated[int | None, typer.Option(help="Prompt tokens of your typical turn. If not given: 200.")]
+_Answer = Annotated[int | None, typer.Option(help="Answer tokens of your typical turn. If not given: 50.")]
 
 
 def prepare(
     reference: _Reference = "smollm2-135m-instruct",
     *,
-    max_loss: _MaxLoss = 0.01,
+    max_loss: _MaxLoss = None,
     types: _Type = None,
-    prompt_tokens: Annotated[int, typer.Option(help="Prompt tokens of your typical turn.")] = 200,
-    answer_tokens: Annotated[int, typer.Option(help="Answer tokens of your typical turn.")] = 50,
-    force: Annotated[bool, typer.Option("--force", help="Measure again even if a choice is recorded.")] = False,
+    prompt_tokens: _Prompt = None,
+    answer_tokens: _Answer = None,
+    force: Annotated[bool, typer.Option("--force", help="Measure again even if such a choice is recorded.")] = False,
     as_json: options.JsonOption = False,
 ) -> None:
     """Requantize a model to the type that is fastest on this CPU, within a bound on lost quality.
@@ -68,24 +72,23 @@ def prepare_model(
     *,
     models_dir: Path | None = None,
     types: Sequence[str] | None = None,
-    max_loss: float = 0.01,
-    prompt_tokens: int = 200,
-    answer_tokens: int = 50,
+    max_loss: float | None = None,
+    prompt_tokens: int | None = None,
+    answer_tokens: int | None = None,
     force: bool = False,
 ) -> PreparedInfo:
-    """Prepare a model with progress on standard error; returns at once where a choice that holds is recorded.
+    """Prepare a model with progress on standard error; returns at once where such a choice is recorded and holds.
 
     Raises:
         CrayonError: as `crayon.device.preparation.prepare`.
     """
     from crayon.device.preparation import prepare as prepare_file
-    from crayon.device.prepare import TYPES
 
     with _progress(f"preparing {local.name}") as progress:
         return prepare_file(
             local,
             models_dir=models_dir,
-            types=tuple(types) if types else TYPES,
+            types=types or None,
             max_loss=max_loss,
             prompt_tokens=prompt_tokens,
             answer_tokens=answer_tokens,
