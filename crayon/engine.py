@@ -12,8 +12,6 @@ import threading
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable
-from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol, Self, TypeAlias, runtime_checkable
 
@@ -22,6 +20,9 @@ from crayon.errors import CancelledError, CrayonError, InvalidRequestError
 from crayon.sampling import Sampling
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from concurrent.futures import Future
+
     import numpy as np
     from numpy.typing import NDArray
 
@@ -60,7 +61,7 @@ class GenerateRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScoreRequest:
-    """How likely is each continuation after the shared prompt?
+    """A question to the model: how likely is each continuation after the shared prompt.
 
     The prompt is the messages in the model's chat template, up to where the assistant's text would start.
     """

@@ -17,8 +17,8 @@ from crayon.errors import CrayonError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from crayon.machine import Machine
     from crayon.config import Settings
+    from crayon.machine import Machine
     from crayon.models import CatalogueEntry, Store
 
 GIB = 2**30

@@ -33,8 +33,8 @@ def doctor(
     Each finding is ok, warn or fail; the exit code is 1 if any of them is fail.
     """
     from crayon.cli import checks
-    from crayon.machine import inspect_machine
     from crayon.config import Settings, load
+    from crayon.machine import inspect_machine
     from crayon.models import default_models_dir
 
     findings: list[checks.Finding] = []
