@@ -61,7 +61,7 @@ class GenerateRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScoreRequest:
-    """A question to the model: how likely is each continuation after the shared prompt.
+    """Asks how likely each continuation is after the shared prompt.
 
     The prompt is the messages in the model's chat template, up to where the assistant's text would start.
     """

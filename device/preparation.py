@@ -51,7 +51,7 @@ def prepare(
         DeadlineExceededError: another process has been preparing it for half an hour.
     """
     given = {"max_loss": max_loss, "prompt_tokens": prompt_tokens, "answer_tokens": answer_tokens}
-    wanted = {name: value for name, value in given.items() if value is not None}
+    wanted: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     if types is not None:
         wanted["types"] = tuple(types)
     settings = {**DEFAULTS, **wanted}
