@@ -62,7 +62,7 @@ def chat(
         }
     )
     with open_client(settings) as client:
-        repl = Repl(client=client, mode=settings.mode, system=system or None)
+        repl = Repl(client=client, mode=settings.mode, system=system or None, private=settings.private)
         if sys.stdin.isatty():
             from crayon.cli.prompt import make_session
 

@@ -17,6 +17,7 @@ from crayon.errors import (
     DeadlineExceededError,
     InvalidRequestError,
     OverloadedError,
+    PrivacyError,
     PromptTooLongError,
     ServerError,
 )
@@ -44,18 +45,26 @@ class Repl:
     """State of one conversation.
 
     `client` is a `crayon.Crayon`, `code` the exit code of the last failure, `file` what was last saved or loaded.
+    `private` holds for the whole chat, `loaded_private` for a conversation that was private when it was saved.
     Where nobody is there to go on (`interactive` False), an interrupt ends the chat and not just the answer.
     """
 
     client: Any
     mode: Mode
     system: str | None = None
+    private: bool = False
+    loaded_private: bool = False
     history: list[Message] = field(default_factory=list)
     answers: list[Completion] = field(default_factory=list)
     running: bool = True
     code: int = OK
     file: Path | None = None
     interactive: bool = True
+
+    @property
+    def stays_here(self) -> bool:
+        """Whether nothing of the conversation may leave the device."""
+        return self.private or self.loaded_private
 
     def handle(self, text: str) -> None:
         """Run a command, or ask a question and show the answer. Errors become messages; the chat goes on."""
@@ -88,7 +97,7 @@ class Repl:
         pieces: list[str] = []
         completion: Completion | None = None
         try:
-            with self.client.stream([*self.messages(), question], mode=self.mode) as stream:
+            with self.client.stream([*self.messages(), question], mode=self.mode, private=self.stays_here) as stream:
                 for piece in stream:
                     console.answer(piece.text)
                     pieces.append(piece.text)
@@ -139,6 +148,8 @@ def advice(error: CrayonError) -> str:
             return "nothing was changed"
         case OverloadedError(retry_after=seconds):
             return f"the question was dropped: ask again in {seconds:g} s"
+        case PrivacyError():
+            return "nothing was sent: choose a /mode that lets the device answer, or /clear"
         case DeadlineExceededError():
             return "the question was dropped: ask again, with a longer --timeout if need be"
         case ServerError():
@@ -201,18 +212,20 @@ def _save(repl: Repl, argument: str) -> None:
     path = _path(repl, argument)
     if path.exists() and path != repl.file:
         raise InvalidRequestError("path", f"{path} exists; choose another name, or remove it first")
-    save_transcript(path, repl.messages())
+    save_transcript(path, repl.messages(), private=repl.stays_here)
     repl.file = path
     console.message(f"saved {len(repl.history)} messages to {path}")
 
 
 def _load(repl: Repl, argument: str) -> None:
     path = _path(repl, argument)
-    messages = load_transcript(path)
+    found = load_transcript(path)
+    messages = found.messages
     system = messages[0].content if messages and messages[0].role == "system" else None
     repl.system, repl.history = system, list(messages[1:] if system is not None else messages)
-    repl.file = path
-    console.message(f"loaded {len(repl.history)} messages from {path}")
+    repl.file, repl.loaded_private = path, found.private
+    stays = "; it is private and stays on the device until /clear" if found.private else ""
+    console.message(f"loaded {len(repl.history)} messages from {path}{stays}")
 
 
 def _path(repl: Repl, argument: str) -> Path:
@@ -225,7 +238,7 @@ def _path(repl: Repl, argument: str) -> Path:
 
 def _clear(repl: Repl, _: str) -> None:
     repl.history.clear()
-    repl.file = None
+    repl.file, repl.loaded_private = None, False
     console.message("cleared: the next question starts a new conversation")
 
 

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import tempfile
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from crayon.errors import InvalidRequestError
@@ -19,8 +20,16 @@ KIND, VERSION = "crayon-chat", 1
 MAX_BYTES = 16 * 2**20
 
 
-def save_transcript(path: Path, messages: Sequence[Message]) -> None:
-    """Write `messages` to `path`, replacing it at once or not at all; mode 0600.
+@dataclass(frozen=True, slots=True)
+class Transcript:
+    """A saved conversation, and whether it must stay on the device."""
+
+    messages: tuple[Message, ...]
+    private: bool
+
+
+def save_transcript(path: Path, messages: Sequence[Message], *, private: bool) -> None:
+    """Write a conversation to `path`, replacing it at once or not at all; mode 0600.
 
     Raises:
         InvalidRequestError: the file cannot be written.
@@ -28,6 +37,7 @@ def save_transcript(path: Path, messages: Sequence[Message]) -> None:
     record = {
         "kind": KIND,
         "version": VERSION,
+        "private": private,
         "messages": [{"role": message.role, "content": message.content} for message in messages],
     }
     text = json.dumps(record, ensure_ascii=False, indent=2) + "\n"
@@ -45,8 +55,10 @@ def save_transcript(path: Path, messages: Sequence[Message]) -> None:
         raise InvalidRequestError("path", f"{path} cannot be written: {error.strerror or error}") from None
 
 
-def load_transcript(path: Path) -> tuple[Message, ...]:
-    """Return the messages of a saved conversation: whole turns, a system message only at the start.
+def load_transcript(path: Path) -> Transcript:
+    """Return a saved conversation: whole turns, a system message only at the start.
+
+    Only a file that says so is not private.
 
     Raises:
         InvalidRequestError: the file cannot be read or is no conversation of ours; says which part.
@@ -72,7 +84,7 @@ def load_transcript(path: Path) -> tuple[Message, ...]:
     # As it will be when the next question is asked: that is what must be valid.
     messages = normalise_messages([*items, Message("user", "next")])[:-1]
     _check_turns(messages)
-    return messages
+    return Transcript(messages, private=record.get("private") is not False)
 
 
 def _check_turns(messages: Sequence[Message]) -> None:

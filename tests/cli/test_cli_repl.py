@@ -12,7 +12,7 @@ from crayon import errors
 from crayon.cli.app import app
 from crayon.cli.chat import read_blocks
 from crayon.cli.repl import COMMANDS, Repl, is_open, unquote
-from crayon.cli.transcript import MAX_BYTES, load_transcript, save_transcript
+from crayon.cli.transcript import MAX_BYTES, Transcript, load_transcript, save_transcript
 from crayon.completion import Mode, Reason, Source
 from crayon.errors import InvalidRequestError
 from crayon.messages import Message
@@ -41,7 +41,7 @@ def test_a_turn_streams_and_is_remembered(repl: Repl, client: Any, capsys: pytes
     assert out == "echo one\necho two\n"
     assert err.splitlines()[0].startswith("device: confident | first token 21 ms | 100.0 tokens/s")
     assert client.asked[1] == [(USER, "one"), (ASSISTANT, "echo one"), (USER, "two")]
-    assert client.options == [{"mode": Mode.PREFER_ON_DEVICE}] * 2
+    assert client.options == [{"mode": Mode.PREFER_ON_DEVICE, "private": False}] * 2
 
 
 def test_the_system_message_leads_every_turn(client: Any) -> None:
@@ -59,6 +59,7 @@ def test_the_system_message_leads_every_turn(client: Any) -> None:
         (errors.DeadlineExceededError("late"), 5, "--timeout"),
         (errors.OverloadedError("full", 3.0), 6, "in 3 s"),
         (errors.PromptTooLongError(99, 50), 2, "/clear"),
+        (errors.PrivacyError("it must stay"), 7, "nothing was sent"),
         (errors.EngineError("broke"), 1, "doctor"),
         (errors.InvalidRequestError("messages", "is odd"), 2, "nothing was changed"),
     ],
@@ -116,7 +117,7 @@ def test_help_names_every_command(repl: Repl, capsys: pytest.CaptureFixture[str]
 def test_mode_is_shown_set_and_used(repl: Repl, client: Any, capsys: pytest.CaptureFixture[str]) -> None:
     repl.handle("/mode only-on-device")
     repl.handle("x")
-    assert client.options == [{"mode": Mode.ONLY_ON_DEVICE}]
+    assert client.options == [{"mode": Mode.ONLY_ON_DEVICE, "private": False}]
     repl.handle("/mode both")
     assert repl.mode is Mode.ONLY_ON_DEVICE
     repl.handle("/mode")
@@ -179,7 +180,7 @@ def test_save_and_load_bring_the_conversation_back(client: Any, tmp_path: Path) 
     assert second.messages() == first.messages()
     second.handle("two")
     second.handle("/save")
-    assert load_transcript(path) == second.messages()
+    assert load_transcript(path).messages == second.messages()
     assert [entry.name for entry in tmp_path.glob("*chat*")] == ["chat.json"]
 
 
@@ -240,13 +241,39 @@ def test_load_refuses_huge_and_missing_files(tmp_path: Path) -> None:
         load_transcript(tmp_path)
 
 
-@given(st.lists(st.tuples(st.text(min_size=1), st.text())))
-def test_any_conversation_survives_a_file(tmp_path_factory: Any, turns: list[tuple[str, str]]) -> None:
+def test_a_private_conversation_stays_private_in_a_file(
+    client: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "chat.json"
+    first = Repl(client=client, mode=Mode.PREFER_ON_DEVICE, private=True)
+    first.handle("my diary")
+    first.handle(f"/save {path}")
+    # In a chat that is not private, its text would travel with the next question.
+    second = Repl(client=client, mode=Mode.PREFER_ON_SERVER)
+    second.handle(f"/load {path}")
+    assert "stays on the device" in capsys.readouterr().err
+    second.handle("and then?")
+    second.handle(f"/save {tmp_path / 'again.json'}")
+    second.handle("/clear")
+    second.handle("something else")
+    assert [options["private"] for options in client.options] == [True, True, False]
+    assert load_transcript(tmp_path / "again.json").private
+
+
+@pytest.mark.parametrize("said", ["", '"private": null, ', '"private": 0, ', '"private": "no", '])
+def test_a_file_that_does_not_say_it_is_public_is_private(tmp_path: Path, said: str) -> None:
+    path = tmp_path / "chat.json"
+    path.write_text(f'{{"kind": "crayon-chat", "version": 1, {said}"messages": []}}')
+    assert load_transcript(path).private
+
+
+@given(st.lists(st.tuples(st.text(min_size=1), st.text())), st.booleans())
+def test_any_conversation_survives_a_file(tmp_path_factory: Any, turns: list[tuple[str, str]], private: bool) -> None:
     texts = [(q, a) for q, a in turns if q.strip()]
     messages = tuple(m for q, a in texts for m in (Message("user", q), Message("assistant", a)))
     path = tmp_path_factory.mktemp("chat") / "chat.json"
-    save_transcript(path, messages)
-    assert load_transcript(path) == messages
+    save_transcript(path, messages, private=private)
+    assert load_transcript(path) == Transcript(messages, private)
     assert json.loads(path.read_text("utf-8"))["version"] == 1
 
 
@@ -263,7 +290,7 @@ def test_chat_takes_questions_and_commands_from_a_pipe(runner: CliRunner, client
     assert result.exit_code == 0
     assert result.stdout == "echo one\necho two\nthree\n"
     assert client.asked[1][-1] == (USER, "two\nthree")
-    assert client.options[1] == {"mode": Mode.ONLY_ON_SERVER}
+    assert client.options[1] == {"mode": Mode.ONLY_ON_SERVER, "private": False}
     assert client.closed
 
 
