@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Protocol, Self, TypeAlias, runtime_checkable
 
 from crayon.completion import Blend, FinishReason, Timings, Usage
 from crayon.errors import CancelledError, CrayonError, InvalidRequestError
+from crayon.messages import check_unicode
 from crayon.sampling import Sampling
 
 if TYPE_CHECKING:
@@ -79,6 +80,7 @@ class ScoreRequest:
         for i, text in enumerate(self.continuations):
             if not isinstance(text, str) or not text:
                 raise InvalidRequestError(f"continuations[{i}]", "must be a non-empty text")
+            check_unicode(f"continuations[{i}]", text)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,6 +98,7 @@ class EncodeRequest:
         for i, text in enumerate(self.texts):
             if not isinstance(text, str) or not text.strip():
                 raise InvalidRequestError(f"texts[{i}]", "must be a non-empty text")
+            check_unicode(f"texts[{i}]", text)
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,6 +49,18 @@ def normalise_messages(value: MessagesLike) -> tuple[Message, ...]:
     return messages
 
 
+def check_unicode(field: str, text: str) -> None:
+    """Check that `text` can be written as UTF-8, as every engine and the wire will.
+
+    Raises:
+        InvalidRequestError: it holds a lone surrogate.
+    """
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        raise InvalidRequestError(field, "holds a lone surrogate, which is not valid Unicode") from None
+
+
 def _message(item: object, field: str) -> Message:
     role: object
     content: object
@@ -67,8 +79,5 @@ def _message(item: object, field: str) -> Message:
         raise InvalidRequestError(f"{field}.content", f"must be text, not {type(content).__name__}")
     if role == "user" and not content.strip():
         raise InvalidRequestError(f"{field}.content", "is empty; there is nothing to answer")
-    try:
-        content.encode("utf-8")
-    except UnicodeEncodeError:
-        raise InvalidRequestError(f"{field}.content", "holds a lone surrogate, which is not valid Unicode") from None
+    check_unicode(f"{field}.content", content)
     return Message(cast("Role", role), content)

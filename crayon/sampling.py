@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
 
 from crayon.errors import InvalidRequestError
+from crayon.messages import check_unicode
 
 # (low, high) inclusive; None is unbounded.
 _RANGES: dict[str, tuple[float | None, float | None]] = {
@@ -62,11 +64,15 @@ class Sampling:
         if self.seed is not None:
             _integer("seed", self.seed, 0, 2**32 - 2)
         given: object = self.stop  # a lone text or a list is what callers write
-        stop = (given,) if isinstance(given, str) else tuple(self.stop)
+        if not isinstance(given, str | Iterable):
+            raise InvalidRequestError("stop", f"must be a text or a list of texts, not {given!r}")
+        stop = (given,) if isinstance(given, str) else tuple(given)
         if len(stop) > MAX_STOPS:
             raise InvalidRequestError("stop", f"at most {MAX_STOPS} texts, not {len(stop)}")
         if not all(isinstance(text, str) and text for text in stop):
             raise InvalidRequestError("stop", "every entry must be a non-empty text")
+        for text in stop:
+            check_unicode("stop", text)
         object.__setattr__(self, "stop", stop)
 
     @property

@@ -32,6 +32,7 @@ from crayon.errors import (
     EngineClosedError,
     InvalidRequestError,
     PromptTooLongError,
+    UnknownModelError,
 )
 from crayon.llama import smoke
 from crayon.llama.model import Model
@@ -47,10 +48,6 @@ if TYPE_CHECKING:
     from crayon.models import ProgressCallback
 
     BlendResolver = Callable[[Blend], Sequence[tuple[Adapter, float]]]
-
-SLOTS = 4  # conversations whose prefix stays computed; also the most answers written in turn
-BRANCHES = 16  # continuations scored together
-SCORED_ROWS = 64  # rows with logits in one step: 64 x 49,152 floats are 12 MB
 
 
 class DeviceEngine:
@@ -178,6 +175,8 @@ class DeviceEngine:
             adapters = self._resolve(request.blend)
             lists = [self._model.tokenize(text) for text in request.continuations]
         for i, part in enumerate(lists):
+            if not part:
+                raise InvalidRequestError(f"continuations[{i}]", "holds nothing that the model has tokens for")
             if len(tokens) + len(part) > self.n_ctx:
                 raise PromptTooLongError(len(tokens) + len(part), self.n_ctx, f"continuations[{i}]")
         future: Future[ScoreResult] = Future()
@@ -238,7 +237,7 @@ class DeviceEngine:
 
     def _check_model(self, name: str) -> None:
         if name and name != self._name:
-            raise InvalidRequestError("model", f"{name!r} is not served here; leave it empty or use {self._name!r}")
+            raise UnknownModelError(f"model {name!r} is not served here; there is: {self._name!r}")
 
     def _prompt(self, messages: Sequence[Any]) -> list[int]:
         tokens = self._model.tokenize_chat(messages)

@@ -114,6 +114,7 @@ class AsyncCrayon:
         self,
         texts: str | Iterable[str],
         *,
+        private: bool | None = None,
         timeout: float | None = None,  # noqa: ASYNC109 # one meaning on both clients: the deadline of the whole call
     ) -> EncodeResult:
         """Return one vector a text, shape (texts, dimensions), by the device (by the server only without one).
@@ -121,7 +122,7 @@ class AsyncCrayon:
         Raises:
             InvalidRequestError, PrivacyError, DeadlineExceededError, ServerError, EngineError: as `ask`.
         """
-        source, patience = self._core.encode_call(timeout)
+        source, patience = self._core.encode_call(private=private, timeout=timeout)
         engine = await open_async(self._core.engines, source)
         request = self._core.encode_request(texts, patience)
         return await wait_for_async(engine.encode(request), request.deadline)

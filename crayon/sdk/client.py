@@ -144,13 +144,15 @@ class Crayon:
         request = self._core.score_request(call, continuations)
         return wait_for(engine.score(request), request.deadline)
 
-    def encode(self, texts: str | Iterable[str], *, timeout: float | None = None) -> EncodeResult:
+    def encode(
+        self, texts: str | Iterable[str], *, private: bool | None = None, timeout: float | None = None
+    ) -> EncodeResult:
         """Return one vector a text, shape (texts, dimensions), by the device (by the server only without one).
 
         Raises:
             InvalidRequestError, PrivacyError, DeadlineExceededError, ServerError, EngineError: as `ask`.
         """
-        source, patience = self._core.encode_call(timeout)
+        source, patience = self._core.encode_call(private=private, timeout=timeout)
         engine = self._core.engines.open(source)
         request = self._core.encode_request(texts, patience)
         return wait_for(engine.encode(request), request.deadline)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from crayon.errors import InvalidRequestError
@@ -207,6 +207,9 @@ class _Defaults:
 
 def _checked(messages: MessagesLike) -> tuple[Message, ...]:
     """Check a history, which unlike a request may be empty and usually ends with the assistant."""
+    given: object = messages  # whatever its type says
+    if not isinstance(given, Iterable | Message):
+        raise InvalidRequestError("messages", "must be a string or a list of {'role', 'content'}")
     items = [messages] if isinstance(messages, str | Message | Mapping) else list(messages)
     turns = [Message("user", item) if isinstance(item, str) else item for item in items]
     return normalise_messages([*turns, Message("user", "?")])[:-1]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from crayon.completion import Source
@@ -23,7 +24,7 @@ from crayon.sdk.waiting import wait_for
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
     from typing import Literal
 
     from crayon.completion import Blend, Mode
@@ -122,6 +123,7 @@ class Core:
         """Return the request of a `score` call; its time starts now."""
         if isinstance(continuations, str):
             raise InvalidRequestError("continuations", "must be a list of texts, not one text")
+        _check_list("continuations", continuations)
         return ScoreRequest(
             messages=call.messages,
             continuations=tuple(continuations),
@@ -129,17 +131,19 @@ class Core:
             deadline=None if call.timeout is None else time.monotonic() + call.timeout,
         )
 
-    def encode_call(self, timeout: float | None) -> tuple[Source, float | None]:
+    def encode_call(self, *, private: bool | None, timeout: float | None) -> tuple[Source, float | None]:
         """Return which side embeds, the device if there is one, and the patience in seconds."""
         self.engines.check_open()
         source = Source.DEVICE
+        private = resolve_private(self._private, private)
         if not self.engines.configured(source):
-            allowed = allowed_sources(self._mode, private=self._private, device=False, server=True)
+            allowed = allowed_sources(self._mode, private=private, device=False, server=True)
             source = allowed.sources[0]
         return source, self._timeout if timeout is None else check_timeout(timeout)
 
     def encode_request(self, texts: str | Iterable[str], timeout: float | None) -> EncodeRequest:
         """Return the request of an `encode` call; its time starts now."""
+        _check_list("texts", texts)  # a text is one too
         return EncodeRequest(
             texts=(texts,) if isinstance(texts, str) else tuple(texts),
             deadline=None if timeout is None else time.monotonic() + timeout,
@@ -204,7 +208,13 @@ def _system(text: str | None) -> Message | None:
     return normalise_messages([Message("system", text), Message("user", "?")])[0] if text else None
 
 
+def _check_list(field: str, value: object) -> None:
+    if not isinstance(value, Iterable):
+        raise InvalidRequestError(field, f"must be a list, not {value!r:.40}")
+
+
 def _scopes(scopes: Sequence[Scope | str]) -> tuple[Scope, ...]:
+    _check_list("scopes", scopes)
     if isinstance(scopes, str | Scope):
         raise InvalidRequestError("scopes", "must be a list of scopes")
     found = []

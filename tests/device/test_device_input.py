@@ -11,13 +11,13 @@ from device_tools import Answer, ask
 from crayon.device import DeviceEngine
 from crayon.engine import EncodeRequest, GenerateRequest, ScoreRequest
 from crayon.errors import (
-    CrayonError,
     EngineClosedError,
     InvalidRequestError,
     LibraryError,
     ModelFileError,
     OverloadedError,
     PromptTooLongError,
+    UnknownModelError,
 )
 from crayon.llama import smoke
 from crayon.llama.model import Model
@@ -129,7 +129,7 @@ def test_another_model_is_refused_by_name(tiny: Callable[..., DeviceEngine]) -> 
         lambda: engine.encode(EncodeRequest(texts=("a",), model="yours")),
     ]
     for call in calls:
-        with pytest.raises(CrayonError, match=r"'yours'.*'mine'"):
+        with pytest.raises(UnknownModelError, match=r"'yours'.*'mine'"):
             call()
     assert Answer(engine, ask("hello", model="mine", max_tokens=1)).started.model == "mine"
 

@@ -110,6 +110,7 @@ def test_system_message_is_a_default(sdk):
         ({"max_tokens": 0}, "max_tokens"),
         ({"temperature": math.nan}, "temperature"),
         ({"stop": 5}, "stop"),
+        ({"stop": ["\ud800"]}, "stop"),
         ({"mode": "local"}, "mode"),
         ({"private": "no"}, "private"),
         ({"private": 0}, "private"),
@@ -144,6 +145,7 @@ def test_a_wrong_option_is_named_and_nothing_runs(sdk, options, field, method):
         ((), {"scopes": ["nonsense"]}, r"scope[nonsense]"),
         ((), {"scopes": "healthy-habits"}, "scopes"),
         ((), {"scopes": [3]}, "scopes[0]"),
+        ((), {"scopes": 3}, "scopes"),
         ((), {"scopes": [Scope("a", COLOURS), Scope("a", COLOURS)]}, "scopes"),
         ((), {"hardness": True}, "hardness"),
         ((), {"hardness": -1.0}, "hardness"),
@@ -263,7 +265,7 @@ def test_scores_come_from_the_first_side_allowed(sdk):
     assert device.scored[0].deadline is not None
 
 
-@pytest.mark.parametrize("continuations", [[], "text", [""], [3]])
+@pytest.mark.parametrize("continuations", [[], "text", [""], [3], 3, None, ["\ud800"]])
 def test_wrong_continuations_are_refused(sdk, continuations):
     with pytest.raises(InvalidRequestError, match="continuations"):
         sdk.call(sdk.make(Fake("small")).score("hi", continuations))
@@ -276,6 +278,22 @@ def test_vectors_come_from_the_device(sdk):
     assert got.vectors.dtype == np.float32
     assert server.encoded == []
     assert sdk.call(sdk.make(None, server).encode("a")).model == "large"
+
+
+def test_private_texts_are_not_sent_to_be_embedded(sdk):
+    server = FakeServer("large")
+    with pytest.raises(crayon.PrivacyError, match="nothing was sent"):
+        sdk.call(sdk.make(None, server).encode("my diary", private=True))
+    assert server.encoded == []
+    assert sdk.call(sdk.make(Fake("small"), server).encode("my diary", private=True)).model == "small"
+
+
+@pytest.mark.parametrize("wrong", [5, [], ["a", ""], ["\ud800"], None])
+def test_wrong_texts_are_refused(sdk, wrong):
+    device = Fake("small")
+    with pytest.raises(InvalidRequestError, match="texts"):
+        sdk.call(sdk.make(device).encode(wrong))
+    assert device.encoded == []
 
 
 def test_encode_has_a_deadline(sdk):
@@ -400,6 +418,7 @@ def test_a_conversations_own_defaults(sdk):
     [
         (([{"role": "wizard", "content": "x"}],), {}, "messages[0].role"),
         (([{"role": "system", "content": "a"}],), {"system": "b"}, "system"),
+        ((5,), {}, "messages"),
         ((), {"mode": "fast"}, "mode"),
         ((), {"top_kk": 1}, "top_kk"),
         ((), {"private": None}, "private"),
