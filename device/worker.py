@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import logging
 import threading
+import traceback
 from collections import deque
 from typing import TYPE_CHECKING
 
@@ -117,8 +118,8 @@ class Worker:
         except CrayonError as error:
             self._end(job, error)
             return False
-        except Exception as error:  # the thread must survive any fault of one job
-            logger.exception("a device job failed")
+        except Exception as error:  # noqa: BLE001 - the thread must survive any fault of one job
+            _log_fault("a device job failed", error)
             self._end(job, EngineError(f"the device engine failed: {type(error).__name__}: {error}"))
             return False
         finally:
@@ -130,6 +131,12 @@ class Worker:
         if job.steps is not None:
             try:
                 job.steps.close()  # type: ignore[attr-defined]  # the iterators are generators
-            except Exception:
-                logger.exception("a device job could not be ended cleanly")
+            except Exception as fault:  # noqa: BLE001 - as above
+                _log_fault("a device job could not be ended cleanly", fault)
         job.fail(error)
+
+
+def _log_fault(what: str, error: Exception) -> None:
+    """Log where it failed and not what the error says: foreign messages may quote a prompt."""
+    where = "".join(traceback.format_tb(error.__traceback__))
+    logger.error("%s: %s\n%s", what, type(error).__name__, where)

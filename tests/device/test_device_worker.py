@@ -100,7 +100,9 @@ def test_a_failure_of_any_kind_ends_its_job_only(worker: Worker, caplog: pytest.
         typed.result(PATIENCE)
     with pytest.raises(EngineError, match="RuntimeError: a bug"):
         fault.result(PATIENCE)
-    assert "a device job failed" in caplog.text
+    assert "a device job failed: RuntimeError" in caplog.text
+    assert "test_device_worker.py" in caplog.text, "where it failed"
+    assert "a bug" not in caplog.text, "foreign words may quote a prompt"
     after: Future[Any] = Future()
     worker.submit(Job(after, None, deliver(after, 7)))
     assert after.result(PATIENCE) == 7
