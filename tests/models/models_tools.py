@@ -287,6 +287,6 @@ class Puller:
         assert self.process.stderr is not None
         errors = self.process.stderr.read()
         start = next((i for i, line in enumerate(self.lines) if line.startswith(("ERROR", "READY"))), len(self.lines))
-        self.process.stdout.close()  # type: ignore[union-attr]
+        self.process.stdout.close()  # type: ignore[union-attr]  # it is a pipe
         self.process.stderr.close()
         return code, "\n".join(self.lines[start:]), errors

