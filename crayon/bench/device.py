@@ -52,11 +52,16 @@ def bench_device(
     """Measure on the file the device runs: the prepared one, which must be there.
 
     Raises:
-        ModelError: the model is absent, or was never prepared for this machine.
+        ModelError: the model is absent, was never prepared for this machine, or has no file better than its source.
     """
     local = resolve(reference, download=False, models_dir=models_dir)
     path = prepared.usable(local, models_dir)
     info = prepared.describe(local, models_dir)
+    if info is not None and info.path is None and not info.stale:
+        raise ModelError(
+            f"{local.name} was prepared and the published file is the best here, so there is nothing to compare it "
+            f"with; allow more loss: crayon models prepare {local.name} --max-loss 0.05"
+        )
     if path is None or info is None:
         raise ModelError(f"{local.name} has no prepared file here; run: crayon models prepare {local.name}")
     report = Report("device", {local.name: local.sha256, f"{local.name} prepared as {info.chosen}": info.sha256})
