@@ -12,6 +12,7 @@ import threading
 import time
 import uuid
 from collections import deque
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol, Self, TypeAlias, runtime_checkable
 
@@ -263,8 +264,8 @@ class Stream:
         if self._waiter is not None:
             loop, future = self._waiter
             self._waiter = None
-            # The loop may have been closed under a reader that gave up.
-            if not loop.is_closed():
+            # The loop may have been closed, maybe this very moment, under a reader that gave up.
+            with suppress(RuntimeError):
                 loop.call_soon_threadsafe(_resolve, future)
 
     # -- reader side
