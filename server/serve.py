@@ -11,7 +11,7 @@ import socket
 import threading
 from concurrent.futures import Future
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from crayon.engine import Engine
+    from crayon.errors import CrayonError
     from crayon.server.config import ServeConfig
 
 log = logging.getLogger(__name__)
@@ -82,6 +83,15 @@ async def serve(
             await server.stop()
 
 
+@runtime_checkable
+class Mortal(Protocol):
+    """An engine that can break down while it serves, and says so."""
+
+    def on_failure(self, tell: Callable[[CrayonError], None]) -> None:
+        """Call `tell` once, from any thread, if the engine breaks down; at once if it already has."""
+        ...
+
+
 class Server:
     """One listening server. `start`, `load`, and at last `stop`, in one event loop."""
 
@@ -90,6 +100,7 @@ class Server:
         self._service = InferenceService(default_deadline=config.default_deadline)
         self._health = health.aio.HealthServicer()
         self._loading: asyncio.Future[Engine] | None = None
+        self._failing: asyncio.Task[None] | None = None
         self._server = grpc.aio.server(interceptors=(StatusInterceptor(),), options=_options(config))
         inference_pb2_grpc.add_InferenceServiceServicer_to_server(self._service, self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
@@ -117,15 +128,30 @@ class Server:
         return self._config.address(port)
 
     async def load(self, engine_factory: Callable[[], Engine]) -> None:
-        """Make the engine in a thread, then say SERVING.
+        """Make the engine in a thread, then say SERVING, until the engine breaks down.
 
         Raises:
             CrayonError: whatever `engine_factory` raised.
         """
         self._loading = asyncio.wrap_future(_in_thread(engine_factory))
         # Shielded: a load cannot be interrupted, and `stop` has to close what comes out of it.
-        self._service.engine = await asyncio.shield(self._loading)
+        engine = self._service.engine = await asyncio.shield(self._loading)
         await self._say(_SERVING)
+        if isinstance(engine, Mortal):
+            self._failing = asyncio.create_task(self._watch(engine))
+
+    async def _watch(self, engine: Mortal) -> None:
+        loop, failed = asyncio.get_running_loop(), asyncio.Event()
+
+        def tell(_: CrayonError) -> None:
+            with contextlib.suppress(RuntimeError):  # the server has ended meanwhile
+                loop.call_soon_threadsafe(failed.set)
+
+        engine.on_failure(tell)
+        await failed.wait()
+        # The port stays open: whoever calls learns with a status what is wrong, and health tells the others.
+        log.critical("the engine has broken down; health says NOT_SERVING: start the server again")
+        await self._say(_NOT_SERVING)
 
     async def stop(self) -> None:
         """Say NOT_SERVING, take no more requests, let the running ones end within `drain_seconds`, close the engine.
@@ -133,6 +159,8 @@ class Server:
         Requests that still run then end with UNAVAILABLE.
         """
         self._service.draining = True
+        if self._failing is not None:
+            self._failing.cancel()
         await self._health.enter_graceful_shutdown()
         # Clients are told to go elsewhere at once, but nothing is cut off here: the longest part is waited for below.
         closing = asyncio.create_task(self._server.stop(self._config.drain_seconds + 10 * _LAST_WORDS_S))

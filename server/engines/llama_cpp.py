@@ -23,7 +23,14 @@ from crayon.engine import (
     ScoreResult,
     Stream,
 )
-from crayon.errors import AdapterError, EngineClosedError, InvalidRequestError, PromptTooLongError, UnknownModelError
+from crayon.errors import (
+    AdapterError,
+    ConfigError,
+    EngineClosedError,
+    InvalidRequestError,
+    PromptTooLongError,
+    UnknownModelError,
+)
 from crayon.llama import smoke
 from crayon.llama.batch import Batch
 from crayon.llama.context import Context
@@ -35,9 +42,10 @@ from crayon.server.engines.llama_task import EncodeTask, GenerateTask, ScoreTask
 from crayon.server.scheduler import Caps, Kind, Request
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from crayon.completion import Blend
+    from crayon.errors import CrayonError
     from crayon.messages import Message
     from crayon.server.engines.llama_task import Task
 
@@ -85,6 +93,9 @@ class LlamaCppEngine:
         source_sha256: str = "",
         quantization: str = "",
     ) -> None:
+        for key, value in (("n_ctx", n_ctx), ("context_tokens", context_tokens), ("max_queue", max_queue)):
+            if value is not None and value < 1:
+                raise ConfigError(key, f"must be at least 1, not {value}")
         smoke.check()
         self._name = name or Path(model_path).stem
         self._threads = threads
@@ -97,35 +108,33 @@ class LlamaCppEngine:
         self._closed = False
         self._model = Model(model_path)
         try:
+            self.context_tokens = min(
+                n_ctx, self._model.n_ctx_train, n_ctx if context_tokens is None else context_tokens
+            )
+            self._encode_tokens = min(ENCODE_TOKENS, self.context_tokens)
+            # Before the context: llama.cpp ends the process over some limits that contradict each other.
+            caps = Caps(
+                max_tokens=self._n_batch,
+                max_seqs=n_seq_max,
+                kv_capacity=n_ctx,
+                encode_capacity=self._encode_tokens,
+                max_outputs=min(max(n_seq_max, OUTPUTS), self._n_batch),
+                step_seconds=step_seconds,
+            )
             self._context = Context(
                 self._model,
                 n_ctx=n_ctx,
-                n_batch=self._n_batch,
+                n_batch=caps.max_tokens,
                 n_seq_max=n_seq_max,
-                n_outputs_max=max(n_seq_max, OUTPUTS),
+                n_outputs_max=caps.outputs,
                 threads=threads,
             )
         except Exception:
             self._model.close()
             raise
-        self.context_tokens = min(n_ctx, self._model.n_ctx_train, context_tokens or n_ctx)
-        self._encode_tokens = min(ENCODE_TOKENS, self.context_tokens)
         self._meter = SignalMeter(self._model.n_vocab)
         capabilities = frozenset({GENERATE, SCORE, ENCODE})
         self._info = ModelInfo(self._name, self.context_tokens, source_sha256, quantization, capabilities)
-        try:
-            caps = Caps(
-                max_tokens=self._context.n_batch,
-                max_seqs=n_seq_max,
-                kv_capacity=n_ctx,
-                encode_capacity=self._encode_tokens,
-                max_outputs=min(max(n_seq_max, OUTPUTS), self._context.n_batch),
-                step_seconds=step_seconds,
-            )
-        except Exception:
-            self._context.close()
-            self._model.close()
-            raise
         batch = Batch(self._context.n_batch)
         self._loop = LlamaLoop(self._context, batch, caps, lambda: self._encoder, max_queue)
 
@@ -231,6 +240,10 @@ class LlamaCppEngine:
         self._submit(task)
         return future
 
+    def on_failure(self, tell: Callable[[CrayonError], None]) -> None:
+        """Call `tell` once, from any thread, if the engine breaks down; at once if it has. It then answers nothing."""
+        self._loop.on_failure(tell)
+
     def close(self) -> None:
         """End what runs and free the model. Safe to call twice."""
         with self._lock:
@@ -273,6 +286,8 @@ class LlamaCppEngine:
 
     def _prompt(self, messages: Sequence[Message]) -> list[int]:
         ids = self._model.tokenize_chat(messages)
+        if not ids:
+            raise InvalidRequestError("messages", "the model's chat template makes nothing of them")
         if len(ids) >= self.context_tokens:
             raise PromptTooLongError(len(ids), self.context_tokens - 1)
         return ids

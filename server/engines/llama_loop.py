@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import threading
 import time
@@ -61,8 +62,12 @@ class LlamaLoop:
         self._queued = 0
         self._queued_tokens = 0
         self._closing = False
+        self._failure: EngineError | None = None
+        self._watchers: list[Callable[[CrayonError], None]] = []
         self._thread = threading.Thread(target=self._run, name="crayon-llama", daemon=True)
         self._thread.start()
+        # A thread that computes while the process ends would run in libraries that are already torn down.
+        atexit.register(self.close)
 
     # -- from any thread
 
@@ -72,8 +77,11 @@ class LlamaLoop:
         Raises:
             OverloadedError: `max_queue` requests wait already.
             EngineClosedError: the loop was closed.
+            EngineError: the loop has failed.
         """
         with self._wake:
+            if self._failure is not None:
+                raise EngineError(str(self._failure))  # a new one: a raised error keeps its caller's frames
             if self._closing:
                 raise EngineClosedError("the engine is closed")
             if self._queued >= self._max_queue:
@@ -92,6 +100,15 @@ class LlamaLoop:
                 self._abort()
             self._wake.notify()
 
+    def on_failure(self, tell: Callable[[CrayonError], None]) -> None:
+        """Call `tell` once, from the loop's thread, if the loop fails; at once if it has."""
+        with self._wake:
+            failure = self._failure
+            if failure is None:
+                self._watchers.append(tell)
+        if failure is not None:
+            tell(failure)
+
     def close(self) -> None:
         """Fail everything that waits or runs, and end the thread."""
         with self._wake:
@@ -100,6 +117,7 @@ class LlamaLoop:
             self._wake.notify()
         if threading.current_thread() is not self._thread:
             self._thread.join()
+        atexit.unregister(self.close)
 
     def _abort(self) -> None:
         self._context.abort()
@@ -110,21 +128,26 @@ class LlamaLoop:
     # -- on the loop's thread
 
     def _run(self) -> None:
-        error: CrayonError = EngineClosedError("the engine was closed")
+        failure: EngineError | None = None
         try:
             while self._take_in():
                 self._step()
         except Exception as fault:  # whatever it is, nobody may be left waiting for ever
             logger.exception("the engine's loop failed")
-            error = EngineError(f"the engine failed: {type(fault).__name__}: {fault}")
+            failure = EngineError(f"the engine failed: {type(fault).__name__}: {fault}")
         with self._wake:
             self._closing = True
+            self._failure = failure
+            watchers, self._watchers = self._watchers, []
             left = [*self._tasks.values(), *self._intake]
             self._intake.clear()
         self._tasks.clear()
         for task in left:
             task.close()
-            task.fail(error)
+            task.fail(failure or EngineClosedError("the engine was closed"))
+        if failure is not None:
+            for tell in watchers:
+                tell(failure)
 
     def _take_in(self) -> bool:
         """Sleep until there is work, then take it in; return False once closed."""
@@ -138,8 +161,13 @@ class LlamaLoop:
             self._intake.clear()
             self._cancelled = set()
         for task in fresh:
-            self._tasks[task.request.id] = task
-            self._state.add(task.request)
+            try:
+                self._state.add(task.request)
+            except CrayonError as error:
+                self._leave_queue(task)
+                task.fail(error)
+            else:
+                self._tasks[task.request.id] = task
         for request_id in gone:
             self._state.cancel(request_id)
         self._state.now = time.monotonic()
@@ -163,7 +191,10 @@ class LlamaLoop:
         for request_id in changes.finished:
             task = self._tasks.pop(request_id)
             task.close()
-            task.finish()
+            try:
+                task.finish()
+            except Exception as error:  # noqa: BLE001 - the loop must survive any fault of one request
+                task.fail(_reported(error, 1))
 
     def _leave_queue(self, task: Task) -> None:
         with self._wake:
@@ -193,11 +224,8 @@ class LlamaLoop:
                 self._call(call, rows, ended)
             except AbortedError:
                 break  # everybody in it has given up: the next plan drops them, the rest is planned again
-            except CrayonError as error:
-                logger.error("a step of %d rows failed: %s", len(rows), error)  # noqa: TRY400  # no trace: it is llama.cpp's
-                for request_id in {row.request for row in rows}:
-                    self._tasks[request_id].fail(error)
-                    self._state.cancel(request_id)
+            except Exception as error:  # noqa: BLE001 - the loop must survive any fault of one step
+                self._give_up(rows, error)
                 break
             ran += len(call)
         return ran, ended
@@ -226,20 +254,37 @@ class LlamaLoop:
         finally:
             with self._wake:
                 self._current = ()
-        if encoder is not None:
-            for task, row, span in zip(tasks, rows, spans, strict=True):
+        if encoder is None:
+            self._cost = self._cost.observed(batch.size, time.monotonic() - begun)
+        for task, row, span in zip(tasks, rows, spans, strict=True):
+            try:
                 if isinstance(task, EncodeTask):
                     task.read(states[span.start : span.stop], row)
-            return
-        self._cost = self._cost.observed(batch.size, time.monotonic() - begun)
-        for task, row, span in zip(tasks, rows, spans, strict=True):
-            if isinstance(task, ScoreTask):
-                task.read(context, row, span)
-            elif isinstance(task, GenerateTask) and row.logits and task.sample(context, span[-1]):
-                ended.add(row.request)
+                elif isinstance(task, ScoreTask):
+                    task.read(context, row, span)
+                elif isinstance(task, GenerateTask) and row.logits and task.sample(context, span[-1]):
+                    ended.add(row.request)
+            except Exception as error:  # noqa: BLE001 - its batch mates are not to suffer
+                self._give_up([row], error)
+
+    def _give_up(self, rows: list[Row], error: Exception) -> None:
+        """Fail the requests of these rows; the next plan drops them."""
+        said = _reported(error, len(rows))
+        for request_id in {row.request for row in rows}:
+            self._tasks[request_id].fail(said)
+            self._state.cancel(request_id)
 
 
 def _wanted(row: Row) -> Logits:
     if not row.logits:
         return "none"
     return "all" if row.logits == row.tokens else "last"
+
+
+def _reported(error: Exception, rows: int) -> CrayonError:
+    """Log what failed and return what its callers are told."""
+    if isinstance(error, CrayonError):
+        logger.error("%d rows failed: %s", rows, error)  # no trace: it is llama.cpp's
+        return error
+    logger.error("%d rows failed", rows, exc_info=error)
+    return EngineError(f"the request could not be computed: {type(error).__name__}: {error}")

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from concurrent.futures import InvalidStateError
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 import numpy as np
 
@@ -29,6 +28,8 @@ if TYPE_CHECKING:
     from crayon.llama.model import Model
     from crayon.llama.signals import SignalMeter
     from crayon.server.scheduler import Request, Row
+
+Result = TypeVar("Result")
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
@@ -170,12 +171,42 @@ class GenerateTask(Task):
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
-class ScoreTask(Task):
+class FutureTask(Task, Generic[Result]):
+    """A request whose result comes in one piece."""
+
+    future: Future[Result]
+    _settled: bool = False
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether the caller no longer wants it. From any thread."""
+        return self.future.cancelled()
+
+    def fail(self, error: CrayonError) -> None:
+        """Hand the caller an error in place of the result; ignored after the end."""
+        if self._begin_end():
+            self.future.set_exception(error)
+
+    def succeed(self, result: Result) -> None:
+        """Hand over the result; ignored after the end."""
+        if self._begin_end():
+            self.future.set_result(result)
+
+    def _begin_end(self) -> bool:
+        """Return whether the caller still waits; from then on it is too late to cancel."""
+        if self._settled:
+            return False
+        self._settled = True
+        # For a cancelled future this tells concurrent.futures.wait, which would go on waiting for it.
+        return self.future.set_running_or_notify_cancel()
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class ScoreTask(FutureTask[ScoreResult]):
     """Continuations being scored. The scheduler's branch b is the b-th continuation of more than one token."""
 
     prompt: list[int]
     continuations: list[list[int]]
-    future: Future[ScoreResult]
     _long: list[int] = field(init=False)
     _scores: list[list[float]] = field(init=False)
 
@@ -187,15 +218,6 @@ class ScoreTask(Task):
     def branches(continuations: Sequence[Sequence[int]]) -> tuple[int, ...]:
         """Return the lengths to compute: every token but the last predicts the next one."""
         return tuple(len(part) - 1 for part in continuations if len(part) > 1)
-
-    @property
-    def cancelled(self) -> bool:
-        """Whether the caller no longer wants it. From any thread."""
-        return self.future.cancelled()
-
-    def fail(self, error: CrayonError) -> None:
-        """Hand the caller an error in place of the result; ignored after the end."""
-        _settle(lambda: self.future.set_exception(error))
 
     def tokens(self, row: Row) -> Sequence[int]:
         """Return the tokens of a row."""
@@ -223,30 +245,20 @@ class ScoreTask(Task):
         usage = Usage(len(self.prompt) + sum(map(len, self.continuations)))
         scores = tuple(ContinuationScore(tuple(part)) for part in self._scores)
         result = ScoreResult(scores, usage, self.model_name)
-        _settle(lambda: self.future.set_result(result))
+        self.succeed(result)
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
-class EncodeTask(Task):
+class EncodeTask(FutureTask[EncodeResult]):
     """Texts being embedded: `texts` of the caller, followed by the background while the centre is not known yet."""
 
     texts: list[list[int]]
     wanted: int
     """How many of them are the caller's."""
-    future: Future[EncodeResult]
     sums: NDArray[np.float64]
     """Sum of hidden states of each text, shape (len(texts), n_embd)."""
     vectors: Callable[[EncodeTask], NDArray[np.float32]]
     """Turns sums into the answer, once all is computed."""
-
-    @property
-    def cancelled(self) -> bool:
-        """Whether the caller no longer wants it. From any thread."""
-        return self.future.cancelled()
-
-    def fail(self, error: CrayonError) -> None:
-        """Hand the caller an error in place of the result; ignored after the end."""
-        _settle(lambda: self.future.set_exception(error))
 
     def tokens(self, row: Row) -> Sequence[int]:
         """Return the tokens of a row."""
@@ -263,11 +275,4 @@ class EncodeTask(Task):
         """Hand over the result."""
         usage = Usage(sum(len(text) for text in self.texts[: self.wanted]))
         result = EncodeResult(self.vectors(self), usage, self.model_name)
-        _settle(lambda: self.future.set_result(result))
-
-
-def _settle(settle: Callable[[], None]) -> None:
-    try:
-        settle()
-    except InvalidStateError:  # cancelled or failed meanwhile: nobody waits for it
-        return
+        self.succeed(result)

@@ -1,0 +1,336 @@
+"""The server's llama.cpp engine on a small exact model: crowds of random requests come out as each alone."""
+
+from __future__ import annotations
+
+import math
+import random
+import subprocess
+import sys
+import threading
+from concurrent.futures import Future
+from concurrent.futures import wait as wait_all
+from contextlib import closing
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from serving_tools import Serving, until
+from tiny_chat import CLOSE, write_model
+
+from crayon.client import RemoteEngine
+from crayon.engine import Delta, EncodeRequest, Finished, GenerateRequest, ScoreRequest, Started, deadline_after
+from crayon.errors import (
+    CancelledError,
+    ConfigError,
+    CrayonError,
+    DeadlineExceededError,
+    EngineClosedError,
+    EngineError,
+    InvalidRequestError,
+    ServerError,
+)
+from crayon.messages import Message
+from crayon.sampling import Sampling
+from crayon.server.engines.llama_cpp import LlamaCppEngine
+from crayon.server.engines.llama_task import GenerateTask
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from crayon.engine import Stream, TokenSignal
+
+PATIENCE = 60.0
+BACKGROUND = ("the train leaves at nine", "two eggs and milk", "rates did not change", "light into energy")
+WORDS = ["the", "in", "an", "or", "er", "tea", "train", "on", "a", "hat", "then", "other", "air", "7", "é", "漢", "🙂"]
+
+
+@pytest.fixture(scope="module")
+def tiny_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_model(tmp_path_factory.mktemp("tiny") / "tiny-chat.gguf")
+
+
+def engine_of(path: Path, **values: Any) -> LlamaCppEngine:
+    return LlamaCppEngine(path, **{"n_ctx": 512, "n_seq_max": 4, "threads": 1, "n_batch": 64, **values})
+
+
+def ask(text: str, *, deadline: float | None = None, **sampling: Any) -> GenerateRequest:
+    return GenerateRequest(messages=(Message("user", text),), sampling=Sampling(**sampling), deadline=deadline)
+
+
+class Read:
+    """What one stream gave, up to its end or its failure."""
+
+    def __init__(self, stream: Stream, leave_after: int | None = None) -> None:
+        self.text, self.tokens, self.finished, self.error = "", [], None, None
+        try:
+            for n, event in enumerate(stream):
+                if isinstance(event, Delta):
+                    self.text += event.text
+                    self.tokens += event.signals
+                elif isinstance(event, Finished):
+                    self.finished = event
+                else:
+                    assert isinstance(event, Started)
+                    assert n == 0
+                if n == leave_after:
+                    stream.cancel()
+        except CrayonError as error:
+            self.error = error
+
+    def agrees_with(self, alone: Read, *, greedy: bool = True) -> bool:
+        """Whether this is what came alone, or the start of it where it was cut short, up to the first near tie."""
+        for mine, other in zip(self.tokens, alone.tokens, strict=False):
+            if greedy and (is_near_tie(mine) or is_near_tie(other)):
+                return True
+            if abs(mine.logprob - other.logprob) > CLOSE:
+                return False
+        if self.finished is None:
+            return alone.text.startswith(self.text)
+        assert alone.finished is not None
+        return (self.text, self.finished.finish_reason, self.finished.usage) == (
+            alone.text,
+            alone.finished.finish_reason,
+            alone.finished.usage,
+        )
+
+
+def is_near_tie(signal: TokenSignal) -> bool:
+    """Whether another order of summation may make another token the likeliest."""
+    best = math.exp(signal.logprob)
+    return best <= signal.margin + 1e-9 or math.log(best / (best - signal.margin)) < 2 * CLOSE
+
+
+def words(rng: random.Random, most: int) -> str:
+    return " ".join(rng.choices(WORDS, k=rng.randint(1, most)))
+
+
+def random_request(rng: random.Random) -> GenerateRequest | ScoreRequest | EncodeRequest:
+    kind = rng.random()
+    if kind < 0.55:
+        how: dict[str, Any] = {"max_tokens": rng.choice((1, 2, 7, 30))}
+        if rng.random() < 0.3:
+            how |= {"temperature": 0.8, "seed": rng.randrange(1000), "repeat_penalty": rng.choice((1.0, 1.2))}
+        if rng.random() < 0.3:
+            how["stop"] = tuple(rng.sample("aeiou\u0120 th", 2))
+        return ask(words(rng, 12), **how)
+    if kind < 0.8:
+        texts = tuple(words(rng, 9) for _ in range(rng.randint(1, 6)))
+        return ScoreRequest(messages=(Message("user", words(rng, 12)),), continuations=texts)
+    return EncodeRequest(texts=tuple(words(rng, 20) for _ in range(rng.randint(1, 5))))
+
+
+def alone(engine: LlamaCppEngine, request: Any) -> Any:
+    if isinstance(request, GenerateRequest):
+        return Read(engine.generate(request))
+    return (engine.score if isinstance(request, ScoreRequest) else engine.encode)(request).result(PATIENCE)
+
+
+def check_reads(
+    requests: list[Any], reads: dict[int, Read], expected: list[Any], gave_up: set[int], hurried: set[int]
+) -> None:
+    off = []
+    for i, one in reads.items():
+        if isinstance(one.error, DeadlineExceededError):
+            assert i in hurried
+            assert one.error.partial == one.text
+        elif isinstance(one.error, CancelledError):
+            assert i in gave_up
+        else:
+            assert one.error is None
+            assert one.finished is not None
+        if not one.agrees_with(expected[i], greedy=not requests[i].sampling.temperature):
+            off.append(i)
+    # A draw may fall on the border between two tokens; greedy answers agree.
+    assert all(requests[i].sampling.temperature for i in off)
+    assert len(off) <= 1, [(requests[i], reads[i].text, expected[i].text) for i in off]
+
+
+def check_futures(
+    requests: list[Any],
+    futures: dict[int, Future[Any]],
+    expected: list[Any],
+    gave_up: set[int],
+    hurried: set[int],
+) -> None:
+    for i, future in futures.items():
+        if future.cancelled():
+            assert i in gave_up
+        elif isinstance(future.exception(), DeadlineExceededError):
+            assert i in hurried
+        else:
+            found = future.result()
+            assert found.usage == expected[i].usage
+            if isinstance(requests[i], ScoreRequest):
+                for mine, other in zip(found.scores, expected[i].scores, strict=True):
+                    assert mine.token_logprobs == pytest.approx(other.token_logprobs, abs=2 * CLOSE)
+            else:
+                assert (found.vectors * expected[i].vectors).sum(axis=1) == pytest.approx(1.0, abs=0.01)
+
+
+SIZES = [
+    {"n_ctx": 256, "n_seq_max": 3, "n_batch": 16, "context_tokens": 256},
+    {"n_ctx": 512, "n_seq_max": 8, "n_batch": 64, "step_seconds": None},
+    {"n_ctx": 1024, "n_seq_max": 16, "n_batch": 16, "step_seconds": 0.001},
+]
+
+
+@pytest.mark.parametrize("size", SIZES, ids=["narrow", "wide", "hasty"])
+@pytest.mark.parametrize("seed", range(3))
+def test_a_crowd_gets_what_each_would_get_alone(tiny_path: Path, size: dict[str, Any], seed: int) -> None:
+    rng = random.Random(seed)
+    requests = [random_request(rng) for _ in range(40)]
+    with engine_of(tiny_path, background=BACKGROUND, n_ctx=256) as single:
+        expected = [alone(single, request) for request in requests]
+    # Some callers leave, some run out of time: nobody else is to notice.
+    gives_up = [rng.randrange(6) if rng.random() < 0.25 else None for _ in requests]
+    reads: dict[int, Read] = {}
+    futures: dict[int, Future[Any]] = {}
+    hurried: set[int] = set()
+    gave_up = {i for i, after in enumerate(gives_up) if after is not None}
+    with engine_of(tiny_path, background=BACKGROUND, **size) as engine:
+
+        def read(i: int, stream: Stream) -> None:
+            reads[i] = Read(stream, gives_up[i])
+
+        threads = []
+        for i, request in enumerate(requests):
+            if rng.random() < 0.2:
+                hurried.add(i)
+                request = replace(request, deadline=deadline_after(0.05 * rng.random() + 1e-4))
+            if isinstance(request, GenerateRequest):
+                threads.append(threading.Thread(target=read, args=(i, engine.generate(request))))
+                threads[-1].start()
+            else:
+                futures[i] = (engine.score if isinstance(request, ScoreRequest) else engine.encode)(request)
+                if gives_up[i] is not None:
+                    threading.Timer(0.003 * (gives_up[i] or 0), futures[i].cancel).start()
+        for thread in threads:
+            thread.join(PATIENCE)
+        assert not wait_all(futures.values(), PATIENCE).not_done
+        check_reads(requests, reads, expected, gave_up, hurried)
+        check_futures(requests, futures, expected, gave_up, hurried)
+        # Whatever they left behind is cleaned up: the engine answers as at first.
+        again = ask("the other", max_tokens=10)
+        assert Read(engine.generate(again)).finished
+        assert not engine._loop._tasks
+
+
+def test_a_cancelled_future_is_over_for_those_who_wait_for_many(tiny_path: Path) -> None:
+    with engine_of(tiny_path) as engine:
+        future = engine.score(ScoreRequest(messages=(Message("user", "tea " * 50),), continuations=("the hat " * 20,)))
+        assert future.cancel()
+        assert wait_all([future], PATIENCE).done == {future}
+
+
+def test_limits_that_contradict_each_other_are_named_before_llama_cpp_sees_them(tiny_path: Path) -> None:
+    for values, key in (
+        ({"n_batch": 8, "n_seq_max": 16}, "max_tokens"),
+        ({"n_ctx": 0}, "n_ctx"),
+        ({"context_tokens": -1}, "context_tokens"),
+        ({"context_tokens": 0}, "context_tokens"),
+        ({"max_queue": 0}, "max_queue"),
+    ):
+        with pytest.raises(ConfigError) as caught:
+            engine_of(tiny_path, **values)
+        assert caught.value.key == key
+
+
+def test_a_fault_in_one_answer_leaves_its_batch_mates_alone(tiny_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with engine_of(tiny_path) as engine:
+        expected = Read(engine.generate(ask("the other", max_tokens=20)))
+        sample = GenerateTask.sample
+
+        def faulty(task: GenerateTask, context: Any, row: int) -> bool:
+            if task.wanted.sampling.max_tokens == 21:
+                raise ZeroDivisionError
+            return sample(task, context, row)
+
+        monkeypatch.setattr(GenerateTask, "sample", faulty)
+        streams = [engine.generate(ask("the other", max_tokens=n)) for n in (20, 21, 20)]
+        first, faulted, last = [Read(stream) for stream in streams]
+        assert first.agrees_with(expected)
+        assert last.agrees_with(expected)
+        assert isinstance(faulted.error, EngineError)
+        assert "ZeroDivisionError" in str(faulted.error)
+        assert not engine._loop._tasks
+
+
+def test_a_request_that_cannot_be_scheduled_fails_alone(tiny_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with engine_of(tiny_path, max_queue=1) as engine:
+        monkeypatch.setattr(engine, "_id", lambda: "the same")
+        running = engine.generate(ask("the other", max_tokens=100))
+        next(running)
+        with pytest.raises(EngineError, match="already scheduled"):
+            list(engine.generate(ask("the other")))
+        assert isinstance(list(running)[-1], Finished)
+        assert Read(engine.generate(ask("the other"))).finished
+
+
+def test_an_empty_prompt_is_refused(tiny_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with engine_of(tiny_path) as engine:
+        monkeypatch.setattr(engine._model, "tokenize_chat", lambda _: [])
+        with pytest.raises(InvalidRequestError, match="template"):
+            engine.generate(ask("hello"))
+
+
+def test_a_broken_loop_says_so_to_those_who_watch_and_to_later_callers(
+    tiny_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with engine_of(tiny_path) as engine:
+        told: Future[CrayonError] = Future()
+        engine.on_failure(told.set_result)
+
+        def broken(_: object) -> None:
+            raise ZeroDivisionError
+
+        monkeypatch.setattr(engine._loop, "_arrange", broken)
+        with pytest.raises(EngineError, match="ZeroDivisionError"):
+            list(engine.generate(ask("hello")))
+        assert "ZeroDivisionError" in str(told.result(PATIENCE))
+        later: Future[CrayonError] = Future()
+        engine.on_failure(later.set_result)
+        assert later.done()
+        with pytest.raises(EngineError, match="the engine failed") as caught:
+            engine.generate(ask("hello"))
+        assert not isinstance(caught.value, EngineClosedError)
+
+
+def test_health_says_that_the_engine_has_broken_down(tiny_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = engine_of(tiny_path)
+    with Serving(lambda: engine) as running, closing(RemoteEngine(running.address)) as remote:
+        assert remote.check(PATIENCE).serving
+
+        def broken(_: object) -> None:
+            raise ZeroDivisionError
+
+        monkeypatch.setattr(engine._loop, "_arrange", broken)
+        for _ in range(2):
+            with pytest.raises(ServerError, match=r"under incident \w+") as caught:
+                list(remote.generate(ask("hello")))
+            assert type(caught.value) is ServerError
+        until(lambda: not remote.check(PATIENCE).serving)
+
+
+def test_an_engine_that_closes_does_not_count_as_broken(tiny_path: Path) -> None:
+    engine = engine_of(tiny_path)
+    told: list[CrayonError] = []
+    engine.on_failure(told.append)
+    engine.close()
+    assert not told
+    with pytest.raises(EngineClosedError):
+        engine.generate(ask("hello"))
+
+
+def test_a_process_that_ends_without_close_stops_the_thread_first(tiny_path: Path) -> None:
+    program = f"""
+import atexit, sys
+atexit.register(lambda: print("stopped" if not engine._loop._thread.is_alive() else "still computing"))
+from crayon.engine import GenerateRequest
+from crayon.messages import Message
+from crayon.sampling import Sampling
+from crayon.server.engines.llama_cpp import LlamaCppEngine
+engine = LlamaCppEngine({str(tiny_path)!r}, threads=1, n_ctx=1024)
+next(engine.generate(GenerateRequest(messages=(Message("user", "the " * 300),), sampling=Sampling(max_tokens=600))))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=PATIENCE, check=True)
+    assert done.stdout.split("\n")[0] == "stopped"
