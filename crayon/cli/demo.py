@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import sys
+import tempfile
 import threading
 import time
 from contextlib import contextmanager
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from crayon.cli.child_server import ChildServer
     from crayon.cli.demo_summary import Outcome
     from crayon.config import Settings
+    from crayon.data.demo_script import DemoScript
     from crayon.models import LocalModel
     from crayon.sdk import Crayon
 
@@ -55,6 +57,7 @@ def demo(
 
     Gates and sampling are the defaults, whatever the settings say; device and models_dir are taken from them.
     """
+    tempfile.gettempdir()  # it tries folders out with a file, once: better not while a signal may raise anywhere
     with _ended_by_signals():
         try:
             failed = _run(options.load_settings({"device.model": device}), engine, server_model, as_json=as_json)
@@ -76,21 +79,20 @@ def _run(settings: Settings, engine: EngineKind, server_model: str, *, as_json: 
     from crayon.data.demo_script import demo_script
 
     quiet_grpc()
-    script = demo_script()
-    watch = _Watch()
-    watch.step("models")
-    local = _fetch(settings.device.model, settings.models_dir)
-    arguments = ["--engine", engine.value, "--ctx", "2048", "--slots", "2"]
+    script, watch = demo_script(), _Watch()
+    watch.step("models", "models")
+    local = _fetch(settings.device.model, settings.models_dir, watch)
+    arguments, served = ["--engine", engine.value, "--ctx", "2048", "--slots", "2"], engine.value
     if engine is EngineKind.LLAMA_CPP:
-        _fetch(server_model, settings.models_dir)
+        served = _fetch(server_model, settings.models_dir, watch).name
         arguments += ["--model", server_model]
-    watch.step("the device's model for this CPU")
+    watch.step("prepare", "the device's model for this CPU")
     info = prepare_model(local, models_dir=settings.models_dir)
-    watch.detail(f"{info.chosen}: {info.reason}")
-    watch.step("the server, a process of its own")
+    watch.detail(f"{info.chosen} (in {watch.seconds:.1f} s): {info.reason}")
+    watch.step("server", "the server, a process of its own")
     with ChildServer(arguments) as server:
-        watch.detail(f"{server.address}, ready in {watch.seconds:.1f} s")
-        watch.step("the device, and what it is made for")
+        watch.detail(f"{served} on {server.address}, ready in {watch.seconds:.1f} s")
+        watch.step("device", "the device, and what it is made for")
         from crayon.sdk import Crayon  # not before the server runs: it takes a moment
 
         with Crayon(
@@ -102,27 +104,20 @@ def _run(settings: Settings, engine: EngineKind, server_model: str, *, as_json: 
             device_options=device_options(settings),
         ) as client:
             client.load()
-            watch.detail(f"scopes {', '.join(SCOPES)}, loaded in {watch.seconds:.1f} s")
-            outcomes: list[Outcome] = []
-            if not as_json:
-                _heading(f"Both are told: {script.system} At most {script.max_tokens} tokens an answer.", "dim")
-            for group in script.groups:
-                if not as_json:
-                    _heading(group.name, "bold", "cyan")
-                outcomes += [_ask(client, group.name, question, show=not as_json) for question in group.questions]
+            watch.detail(f"{local.name}, made for {' and '.join(SCOPES)}, loaded in {watch.seconds:.1f} s")
+            outcomes = _ask_all(client, script, show=not as_json)
         failed = _failure(server, outcomes)
         if as_json:
-            setting = {"device": local.name, "prepared": info.chosen, "engine": engine.value, "scopes": SCOPES}
-            times = {"seconds": {**watch.times, "total": round(watch.total, 3)}}
-            print(json.dumps({**setting, **times, **summary_json(outcomes)}, ensure_ascii=False))
+            head = {"device": local.name, "prepared": info.chosen, "server": served, "scopes": SCOPES}
+            print(json.dumps({**head, "seconds": watch.times(), **summary_json(outcomes)}, ensure_ascii=False))
         else:
             _heading("Summary", "bold", "cyan")
             print_summary(outcomes)
-    console.message(f"server stopped, {watch.total:.0f} s in all", "dim")
+    console.message(f"server stopped, {watch.times()['total']:.0f} s in all", "dim")
     return failed
 
 
-def _fetch(reference: str, models_dir: Path | None) -> LocalModel:
+def _fetch(reference: str, models_dir: Path | None, watch: _Watch) -> LocalModel:
     from crayon.cli.pull_progress import pull_progress
     from crayon.models import resolve
 
@@ -134,8 +129,19 @@ def _fetch(reference: str, models_dir: Path | None) -> LocalModel:
         with pull_progress(reference) as progress:
             local = resolve(reference, progress=progress, models_dir=models_dir)
         how = f"fetched and verified in {time.monotonic() - begun:.0f} s"
-    console.message(f"      {local.name}: {local.size / 1e6:,.0f} MB, {how}")
+    watch.detail(f"{local.name}: {local.size / 1e6:,.0f} MB, {how}")
     return local
+
+
+def _ask_all(client: Crayon, script: DemoScript, *, show: bool) -> list[Outcome]:
+    outcomes: list[Outcome] = []
+    if show:
+        _heading(f"Both are told: {script.system} At most {script.max_tokens} tokens an answer.", "dim")
+    for group in script.groups:
+        if show:
+            _heading(group.name, "bold", "cyan")
+        outcomes += [_ask(client, group.name, question, show=show) for question in group.questions]
+    return outcomes
 
 
 def _ask(client: Crayon, group: str, question: str, *, show: bool) -> Outcome:
@@ -184,27 +190,25 @@ class _Watch:
     """Tells the steps on standard error, and how long they took."""
 
     def __init__(self) -> None:
-        self._begun = self._step_begun = time.monotonic()
-        self._name = ""
-        self.times: dict[str, float] = {}
+        self._begun: dict[str, float] = {}
+        self._took: dict[str, float] = {}
 
     @property
     def seconds(self) -> float:
         """Since the step began."""
-        return time.monotonic() - self._step_begun
+        return time.monotonic() - list(self._begun.values())[-1]
 
-    @property
-    def total(self) -> float:
-        """Since the first step began."""
-        return time.monotonic() - self._begun
+    def times(self) -> dict[str, float]:
+        """Return the seconds that each step took up to its last detail, and those since the first one began."""
+        total = time.monotonic() - next(iter(self._begun.values()))
+        return {**self._took, "total": round(total, 3)}
 
-    def step(self, name: str) -> None:
-        self._step_begun, self._name = time.monotonic(), name
-        console.message(f"[{len(self.times) + 1}/{STEPS}] {name}", "bold")
-        self.times[name] = 0.0
+    def step(self, key: str, title: str) -> None:
+        self._begun[key] = time.monotonic()
+        console.message(f"[{len(self._begun)}/{STEPS}] {title}", "bold")
 
     def detail(self, text: str) -> None:
-        self.times[self._name] = round(self.seconds, 3)
+        self._took[list(self._begun)[-1]] = round(self.seconds, 3)
         console.message(f"      {text}")
 
 

@@ -20,6 +20,11 @@ if TYPE_CHECKING:
 PLAIN_WIDTH = 110  # where no terminal says how wide it is
 OTHER_COLUMNS = 61  # what the table needs beside the questions
 
+LEGEND = (
+    "Score: the question's likeness to the closest scope's examples; where the device was unsure, the mean "
+    "log-probability of its first tokens. At or above the limit the device answers."
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
@@ -95,7 +100,7 @@ def print_summary(outcomes: Sequence[Outcome]) -> None:
             table.add_section()
         table.add_row(*(Text(cell) for cell in _row(outcome)))
     console.print(table)
-    console.print()
+    console.print(f"\n{LEGEND}\n", style="dim", markup=False)
     for line in _lines(totals(outcomes)):
         console.print(line, markup=False, soft_wrap=True)
 
@@ -123,7 +128,7 @@ def _lines(sums: Totals) -> list[str]:
     medians = [f"{source} {value:,.0f} ms" for source, value in sums.median_ttft_ms.items()]
     if medians:
         lines.append(f"median time to first token: {', '.join(medians)}")
-    lines.append(f"{sums.bytes_sent:,} bytes of questions left the device")
+    lines.append(f"{sums.bytes_sent:,} bytes of requests left the device")
     return lines
 
 

@@ -172,6 +172,7 @@ def test_a_whole_run_as_json(place: Place) -> None:
             assert answer["text"] == question
             assert answer["route"]["reason"] in {"out_of_scope", "unsure"}
             assert answer["route"]["score"] < answer["route"]["threshold"]
+    assert set(record["seconds"]) == {"models", "prepare", "server", "device", "total"}
     summary = record["summary"]
     assert summary["questions"] == len(QUESTIONS)
     assert summary["by_source"] == {source: len(found) for source, found in by_source.items()}
@@ -215,7 +216,7 @@ def test_interrupted_while_it_gets_ready_it_leaves_no_server(
         assert process.wait(PATIENCE) == code
     place.wait_for_servers(0)
     if number != signal.SIGKILL:
-        assert not list(place.temporary.iterdir())
+        assert not [path for path in place.temporary.rglob("*") if path.is_file()]
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
