@@ -4,7 +4,7 @@
 
     CrayonError
     ├── InvalidRequestError          a field of the request is wrong; names the field and the fix
-    │   └── PromptTooLongError       prompt + max_tokens do not fit the context
+    │   └── PromptTooLongError       the prompt leaves no room for an answer in the context
     ├── ConfigError                  a setting is wrong; names the key and where it came from
     ├── PrivacyError                 the request must stay on the device and cannot be answered there
     ├── MissingExtraError            an optional dependency is not installed
