@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from crayon.engine import GenerateRequest, Stream
+    from crayon.engine import GenerateRequest, Stream, TokenSignal
     from crayon.llama.context import Context
     from crayon.llama.model import Model
     from crayon.llama.signals import SignalMeter
@@ -152,9 +152,9 @@ class GenerateTask(Task):
             self._sampler.close()
             self._sampler = None
 
-    def _push(self, text: str, *signals: object) -> None:
+    def _push(self, text: str, *signals: TokenSignal) -> None:
         self._pieces.append(text)
-        self.stream.push(Delta(text, signals))  # type: ignore[arg-type]
+        self.stream.push(Delta(text, signals))
 
     def _end(self, reason: FinishReason) -> None:
         rest = self._assembler.finish()
