@@ -9,9 +9,10 @@ from tiny_chat import CLOSE
 
 from crayon.device import DeviceEngine
 from crayon.engine import ScoreRequest
-from crayon.errors import DeadlineExceededError, PromptTooLongError
+from crayon.errors import DeadlineExceededError, InvalidRequestError, PromptTooLongError
 from crayon.llama.batch import Batch
 from crayon.llama.context import Context
+from crayon.llama.model import Model
 from crayon.llama.signals import log_softmax_at
 from crayon.messages import Message
 
@@ -125,6 +126,18 @@ def test_a_batch_smaller_than_the_options(tiny: Callable[..., DeviceEngine]) -> 
     small, large = tiny(n_batch=8), tiny()
     for one, other in zip(scores(small, OPTIONS), scores(large, OPTIONS), strict=True):
         assert one == pytest.approx(other, abs=CLOSE)
+
+
+def test_a_continuation_without_tokens_is_named(
+    tiny: Callable[..., DeviceEngine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = tiny()
+    read = Model.tokenize
+    monkeypatch.setattr(
+        Model, "tokenize", lambda self, text, **how: [] if text == "nothing" else read(self, text, **how)
+    )
+    with pytest.raises(InvalidRequestError, match=r"continuations\[1\]"):
+        engine.score(request(["yes", "nothing"]))
 
 
 def test_a_continuation_that_does_not_fit_is_named(tiny: Callable[..., DeviceEngine]) -> None:
