@@ -32,7 +32,7 @@ check: $(VENV)/.installed  ## Lint, types, protocol, generated files.
 	$(BIN)/python tools/stubs.py --check
 	$(BIN)/python tools/cli_docs.py --check
 	@# mypy does not follow an editable install, so it reads an ordinary one.
-	@rm -rf build/types && $(PIP) install --no-deps --target build/types .
+	@rm -rf build && $(PIP) install --no-deps --target build/types .
 	MYPYPATH=build/types $(BIN)/mypy --package crayon
 
 stubs: $(VENV)/.installed  ## Generate the gRPC stubs and the command reference again.

@@ -27,7 +27,8 @@ class Sampling:
 
     Args:
         max_tokens: most tokens in the answer (1 or more; capped by what the context still holds).
-        temperature: 0 picks the likeliest token each time (the default: answers repeat exactly).
+        temperature: 0 picks the likeliest token each time (the default). Near ties may still fall either way: the
+            arithmetic of quantized models depends a little on what else is cached or computed together.
         top_p: keep the smallest set of tokens with this total probability; 1 keeps all.
         top_k: keep this many likeliest tokens; 0 keeps all.
         min_p: drop tokens less likely than this fraction of the likeliest; 0 drops none.
