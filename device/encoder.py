@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from crayon.device.turns import Turns
-from crayon.errors import EngineError, PromptTooLongError
+from crayon.errors import PromptTooLongError
 from crayon.llama.batch import Batch
-from crayon.llama.context import Context
-from crayon.llama.tap import Tap
+from crayon.llama.encoder import LayerEncoder, add_states, mean_states, unit_vectors
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator, Sequence
@@ -28,17 +27,8 @@ logger = logging.getLogger("crayon.device")
 SEQUENCES = 16  # texts computed together
 
 
-def middle_layer(n_layer: int) -> int:
-    """Return the layer that is read, counted from 0: just under the middle, where tasks are told apart best."""
-    return n_layer // 2 - 1
-
-
 class Encoder:
     """Turns texts into centred unit vectors, comparable by cosine.
-
-    Two traps of plain mean pooling are avoided. The first token is an attention sink, whose huge activation makes all
-    cosines 1.00: a sink token is put in front and left out of the mean. And all texts share a large common part: the
-    mean over a set of background texts is subtracted.
 
     Args:
         model: the device's model.
@@ -59,17 +49,14 @@ class Encoder:
         layer: int | None = None,
     ) -> None:
         self.model = model
-        self.layer = middle_layer(model.n_layer) if layer is None else layer
-        self.dimensions = model.n_embd
         self._background = tuple(background)
         self._cache_dir = cache_dir
-        self._tap = Tap(f"l_out-{self.layer}", model.n_embd, stop=True)
-        self._context = Context(
-            model, n_ctx=n_ctx, n_seq_max=SEQUENCES, threads=threads, n_outputs_max=SEQUENCES, tap=self._tap
-        )
+        self._states = LayerEncoder(model, n_ctx=n_ctx, n_seq_max=SEQUENCES, threads=threads, layer=layer)
+        self._context = self._states.context
+        self.layer = self._states.layer
+        self.dimensions = self._states.dimensions
         self._batch = Batch(self._context.n_batch)
         self._turns = Turns()  # one context, one batch: two jobs would overwrite each other's rows
-        self._sink = model.bos if model.bos >= 0 else model.eos
         self._centre: NDArray[np.float32] | None = None
 
     def tokenize(self, text: str, field: str) -> list[int]:
@@ -78,7 +65,7 @@ class Encoder:
         Raises:
             PromptTooLongError: it does not fit the context.
         """
-        tokens = [self._sink, *self.model.tokenize(text)]
+        tokens = self._states.tokenize(text)
         if len(tokens) > self._context.n_ctx:
             raise PromptTooLongError(len(tokens), self._context.n_ctx, field)
         return tokens
@@ -102,8 +89,7 @@ class Encoder:
             yield from self._raw(lists, background)
             self._centre = background.mean(axis=0)
             self._store_centre(self._centre)
-        centred = raw - self._centre
-        out(centred / np.maximum(np.linalg.norm(centred, axis=1, keepdims=True), 1e-12))
+        out(unit_vectors(raw, self._centre))
 
     def abort(self) -> None:
         """Stop the running step, from any thread."""
@@ -115,7 +101,7 @@ class Encoder:
 
     def close(self) -> None:
         """Free the context."""
-        self._context.close()
+        self._states.close()
 
     def _raw(self, texts: Sequence[Sequence[int]], out: NDArray[np.float32]) -> Iterator[None]:
         """Fill `out` with the mean hidden state of each text's tokens after the sink."""
@@ -132,21 +118,13 @@ class Encoder:
                         continue
                     part = texts[i][done[i] : done[i] + self._batch.room]
                     rows.append((i, done[i], self._batch.add(part, done[i], sequence)))
-                self._tap.take()
-                try:
-                    self._context.decode(self._batch)
-                finally:
-                    states = self._tap.take()
-                if len(states) != self._batch.size:
-                    raise EngineError(f"layer {self._tap.tensor} gave {len(states)} rows for {self._batch.size} tokens")
+                states = self._states.decode(self._batch)
                 for i, start, span in rows:
-                    first = 1 if start == 0 else 0  # the sink
-                    totals[i] += states[span.start + first : span.stop].sum(axis=0, dtype=np.float64)
+                    add_states(totals[i], states[span.start : span.stop], start)
                     done[i] = start + len(span)
                     if done[i] == len(texts[i]):
                         del done[i]
-        counts = np.array([max(len(text) - 1, 1) for text in texts], np.float64)
-        out[:] = totals / counts[:, None]
+        out[:] = mean_states(totals, texts)
 
     def _groups(self, texts: Sequence[Sequence[int]]) -> Iterator[list[int]]:
         """Yield indexes of texts that fit the cache together."""

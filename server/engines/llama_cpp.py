@@ -9,8 +9,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-import numpy as np
-
 from crayon.engine import (
     ENCODE,
     GENERATE,
@@ -218,7 +216,8 @@ class LlamaCppEngine:
         for i, text in enumerate(texts):
             if len(text) > self._encode_tokens:
                 raise PromptTooLongError(len(text), self._encode_tokens, f"texts[{i}]")
-        lists = texts + encoder.background()
+        unknown = encoder.unknown()
+        lists = [*texts, *unknown.values()]
         future: Future[EncodeResult] = Future()
         work = Request(
             id=self._id(),
@@ -231,10 +230,9 @@ class LlamaCppEngine:
             request=work,
             model_name=self._name,
             texts=lists,
-            wanted=len(texts),
+            background=list(unknown),
+            encoder=encoder,
             future=future,
-            sums=np.zeros((len(lists), self._model.n_embd)),
-            vectors=encoder.vectors,
         )
         future.add_done_callback(lambda done: self._loop.cancel(task) if done.cancelled() else None)
         self._submit(task)
@@ -254,7 +252,7 @@ class LlamaCppEngine:
         with self._lock:
             self._lock.wait_for(lambda: self._callers == 0)  # they may be reading the vocabulary
         if self._encoder is not None:
-            self._encoder.context.close()
+            self._encoder.close()
         self._context.close()
         self._model.close()
 

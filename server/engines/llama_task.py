@@ -12,13 +12,14 @@ import numpy as np
 from crayon.completion import FinishReason, Timings, Usage
 from crayon.engine import ContinuationScore, Delta, EncodeResult, Finished, ScoreResult, Started
 from crayon.errors import CancelledError, CrayonError, DeadlineExceededError, EngineError
+from crayon.llama.encoder import add_states
 from crayon.llama.sampler import Sampler
 from crayon.llama.signals import log_softmax_at
 from crayon.llama.text import TextAssembler
 from crayon.server.scheduler import DropReason
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
     from concurrent.futures import Future
 
     from numpy.typing import NDArray
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from crayon.llama.context import Context
     from crayon.llama.model import Model
     from crayon.llama.signals import SignalMeter
+    from crayon.server.engines.llama_encoder import LlamaEncoder
     from crayon.server.scheduler import Request, Row
 
 Result = TypeVar("Result")
@@ -253,12 +255,19 @@ class EncodeTask(FutureTask[EncodeResult]):
     """Texts being embedded: `texts` of the caller, followed by the background while the centre is not known yet."""
 
     texts: list[list[int]]
-    wanted: int
-    """How many of them are the caller's."""
-    sums: NDArray[np.float64]
-    """Sum of hidden states of each text, shape (len(texts), n_embd)."""
-    vectors: Callable[[EncodeTask], NDArray[np.float32]]
-    """Turns sums into the answer, once all is computed."""
+    background: list[int]
+    """Numbers of the background texts that follow the caller's."""
+    encoder: LlamaEncoder
+    _sums: NDArray[np.float64] = field(init=False)
+    """Sum of hidden states of each text, shape (len(texts), dimensions)."""
+
+    def __post_init__(self) -> None:
+        self._sums = np.zeros((len(self.texts), self.encoder.dimensions))
+
+    @property
+    def wanted(self) -> int:
+        """How many texts are the caller's."""
+        return len(self.texts) - len(self.background)
 
     def tokens(self, row: Row) -> Sequence[int]:
         """Return the tokens of a row."""
@@ -267,12 +276,15 @@ class EncodeTask(FutureTask[EncodeResult]):
         return self.texts[row.branch][row.start : row.start + row.tokens]
 
     def read(self, states: NDArray[np.float32], row: Row) -> None:
-        """Add the hidden states of a computed row, shape (tokens, n_embd); the sink at position 0 does not count."""
-        if row.branch is not None:
-            self.sums[row.branch] += states[1 if row.start == 0 else 0 :].sum(axis=0, dtype=np.float64)
+        """Add the hidden states of a computed row, shape (tokens, dimensions)."""
+        if row.branch is None:
+            raise EngineError("an encoded text has no prompt")
+        add_states(self._sums[row.branch], states, row.start)
+        if row.branch >= self.wanted and row.start + row.tokens == len(self.texts[row.branch]):
+            self.encoder.learn(self.background[row.branch - self.wanted], self._sums[row.branch])
 
     def finish(self) -> None:
         """Hand over the result."""
-        usage = Usage(sum(len(text) for text in self.texts[: self.wanted]))
-        result = EncodeResult(self.vectors(self), usage, self.model_name)
-        self.succeed(result)
+        texts = self.texts[: self.wanted]
+        vectors = self.encoder.vectors(texts, self._sums[: self.wanted])
+        self.succeed(EncodeResult(vectors, Usage(sum(map(len, texts))), self.model_name))

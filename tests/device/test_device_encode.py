@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 from device_tools import BACKGROUND, Answer, ask
 
-from crayon.device.encoder import Encoder, middle_layer
+from crayon.device.encoder import Encoder
 from crayon.engine import EncodeRequest
 from crayon.errors import DeadlineExceededError, PromptTooLongError
 from crayon.llama.batch import Batch
 from crayon.llama.context import Context
+from crayon.llama.encoder import middle_layer
 from crayon.llama.tap import Tap
 
 if TYPE_CHECKING:

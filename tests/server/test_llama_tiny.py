@@ -32,6 +32,7 @@ from crayon.errors import (
 from crayon.messages import Message
 from crayon.sampling import Sampling
 from crayon.server.engines.llama_cpp import LlamaCppEngine
+from crayon.server.engines.llama_encoder import LlamaEncoder
 from crayon.server.engines.llama_task import GenerateTask
 
 if TYPE_CHECKING:
@@ -334,3 +335,46 @@ next(engine.generate(GenerateRequest(messages=(Message("user", "the " * 300),), 
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=PATIENCE, check=True)
     assert done.stdout.split("\n")[0] == "stopped"
+
+
+def test_background_texts_are_learnt_even_by_requests_that_run_out_of_time(
+    tiny_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    background = [f"{text} {i}" for i, text in enumerate(BACKGROUND * 3)]
+    request = EncodeRequest(texts=("the hat", "two trains"))
+    with engine_of(tiny_path, background=background) as engine:
+        expected = engine.encode(request).result(PATIENCE).vectors
+    with engine_of(tiny_path, background=background, n_seq_max=2) as engine:
+        decode, steps = LlamaEncoder.decode, []
+
+        def slow(encoder: LlamaEncoder, batch: Any) -> Any:
+            steps.append(batch.size)
+            states = decode(encoder, batch)
+            if len(steps) % 5 == 0:  # the deadline passes in every fifth step
+                for task in engine._loop._tasks.values():
+                    task.request.deadline = 0.0
+            return states
+
+        monkeypatch.setattr(LlamaEncoder, "decode", slow)
+        failed = 0
+        while True:
+            try:
+                found = engine.encode(request).result(PATIENCE).vectors
+                break
+            except DeadlineExceededError:
+                failed += 1
+                assert failed < 10, "no request gets any further than the one before"
+        assert failed > 1
+        assert (found * expected).sum(axis=1) == pytest.approx(1.0, abs=0.01)
+
+
+def test_background_texts_are_cut_to_the_context(tiny_path: Path) -> None:
+    with engine_of(tiny_path, background=("the hat " * 200, "tea"), context_tokens=64) as engine:
+        vectors = engine.encode(EncodeRequest(texts=("two eggs",))).result(PATIENCE).vectors
+    assert (vectors**2).sum() == pytest.approx(1.0, abs=1e-4)
+
+
+def test_more_sequences_than_a_small_context_has_tokens(tiny_path: Path) -> None:
+    with engine_of(tiny_path, context_tokens=20, n_seq_max=64) as engine:
+        vectors = engine.encode(EncodeRequest(texts=tuple("abcdefgh" * 8))).result(PATIENCE).vectors
+    assert vectors.shape[0] == 64

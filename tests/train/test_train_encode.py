@@ -15,10 +15,11 @@ import pytest
 import tiny_chat
 
 from crayon.device import DeviceEngine
-from crayon.device.encoder import Encoder, middle_layer
+from crayon.device.encoder import Encoder
 from crayon.engine import EncodeRequest
 from crayon.llama.batch import Batch
 from crayon.llama.context import Context
+from crayon.llama.encoder import middle_layer
 from crayon.llama.model import Model
 from crayon.llama.tap import Tap
 from crayon.messages import Message
