@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+
+from crayon.errors import InvalidRequestError
+
+MAX_POOL_ID_CHARS = 256
+MAX_WEIGHTS = 1024
 
 
 class FinishReason(StrEnum):
@@ -85,10 +92,27 @@ class Timings:
 
 @dataclass(frozen=True, slots=True)
 class Blend:
-    """K weights over the members of an adapter pool."""
+    """K weights over the members of an adapter pool.
+
+    Raises:
+        InvalidRequestError: no pool, no weights, too many, or one that is not a finite number.
+    """
 
     pool_id: str
     weights: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.pool_id, str) or not 1 <= len(self.pool_id) <= MAX_POOL_ID_CHARS:
+            raise InvalidRequestError("blend.pool_id", f"must be a text of 1 to {MAX_POOL_ID_CHARS} characters")
+        given: object = self.weights
+        if isinstance(given, str) or not isinstance(given, Sequence):
+            raise InvalidRequestError("blend.weights", "must be a list of numbers, one for each member of the pool")
+        if not 1 <= len(given) <= MAX_WEIGHTS:
+            raise InvalidRequestError("blend.weights", f"must hold 1 to {MAX_WEIGHTS} numbers, not {len(given)}")
+        for i, weight in enumerate(given):
+            if isinstance(weight, bool) or not isinstance(weight, int | float) or not math.isfinite(weight):
+                raise InvalidRequestError(f"blend.weights[{i}]", f"must be a finite number, not {weight!r}")
+        object.__setattr__(self, "weights", tuple(float(weight) for weight in given))
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +129,8 @@ class Route:
         fallback_error: what that side said.
         blend: adapter weights that were applied on the device.
         server: address of the server that answered.
-        bytes_sent: bytes of request that left the device (0: nothing did).
+        bytes_sent: bytes of request handed to the server's connection; 0 means that nothing left the device. An upper
+            bound where the server could not be reached; a request tried again counts once.
         encode_ms: time for the scope gate's embedding.
         holdback_ms: how long the device's first token was held back by the hardness gate.
         discarded_tokens: device tokens computed and never shown.

@@ -22,7 +22,7 @@ from crayon.messages import check_unicode
 from crayon.sampling import Sampling
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sized
     from concurrent.futures import Future
 
     import numpy as np
@@ -49,6 +49,11 @@ def deadline_after(seconds: float | None) -> float | None:
     return time.monotonic() + seconds
 
 
+def _not_empty(messages: Sized) -> None:
+    if not messages:
+        raise InvalidRequestError("messages", "is empty; pass at least one user message")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GenerateRequest:
     """One answer wanted. `deadline` is a `time.monotonic()` of this process; `model` "" means the engine's own."""
@@ -59,6 +64,9 @@ class GenerateRequest:
     deadline: float | None = None
     request_id: str = field(default_factory=new_request_id)
     model: str = ""
+
+    def __post_init__(self) -> None:
+        _not_empty(self.messages)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,6 +84,7 @@ class ScoreRequest:
     model: str = ""
 
     def __post_init__(self) -> None:
+        _not_empty(self.messages)
         if not self.continuations:
             raise InvalidRequestError("continuations", "is empty; pass at least one text")
         for i, text in enumerate(self.continuations):

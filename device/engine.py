@@ -36,6 +36,7 @@ from crayon.errors import (
 )
 from crayon.llama import smoke
 from crayon.llama.model import Model
+from crayon.models.prepared import origin
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -98,7 +99,8 @@ class DeviceEngine:
         self._threads = threads
         self._background = tuple(background)
         self._cache_dir = cache_dir
-        self._source_sha256 = source_sha256
+        # A prepared file says what it was made from, however it was found.
+        self._source_sha256, self._quantization = origin(self._model.metadata, source_sha256)
         self._adapters = adapters
         self._worker = Worker(abort=self._abort, clear_abort=self._clear_abort)
 
@@ -138,8 +140,7 @@ class DeviceEngine:
     def models(self) -> tuple[ModelInfo, ...]:
         """Return the one model that runs here."""
         capabilities = {GENERATE, SCORE, ENCODE} | ({BLEND} if self._adapters else set())
-        quantization = self._model.metadata.get("crayon.prepared.type", "")
-        return (ModelInfo(self._name, self.n_ctx, self._source_sha256, quantization, frozenset(capabilities)),)
+        return (ModelInfo(self._name, self.n_ctx, self._source_sha256, self._quantization, frozenset(capabilities)),)
 
     def generate(self, request: GenerateRequest) -> Stream:
         """Start an answer.

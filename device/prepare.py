@@ -15,7 +15,7 @@ from crayon.llama.batch import Batch
 from crayon.llama.context import Context
 from crayon.llama.model import Model
 from crayon.llama.quantize import quantize
-from crayon.models.prepared import SOURCE, Candidate
+from crayon.models.prepared import SOURCE, SOURCE_KEY, TYPE_KEY, Candidate
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 # Types that this library has fast kernels for on x86 and ARM CPUs: repacked at load (Q4_0, IQ4_NL, Q4_K, Q8_0) or
 # multiplied in tiles (Q8_0, Q5_0, Q6_K). Best quality first.
 TYPES = ("Q8_0", "Q6_K", "Q5_K_M", "Q5_0", "Q4_K_M", "IQ4_NL", "Q4_0")
-SOURCE_KEY = "crayon.source.sha256"
-TYPE_KEY = "crayon.prepared.type"
 MAX_LOSS = 0.01  # perplexity +1 % and 0.01 nats
 TIE = 0.05  # two types this close in speed count as equal, and the better one wins
 WINDOW = 256  # tokens of context in which quality is compared

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import threading
-from queue import SimpleQueue
+from concurrent.futures import Future
 from typing import TYPE_CHECKING
 
 from crayon.errors import ModelFileError
@@ -66,6 +66,13 @@ def quantize(source: Path, target: Path, file_type: str, metadata: Mapping[str, 
 
 def _interruptible(call: Callable[[], int]) -> int:
     """Run a C call of up to a minute on a thread of its own, so that Ctrl-C is heard meanwhile."""
-    answers: SimpleQueue[int] = SimpleQueue()
-    threading.Thread(target=lambda: answers.put(call()), name="crayon-quantize", daemon=True).start()
-    return answers.get()
+    answer: Future[int] = Future()
+
+    def run() -> None:
+        try:
+            answer.set_result(call())
+        except Exception as error:  # noqa: BLE001 - handed to the waiting thread
+            answer.set_exception(error)
+
+    threading.Thread(target=run, name="crayon-quantize", daemon=True).start()
+    return answer.result()

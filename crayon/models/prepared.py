@@ -11,13 +11,18 @@ from typing import TYPE_CHECKING, Any
 
 from crayon.errors import ModelFileError
 from crayon.machine import inspect_machine
+from crayon.models.ggml_types import FILE_TYPES
 from crayon.models.store import Store, default_models_dir
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from crayon.models.local import LocalModel
 
 SCHEMA = 1
 RECORD = "prepared.json"
+SOURCE_KEY = "crayon.source.sha256"  # what a prepared file says of itself
+TYPE_KEY = "crayon.prepared.type"
 SOURCE = "source"  # the choice where no other type is faster within the allowed loss
 
 
@@ -88,6 +93,13 @@ def machine_key() -> str:
 def library_version() -> str:
     """Return the installed version of llama-cpp-python."""
     return metadata.version("llama-cpp-python")
+
+
+def origin(metadata: Mapping[str, str], sha256: str) -> tuple[str, str]:
+    """Return hash of the published file and quantization type of a file with this metadata and this hash."""
+    number = metadata.get("general.file_type", "")
+    known = FILE_TYPES.get(int(number), "") if number.isdigit() else ""
+    return metadata.get(SOURCE_KEY, sha256), metadata.get(TYPE_KEY, known)
 
 
 def describe(local: LocalModel, models_dir: Path | None = None) -> PreparedInfo | None:

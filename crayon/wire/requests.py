@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Any
 
 from crayon.completion import Blend
@@ -11,7 +10,7 @@ from crayon.errors import InvalidRequestError
 from crayon.messages import normalise_messages
 from crayon.sampling import SAMPLING_FIELDS, Sampling
 from crayon.v1 import inference_pb2 as pb
-from crayon.wire.limits import MAX_MESSAGES, MAX_NAME_CHARS, MAX_REQUEST_ID_CHARS, MAX_TEXTS, MAX_WEIGHTS
+from crayon.wire.limits import MAX_MESSAGES, MAX_NAME_CHARS, MAX_REQUEST_ID_CHARS, MAX_TEXTS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sized
@@ -123,14 +122,6 @@ def blend_from_proto(message: pb.Blend) -> Blend:
     Raises:
         InvalidRequestError: no pool, no weights, too many, or one that is not a finite number.
     """
-    if not message.pool_id or len(message.pool_id) > MAX_NAME_CHARS:
-        raise InvalidRequestError("blend.pool_id", f"must have 1 to {MAX_NAME_CHARS} characters")
-    if not message.weights:
-        raise InvalidRequestError("blend.weights", "is empty; send one weight for each member of the pool")
-    _at_most("blend.weights", message.weights, MAX_WEIGHTS)
-    for i, weight in enumerate(message.weights):
-        if not math.isfinite(weight):
-            raise InvalidRequestError(f"blend.weights[{i}]", f"must be a finite number, not {weight}")
     return Blend(message.pool_id, tuple(message.weights))
 
 

@@ -12,11 +12,11 @@ import pytest
 
 from crayon.device import DeviceEngine, opening, prepare
 from crayon.device.preparation import prepare as prepare_model
-from crayon.device.prepare import SOURCE_KEY, TYPE_KEY, choose, pareto, write
+from crayon.device.prepare import choose, pareto, write
 from crayon.errors import DownloadError, InvalidRequestError, ModelFileError, NoSpaceError
 from crayon.llama.model import Model
 from crayon.models import prepared, resolve
-from crayon.models.prepared import SOURCE, Candidate
+from crayon.models.prepared import SOURCE, SOURCE_KEY, TYPE_KEY, Candidate
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -110,6 +110,8 @@ def test_the_device_uses_the_prepared_file_by_itself(
         (served,) = engine.models()
     assert served.source_sha256 == local.sha256
     assert served.quantization == "Q8_0"
+    with DeviceEngine.open(str(info.path), models_dir=models_dir, n_ctx=128, threads=1) as engine:  # by its path
+        assert engine.models()[0].source_sha256 == local.sha256
     assert opening.find(str(local.path), models_dir=models_dir, prepared_file=False).path == local.path
 
 
