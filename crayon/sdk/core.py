@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from crayon.completion import Source
+from crayon.completion import Blend, Source
 from crayon.data.scope_files import load_scope
 from crayon.data.texts import background_texts
 from crayon.engine import EncodeRequest, Engine, ScoreRequest
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from typing import Literal
 
-    from crayon.completion import Blend, Mode
+    from crayon.completion import Mode
     from crayon.engine import EncodeResult
     from crayon.messages import MessagesLike
 
@@ -93,7 +93,7 @@ class Core:
             mode=self._mode if mode is None else parse_mode(mode),
             private=resolve_private(self._private, private),
             timeout=self._timeout if timeout is None else check_timeout(timeout),
-            blend=blend,
+            blend=_checked(blend),
         )
         allowed = allowed_sources(
             call.mode,
@@ -206,6 +206,12 @@ def _system(text: str | None) -> Message | None:
     if not isinstance(text, str):
         raise InvalidRequestError("system", f"must be text or None, not {type(text).__name__}")
     return normalise_messages([Message("system", text), Message("user", "?")])[0] if text else None
+
+
+def _checked(blend: object) -> Blend | None:
+    if blend is None or isinstance(blend, Blend):
+        return blend
+    raise InvalidRequestError("blend", f"must be a crayon.Blend, not {type(blend).__name__}")
 
 
 def _check_list(field: str, value: object) -> None:

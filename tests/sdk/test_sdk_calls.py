@@ -95,6 +95,14 @@ def test_both_sides_get_the_same_sampling(sdk):
     assert device.requests[0].sampling == server.requests[0].sampling == Sampling(max_tokens=9, top_k=3)
 
 
+def test_a_blend_that_is_none_is_refused_by_name(sdk):
+    device = Fake("small")
+    with pytest.raises(InvalidRequestError) as caught:
+        sdk.call(sdk.make(device).ask("hi", blend="travel"))
+    assert caught.value.field == "blend"
+    assert not device.requests
+
+
 def test_system_message_is_a_default(sdk):
     device = Fake("small")
     client = sdk.make(device, system="Be brief.")
