@@ -13,6 +13,7 @@ from contextlib import closing
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 from serving_tools import Serving, until
 from tiny_chat import CLOSE, write_model
@@ -29,8 +30,13 @@ from crayon.errors import (
     InvalidRequestError,
     ServerError,
 )
+from crayon.llama.batch import Batch
+from crayon.llama.context import Context
+from crayon.llama.model import Model
+from crayon.llama.tap import Tap
 from crayon.messages import Message
 from crayon.sampling import Sampling
+from crayon.server.engines import llama_cpp
 from crayon.server.engines.llama_cpp import LlamaCppEngine
 from crayon.server.engines.llama_encoder import LlamaEncoder
 from crayon.server.engines.llama_task import GenerateTask
@@ -50,8 +56,10 @@ def tiny_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_model(tmp_path_factory.mktemp("tiny") / "tiny-chat.gguf")
 
 
-def engine_of(path: Path, **values: Any) -> LlamaCppEngine:
-    return LlamaCppEngine(path, **{"n_ctx": 512, "n_seq_max": 4, "threads": 1, "n_batch": 64, **values})
+def engine_of(path: Path, *, outputs: int = llama_cpp.OUTPUTS, **values: Any) -> LlamaCppEngine:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(llama_cpp, "OUTPUTS", outputs)
+        return LlamaCppEngine(path, **{"n_ctx": 512, "n_seq_max": 4, "threads": 1, "n_batch": 64, **values})
 
 
 def ask(text: str, *, deadline: float | None = None, **sampling: Any) -> GenerateRequest:
@@ -172,10 +180,11 @@ SIZES = [
     {"n_ctx": 256, "n_seq_max": 3, "n_batch": 16, "context_tokens": 256},
     {"n_ctx": 512, "n_seq_max": 8, "n_batch": 64, "step_seconds": None},
     {"n_ctx": 1024, "n_seq_max": 16, "n_batch": 16, "step_seconds": 0.001},
+    {"n_ctx": 512, "n_seq_max": 4, "n_batch": 64, "outputs": 4},
 ]
 
 
-@pytest.mark.parametrize("size", SIZES, ids=["narrow", "wide", "hasty"])
+@pytest.mark.parametrize("size", SIZES, ids=["narrow", "wide", "hasty", "few outputs"])
 @pytest.mark.parametrize("seed", range(3))
 def test_a_crowd_gets_what_each_would_get_alone(tiny_path: Path, size: dict[str, Any], seed: int) -> None:
     rng = random.Random(seed)
@@ -214,6 +223,37 @@ def test_a_crowd_gets_what_each_would_get_alone(tiny_path: Path, size: dict[str,
         again = ask("the other", max_tokens=10)
         assert Read(engine.generate(again)).finished
         assert not engine._loop._tasks
+
+
+def test_a_full_cache_makes_requests_wait_and_never_fail(tiny_path: Path) -> None:
+    # n_ctx is a multiple of 256, to which llama.cpp rounds up: one cell too many would be found.
+    with engine_of(tiny_path, n_ctx=256, n_seq_max=8) as engine:
+        streams = [engine.generate(ask(f"hat {i}", max_tokens=90 + i, temperature=3.0, seed=i)) for i in range(8)]
+        texts = tuple("tea and the other hat " * 3 + str(i) for i in range(8))
+        scores = [engine.score(ScoreRequest(messages=(Message("user", "er"),), continuations=texts)) for _ in range(3)]
+        streams += [engine.generate(ask("tea", max_tokens=230, temperature=3.0, seed=1))]
+        assert all(Read(stream).finished for stream in streams)
+        assert [len(score.result(PATIENCE).scores) for score in scores] == [8, 8, 8]
+
+
+def test_vectors_are_centred_means_without_the_sink(tiny_path: Path) -> None:
+    texts = ("the hat " * 50, "two eggs", "é 漢 🙂")  # the first takes several steps
+    with engine_of(tiny_path, background=BACKGROUND, n_batch=16) as engine:
+        vectors = engine.encode(EncodeRequest(texts=texts)).result(PATIENCE).vectors
+    with Model(tiny_path) as model:
+        tap = Tap(f"l_out-{model.n_layer // 2 - 1}", model.n_embd, stop=False)
+        means = []
+        with Context(model, n_ctx=512, threads=1, tap=tap) as context:
+            batch = Batch(512)
+            for text in (*texts, *BACKGROUND):
+                context.clear()
+                batch.clear()
+                batch.add([model.bos, *model.tokenize(text)], 0, 0, "all")
+                context.decode(batch)
+                means.append(tap.take()[1:].mean(axis=0))
+    centred = np.stack(means[: len(texts)]) - np.stack(means[len(texts) :]).mean(axis=0)
+    expected = centred / np.linalg.norm(centred, axis=1, keepdims=True)
+    assert (vectors * expected).sum(axis=1) == pytest.approx(1.0, abs=1e-3)
 
 
 def test_a_cancelled_future_is_over_for_those_who_wait_for_many(tiny_path: Path) -> None:
