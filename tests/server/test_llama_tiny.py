@@ -256,6 +256,20 @@ def test_vectors_are_centred_means_without_the_sink(tiny_path: Path) -> None:
     assert (vectors * expected).sum(axis=1) == pytest.approx(1.0, abs=1e-3)
 
 
+def test_who_leaves_the_queue_early_makes_room_in_it(tiny_path: Path) -> None:
+    with engine_of(tiny_path, n_seq_max=1, max_queue=1) as engine:
+        running = engine.generate(ask("the other", max_tokens=450, temperature=3.0, seed=1))
+        next(running)
+        engine.generate(ask("never read")).cancel()
+        until(lambda: engine._loop._queued == 0)
+        hurried = Read(engine.generate(ask("too late", deadline=deadline_after(1e-4))))
+        assert isinstance(hurried.error, DeadlineExceededError)
+        until(lambda: engine._loop._queued == 0)
+        assert engine._loop._queued_tokens == 0
+        running.cancel()
+        assert Read(engine.generate(ask("hello"))).finished
+
+
 def test_a_cancelled_future_is_over_for_those_who_wait_for_many(tiny_path: Path) -> None:
     with engine_of(tiny_path) as engine:
         future = engine.score(ScoreRequest(messages=(Message("user", "tea " * 50),), continuations=("the hat " * 20,)))
@@ -287,7 +301,8 @@ def test_a_fault_in_one_answer_leaves_its_batch_mates_alone(tiny_path: Path, mon
             return sample(task, context, row)
 
         monkeypatch.setattr(GenerateTask, "sample", faulty)
-        streams = [engine.generate(ask("the other", max_tokens=n)) for n in (20, 21, 20)]
+        with engine._loop._wake:  # the loop sees all of them at once
+            streams = [engine.generate(ask("the other", max_tokens=n)) for n in (20, 21, 20)]
         first, faulted, last = [Read(stream) for stream in streams]
         assert first.agrees_with(expected)
         assert last.agrees_with(expected)
