@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from concurrent.futures import Future, InvalidStateError
+from concurrent.futures import Future
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -39,10 +39,7 @@ from crayon.llama.model import Model
 from crayon.models.prepared import origin
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
-
-    import numpy as np
-    from numpy.typing import NDArray
+    from collections.abc import Callable, Sequence
 
     from crayon.completion import Blend
     from crayon.llama.adapter import Adapter
@@ -181,8 +178,9 @@ class DeviceEngine:
             if len(tokens) + len(part) > self.n_ctx:
                 raise PromptTooLongError(len(tokens) + len(part), self.n_ctx, f"continuations[{i}]")
         future: Future[ScoreResult] = Future()
-        steps = self._compute.score(lambda result: _deliver(future, result), request.blend, tokens, lists, adapters)
-        self._submit(worker, future, request.deadline, steps)
+        job = Job(future, request.deadline)
+        job.steps = self._compute.score(job.succeed, request.blend, tokens, lists, adapters)
+        self._submit(worker, future, job)
         return future
 
     def encode(self, request: EncodeRequest) -> Future[EncodeResult]:
@@ -198,12 +196,10 @@ class DeviceEngine:
             encoder = self._encoder_ready()
             lists = [encoder.tokenize(text, f"texts[{i}]") for i, text in enumerate(request.texts)]
         future: Future[EncodeResult] = Future()
-
-        def deliver(vectors: NDArray[np.float32]) -> None:
-            usage = Usage(prompt_tokens=sum(len(part) for part in lists))
-            _deliver(future, EncodeResult(vectors, usage, self._name))
-
-        self._submit(worker, future, request.deadline, encoder.steps(lists, deliver))
+        job = Job(future, request.deadline)
+        usage = Usage(prompt_tokens=sum(len(part) for part in lists))
+        job.steps = encoder.steps(lists, lambda vectors: job.succeed(EncodeResult(vectors, usage, self._name)))
+        self._submit(worker, future, job)
         return future
 
     def close(self) -> None:
@@ -231,8 +227,7 @@ class DeviceEngine:
             raise EngineClosedError("the device engine is closed")
         return self._worker
 
-    def _submit(self, worker: Worker, future: Future[Any], deadline: float | None, steps: Iterator[None]) -> None:
-        job = Job(future, deadline, steps)
+    def _submit(self, worker: Worker, future: Future[Any], job: Job) -> None:
         future.add_done_callback(lambda done: worker.cancelled(job) if done.cancelled() else None)
         worker.submit(job)
 
@@ -274,10 +269,3 @@ class DeviceEngine:
         self._compute.clear_abort()
         if self._encoder is not None:
             self._encoder.clear_abort()
-
-
-def _deliver(future: Future[Any], result: object) -> None:
-    try:
-        future.set_result(result)
-    except InvalidStateError:  # cancelled meanwhile: nobody waits for it
-        return

@@ -81,21 +81,26 @@ def _beside_library(path: Path, model: str, runs: int) -> list[Row]:
         DeviceEngine(path, n_ctx=PROMPT + ANSWER + 256, n_batch=BATCH) as engine,
         BareLoop(path, n_ctx=PROMPT + ANSWER + 256, n_batch=BATCH) as bare,
     ):
-        for run in range(runs + 1):
-            done = _generate(engine, run)
-            computed = done.usage.prompt_tokens - done.usage.cached_tokens
-            steps = done.usage.completion_tokens - 1
-            if steps < ANSWER // 2:
-                raise EngineError(f"the answer ended after {steps + 1} tokens, too few to measure decoding")
-            read, wrote = bare.run(computed, steps)
-            if run:  # the first pair touches everything once
-                prefill.append(read / (done.timings.prompt_ms / 1000))
-                decode.append(wrote / (done.timings.decode_ms / 1000))
+        first = _generate(engine, 0)  # touches everything once, and tells how long prompt and answer are
+        prompt, answer = _computed(first), first.usage.completion_tokens - 1
+        bare.run(prompt, answer)
+        for run in range(1, runs + 1):
+            # Turn and turn about: a machine that grows faster or slower meanwhile favours neither.
+            done = _generate(engine, run) if run % 2 else None
+            read, wrote = bare.run(prompt, answer)
+            done = done or _generate(engine, run)
+            prefill.append((_computed(done) / done.timings.prompt_ms) / (prompt / (1000 * read)))
+            decode.append(((done.usage.completion_tokens - 1) / done.timings.decode_ms) / (answer / (1000 * wrote)))
     against = "the same library in a bare loop"
     return [
         Row.median("prefill_ratio_vs_library", "ratio", prefill, model=model, workload=f"{PROMPT} in", against=against),
         Row.median("decode_ratio_vs_library", "ratio", decode, model=model, workload=f"{ANSWER} out", against=against),
     ]
+
+
+def _computed(done: Finished) -> int:
+    """Return how many prompt tokens were really computed."""
+    return done.usage.prompt_tokens - done.usage.cached_tokens
 
 
 def _generate(engine: DeviceEngine, run: int) -> Finished:
@@ -107,6 +112,8 @@ def _generate(engine: DeviceEngine, run: int) -> Finished:
         last = event
     if not isinstance(last, Finished):
         raise EngineError("the answer did not finish")
+    if last.usage.completion_tokens <= ANSWER // 2:
+        raise EngineError(f"the answer ended after {last.usage.completion_tokens} tokens, too few to measure decoding")
     return last
 
 

@@ -30,7 +30,7 @@ def bench() -> None:
 def device(
     reference: Annotated[str, typer.Argument(metavar="[MODEL]", help="A prepared model.")] = "smollm2-135m-instruct",
     *,
-    runs: _Runs = 7,
+    runs: _Runs = 15,
     as_json: options.JsonOption = False,
 ) -> None:
     """Race the device runtime against the bare library, and the prepared file against its source.

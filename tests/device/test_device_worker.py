@@ -4,7 +4,7 @@ import subprocess
 import sys
 import threading
 import time
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -284,3 +284,20 @@ sys.exit(5)
 def test_a_process_that_ends_without_close_stops_the_thread_first() -> None:
     found = subprocess.run([sys.executable, "-c", EXIT], capture_output=True, text=True, timeout=60, check=False)
     assert (found.returncode, found.stdout, found.stderr) == (5, "cleaned\n", "")
+
+
+def test_who_waits_for_a_cancelled_future_is_told() -> None:
+    worker = Worker(abort=lambda: None, clear_abort=lambda: None)
+    try:
+        future: Future[int] = Future()
+        worker.submit(Job(future, None, iter_forever()))
+        assert future.cancel()
+        done, waiting = wait([future], timeout=30)
+        assert (done, waiting) == ({future}, set())
+    finally:
+        worker.close()
+
+
+def iter_forever() -> Iterator[None]:
+    while True:
+        yield
