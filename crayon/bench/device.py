@@ -75,8 +75,13 @@ def bench_device(
 
 
 def _beside_library(path: Path, model: str, runs: int) -> list[Row]:
-    """Race the engine's own generation, sampling and signals included, against llama.cpp alone."""
-    prefill, decode = [], []
+    """Race the engine's own generation, sampling and signals included, against llama.cpp alone.
+
+    The bare loop runs before and after every answer of ours, and a ratio is taken against the mean of the two: what
+    the machine does meanwhile favours neither.
+    """
+    ours: list[tuple[float, float]] = []
+    theirs: list[tuple[float, float]] = []
     with (
         DeviceEngine(path, n_ctx=PROMPT + ANSWER + 256, n_batch=BATCH) as engine,
         BareLoop(path, n_ctx=PROMPT + ANSWER + 256, n_batch=BATCH) as bare,
@@ -84,18 +89,34 @@ def _beside_library(path: Path, model: str, runs: int) -> list[Row]:
         first = _generate(engine, 0)  # touches everything once, and tells how long prompt and answer are
         prompt, answer = _computed(first), first.usage.completion_tokens - 1
         bare.run(prompt, answer)
+        theirs.append(_per_token(bare.run(prompt, answer), prompt, answer))
         for run in range(1, runs + 1):
-            # Turn and turn about: a machine that grows faster or slower meanwhile favours neither.
-            done = _generate(engine, run) if run % 2 else None
-            read, wrote = bare.run(prompt, answer)
-            done = done or _generate(engine, run)
-            prefill.append((_computed(done) / done.timings.prompt_ms) / (prompt / (1000 * read)))
-            decode.append(((done.usage.completion_tokens - 1) / done.timings.decode_ms) / (answer / (1000 * wrote)))
-    against = "the same library in a bare loop"
-    return [
-        Row.median("prefill_ratio_vs_library", "ratio", prefill, model=model, workload=f"{PROMPT} in", against=against),
-        Row.median("decode_ratio_vs_library", "ratio", decode, model=model, workload=f"{ANSWER} out", against=against),
-    ]
+            done = _generate(engine, run)
+            seconds = (done.timings.prompt_ms / 1000, done.timings.decode_ms / 1000)
+            ours.append(_per_token(seconds, _computed(done), done.usage.completion_tokens - 1))
+            theirs.append(_per_token(bare.run(prompt, answer), prompt, answer))
+    rows = []
+    for at, (metric, workload) in enumerate(
+        [("prefill_ratio_vs_library", f"{prompt} in"), ("decode_ratio_vs_library", f"{answer} out")]
+    ):
+        ratios = [(theirs[i][at] + theirs[i + 1][at]) / (2 * mine[at]) for i, mine in enumerate(ours)]
+        best = min(row[at] for row in theirs) / min(row[at] for row in ours)
+        rows.append(
+            Row.median(
+                metric,
+                "ratio",
+                ratios,
+                model=model,
+                workload=workload,
+                against="the same library in a bare loop",
+                note=f"best run against best run: {best:.3f}",
+            )
+        )
+    return rows
+
+
+def _per_token(seconds: tuple[float, float], prompt: int, answer: int) -> tuple[float, float]:
+    return seconds[0] / prompt, seconds[1] / answer
 
 
 def _computed(done: Finished) -> int:
