@@ -34,6 +34,8 @@ Only the CLI turns these into messages and exit codes.
 
 from __future__ import annotations
 
+import traceback
+
 
 class CrayonError(Exception):
     """Base of all errors raised by Crayon."""
@@ -173,3 +175,8 @@ class ServerInterruptedError(ServerError):
 
 class ServerRejectedError(ServerError):
     """The server refused the call: wrong or missing credentials, or a feature it does not have."""
+
+
+def fault_report(fault: BaseException) -> str:
+    """Return kind and place of a foreign exception for a log, without its words: they may quote a prompt."""
+    return f"{type(fault).__name__}\n{''.join(traceback.format_tb(fault.__traceback__))}"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import atexit
 import logging
 import threading
-import traceback
 from collections import deque
 from typing import TYPE_CHECKING
 
@@ -16,6 +15,7 @@ from crayon.errors import (
     EngineClosedError,
     EngineError,
     OverloadedError,
+    fault_report,
 )
 
 if TYPE_CHECKING:
@@ -119,8 +119,8 @@ class Worker:
             self._end(job, error)
             return False
         except Exception as error:  # noqa: BLE001 - the thread must survive any fault of one job
-            _log_fault("a device job failed", error)
-            self._end(job, EngineError(f"the device engine failed: {type(error).__name__}: {error}"))
+            logger.error("a device job failed: %s", fault_report(error))
+            self._end(job, EngineError(f"the device engine failed ({type(error).__name__}); its log says where"))
             return False
         finally:
             with self._wake:
@@ -132,11 +132,5 @@ class Worker:
             try:
                 job.steps.close()  # type: ignore[attr-defined]  # the iterators are generators
             except Exception as fault:  # noqa: BLE001 - as above
-                _log_fault("a device job could not be ended cleanly", fault)
+                logger.error("a device job could not be ended cleanly: %s", fault_report(fault))
         job.fail(error)
-
-
-def _log_fault(what: str, error: Exception) -> None:
-    """Log where it failed and not what the error says: foreign messages may quote a prompt."""
-    where = "".join(traceback.format_tb(error.__traceback__))
-    logger.error("%s: %s\n%s", what, type(error).__name__, where)

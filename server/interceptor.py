@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import logging
-import traceback
 import uuid
 from typing import TYPE_CHECKING, Any, cast
 
 import grpc
 
-from crayon.errors import CrayonError
+from crayon.errors import CrayonError, fault_report
 from crayon.wire.status import error_to_status
 
 if TYPE_CHECKING:
@@ -63,6 +62,5 @@ def _guarded(behaviour: Behaviour, method: str) -> Behaviour:
 
 def _report(method: str, incident: str, error: Exception) -> None:
     """Log what happened without any text of the request: foreign messages may quote it, our own do not."""
-    said = f": {error}" if isinstance(error, CrayonError) else ""
-    where = "".join(traceback.format_tb(error.__traceback__))
-    log.error("incident %s in %s: %s%s\n%s", incident, method, type(error).__name__, said, where)
+    said = f"{error} " if isinstance(error, CrayonError) else ""
+    log.error("incident %s in %s: %s%s", incident, method, said, fault_report(error))

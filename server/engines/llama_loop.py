@@ -9,7 +9,14 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING
 
-from crayon.errors import AbortedError, CrayonError, EngineClosedError, EngineError, OverloadedError
+from crayon.errors import (
+    AbortedError,
+    CrayonError,
+    EngineClosedError,
+    EngineError,
+    OverloadedError,
+    fault_report,
+)
 from crayon.server.engines.llama_task import EncodeTask, GenerateTask, ScoreTask
 from crayon.server.scheduler import LinearCost, Outcome, Resource, State, commit, plan
 
@@ -132,9 +139,9 @@ class LlamaLoop:
         try:
             while self._take_in():
                 self._step()
-        except Exception as fault:  # whatever it is, nobody may be left waiting for ever
-            logger.exception("the engine's loop failed")
-            failure = EngineError(f"the engine failed: {type(fault).__name__}: {fault}")
+        except Exception as fault:  # noqa: BLE001 - whatever it is, nobody may be left waiting for ever
+            logger.critical("the engine's loop failed: %s", fault_report(fault))
+            failure = EngineError(f"the engine failed ({type(fault).__name__}); its log says where")
         with self._wake:
             self._closing = True
             self._failure = failure
@@ -286,5 +293,5 @@ def _reported(error: Exception, rows: int) -> CrayonError:
     if isinstance(error, CrayonError):
         logger.error("%d rows failed: %s", rows, error)  # no trace: it is llama.cpp's
         return error
-    logger.error("%d rows failed", rows, exc_info=error)
-    return EngineError(f"the request could not be computed: {type(error).__name__}: {error}")
+    logger.error("%d rows failed: %s", rows, fault_report(error))
+    return EngineError(f"the request could not be computed ({type(error).__name__}); the engine's log says where")

@@ -331,18 +331,20 @@ def test_an_empty_prompt_is_refused(tiny_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_a_broken_loop_says_so_to_those_who_watch_and_to_later_callers(
-    tiny_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     with engine_of(tiny_path) as engine:
         told: Future[CrayonError] = Future()
         engine.on_failure(told.set_result)
 
         def broken(_: object) -> None:
-            raise ZeroDivisionError
+            raise ZeroDivisionError(f"said {6 * 7}")
 
         monkeypatch.setattr(engine._loop, "_arrange", broken)
-        with pytest.raises(EngineError, match="ZeroDivisionError"):
+        with pytest.raises(EngineError, match="ZeroDivisionError") as first:
             list(engine.generate(ask("hello")))
+        assert "said 42" not in str(first.value) + caplog.text
+        assert "test_llama_tiny.py" in caplog.text, "where it failed"
         assert "ZeroDivisionError" in str(told.result(PATIENCE))
         later: Future[CrayonError] = Future()
         engine.on_failure(later.set_result)
