@@ -16,6 +16,10 @@ class Memory(Protocol):
         """Forget positions of a sequence."""
         ...
 
+    def clear(self) -> None:
+        """Forget every sequence, and fill cells from the first again."""
+        ...
+
     def copy(self, source: int, target: int, start: int = 0, end: int = -1) -> None:
         """Share positions of a sequence with another."""
         ...
@@ -82,6 +86,10 @@ class SlotTable:
         target.reserved = max(reserve, 1)
         self._touch(target)
         self._evict(keep=target)
+        if not any(slot.tokens for slot in self._slots):
+            # llama.cpp goes on behind the last cell used, and attention reads up to the last cell in use: without
+            # this, a long prompt in an empty cache computes 8 % slower than it need be.
+            self._memory.clear()
         return target, n
 
     def release(self, slot: Slot) -> None:

@@ -21,6 +21,7 @@ class FakeMemory:
     def __init__(self, *, partial: bool = True) -> None:
         self.partial = partial  # whether a part of a sequence can be removed
         self.held: dict[int, list[tuple[Hashable, int]]] = {}
+        self.cleared = 0
 
     def remove(self, sequence: int, start: int = 0, end: int = -1) -> bool:
         assert end == -1
@@ -28,6 +29,10 @@ class FakeMemory:
             return False
         self.held[sequence] = self.held.get(sequence, [])[:start]
         return True
+
+    def clear(self) -> None:
+        assert not any(self.held.values()), "only an empty cache is started afresh"
+        self.cleared += 1
 
     def copy(self, source: int, target: int, start: int = 0, end: int = -1) -> None:
         assert start == 0
@@ -182,3 +187,24 @@ def test_there_is_no_room_beyond_the_promises(table: SlotTable) -> None:
     assert table.acquire(None, [1], 41) is None
     assert table.acquire(None, [1], 40) is not None
     assert table.acquire(None, [1], 1) is None
+
+
+def test_an_emptied_cache_is_filled_from_the_first_cell_again() -> None:
+    memory = FakeMemory()
+    table = SlotTable(memory, slots=2, capacity=10)
+    first, _ = acquired(table, "a", [1, 2, 3, 4], 8)
+    memory.compute(first, [1, 2, 3, 4])
+    table.release(first)
+    assert memory.cleared == 1
+    second, _ = acquired(table, "b", [5, 6, 7], 9)  # leaves no room for the first one's prefix
+    assert memory.cleared == 2
+    memory.compute(second, [5, 6, 7])
+    table.release(second)
+    table.release(acquired(table, "b", [5, 6, 7, 8], 6)[0])  # goes on from the prefix
+    assert memory.cleared == 2
+
+
+def acquired(table: SlotTable, key: str, tokens: list[int], reserve: int) -> tuple[Slot, int]:
+    found = table.acquire(key, tokens, reserve)
+    assert found is not None
+    return found
