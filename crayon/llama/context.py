@@ -94,6 +94,7 @@ class Context:
         self.n_seq_max = n_seq_max
         self.threads = threads
         self._adapters: tuple[tuple[Adapter, float], ...] = ()
+        self._logit_views: dict[int, NDArray[np.float32]] = {}
 
     @property
     def handle(self) -> Any:  # an opaque C pointer
@@ -134,7 +135,14 @@ class Context:
         pointer = self._api.llama_get_logits_ith(self.handle, row)
         if not pointer:
             raise EngineError(f"row {row} of the last batch has no logits")
-        return _view(pointer, self.model.n_vocab)
+        # llama.cpp writes every step's logits to the same few places: making a view anew costs more than reading it.
+        address = ctypes.addressof(pointer.contents)
+        view = self._logit_views.get(address)
+        if view is None:
+            if len(self._logit_views) > self.n_batch:  # its buffer was moved
+                self._logit_views.clear()
+            view = self._logit_views[address] = _view(pointer, self.model.n_vocab)
+        return view
 
     def embedding(self, row: int) -> NDArray[np.float32]:
         """Return the final hidden state of a row of the last batch, shape (n_embd,): a view until the next decode.
