@@ -15,10 +15,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-# Logits up to here need no shift before float32's exp, whatever their number; real models stay under 50.
-_SAFE = 60.0
-
-
 class SignalMeter:
     """Computes token signals in place, without allocating: this runs once for every token. Not thread-safe."""
 
@@ -34,23 +30,22 @@ class SignalMeter:
         With p = softmax(logits): logprob = ln p[token], entropy = -sum p ln p, margin = p(1) - p(2).
         """
         best = int(logits.argmax())
-        top = float(logits[best])
-        exp, shift, values = self._exp, 0.0, logits
-        if abs(top) > _SAFE:
-            shift, values = top, np.subtract(logits, logits[best], out=self._shifted)
-        np.exp(values, out=exp)
+        shifted, exp = self._shifted, self._exp
+        np.subtract(logits, logits[best], out=shifted)
+        np.exp(shifted, out=exp)
         total = float(exp.dot(self._ones))  # a third of the time of sum()
         log_total = math.log(total)
         with np.errstate(invalid="ignore"):
-            weighted = float(exp.dot(values))
-        if math.isnan(weighted):  # a banned token's -inf, times its probability of 0
-            weighted = float(exp.dot(np.maximum(values, np.float32(-1000.0), out=self._shifted)))
+            weighted = float(exp.dot(shifted))
+        if math.isnan(weighted):
+            # A banned token's -inf, times its probability of 0. exp(-80) is 0 beside 1 in float32.
+            np.maximum(shifted, np.float32(-80.0), out=shifted)
+            weighted = float(exp.dot(shifted))
         entropy = log_total - weighted / total
         chosen = best if token is None else token
-        logprob = float(logits[chosen]) - shift - log_total
-        first = float(exp[best])
+        logprob = float(logits[chosen]) - float(logits[best]) - log_total
         exp[best] = 0.0
-        margin = (first - float(exp.max())) / total
+        margin = (1.0 - float(exp.max())) / total
         return chosen, TokenSignal(logprob, max(entropy, 0.0), margin)
 
 
