@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, BinaryIO, TypeAlias
 
 from crayon.errors import ModelFileError
@@ -40,6 +41,16 @@ _U32, _U64 = _SCALARS[4], _SCALARS[10]
 
 
 @dataclass(frozen=True, slots=True)
+class TensorInfo:
+    """A tensor's place: `shape` in numpy's order (rows first), ggml's type number, first byte in the file, bytes."""
+
+    shape: tuple[int, ...]
+    type: int
+    offset: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
 class GgufInfo:
     """What the header says. `metadata` holds the scalars and texts, not the arrays; `parameters` counts weights."""
 
@@ -48,6 +59,8 @@ class GgufInfo:
     tensor_count: int
     parameters: int
     metadata: Mapping[str, Scalar]
+    arrays: frozenset[str] = frozenset()
+    tensors: Mapping[str, TensorInfo] = field(default_factory=dict, repr=False)
 
     @property
     def kind(self) -> str:
@@ -148,25 +161,32 @@ class _Header:
             raise ModelFileError(f"{self.path} is {why}; versions 2 and 3 in little-endian order can be read")
         tensors, keys = self._count("tensors", MAX_TENSORS), self._count("metadata keys", MAX_KEYS)
         metadata: dict[str, Scalar] = {}
+        arrays: set[str] = set()
         for _ in range(keys):
-            self._pair(metadata)
+            self._pair(metadata, arrays)
         alignment = metadata.get("general.alignment", 32)
         if not isinstance(alignment, int) or alignment <= 0 or alignment & (alignment - 1) or alignment > 1 << 20:
             raise self._damaged(f"general.alignment is {alignment!r}")
-        ends, parameters = 0, 0
+        found: dict[str, TensorInfo] = {}
         for _ in range(tensors):
-            end, count = self._tensor(alignment)
-            ends, parameters = max(ends, end), parameters + count
-        needed = self.position + -self.position % alignment + ends if tensors else self.position
+            name, info = self._tensor(alignment)
+            if name in found:
+                raise self._damaged(f"it names the tensor {name!r} twice")
+            found[name] = info
+        start = self.position + -self.position % alignment
+        needed = start + max(info.offset + info.size for info in found.values()) if found else self.position
         if needed > self.size:
             raise self._truncated(needed)
-        return GgufInfo(version, self.size, tensors, parameters, metadata)
+        places = {name: replace(info, offset=start + info.offset) for name, info in found.items()}
+        parameters = sum(math.prod(info.shape) for info in found.values())
+        return GgufInfo(version, self.size, tensors, parameters, metadata, frozenset(arrays), places)
 
-    def _pair(self, metadata: dict[str, Scalar]) -> None:
+    def _pair(self, metadata: dict[str, Scalar], arrays: set[str]) -> None:
         key = self._string("a metadata key").decode("utf-8", "replace")
         kind = int(self._scalar(_U32))
         if kind == _ARRAY:
             self._skip_array(key)
+            arrays.add(key)
         elif kind == _STRING:
             text = self._string(key)
             if len(text) <= _KEPT_STRING:
@@ -196,7 +216,7 @@ class _Header:
         else:
             raise self._damaged(f"{key!r} is an array of the unknown type {kind}")
 
-    def _tensor(self, alignment: int) -> tuple[int, int]:
+    def _tensor(self, alignment: int) -> tuple[str, TensorInfo]:
         name = self._string("a tensor's name").decode("utf-8", "replace")
         dimensions = int(self._scalar(_U32))
         if not 1 <= dimensions <= 4:
@@ -210,10 +230,7 @@ class _Header:
         weights, size = BLOCKS[kind]
         if shape[0] % weights or offset % alignment:
             raise self._damaged(f"tensor {name!r} has a shape or place that its type does not allow")
-        count = 1
-        for length in shape:
-            count *= length
-        return offset + count // weights * size, count
+        return name, TensorInfo(tuple(reversed(shape)), kind, offset, math.prod(shape) // weights * size)
 
     def _count(self, what: str, most: int) -> int:
         count = int(self._scalar(_U64))
