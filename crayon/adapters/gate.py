@@ -1,0 +1,81 @@
+"""From a user's samples to the weights of a pool's members."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from crayon.errors import AdapterError, InvalidRequestError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gate:
+    """How similarity (cosines, -1 to 1) becomes weights.
+
+    Below `floor` no member fits and the base answers alone. From `sharpen` on the best member is close enough to answer
+    alone. Between the two the members share by softmax of cosine / `temperature`, the base taking part as if it were a
+    member of similarity `floor`.
+    """
+
+    temperature: float = 0.1
+    sharpen: float = 0.9
+    floor: float = 0.3
+
+    def __post_init__(self) -> None:
+        if not 0.001 <= self.temperature <= 100.0:
+            raise AdapterError(f"gate.temperature is {self.temperature}; it must be between 0.001 and 100")
+        if not -1.0 <= self.floor <= 2.0:
+            raise AdapterError(f"gate.floor is {self.floor}; it must be between -1 and 2 (2: always the base)")
+        if not -1.0 <= self.sharpen <= 2.0:
+            raise AdapterError(
+                f"gate.sharpen is {self.sharpen}; it must be between -1 and 2 (2: never one member alone)"
+            )
+
+
+def similarities(samples: NDArray[np.float32], keys: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Return the cosine of the samples' mean direction with each key, (K,).
+
+    Args:
+        samples: (n, D) unit rows, centred as the pool's keys are; n at least 1.
+        keys: (K, D) unit rows.
+
+    Raises:
+        InvalidRequestError: no samples, another width than the keys, or a number that is not finite.
+    """
+    if samples.ndim != 2 or samples.shape[0] == 0:
+        raise InvalidRequestError("samples", "hold no embedding; pass at least one")
+    if samples.shape[1] != keys.shape[1]:
+        raise InvalidRequestError(
+            "samples", f"have {samples.shape[1]} dimensions, the pool's keys {keys.shape[1]}: use the pool's encoder"
+        )
+    mean = samples.mean(axis=0, dtype=np.float64)
+    if not np.isfinite(mean).all():
+        raise InvalidRequestError("samples", "hold numbers that are not finite")
+    length = np.linalg.norm(mean)
+    # Samples that cancel out point nowhere: no member is near.
+    return keys.astype(np.float64) @ (mean / length if length > 1e-9 else np.zeros_like(mean))
+
+
+def weights(similarity: NDArray[np.floating], gate: Gate) -> NDArray[np.float64]:
+    """Return (K,) weights, each from 0 to 1, summing to at most 1: what is missing stays with the base.
+
+    Args:
+        similarity: (K,) finite cosines.
+        gate: the pool's.
+    """
+    share = np.zeros(len(similarity))
+    best = int(np.argmax(similarity))
+    if similarity[best] < gate.floor:
+        return share
+    if similarity[best] >= gate.sharpen:
+        share[best] = 1.0
+        return share
+    # No overflow: nothing is larger than the best, and the base is not either.
+    odds = np.exp((np.asarray(similarity, np.float64) - similarity[best]) / gate.temperature)
+    base = np.exp((gate.floor - similarity[best]) / gate.temperature)
+    return np.asarray(odds / (odds.sum() + base))
