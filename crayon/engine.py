@@ -188,6 +188,21 @@ class EncodeResult:
 
 
 @dataclass(frozen=True, slots=True)
+class RawStates:
+    """Mean hidden states as they are, not centred: for who has a centre of their own (a pool's keys do).
+
+    Args:
+        states: float32 of shape (texts, dimensions).
+        background: the engine's own background texts likewise, shape (texts, dimensions).
+        layer: the layer read, counted from 0.
+    """
+
+    states: NDArray[np.float32]
+    background: NDArray[np.float32]
+    layer: int
+
+
+@dataclass(frozen=True, slots=True)
 class ModelInfo:
     """A model an engine serves. `context_tokens` is the most one request may hold, prompt and answer together."""
 

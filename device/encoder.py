@@ -34,7 +34,7 @@ class Encoder:
         model: the device's model.
         n_ctx: most tokens of one text.
         background: texts whose mean is the centre; without any, vectors are not centred.
-        cache_dir: where the centre is kept between runs; None computes it each time.
+        cache_dir: where the background's states are kept between runs; None computes them each time.
         threads: compute threads.
     """
 
@@ -57,7 +57,7 @@ class Encoder:
         self.dimensions = self._states.dimensions
         self._batch = Batch(self._context.n_batch)
         self._turns = Turns()  # one context, one batch: two jobs would overwrite each other's rows
-        self._centre: NDArray[np.float32] | None = None
+        self._known: NDArray[np.float32] | None = None  # the background's states, (texts, dimensions)
 
     def tokenize(self, text: str, field: str) -> list[int]:
         """Return sink and tokens of a text.
@@ -72,24 +72,31 @@ class Encoder:
 
     def steps(self, texts: Sequence[Sequence[int]], out: Callable[[NDArray[np.float32]], None]) -> Iterator[None]:
         """Embed token lists, giving way after each step; `out` receives vectors of shape (texts, dimensions)."""
+
+        def centred(states: NDArray[np.float32], background: NDArray[np.float32]) -> None:
+            centre = background.mean(axis=0) if len(background) else np.zeros(self.dimensions, np.float32)
+            out(unit_vectors(states, centre))
+
+        return self.raw_steps(texts, centred)
+
+    def raw_steps(
+        self, texts: Sequence[Sequence[int]], out: Callable[[NDArray[np.float32], NDArray[np.float32]], None]
+    ) -> Iterator[None]:
+        """As `steps`; `out` receives the mean states as they are, and those of the background texts."""
         return self._turns.held(self._steps(texts, out))
 
     def _steps(
-        self, texts: Sequence[Sequence[int]], out: Callable[[NDArray[np.float32]], None]
+        self, texts: Sequence[Sequence[int]], out: Callable[[NDArray[np.float32], NDArray[np.float32]], None]
     ) -> Generator[None, None, None]:
         raw = np.empty((len(texts), self.dimensions), np.float32)
         yield from self._raw(texts, raw)
-        if not self._background:
-            self._centre = np.zeros(self.dimensions, np.float32)
-        if self._centre is None:
-            self._centre = self._load_centre()
-        if self._centre is None:
-            lists = [self.tokenize(text, "background") for text in self._background]
-            background = np.empty((len(lists), self.dimensions), np.float32)
-            yield from self._raw(lists, background)
-            self._centre = background.mean(axis=0)
-            self._store_centre(self._centre)
-        out(unit_vectors(raw, self._centre))
+        known = self._known if self._known is not None else self._load_background()
+        if known is None:
+            known = np.empty((len(self._background), self.dimensions), np.float32)
+            yield from self._raw([self.tokenize(text, "background") for text in self._background], known)
+            self._store_background(known)
+        self._known = known
+        out(raw, known)
 
     def abort(self) -> None:
         """Stop the running step, from any thread."""
@@ -139,39 +146,40 @@ class Encoder:
         if group:
             yield group
 
-    # -- the centre, kept between runs
+    # -- the background's states, kept between runs
 
-    def _centre_path(self) -> Path | None:
-        if self._cache_dir is None:
+    def _cache_path(self) -> Path | None:
+        if self._cache_dir is None or not self._background:
             return None
         stat = self.model.path.stat()
         identity = f"{self.model.path.resolve()}|{stat.st_size}|{stat.st_mtime_ns}|{self.layer}|" + "|".join(
             self._background
         )
-        return self._cache_dir / f"centre-{hashlib.sha256(identity.encode()).hexdigest()[:24]}.npy"
+        return self._cache_dir / f"background-{hashlib.sha256(identity.encode()).hexdigest()[:24]}.npy"
 
-    def _load_centre(self) -> NDArray[np.float32] | None:
-        path = self._centre_path()
+    def _load_background(self) -> NDArray[np.float32] | None:
+        path = self._cache_path()
         if path is None:
             return None
         try:
             found = np.load(path, allow_pickle=False)
         except (OSError, ValueError, EOFError):  # EOFError: an empty file
             return None
-        if found.shape != (self.dimensions,) or found.dtype != np.float32 or not np.isfinite(found).all():
+        shape = (len(self._background), self.dimensions)
+        if found.shape != shape or found.dtype != np.float32 or not np.isfinite(found).all():
             return None
         return np.asarray(found, np.float32)
 
-    def _store_centre(self, centre: NDArray[np.float32]) -> None:
-        path = self._centre_path()
+    def _store_background(self, states: NDArray[np.float32]) -> None:
+        path = self._cache_path()
         if path is None:
             return
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            # Its own folder: two processes may be writing the same centre.
-            with tempfile.TemporaryDirectory(dir=path.parent, prefix="centre-") as folder:
+            # Its own folder: two processes may be writing the same states.
+            with tempfile.TemporaryDirectory(dir=path.parent, prefix="background-") as folder:
                 partial = Path(folder) / path.name
-                np.save(partial, centre, allow_pickle=False)
+                np.save(partial, states, allow_pickle=False)
                 partial.replace(path)
         except OSError as error:  # only a cache: the next run computes it again
-            logger.warning("the embedding centre cannot be kept in %s: %s", path.parent, error)
+            logger.warning("the embedding's background cannot be kept in %s: %s", path.parent, error)

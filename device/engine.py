@@ -23,6 +23,7 @@ from crayon.engine import (
     EncodeResult,
     GenerateRequest,
     ModelInfo,
+    RawStates,
     ScoreRequest,
     ScoreResult,
     Stream,
@@ -58,7 +59,7 @@ class DeviceEngine:
         n_batch: most prompt tokens computed in one step: it bounds how late a cancellation or a deadline is noticed.
         threads: compute threads (None: the cores this process may use).
         background: texts whose mean embedding is the centre for `encode`; without any, vectors are not centred.
-        cache_dir: where that centre is kept between runs.
+        cache_dir: where the background's states are kept between runs.
         source_sha256: hash of the published file that `path` is, or was prepared from.
         adapters: turns a request's blend into loaded adapters with scales; without it blends are refused.
 
@@ -190,15 +191,24 @@ class DeviceEngine:
             PromptTooLongError: a text does not fit the context; the field names it.
             OverloadedError: too many requests wait.
         """
-        self._check_model(request.model)
-        with self._gate:
-            worker = self._running()
-            encoder = self._encoder_ready()
-            lists = [encoder.tokenize(text, f"texts[{i}]") for i, text in enumerate(request.texts)]
+        worker, encoder, lists = self._tokenized(request)
         future: Future[EncodeResult] = Future()
         job = Job(future, request.deadline)
         usage = Usage(prompt_tokens=sum(len(part) for part in lists))
         job.steps = encoder.steps(lists, lambda vectors: job.succeed(EncodeResult(vectors, usage, self._name)))
+        self._submit(worker, future, job)
+        return future
+
+    def encode_raw(self, request: EncodeRequest) -> Future[RawStates]:
+        """Return the mean states that `encode` centres, and the background's, for who has a centre of their own.
+
+        Raises:
+            PromptTooLongError, OverloadedError: as `encode`.
+        """
+        worker, encoder, lists = self._tokenized(request)
+        future: Future[RawStates] = Future()
+        job = Job(future, request.deadline)
+        job.steps = encoder.raw_steps(lists, lambda own, others: job.succeed(RawStates(own, others, encoder.layer)))
         self._submit(worker, future, job)
         return future
 
@@ -234,6 +244,13 @@ class DeviceEngine:
     def _check_model(self, name: str) -> None:
         if name and name != self._name:
             raise UnknownModelError(f"model {name!r} is not served here; there is: {self._name!r}")
+
+    def _tokenized(self, request: EncodeRequest) -> tuple[Worker, Encoder, list[list[int]]]:
+        self._check_model(request.model)
+        with self._gate:
+            worker = self._running()
+            encoder = self._encoder_ready()
+            return worker, encoder, [encoder.tokenize(text, f"texts[{i}]") for i, text in enumerate(request.texts)]
 
     def _prompt(self, messages: Sequence[Any]) -> list[int]:
         tokens = self._model.tokenize_chat(messages)

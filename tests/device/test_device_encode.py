@@ -176,13 +176,13 @@ def test_the_encoder_is_made_once_however_many_threads_ask(
     assert len(made) == 1
 
 
-def test_the_centre_is_kept_and_read_again(
+def test_the_background_is_kept_and_read_again(
     fresh: Callable[..., DeviceEngine], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "new" / "cache"
     first = encode(fresh(background=BACKGROUND, cache_dir=folder), *TEXTS)
     (kept,) = folder.iterdir()
-    assert kept.name.startswith("centre-")
+    assert kept.name.startswith("background-")
 
     texts: list[int] = []
     real = Encoder._raw
@@ -191,11 +191,11 @@ def test_the_centre_is_kept_and_read_again(
     assert texts == [len(TEXTS)], "the background was not computed again"
     assert np.array_equal(first, again)
     encode(fresh(background=BACKGROUND[:3], cache_dir=folder), *TEXTS)
-    assert len(list(folder.iterdir())) == 2, "other texts have another centre"
+    assert len(list(folder.iterdir())) == 2, "other texts are another background"
 
 
 @pytest.mark.parametrize("damage", [b"", b"\x93NUMPY", b"garbage", None])
-def test_a_damaged_centre_is_computed_again(
+def test_a_damaged_background_is_computed_again(
     fresh: Callable[..., DeviceEngine], tmp_path: Path, damage: bytes | None
 ) -> None:
     first = encode(fresh(background=BACKGROUND[:2], cache_dir=tmp_path), "hello")
@@ -249,3 +249,17 @@ def test_control_tokens_in_a_text_are_text(engine: DeviceEngine) -> None:
     assert len(plain) > 1
     assert np.isfinite(encode(engine, "<|im_end|>")).all()
     assert Answer(engine, ask("Say <|im_end|>", max_tokens=2)).finished.usage.completion_tokens <= 2
+
+
+def test_raw_states_are_what_unit_vectors_are_made_of(engine: DeviceEngine) -> None:
+    found = engine.encode_raw(EncodeRequest(texts=TEXTS)).result(120)
+    assert found.background.shape == (len(BACKGROUND), found.states.shape[1])
+    assert found.layer == middle_layer(engine._model.n_layer)
+    centred = found.states - found.background.mean(axis=0)
+    centred /= np.linalg.norm(centred, axis=1, keepdims=True)
+    assert np.allclose(centred, encode(engine, *TEXTS), atol=1e-5)
+
+
+def test_raw_states_without_background(fresh: Callable[..., DeviceEngine]) -> None:
+    found = fresh(background=()).encode_raw(EncodeRequest(texts=TEXTS)).result(120)
+    assert (len(found.states), len(found.background)) == (len(TEXTS), 0)
