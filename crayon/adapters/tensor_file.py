@@ -72,7 +72,7 @@ def parse(data: bytes, wanted_sha256: str, where: str) -> dict[str, NDArray[np.f
 
     if (found := sha256(data)) != wanted_sha256:
         raise AdapterError(
-            f"{where}: is damaged or was changed: its SHA-256 is {found[:12]}..., pool.json says {wanted_sha256[:12]}..."
+            f"{where}: is damaged or was changed: its SHA-256 is {found[:12]}, pool.json says {wanted_sha256[:12]}"
         )
     try:
         entries = deserialize(data)
