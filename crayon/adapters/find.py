@@ -62,6 +62,4 @@ def find_pool(reference: Path | str) -> Path:
         if (place / reference / MANIFEST).is_file():
             return place / reference
     known = ", ".join(pool_names()) or "none"
-    raise AdapterError(
-        f"there is no pool {reference!r}; known: {known}; for a folder write its path, such as ./{reference}"
-    )
+    raise AdapterError(f"there is no pool {reference!r}; known: {known}; a folder needs a path, such as ./{reference}")

@@ -110,19 +110,21 @@ class AdapterImage:
 
 
 def gguf_bytes(lora: LoraTensors, architecture: str, *, b_type: FloatType = "f32", a_type: FloatType = "f32") -> bytes:
-    """Return any adapter as a GGUF file, with its scale inside B where ranks differ.
+    """Return any adapter as a GGUF file; its ranks may differ.
 
     Raises:
         AdapterError: a number is too large for the type.
     """
     rank = lora.rank
+    # llama.cpp takes an alpha of 0 for none, that is for a factor of 1: such an adapter has a B of 0 instead.
+    alpha, sign = (lora.scale * rank, 1.0) if lora.scale else (float(rank), 0.0)
     body = _Body()
     for name, (a, b) in lora.tensors.items():
-        # llama.cpp multiplies by alpha / rank of this matrix; alpha is the scale times the largest rank.
-        factor = np.float32(a.shape[0] / rank)
+        # llama.cpp multiplies by alpha / rank of this matrix, and alpha is the scale times the largest rank.
+        factor = np.float32(sign * a.shape[0] / rank)
         body.add(f"{name}.lora_a", _TYPES[a_type][0], _cast(name, a, a_type))
         body.add(f"{name}.lora_b", _TYPES[b_type][0], _cast(name, b if factor == 1.0 else b * factor, b_type))
-    return b"".join([_head(architecture, lora.scale * rank, body), *body.parts])
+    return b"".join([_head(architecture, alpha, body), *body.parts])
 
 
 def _cast(name: str, matrix: Matrix, kind: FloatType) -> NDArray[np.floating]:

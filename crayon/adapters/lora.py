@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -23,7 +24,8 @@ class LoraTensors:
     Rows are in llama.cpp's order. Ranks may differ between targets.
 
     Raises:
-        AdapterError: no target, or A and B of one are not float32 matrices that can be multiplied.
+        AdapterError: no target, or A and B of one are not float32 matrices that can be multiplied,
+            or the scale is not finite.
     """
 
     tensors: Mapping[str, tuple[Matrix, Matrix]]
@@ -32,6 +34,8 @@ class LoraTensors:
     def __post_init__(self) -> None:
         if not self.tensors:
             raise AdapterError("the adapter changes no weight")
+        if not math.isfinite(self.scale):
+            raise AdapterError(f"the adapter's scale is {self.scale}; it must be finite")
         for name, (a, b) in self.tensors.items():
             if a.dtype != np.float32 or b.dtype != np.float32:
                 raise AdapterError(f"{name}: A and B must be float32, they are {a.dtype} and {b.dtype}")
