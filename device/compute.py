@@ -19,13 +19,15 @@ from crayon.llama.text import TextAssembler
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator, Sequence
 
+    from crayon.blending.lease import Lease
     from crayon.completion import Blend
     from crayon.device.job import Job
     from crayon.engine import GenerateRequest, Stream
     from crayon.llama.adapter import Adapter
     from crayon.llama.model import Model
 
-    Adapters: TypeAlias = tuple[tuple[Adapter, float], ...]
+    Adapters: TypeAlias = Sequence[tuple[Adapter, float]]
+    Hold: TypeAlias = Callable[[], Lease]  # loads a blend's adapters; they are freed once the lease is released
 
 SLOTS = 4  # conversations whose prefix stays computed; also the most answers written in turn
 BRANCHES = 16  # continuations scored together
@@ -53,6 +55,11 @@ class Compute:
         self._entry = Turns()  # a large request is not overtaken for ever by small ones
         self._branching = Turns()  # the branch sequences are there once
 
+    @property
+    def context(self) -> Context:
+        """The context: which adapters it applies may be asked from any thread."""
+        return self._context
+
     def abort(self) -> None:
         """Stop the running step, from any thread."""
         self._context.abort()
@@ -77,13 +84,14 @@ class Compute:
         stream: Stream,
         request: GenerateRequest,
         tokens: list[int],
-        adapters: Adapters,
+        blend: Blend | None,
+        hold: Hold,
     ) -> Iterator[None]:
-        """Answer a prompt into `stream`."""
+        """Answer a prompt into `stream`; `blend` is what `hold` applies (None: the base), and keys the cache."""
         limit = min(request.sampling.max_tokens, self.n_ctx - len(tokens))
-        slot, cached = yield from self._entry.held(self._admit(request.blend, tokens, len(tokens) + limit))
+        slot, cached = yield from self._entry.held(self._admit(blend, tokens, len(tokens) + limit))
         try:
-            with Sampler(request.sampling, self._meter) as sampler:
+            with hold() as adapters, Sampler(request.sampling, self._meter) as sampler:
                 started = time.monotonic()
                 stream.push(Started(request.request_id, self._name, request.blend))
                 sampler.prime(tokens)
@@ -125,21 +133,22 @@ class Compute:
     def score(
         self,
         deliver: Callable[[ScoreResult], None],
-        blend: Blend | None,
         tokens: list[int],
         lists: list[list[int]],
-        adapters: Adapters,
+        blend: Blend | None,
+        hold: Hold,
     ) -> Iterator[None]:
-        """Score continuations (token lists) after a prompt."""
+        """Score continuations (token lists) after a prompt; `blend` and `hold` as in `generate`."""
         groups = list(self._branch_groups(lists, len(tokens)))
         branched = max((sum(len(lists[i]) - 1 for i in group) for group in groups), default=0)
         slot, cached = yield from self._entry.held(self._admit(blend, tokens, len(tokens) + branched))
         try:
-            yield from self._prefill(slot, tokens[cached:], adapters)
-            firsts = log_softmax_at(self._context.logits(self._batch.size - 1), [part[0] for part in lists])
-            scores = [[float(first)] for first in firsts]
-            for group in groups:
-                yield from self._branching.held(self._branch(slot, group, lists, scores, adapters))
+            with hold() as adapters:
+                yield from self._prefill(slot, tokens[cached:], adapters)
+                firsts = log_softmax_at(self._context.logits(self._batch.size - 1), [part[0] for part in lists])
+                scores = [[float(first)] for first in firsts]
+                for group in groups:
+                    yield from self._branching.held(self._branch(slot, group, lists, scores, adapters))
             usage = Usage(len(tokens) + sum(len(part) for part in lists), 0, cached)
             deliver(ScoreResult(tuple(ContinuationScore(tuple(s)) for s in scores), usage, self._name))
         finally:

@@ -7,6 +7,7 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from crayon.blending import Lease, PoolBlends, check_bases
 from crayon.completion import Usage
 from crayon.data.texts import background_texts
 from crayon.device import opening
@@ -30,6 +31,7 @@ from crayon.engine import (
 )
 from crayon.errors import (
     AdapterError,
+    ConfigError,
     EngineClosedError,
     InvalidRequestError,
     PromptTooLongError,
@@ -42,11 +44,11 @@ from crayon.models.prepared import origin
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from crayon.adapters.pool import Pool
+    from crayon.blending import BlendResolver
     from crayon.completion import Blend
-    from crayon.llama.adapter import Adapter
+    from crayon.device.opening import PoolReferences
     from crayon.models import ProgressCallback
-
-    BlendResolver = Callable[[Blend], Sequence[tuple[Adapter, float]]]
 
 
 class DeviceEngine:
@@ -61,9 +63,12 @@ class DeviceEngine:
         background: texts whose mean embedding is the centre for `encode`; without any, vectors are not centred.
         cache_dir: where the background's states are kept between runs.
         source_sha256: hash of the published file that `path` is, or was prepared from.
-        adapters: turns a request's blend into loaded adapters with scales; without it blends are refused.
+        pools: adapter pools that requests may blend; each made for this very model.
+        adapters: in place of pools, turns a request's blend into loaded adapters with scales.
 
     Raises:
+        AdapterMismatchError: a pool was made for another base model.
+        ConfigError: both pools and adapters are given.
         ModelFileError: the file cannot be run.
         LibraryError: the wrong llama-cpp-python is installed.
         EngineError: no memory for the context.
@@ -80,8 +85,11 @@ class DeviceEngine:
         background: Sequence[str] = (),
         cache_dir: Path | None = None,
         source_sha256: str = "",
+        pools: Sequence[Pool] = (),
         adapters: BlendResolver | None = None,
     ) -> None:
+        if pools and adapters is not None:
+            raise ConfigError("adapters", "takes the place of pools; pass one of them")
         self._worker: Worker | None = None
         self._gate = threading.Lock()  # callers read the model's vocabulary under it, so that close() waits for them
         smoke.check()
@@ -100,6 +108,12 @@ class DeviceEngine:
         # A prepared file says what it was made from, however it was found.
         self._source_sha256, self._quantization = origin(self._model.metadata, source_sha256)
         self._adapters = adapters
+        self._blends: PoolBlends | None = None
+        try:
+            self._use(pools)
+        except Exception:
+            self._free()
+            raise
         self._worker = Worker(abort=self._abort, clear_abort=self._clear_abort)
 
     @classmethod
@@ -113,17 +127,21 @@ class DeviceEngine:
         progress: ProgressCallback | None = None,
         n_ctx: int = 4096,
         threads: int | None = None,
+        pools: PoolReferences = opening.AUTO,
     ) -> Self:
         """Open a model by reference: fetched when it is absent, and in the file prepared for this machine if any.
 
+        `pools` are those to blend: by default the one that comes with Crayon for this model, if there is one.
+
         Raises:
             ModelError: the model cannot be found, fetched or read.
+            AdapterError: a pool that is named cannot be read, or was made for another model.
             EngineError: it cannot be run.
         """
         found = opening.find(
             reference, models_dir=models_dir, download=download, prepared_file=prepared, progress=progress
         )
-        return cls(
+        engine = cls(
             found.path,
             name=found.name,
             n_ctx=n_ctx,
@@ -132,16 +150,27 @@ class DeviceEngine:
             cache_dir=found.cache_dir,
             source_sha256=found.source_sha256,
         )
+        try:
+            engine._use(opening.pools(pools, engine._source_sha256))
+        except Exception:
+            engine.close()
+            raise
+        return engine
 
     # -- the engine contract
 
     def models(self) -> tuple[ModelInfo, ...]:
         """Return the one model that runs here."""
-        capabilities = {GENERATE, SCORE, ENCODE} | ({BLEND} if self._adapters else set())
+        capabilities = {GENERATE, SCORE, ENCODE} | ({BLEND} if self._adapters or self._blends else set())
         return (ModelInfo(self._name, self.n_ctx, self._source_sha256, self._quantization, frozenset(capabilities)),)
 
+    @property
+    def pools(self) -> tuple[Pool, ...]:
+        """The adapter pools that requests may blend."""
+        return self._blends.pools if self._blends is not None else ()
+
     def generate(self, request: GenerateRequest) -> Stream:
-        """Start an answer.
+        """Start an answer. A blend of weights that are all 0 is the plain base, and shares its prefix cache.
 
         Raises:
             PromptTooLongError: the prompt leaves no room for an answer.
@@ -152,10 +181,10 @@ class DeviceEngine:
         with self._gate:
             worker = self._running()
             tokens = self._prompt(request.messages)
-            adapters = self._resolve(request.blend)
+            blend, hold = self._resolve(request.blend)
         stream = Stream(on_cancel=lambda: worker.cancelled(job))
         job = Job(stream, request.deadline)
-        job.steps = self._compute.generate(job, stream, request, tokens, adapters)
+        job.steps = self._compute.generate(job, stream, request, tokens, blend, hold)
         worker.submit(job)
         return stream
 
@@ -171,7 +200,7 @@ class DeviceEngine:
         with self._gate:
             worker = self._running()
             tokens = self._prompt(request.messages)
-            adapters = self._resolve(request.blend)
+            blend, hold = self._resolve(request.blend)
             lists = [self._model.tokenize(text) for text in request.continuations]
         for i, part in enumerate(lists):
             if not part:
@@ -180,7 +209,7 @@ class DeviceEngine:
                 raise PromptTooLongError(len(tokens) + len(part), self.n_ctx, f"continuations[{i}]")
         future: Future[ScoreResult] = Future()
         job = Job(future, request.deadline)
-        job.steps = self._compute.score(job.succeed, request.blend, tokens, lists, adapters)
+        job.steps = self._compute.score(job.succeed, tokens, lists, blend, hold)
         self._submit(worker, future, job)
         return future
 
@@ -219,10 +248,7 @@ class DeviceEngine:
         if worker is None:
             return
         worker.close()
-        if self._encoder is not None:
-            self._encoder.close()
-        self._compute.close()
-        self._model.close()
+        self._free()
 
     def __enter__(self) -> Self:
         return self
@@ -258,12 +284,30 @@ class DeviceEngine:
             raise PromptTooLongError(len(tokens), self.n_ctx - 1)
         return tokens
 
-    def _resolve(self, blend: Blend | None) -> tuple[tuple[Adapter, float], ...]:
+    def _resolve(self, blend: Blend | None) -> tuple[Blend | None, Callable[[], Lease]]:
+        """Return what keys the cache (None: the base), and what loads its adapters once the job's turn has come."""
         if blend is None:
-            return ()
+            return None, Lease
+        if self._blends is not None:
+            blends, normal = self._blends, self._blends.normal(blend)
+            return (None, Lease) if normal is None else (normal, lambda: blends(normal))
         if self._adapters is None:
             raise AdapterError(f"no adapter pool is loaded on the device, so pool {blend.pool_id!r} cannot be blended")
-        return tuple(self._adapters(blend))
+        adapters = Lease.of(self._adapters(blend))
+        return blend, lambda: adapters
+
+    def _use(self, pools: Sequence[Pool]) -> None:
+        if pools:
+            self._source_sha256 = check_bases(pools, self._model.path, self._source_sha256, self._name)
+            self._blends = PoolBlends(self._model, pools, contexts=(self._compute.context,))
+
+    def _free(self) -> None:
+        if self._encoder is not None:
+            self._encoder.close()
+        self._compute.close()
+        if self._blends is not None:
+            self._blends.close()
+        self._model.close()
 
     def _encoder_ready(self) -> Encoder:
         # Made at the first use: its context costs as much memory as the main one's.

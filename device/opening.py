@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
-from crayon.errors import ModelFileError
+from crayon.adapters.find import find_pool, shipped_pools_dir
+from crayon.adapters.pool import MANIFEST, Pool, read_manifest
+from crayon.errors import AdapterError, InvalidRequestError, ModelFileError
 from crayon.models import default_models_dir, prepared, resolve
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from crayon.models import ProgressCallback
 
 logger = logging.getLogger("crayon.device")
+
+AUTO: Final = "auto"
+PoolReferences: TypeAlias = "Literal['auto'] | Sequence[Pool | Path | str] | None"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,3 +55,30 @@ def find(
         except ModelFileError as error:  # the source still runs
             logger.warning("%s", error)
     return Opening(path or local.path, local.name, local.sha256, folder / "derived")
+
+
+def pools(references: PoolReferences, source_sha256: str) -> tuple[Pool, ...]:
+    """Return pools as they were named: folders, names or pools; "auto" is the one shipped for the model, if any.
+
+    Raises:
+        AdapterError: a pool that was named is not there or cannot be read.
+        InvalidRequestError: a lone text that is not "auto".
+    """
+    if references is None:
+        return ()
+    if references == AUTO:
+        return _shipped(source_sha256)
+    if isinstance(references, str):
+        raise InvalidRequestError("pools", f"must be 'auto', None or a list such as [{references!r}]")
+    return tuple(item if isinstance(item, Pool) else Pool.open(find_pool(item)) for item in references)
+
+
+def _shipped(source_sha256: str) -> tuple[Pool, ...]:
+    for path in sorted(shipped_pools_dir().glob(f"*/{MANIFEST}")):
+        try:
+            folder = path.parent
+            if read_manifest(folder).base.source_sha256 == source_sha256:
+                return (Pool.open(folder),)
+        except AdapterError as error:  # the model still answers without it
+            logger.warning("%s", error)
+    return ()

@@ -16,22 +16,28 @@ if TYPE_CHECKING:
 class Adapter:
     """A GGUF LoRA adapter. Close it after the contexts that use it; closing its model frees it too.
 
+    Args:
+        model: what it is for. One thread at a time loads or closes adapters of a model.
+        path: the file; it is copied, so it may be one in memory that goes at once.
+        name: what errors call it (default: the path).
+
     Raises:
         AdapterError: the file is missing, not an adapter, or does not fit the model.
     """
 
-    def __init__(self, model: Model, path: Path | str) -> None:
+    def __init__(self, model: Model, path: Path | str, *, name: str = "") -> None:
         self.path = Path(path)
+        self.name = name or str(self.path)
         self._model = model
         lib = library.load()
         self._api = lib.api
         if not self.path.is_file():
-            raise AdapterError(f"{self.path}: no such file")
+            raise AdapterError(f"{self.name}: no such file")
         lib.log.take_errors()
         self._handle: Any = self._api.llama_adapter_lora_init(model.handle, os.fsencode(self.path))
         if not self._handle:
             why = lib.log.take_errors() or "llama.cpp gives no reason"
-            raise AdapterError(f"{self.path}: cannot be loaded for {model.path.name} ({why})")
+            raise AdapterError(f"{self.name}: cannot be loaded for {model.path.name} ({why})")
 
     @property
     def handle(self) -> Any:  # an opaque C pointer

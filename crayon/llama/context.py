@@ -189,6 +189,11 @@ class Context:
             raise EngineError(f"llama.cpp refuses the adapters (code {code})")
         self._adapters = wanted
 
+    @property
+    def adapters(self) -> tuple[tuple[Adapter, float], ...]:
+        """The adapters applied now, with their scales: none of them may be closed. From any thread."""
+        return self._adapters
+
     # -- the KV cache, by sequence. Positions are [start, end); end -1 is "to the end".
 
     def remove(self, sequence: int, start: int = 0, end: int = -1) -> bool:

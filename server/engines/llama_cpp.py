@@ -9,7 +9,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
+from crayon.blending import CAPACITY, Lease, PoolBlends, check_bases
 from crayon.engine import (
+    BLEND,
     ENCODE,
     GENERATE,
     SCORE,
@@ -42,6 +44,7 @@ from crayon.server.scheduler import Caps, Kind, Request
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from crayon.adapters.pool import Pool
     from crayon.completion import Blend
     from crayon.errors import CrayonError
     from crayon.messages import Message
@@ -67,8 +70,10 @@ class LlamaCppEngine:
         max_queue: most requests waiting; more are refused with `OverloadedError`.
         background: texts whose mean embedding is the centre for `encode`.
         source_sha256, quantization: told to clients.
+        pools: adapter pools that requests may blend; each made for this very model.
 
     Raises:
+        AdapterMismatchError: a pool was made for another base model.
         ModelFileError: the file cannot be run.
         LibraryError: the wrong llama-cpp-python is installed.
         EngineError: no memory for the context.
@@ -90,6 +95,7 @@ class LlamaCppEngine:
         background: Sequence[str] = (),
         source_sha256: str = "",
         quantization: str = "",
+        pools: Sequence[Pool] = (),
     ) -> None:
         for key, value in (("n_ctx", n_ctx), ("context_tokens", context_tokens), ("max_queue", max_queue)):
             if value is not None and value < 1:
@@ -105,7 +111,9 @@ class LlamaCppEngine:
         self._encoder: LlamaEncoder | None = None
         self._closed = False
         self._model = Model(model_path)
+        self._blends: PoolBlends | None = None
         try:
+            source_sha256 = check_bases(pools, self._model.path, source_sha256, self._name)
             self.context_tokens = min(
                 n_ctx, self._model.n_ctx_train, n_ctx if context_tokens is None else context_tokens
             )
@@ -131,7 +139,9 @@ class LlamaCppEngine:
             self._model.close()
             raise
         self._meter = SignalMeter(self._model.n_vocab)
-        capabilities = frozenset({GENERATE, SCORE, ENCODE})
+        if pools:
+            self._blends = PoolBlends(self._model, pools, contexts=(self._context,), capacity=max(CAPACITY, n_seq_max))
+        capabilities = frozenset({GENERATE, SCORE, ENCODE} | ({BLEND} if pools else set()))
         self._info = ModelInfo(self._name, self.context_tokens, source_sha256, quantization, capabilities)
         batch = Batch(self._context.n_batch)
         self._loop = LlamaLoop(self._context, batch, caps, lambda: self._encoder, max_queue)
@@ -142,24 +152,31 @@ class LlamaCppEngine:
         """Return the one model that is served."""
         return (self._info,)
 
+    @property
+    def pools(self) -> tuple[Pool, ...]:
+        """The adapter pools that requests may blend."""
+        return self._blends.pools if self._blends is not None else ()
+
     def generate(self, request: GenerateRequest) -> Stream:
         """Start an answer.
 
         Raises:
             UnknownModelError: another model is asked for.
-            AdapterError: a blend is asked for; this engine has no adapter pool.
+            AdapterError: the blend is of no pool here, or does not fit it.
             PromptTooLongError: the prompt leaves no room for an answer.
             OverloadedError: too many requests wait.
             EngineClosedError: the engine is closed.
         """
-        with self._calling(request.model, request.blend):
+        with self._calling(request.model):
             ids = self._prompt(request.messages)
+            blend, hold = self._resolve(request.blend)
         stream = Stream(on_cancel=lambda: self._loop.cancel(task))
         work = Request(
             id=self._id(),
             kind=Kind.GENERATE,
             prompt=len(ids),
             max_tokens=min(request.sampling.max_tokens, self.context_tokens - len(ids)),
+            blend=blend,
             deadline=request.deadline,
         )
         task = GenerateTask(
@@ -170,6 +187,7 @@ class LlamaCppEngine:
             stream=stream,
             model=self._model,
             meter=self._meter,
+            hold=hold,
         )
         self._submit(task)
         return stream
@@ -181,8 +199,9 @@ class LlamaCppEngine:
             UnknownModelError, AdapterError, OverloadedError, EngineClosedError: as `generate`.
             PromptTooLongError: the prompt and the longest continuation do not fit.
         """
-        with self._calling(request.model, request.blend):
+        with self._calling(request.model):
             ids = self._prompt(request.messages)
+            blend, hold = self._resolve(request.blend)
             continuations = [self._model.tokenize(text) for text in request.continuations]
         for i, part in enumerate(continuations):
             if not part:
@@ -196,9 +215,17 @@ class LlamaCppEngine:
             kind=Kind.SCORE,
             prompt=len(ids),
             branches=ScoreTask.branches(continuations),
+            blend=blend,
             deadline=request.deadline,
         )
-        task = ScoreTask(request=work, model_name=self._name, prompt=ids, continuations=continuations, future=future)
+        task = ScoreTask(
+            request=work,
+            model_name=self._name,
+            prompt=ids,
+            continuations=continuations,
+            future=future,
+            hold=hold,
+        )
         future.add_done_callback(lambda done: self._loop.cancel(task) if done.cancelled() else None)
         self._submit(task)
         return future
@@ -210,7 +237,7 @@ class LlamaCppEngine:
             UnknownModelError, OverloadedError, EngineClosedError: as `generate`.
             PromptTooLongError: a text does not fit; the field names it.
         """
-        with self._calling(request.model, None):
+        with self._calling(request.model):
             encoder = self._make_encoder()
             texts = [encoder.tokenize(text) for text in request.texts]
         for i, text in enumerate(texts):
@@ -254,6 +281,8 @@ class LlamaCppEngine:
         if self._encoder is not None:
             self._encoder.close()
         self._context.close()
+        if self._blends is not None:
+            self._blends.close()
         self._model.close()
 
     def __enter__(self) -> Self:
@@ -265,7 +294,7 @@ class LlamaCppEngine:
     # -- on the caller's thread
 
     @contextmanager
-    def _calling(self, model: str, blend: Blend | None) -> Iterator[None]:
+    def _calling(self, model: str) -> Iterator[None]:
         """Check what every request names, and hold `close` off while the model is read."""
         with self._lock:
             if self._closed:
@@ -274,13 +303,21 @@ class LlamaCppEngine:
         try:
             if model not in {"", self._name}:
                 raise UnknownModelError(f"model {model!r} is not served here; there is: {self._name}")
-            if blend is not None:
-                raise AdapterError(f"no adapter pool is loaded on the server, so {blend.pool_id!r} cannot be blended")
             yield
         finally:
             with self._lock:
                 self._callers -= 1
                 self._lock.notify_all()
+
+    def _resolve(self, blend: Blend | None) -> tuple[str, Callable[[], Lease]]:
+        """Return what the scheduler calls the blend ("" is the base), and what loads its adapters."""
+        if blend is None:
+            return "", Lease
+        if self._blends is None:
+            raise AdapterError(f"no adapter pool is loaded on the server, so {blend.pool_id!r} cannot be blended")
+        blends, normal = self._blends, self._blends.normal(blend)
+        # Its own name: another blend under the same would be computed with this one's adapters.
+        return ("", Lease) if normal is None else (repr(normal), lambda: blends(normal))
 
     def _prompt(self, messages: Sequence[Message]) -> list[int]:
         ids = self._model.tokenize_chat(messages)

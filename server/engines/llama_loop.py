@@ -23,6 +23,7 @@ from crayon.server.scheduler import LinearCost, Outcome, Resource, State, commit
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from crayon.blending.lease import Lease
     from crayon.llama.batch import Batch, Logits
     from crayon.llama.context import Context
     from crayon.server.engines.llama_encoder import LlamaEncoder
@@ -247,6 +248,8 @@ class LlamaLoop:
         encode = call[0].resource is Resource.ENCODE
         encoder = self._encoder() if encode else None
         context = encoder.context if encoder is not None else self._context
+        if encoder is None:
+            context.set_adapters(_adapters(tasks))
         with self._wake:
             if self._closing or all(task.cancelled for task in tasks):
                 raise AbortedError("nobody wants this step")
@@ -280,6 +283,19 @@ class LlamaLoop:
         for request_id in {row.request for row in rows}:
             self._tasks[request_id].fail(said)
             self._state.cancel(request_id)
+
+
+def _adapters(tasks: list[Task]) -> Lease:
+    """Return the adapters that all tasks of one engine call compute with; each task holds them from now on.
+
+    Raises:
+        EngineError: the plan put different blends into one call.
+        CrayonError: the adapters cannot be loaded.
+    """
+    if len({task.request.blend for task in tasks}) != 1:
+        raise EngineError("a step was planned with more than one blend in an engine call")
+    held = [task.adapters() for task in tasks]
+    return held[0]
 
 
 def _wanted(row: Row) -> Logits:

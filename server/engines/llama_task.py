@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 import numpy as np
 
+from crayon.blending.lease import Lease
 from crayon.completion import FinishReason, Timings, Usage
 from crayon.engine import ContinuationScore, Delta, EncodeResult, Finished, ScoreResult, Started
 from crayon.errors import CancelledError, CrayonError, DeadlineExceededError, EngineError
@@ -19,7 +20,7 @@ from crayon.llama.text import TextAssembler
 from crayon.server.scheduler import DropReason
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from concurrent.futures import Future
 
     from numpy.typing import NDArray
@@ -40,8 +41,11 @@ class Task(ABC):
 
     request: Request
     model_name: str
+    hold: Callable[[], Lease] = Lease
+    """Loads the adapters of the request's blend."""
     submitted: float = field(default_factory=time.monotonic)
     started: float | None = None
+    _lease: Lease | None = None
 
     @property
     @abstractmethod
@@ -60,13 +64,25 @@ class Task(ABC):
         """Note that the request has left the queue."""
         self.started = time.monotonic()
 
+    def adapters(self) -> Lease:
+        """Return the adapters to compute with: loaded at the first call, and held until `close`.
+
+        Raises:
+            CrayonError: they cannot be loaded.
+        """
+        if self._lease is None:
+            self._lease = self.hold()
+        return self._lease
+
     def finish(self) -> None:
         """Hand over the result: everything is computed. Here for tasks that did so on the way."""
         return
 
     def close(self) -> None:
-        """Free what the task holds. Safe to call twice. Here for tasks that hold nothing."""
-        return
+        """Free what the task holds. Safe to call twice."""
+        if self._lease is not None:
+            self._lease.release()
+            self._lease = None
 
     def drop(self, reason: DropReason) -> None:
         """Hand the caller the error that the scheduler's reason stands for."""
@@ -149,7 +165,8 @@ class GenerateTask(Task):
         return False
 
     def close(self) -> None:
-        """Free the sampler. Safe to call twice."""
+        """Free the sampler and what else the task holds. Safe to call twice."""
+        Task.close(self)
         if self._sampler is not None:
             self._sampler.close()
             self._sampler = None

@@ -21,20 +21,25 @@ FOLDERS = {
     "server": "crayon.server",
 }
 CONTRACTS = {"errors", "messages", "sampling", "completion", "engine", "machine"}
-BELOW_SDK = {"contracts", "data", "llama", "adapters", "models", "wire", "v1", "router", "device", "client"}
+BELOW_SDK = {
+    "contracts", "data", "llama", "adapters", "blending", "customising", "models", "wire", "v1", "router", "device",
+    "client",
+}  # fmt: skip
 # Room to the rooms it may import; its own is always allowed.
 ARROWS: dict[str, set[str]] = {
     "contracts": set(),
     "data": {"contracts", "router"},
     "v1": set(),
     "llama": {"contracts"},
-    "adapters": {"contracts", "data"},
+    "adapters": {"contracts", "data", "models"},
+    "blending": {"contracts", "adapters", "llama"},
+    "customising": {"contracts", "data", "adapters", "router"},
     "models": {"contracts", "data"},
     "wire": {"contracts", "v1"},
     "router": {"contracts"},
-    "device": {"contracts", "data", "adapters", "models", "llama"},
+    "device": {"contracts", "data", "adapters", "blending", "models", "llama"},
     "client": {"contracts", "wire", "v1"},
-    "server": {"contracts", "adapters", "llama", "wire", "v1"},
+    "server": {"contracts", "adapters", "blending", "llama", "wire", "v1"},
     "sdk": BELOW_SDK,
     "config": {"contracts"},
     "bench": BELOW_SDK | {"sdk", "server", "config", "crayon"},
