@@ -6,7 +6,7 @@ from crayon.router.decision import Decision
 from crayon.router.features import Features, RunningSignals, TokenFeatures
 from crayon.router.hardness import Hardness, HardnessGate, Verdict
 from crayon.router.policy import Allowed, allowed_sources, is_private, parse_mode
-from crayon.router.scope import FittedScope, Scope, ScopeGate, ScopeVerdict, fit_scope
+from crayon.router.scope import FittedScope, Scope, ScopeGate, ScopeVerdict, fit_few, fit_scope
 
 __all__ = [
     "Allowed",
@@ -22,6 +22,7 @@ __all__ = [
     "TokenFeatures",
     "Verdict",
     "allowed_sources",
+    "fit_few",
     "fit_scope",
     "is_private",
     "parse_mode",

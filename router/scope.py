@@ -23,6 +23,10 @@ MIN_EXAMPLES = 8
 MAX_EXAMPLES = 1024
 # Without background texts: this many standard deviations below the examples' own similarities.
 OWN_DEVIATIONS = 1.5
+# With fewer than 8 examples: this many standard deviations above the background's similarities.
+FEW_DEVIATIONS = 2.0
+# How much nearer than the last scope another one must be before a conversation leaves it.
+STAY_MARGIN = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,20 +124,25 @@ class ScopeGate:
             )
         self.scopes = tuple(scopes)
 
-    def judge(self, query: ArrayLike) -> ScopeVerdict:
+    def judge(self, query: ArrayLike, *, last: str | None = None) -> ScopeVerdict:
         """Return where one query vector belongs.
+
+        Args:
+            query: shape (dimensions,).
+            last: the scope that the conversation is in: it has its threshold lowered by `STAY_MARGIN`, so that a
+                short follow-up question does not leave it. A name of no scope counts as None.
 
         Raises:
             InvalidRequestError: the vector has another size, is zero or holds a value that is not finite.
         """
         scores = [scope.score(query) for scope in self.scopes]
-        best = max(range(len(scores)), key=lambda i: scores[i] - self.scopes[i].threshold)
-        closest = self.scopes[best]
+        limits = [scope.threshold - (STAY_MARGIN if scope.name == last else 0.0) for scope in self.scopes]
+        best = max(range(len(scores)), key=lambda i: scores[i] - limits[i])
         return ScopeVerdict(
-            name=closest.name,
+            name=self.scopes[best].name,
             score=scores[best],
-            threshold=closest.threshold,
-            inside=scores[best] >= closest.threshold,
+            threshold=limits[best],
+            inside=scores[best] >= limits[best],
             similarity={scope.name: score for scope, score in zip(self.scopes, scores, strict=True)},
         )
 
@@ -170,18 +179,35 @@ def fit_scope(
     mean, spread = float(np.mean(own)), float(np.std(own))
     if background is None:
         return FittedScope(name, centre, max(-1.0, mean - OWN_DEVIATIONS * spread), own)
-    others = unit_rows(f"scope[{name}].background", background)
-    if others.shape[1] != rows.shape[1]:
-        raise InvalidRequestError(
-            f"scope[{name}].background", f"has {others.shape[1]} dimensions, the examples {rows.shape[1]}"
-        )
-    if len(others) < 2:
-        raise InvalidRequestError(f"scope[{name}].background", "needs at least 2 texts; add more or pass None")
-    scores = others @ centre
+    scores = _background(name, background, rows.shape[1]) @ centre
     away, away_spread = float(scores.mean()), float(scores.std())
     if spread + away_spread < 1e-6:
         return FittedScope(name, centre, (mean + away) / 2, own)
     return FittedScope(name, centre, (mean * away_spread + away * spread) / (spread + away_spread), own)
+
+
+def fit_few(name: str, examples: ArrayLike, background: ArrayLike) -> FittedScope:
+    """Fit a scope from 1 to 7 examples: too few to tell how far they spread, so the background alone sets the bar.
+
+    The threshold lies 2 standard deviations above the mean of the background's scores, or at the example that is
+    furthest from the centre where that is lower: the examples themselves are inside.
+
+    Args:
+        name: the scope's name.
+        examples: shape (n, dimensions), n of 1 or more.
+        background: shape (m, dimensions), m of 2 or more.
+
+    Raises:
+        InvalidRequestError: a zero or not finite vector, or sizes that do not match.
+    """
+    field = f"scope[{name}].examples"
+    rows = unit_rows(field, examples)
+    total = rows.sum(axis=0)
+    centre = _unit(field, total)
+    own = tuple(float(row @ (_unit(field, total - row) if len(rows) > 1 else centre)) for row in rows)
+    scores = _background(name, background, rows.shape[1]) @ centre
+    limit = float(scores.mean() + FEW_DEVIATIONS * scores.std())
+    return FittedScope(name, centre, float(np.clip(min(limit, (rows @ centre).min()), -1.0, 1.0)), own)
 
 
 def unit_rows(field: str, vectors: ArrayLike) -> NDArray[np.float32]:
@@ -204,6 +230,16 @@ def unit_rows(field: str, vectors: ArrayLike) -> NDArray[np.float32]:
         raise InvalidRequestError(field, f"row {int(np.argmin(scale))} is all zeros; the embedding is broken")
     rows = rows / scale
     return np.asarray(rows / np.linalg.norm(rows, axis=1, keepdims=True), dtype=np.float32)
+
+
+def _background(name: str, vectors: ArrayLike, dimensions: int) -> NDArray[np.float32]:
+    field = f"scope[{name}].background"
+    others = unit_rows(field, vectors)
+    if others.shape[1] != dimensions:
+        raise InvalidRequestError(field, f"has {others.shape[1]} dimensions, the examples {dimensions}")
+    if len(others) < 2:
+        raise InvalidRequestError(field, "needs at least 2 texts; add more or pass None")
+    return others
 
 
 def _unit(field: str, total: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -1,0 +1,170 @@
+"""What customising leaves behind: weights, profiles, and what they are expected to be worth."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import asdict, dataclass, field, replace
+from typing import Literal
+
+from crayon.adapters.records import read_record
+from crayon.completion import Blend
+from crayon.customising.profiles import BASE, Profile
+from crayon.errors import AdapterError, AdapterMismatchError, InvalidRequestError
+
+SCHEMA = 1
+# A mean over fewer samples says too much about each of them to be handed on.
+MIN_SHARED = 4
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+# Words that `blend` takes for something else.
+RESERVED = frozenset({BASE})
+
+
+def check_name(name: object) -> str:
+    """Return `name` if it can name a customisation.
+
+    Raises:
+        InvalidRequestError: it cannot.
+    """
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise InvalidRequestError(
+            "name", "must be 1 to 64 letters, digits, dots, dashes or underscores, a letter or digit first"
+        )
+    if name.lower() in RESERVED or name.lower().endswith(".json"):
+        raise InvalidRequestError("name", f"{name!r} stands for something else; choose another name")
+    return name
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Expectation:
+    """How the user's own samples fare, each under the weights of the others, against the plain base.
+
+    Args:
+        metric: "accuracy" in points (0 to 100) where the task is a choice, else "logprob", the mean
+            log-probability (nats) of the answers' tokens.
+        base: the plain base's figure.
+        customised: the blend's.
+        low: and
+        high: 95 % interval of the difference, from the spread over the samples.
+        samples: how many samples were scored.
+    """
+
+    metric: Literal["accuracy", "logprob"]
+    base: float
+    customised: float
+    low: float
+    high: float
+    samples: int
+
+    @property
+    def gain(self) -> float:
+        """How much the blend is above the base; points, or nats a token."""
+        return self.customised - self.base
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Customization:
+    """A device model made for a user's tasks: a pool and, for each task, weights of its members.
+
+    Args:
+        name: what the user calls it.
+        pool_id: the pool that the weights are for.
+        base: name of the model that the pool is for.
+        base_sha256: hash of that model's source file.
+        members: names of the pool's members, in the order of the weights.
+        layer: the layer whose states the profiles' centres are made of.
+        profiles: one for each task, the one with most samples first.
+        samples: how many samples there were, and
+        answered: how many of them had an answer.
+        created: date and time, ISO 8601 in UTC.
+        expectation: what it is worth on the user's samples, where that was checked.
+        note: why there is no expectation, or what else is to be known.
+    """
+
+    name: str
+    pool_id: str
+    base: str
+    base_sha256: str
+    members: tuple[str, ...]
+    layer: int
+    profiles: tuple[Profile, ...]
+    samples: int
+    answered: int
+    created: str
+    expectation: Expectation | None = None
+    note: str = ""
+    schema: int = field(default=SCHEMA, repr=False)
+
+    def __post_init__(self) -> None:
+        names = [profile.name for profile in self.profiles]
+        if self.schema != SCHEMA:
+            raise AdapterError(f"the customisation has schema {self.schema}, this Crayon reads {SCHEMA}; update it")
+        if not names or len(set(names)) != len(names) or BASE in names:
+            raise AdapterError("the customisation's profiles lack a name of their own")
+        for profile in self.profiles:
+            if not len(profile.weights) == len(profile.similarity) == len(self.members):
+                raise AdapterError(f"profile {profile.name!r} has not one weight for each of the pool's members")
+            if not profile.centre and len(self.profiles) > 1:
+                raise AdapterError(f"profile {profile.name!r} has no centre, so it cannot be told from the others")
+        if len({len(profile.centre) for profile in self.profiles}) > 1:
+            raise AdapterError("the customisation's profiles have centres of different sizes")
+
+    @property
+    def fits(self) -> bool:
+        """Whether any profile changes the base."""
+        return any(profile.fits for profile in self.profiles)
+
+    @property
+    def scoped(self) -> bool:
+        """Whether queries can be told to belong to it or not; an export of very few samples cannot."""
+        return all(profile.centre for profile in self.profiles)
+
+    def profile(self, name: str) -> Profile:
+        """Return the profile of this name.
+
+        Raises:
+            InvalidRequestError: there is none.
+        """
+        for profile in self.profiles:
+            if profile.name == name:
+                return profile
+        known = ", ".join(profile.name for profile in self.profiles)
+        raise InvalidRequestError("profile", f"{self.name} has no profile {name!r}; there are {known}")
+
+    def blend(self, profile: str) -> Blend | None:
+        """Return the weights of a profile as a request carries them; None for "base" and where no member fits."""
+        if profile == BASE:
+            return None
+        found = self.profile(profile)
+        return Blend(self.pool_id, found.weights) if found.fits else None
+
+    def check_base(self, source_sha256: str, model: str) -> None:
+        """Check that it was made for this model.
+
+        Raises:
+            AdapterMismatchError: it was made for another one.
+        """
+        if source_sha256 != self.base_sha256:
+            raise AdapterMismatchError(
+                f"customisation {self.name!r} was made for {self.base}, not for {model}; "
+                f"open that model, or customise again"
+            )
+
+    def without_samples(self) -> Customization:
+        """Return what can be handed on: a centre that is the mean of fewer than 4 samples is left out."""
+        if all(profile.samples >= MIN_SHARED for profile in self.profiles):
+            return self
+        return replace(self, profiles=tuple(replace(profile, centre=()) for profile in self.profiles))
+
+    def dump(self) -> bytes:
+        """Return it as JSON."""
+        return (json.dumps(asdict(self), ensure_ascii=False, allow_nan=False) + "\n").encode()
+
+    @classmethod
+    def parse(cls, data: bytes, where: str) -> Customization:
+        """Return the customisation that `data` holds; `where` names it in messages.
+
+        Raises:
+            AdapterError: it is no JSON, or a field is missing, unknown or of another type.
+        """
+        return read_record(cls, data, where)
