@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check stubs format train-env test-train peers clean
+.PHONY: help demo test check stubs format train-env test-train golden peers clean
 
 help:  ## Show what can be made.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -56,6 +56,10 @@ train-env: .venv-train/.installed
 
 test-train: train-env  ## Compare with transformers: embeddings, logits, templates, tokens.
 	.venv-train/bin/python -m pytest tests/train -m train
+
+golden: train-env  ## Make the golden logits of tests/golden again, with PEFT.
+	@# The hash seed: PEFT writes sets in their order.
+	PYTHONHASHSEED=0 .venv-train/bin/python tools/golden.py
 
 peers: .peers/llama-cpp/.installed .peers/openvino/.installed  ## Build the peers that the benches race.
 
