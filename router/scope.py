@@ -23,8 +23,10 @@ MIN_EXAMPLES = 8
 MAX_EXAMPLES = 1024
 # Without background texts: this many standard deviations below the examples' own similarities.
 OWN_DEVIATIONS = 1.5
-# With fewer than 8 examples: this many standard deviations above the background's similarities.
-FEW_DEVIATIONS = 2.0
+# With fewer than 8 examples: this many standard deviations above the background's similarities. On real questions of 16
+# tasks it lets in 62 % of a task's own and 21 % of foreign ones after 1 example, 85 % and 29 % after 7; 16 examples and
+# the fitted threshold 87 % and 21 %.
+FEW_DEVIATIONS = 1.0
 # How much nearer than the last scope another one must be before a conversation leaves it.
 STAY_MARGIN = 0.1
 
@@ -189,7 +191,7 @@ def fit_scope(
 def fit_few(name: str, examples: ArrayLike, background: ArrayLike) -> FittedScope:
     """Fit a scope from 1 to 7 examples: too few to tell how far they spread, so the background alone sets the bar.
 
-    The threshold lies 2 standard deviations above the mean of the background's scores, or at the example that is
+    The threshold lies one standard deviation above the mean of the background's scores, or at the example that is
     furthest from the centre where that is lower: the examples themselves are inside.
 
     Args:

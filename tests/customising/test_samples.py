@@ -99,7 +99,7 @@ def test_a_bad_file_is_refused_with_its_line(tmp_path, text, field, says):
     ("text", "field", "says"),
     [
         ("question,answer\na,b,c\n", "line 2", "more cells"),
-        ('question\n"a\n', "line 2", "no row of a table"),
+        ('question\nx\n"a\n', "line 2", "no row of a table"),
         ("answer\nb\n", "line 2", "has no question"),
     ],
 )
@@ -150,7 +150,12 @@ def test_samples_from_python():
         Sample("c?"),
         Sample("d?"),
     )
-    for value, field in [("a?", "samples"), (3, "samples"), ([3], "samples[0]"), (["a", ("b", 3)], "samples[1].answer")]:
+    for value, field in [
+        ("a?", "samples"),
+        (3, "samples"),
+        ([3], "samples[0]"),
+        (["a", ("b", 3)], "samples[1].answer"),
+    ]:
         with pytest.raises(InvalidRequestError) as caught:
             as_samples(value)
         assert caught.value.field == field
