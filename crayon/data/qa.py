@@ -1,0 +1,126 @@
+"""Question-answering items to train and measure on: read from a folder of datasets, never part of the package.
+
+The folder is `$CRAYON_DATA`, by default `../shared/data`; each dataset is `qa/NAME.train.jsonl.gz` and
+`qa/NAME.test.jsonl.gz`, one JSON object a line.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import re
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from crayon.errors import ConfigError, InvalidRequestError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+DEFAULT_FOLDER = Path("../shared/data")
+MAX_LINE = 1 << 20
+MAX_ITEMS = 100_000
+SPLITS = ("train", "test")
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One question with its answer.
+
+    `choices` are the options in order, `answer` the index of the right one (None for short answers, whose other right
+    answers are `aliases`); `answer_text` is always there. `context` is a passage the question is about, or "".
+    """
+
+    id: str
+    dataset: str
+    task: str
+    question: str
+    answer_text: str
+    context: str = ""
+    choices: tuple[str, ...] = ()
+    answer: int | None = None
+    aliases: tuple[str, ...] = ()
+
+    @property
+    def prompt(self) -> str:
+        """What a user would type: the passage if there is one, then the question; no instruction, no options."""
+        return f"{self.context}\n\n{self.question}" if self.context else self.question
+
+
+def data_folder() -> Path:
+    """Return the folder of datasets.
+
+    Raises:
+        ConfigError: it is not there.
+    """
+    folder = Path(os.environ.get("CRAYON_DATA") or DEFAULT_FOLDER)
+    if not (folder / "qa").is_dir():
+        raise ConfigError("CRAYON_DATA", f"{folder} has no folder 'qa' with datasets; set CRAYON_DATA to one that has")
+    return folder
+
+
+def datasets() -> tuple[str, ...]:
+    """Return the names of all datasets there are."""
+    files = (data_folder() / "qa").glob("*.train.jsonl.gz")
+    return tuple(sorted(path.name.removesuffix(".train.jsonl.gz") for path in files))
+
+
+def load_items(dataset: str, split: str, task: str | None = None) -> list[Item]:
+    """Return the items of a dataset, or of one of its tasks, in the order of the file.
+
+    Raises:
+        ConfigError: there is no folder of datasets.
+        InvalidRequestError: no such dataset, split or task, or a line is not an item.
+    """
+    if split not in SPLITS:
+        raise InvalidRequestError("split", f"must be one of {', '.join(SPLITS)}, not {split!r}")
+    if not re.fullmatch(r"\w{1,64}", dataset):
+        raise InvalidRequestError("dataset", f"must be a plain name, not {dataset!r}")
+    path = data_folder() / "qa" / f"{dataset}.{split}.jsonl.gz"
+    if not path.is_file():
+        raise InvalidRequestError("dataset", f"{dataset!r} is not in {path.parent}; there are {', '.join(datasets())}")
+    items = [item for item in _read(path) if task is None or item.task == task]
+    if not items:
+        raise InvalidRequestError("task", f"{dataset} has no items of task {task!r} in its {split} split")
+    return items
+
+
+def _read(path: Path) -> Iterator[Item]:
+    try:
+        with gzip.open(path, "rt", encoding="utf-8") as file:
+            for number in range(1, MAX_ITEMS + 1):
+                line = file.readline(MAX_LINE + 1)
+                if not line:
+                    return
+                if len(line) > MAX_LINE:
+                    raise InvalidRequestError("dataset", f"{path.name}:{number} is longer than {MAX_LINE} characters")
+                yield _item(line, f"{path.name}:{number}")
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
+        raise InvalidRequestError("dataset", f"{path} cannot be read: {error}") from None
+    raise InvalidRequestError("dataset", f"{path.name} has more than {MAX_ITEMS} items")
+
+
+def _item(line: str, where: str) -> Item:
+    try:
+        fields: dict[str, Any] = json.loads(line)
+        choices = tuple(map(str, fields["choices"]))
+        item = Item(
+            id=str(fields["id"]),
+            dataset=str(fields["dataset"]),
+            task=str(fields["task"]),
+            question=str(fields["question"]),
+            answer_text=str(fields["answer_text"]),
+            context=str(fields.get("context") or ""),
+            choices=choices,
+            answer=fields["answer"],
+            aliases=tuple(map(str, fields.get("answer_aliases") or ())),
+        )
+    except (ValueError, KeyError, TypeError) as error:
+        raise InvalidRequestError("dataset", f"{where} is not an item: {error!r}") from None
+    inside = isinstance(item.answer, int) and 0 <= item.answer < len(choices)
+    if choices and item.answer is not None and not inside:
+        raise InvalidRequestError("dataset", f"{where}: answer {item.answer!r} is none of its {len(choices)} choices")
+    return item
