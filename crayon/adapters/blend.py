@@ -35,7 +35,7 @@ def check_weights(pool: Pool, weights: Sequence[float] | NDArray[np.floating]) -
     for i, weight in enumerate(weights):
         if not math.isfinite(weight):
             raise InvalidRequestError(f"{field}[{i}]", "must be finite")
-    total = math.fsum(abs(float(weight)) for weight in weights)
+    total = sum(abs(float(weight)) for weight in weights)
     if total > MAX_SUM:
         raise InvalidRequestError(
             field, f"sum to {total:g} (absolute values), at most {MAX_SUM:g} make sense; scale them to sum to 1"

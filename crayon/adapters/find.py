@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -53,7 +54,9 @@ def find_pool(reference: Path | str) -> Path:
     """
     refuse_pickle(Path(reference))
     if isinstance(reference, Path) or os.sep in reference or "/" in reference or reference.startswith("~"):
-        folder = Path(reference).expanduser()
+        folder = Path(reference)
+        with contextlib.suppress(RuntimeError):  # a user without a home: the folder is not there either
+            folder = folder.expanduser()
         if not folder.is_dir():
             raise AdapterError(f"{folder}: no such folder")
         return folder

@@ -76,13 +76,15 @@ def write_folder(folder: Path, files: Mapping[str, bytes]) -> None:
             _write_whole(part, data)
         for name in files:
             (folder / (name + mark)).replace(folder / name)
-    except OSError as error:
+    except BaseException as error:
         for part in written:
             with contextlib.suppress(OSError):
                 part.unlink(missing_ok=True)
         if made:
             with contextlib.suppress(OSError):
                 folder.rmdir()
+        if not isinstance(error, OSError):
+            raise
         why = "the disk is full" if error.errno in _FULL else error.strerror or str(error)
         raise AdapterError(f"{folder}: cannot be written ({why}); nothing was changed") from None
 

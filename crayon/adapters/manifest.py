@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from dataclasses import asdict, dataclass, field
@@ -181,8 +182,16 @@ class Manifest:
 
     @property
     def id(self) -> str:
-        """The name that travels on the wire: it also says which numbers are meant."""
-        return f"{self.name}@{self.tensors_sha256[:12]}"
+        """The name that travels on the wire. Its hash covers all that decides what a list of weights does."""
+        made_of = [
+            self.tensors_sha256,
+            self.kind,
+            self.base.source_sha256,
+            [self.rank, self.alpha, self.a_seed],
+            [[target.name, target.outputs, target.inputs] for target in self.targets],
+            [[member.name, member.rank, member.alpha] for member in self.members],
+        ]
+        return f"{self.name}@{hashlib.sha256(json.dumps(made_of).encode()).hexdigest()[:12]}"
 
     @property
     def scale(self) -> float:
@@ -190,8 +199,15 @@ class Manifest:
         return self.alpha / self.rank
 
     def dump(self) -> bytes:
-        """Return the text of `pool.json`."""
-        return (json.dumps(asdict(self), indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
+        """Return the text of `pool.json`.
+
+        Raises:
+            AdapterError: `training` or a text holds what JSON cannot.
+        """
+        try:
+            return (json.dumps(asdict(self), indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
+        except (TypeError, ValueError) as error:
+            raise AdapterError(f"pool: cannot be written as JSON ({error})") from None
 
     @classmethod
     def parse(cls, data: bytes, where: str = "pool.json") -> Manifest:

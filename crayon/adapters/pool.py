@@ -40,6 +40,7 @@ class Pool:
 
     Attributes:
         manifest: what the pool says of itself; its `tensors_sha256` is that of the file `save` writes.
+        id: the name on the wire, with the start of a hash of all that decides what weights do.
         keys: (K, D) float32 unit rows, one for each member; D is 0 in a pool without encoder.
         centre: (D,) float32, subtracted from an embedding before it is normalised and compared with the keys.
     """
@@ -48,6 +49,7 @@ class Pool:
         """Take tensors as they stand in the file: use `shared` or `independent` instead."""
         tensor_file.check(manifest, tensors)
         self.manifest = manifest
+        self.id = manifest.id
         self._stored = dict(tensors)
         width = manifest.encoder.dimensions if manifest.encoder else 0
         self.keys: Matrix = tensor_file.as_float32(tensors.get("keys", np.zeros((len(manifest.members), width))))
@@ -156,11 +158,6 @@ class Pool:
         data = tensor_file.dump(self._stored)
         manifest = replace(self.manifest, tensors_sha256=tensor_file.sha256(data))
         write_folder(Path(folder), {TENSORS: data, MANIFEST: manifest.dump()})
-
-    @property
-    def id(self) -> str:
-        """The name on the wire, with the start of the hash of the tensors."""
-        return self.manifest.id
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -83,6 +83,8 @@ def parse(data: bytes, wanted_sha256: str, where: str) -> dict[str, NDArray[np.f
         kind = _TYPES.get(str(entry["dtype"]))
         if kind is None:
             raise AdapterError(f"{where}: {name[:90]} has the type {entry['dtype']}; F16 and F32 can be read")
+        if not entry["data"]:
+            raise AdapterError(f"{where}: {name[:90]} is empty")
         tensors[name] = np.frombuffer(entry["data"], kind).reshape(entry["shape"])
     return tensors
 
