@@ -23,7 +23,7 @@ def read_safetensors(data: bytes, where: str) -> dict[str, Matrix]:
     from safetensors import SafetensorError, deserialize
 
     try:
-        entries = deserialize(data)
+        entries = deserialize(data)  # type: ignore[no-untyped-call]  # its stub has no types
     except SafetensorError as error:
         raise AdapterError(f"{where}: is no whole safetensors file ({error}); fetch it again") from None
     return {
