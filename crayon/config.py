@@ -33,7 +33,7 @@ from crayon.sampling import SAMPLING_FIELDS, Sampling
 
 PREFIX = "CRAYON_"
 # Read elsewhere, before or beside the settings.
-NOT_SETTINGS = frozenset({"CRAYON_CONFIG", "CRAYON_DEBUG", "CRAYON_MODELS_CATALOGUE"})
+NOT_SETTINGS = frozenset({"CRAYON_CONFIG", "CRAYON_DEBUG", "CRAYON_MODELS_CATALOGUE", "CRAYON_POOLS_DIR"})
 DEFAULT, FILE, ENVIRONMENT, FLAG = "default", "file", "environment", "command line"
 
 _SAMPLING = Sampling()
@@ -72,12 +72,19 @@ class DeviceSettings(_Section):
     model: Annotated[str, Field(min_length=1)] = "smollm2-135m-instruct"
     threads: Annotated[_OptionalInt, Field(ge=1, le=1024)] = None
     context: Annotated[_OptionalInt, Field(ge=16)] = None
+    pools: _Texts = ("auto",)
 
 
 class ServerSettings(_Section):
     """The server that takes what the device should not answer; no address, no server."""
 
     address: _OptionalText = None
+
+
+class ServeSettings(_Section):
+    """What `crayon serve` offers."""
+
+    pools: _Texts = ()
 
 
 class HardnessSettings(_Section):
@@ -127,6 +134,7 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = "warning"
     device: DeviceSettings = DeviceSettings()
     server: ServerSettings = ServerSettings()
+    serve: ServeSettings = ServeSettings()
     hardness: HardnessSettings = HardnessSettings()
     sampling: SamplingSettings = SamplingSettings()
 

@@ -298,7 +298,7 @@ class DeviceEngine:
 
     def _use(self, pools: Sequence[Pool]) -> None:
         if pools:
-            self._source_sha256 = check_bases(pools, self._model.path, self._source_sha256, self._name)
+            self._source_sha256 = check_bases(pools, self._model, self._source_sha256, self._name)
             self._blends = PoolBlends(self._model, pools, contexts=(self._compute.context,))
 
     def _free(self) -> None:

@@ -60,17 +60,23 @@ def find(
 def pools(references: PoolReferences, source_sha256: str) -> tuple[Pool, ...]:
     """Return pools as they were named: folders, names or pools; "auto" is the one shipped for the model, if any.
 
+    "auto" may stand alone or among others.
+
     Raises:
         AdapterError: a pool that was named is not there or cannot be read.
         InvalidRequestError: a lone text that is not "auto".
     """
     if references is None:
         return ()
-    if references == AUTO:
-        return _shipped(source_sha256)
-    if isinstance(references, str):
+    if isinstance(references, str) and references != AUTO:
         raise InvalidRequestError("pools", f"must be 'auto', None or a list such as [{references!r}]")
-    return tuple(item if isinstance(item, Pool) else Pool.open(find_pool(item)) for item in references)
+    found: list[Pool] = []
+    for item in [references] if isinstance(references, str) else references:
+        if isinstance(item, Pool):
+            found.append(item)
+        else:
+            found.extend(_shipped(source_sha256) if item == AUTO else [Pool.open(find_pool(item))])
+    return tuple(found)
 
 
 def _shipped(source_sha256: str) -> tuple[Pool, ...]:

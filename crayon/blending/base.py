@@ -6,29 +6,31 @@ import hashlib
 from typing import TYPE_CHECKING
 
 from crayon.errors import ModelFileError
+from crayon.models.prepared import SOURCE_KEY
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
     from crayon.adapters.pool import Pool
+    from crayon.llama.model import Model
 
 
-def check_bases(pools: Iterable[Pool], path: Path, source_sha256: str, name: str) -> str:
-    """Check that pools were made for the model in `path`; return the hash of its published file.
+def check_bases(pools: Iterable[Pool], model: Model, source_sha256: str, name: str) -> str:
+    """Check that pools were made for a model; return the hash of its published file.
 
     Args:
         pools: none is fine.
-        path: the file that runs.
-        source_sha256: hash of the published file behind it; where it is not known (""), `path` is that file.
+        model: what runs.
+        source_sha256: that hash, where it is known. Else ("") a prepared file says it, and any other is hashed.
         name: what the model is called.
 
     Raises:
         AdapterMismatchError: a pool was made for another base model; names both.
-        ModelFileError: `path` cannot be read.
+        ModelFileError: the model's file cannot be read.
     """
     for pool in pools:
-        source_sha256 = source_sha256 or _sha256(path)
+        source_sha256 = source_sha256 or model.metadata.get(SOURCE_KEY) or _sha256(model.path)
         pool.check_base(source_sha256, name)
     return source_sha256
 

@@ -101,5 +101,6 @@ def device_options(settings: Settings) -> dict[str, Any]:
         "threads": settings.device.threads,
         "n_ctx": settings.device.context,
         "models_dir": settings.models_dir,
+        "pools": None if settings.device.pools == type(settings.device)().pools else settings.device.pools,
     }
     return {name: value for name, value in given.items() if value is not None}

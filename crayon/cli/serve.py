@@ -20,6 +20,8 @@ from crayon.errors import ConfigError, MissingExtraError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from crayon.adapters import Pool
+    from crayon.config import Settings
     from crayon.engine import Engine
     from crayon.server.config import ServeConfig
 
@@ -47,6 +49,10 @@ def serve(
         str, typer.Option("--host", help="A loopback address, localhost, or unix:/path for a socket file.")
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option("--port", help="0 picks a free one.")] = 50051,
+    pool: Annotated[
+        list[str] | None,
+        typer.Option("--pool", metavar="POOL", help="Adapters to blend: name or folder; may be given again."),
+    ] = None,
     slots: Annotated[int, typer.Option("--slots", min=1, max=256, help="Most requests computed together.")] = 8,
     ctx: Annotated[
         int, typer.Option("--ctx", min=16, help="Tokens of context that all requests share; memory grows with it.")
@@ -81,7 +87,7 @@ def serve(
     """
     if exit_on_stdin_eof:
         _stop_with_stdin()
-    settings = options.load_settings({})
+    settings = options.load_settings({"serve.pools": pool})
     # gRPC's core writes its own log lines to standard error; what matters in them is in our errors.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     try:
@@ -98,7 +104,7 @@ def serve(
     if engine is EngineKind.ECHO:
         factory = _echo(delay=echo_delay, ctx=ctx, slots=slots)
     else:
-        factory = _llama_cpp(model, settings.models_dir, ctx=ctx, slots=slots, threads=threads)
+        factory = _llama_cpp(model, settings, ctx=ctx, slots=slots, threads=threads)
     _run(config, factory, ready_file)
 
 
@@ -122,12 +128,16 @@ def _echo(*, delay: float, ctx: int, slots: int) -> Callable[[], Engine]:
 
 
 def _llama_cpp(
-    reference: str, models_dir: Path | None, *, ctx: int, slots: int, threads: int | None
+    reference: str, settings: Settings, *, ctx: int, slots: int, threads: int | None
 ) -> Callable[[], Engine]:
     from crayon.models import read_gguf, resolve
+    from crayon.models.prepared import SOURCE_KEY
 
     with pull_progress(reference) as progress:
-        local = resolve(reference, progress=progress, models_dir=models_dir)
+        local = resolve(reference, progress=progress, models_dir=settings.models_dir)
+    info = read_gguf(local.path)
+    source_sha256 = str(info.metadata.get(SOURCE_KEY, local.sha256))
+    pools = _pools(settings.serve.pools, source_sha256, local.name)
     console.message(f"loading {local.name} from {local.path}", "dim")
 
     def make() -> Engine:
@@ -141,11 +151,26 @@ def _llama_cpp(
             n_seq_max=slots,
             threads=threads,
             background=background_texts(),
-            source_sha256=local.sha256,
-            quantization=read_gguf(local.path).file_type or "",
+            source_sha256=source_sha256,
+            quantization=info.file_type or "",
+            pools=pools,
         )
 
     return make
+
+
+def _pools(references: tuple[str, ...], source_sha256: str, model: str) -> list[Pool]:
+    """Open the pools, before the model takes its time to load."""
+    if not references:
+        return []
+    from crayon.adapters import Pool
+    from crayon.adapters.find import find_pool
+
+    pools = [Pool.open(find_pool(reference)) for reference in references]
+    for pool in pools:
+        pool.check_base(source_sha256, model)
+        console.message(f"blends {pool.id}, {len(pool)} members", "dim")
+    return pools
 
 
 def _run(config: ServeConfig, factory: Callable[[], Engine], ready_file: Path | None) -> None:

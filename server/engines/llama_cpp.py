@@ -113,7 +113,7 @@ class LlamaCppEngine:
         self._model = Model(model_path)
         self._blends: PoolBlends | None = None
         try:
-            source_sha256 = check_bases(pools, self._model.path, source_sha256, self._name)
+            source_sha256 = check_bases(pools, self._model, source_sha256, self._name)
             self.context_tokens = min(
                 n_ctx, self._model.n_ctx_train, n_ctx if context_tokens is None else context_tokens
             )

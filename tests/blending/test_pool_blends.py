@@ -19,6 +19,7 @@ from crayon.errors import AdapterError, AdapterMismatchError, EngineClosedError,
 from crayon.llama.batch import Batch
 from crayon.llama.context import Context
 from crayon.llama.model import Model
+from crayon.models.prepared import SOURCE_KEY
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -137,13 +138,19 @@ def test_a_blend_that_fits_no_pool_is_refused_with_the_reason(
     blends.close()
 
 
-def test_a_pool_of_another_base_is_refused_by_both_names(path: Path, pool: Pool) -> None:
+def test_a_pool_of_another_base_is_refused_by_both_names(model: Model, pool: Pool) -> None:
     sha256 = pool.manifest.base.source_sha256
-    assert check_bases((pool,), path, "", "tiny") == sha256  # hashed: nobody knows it
-    assert check_bases((), path, "", "tiny") == ""
-    assert check_bases((pool,), path / "not read", sha256, "tiny") == sha256
+    assert check_bases((pool,), model, "", "tiny") == sha256  # hashed: nobody knows it
+    assert check_bases((), model, "", "tiny") == ""
+    assert check_bases((pool,), model, sha256, "tiny") == sha256
     with pytest.raises(AdapterMismatchError, match=r"pool tiny-0@.* made for tiny-chat .*not for other"):
-        check_bases((pool,), path, "ab" * 32, "other")
+        check_bases((pool,), model, "ab" * 32, "other")
+
+
+def test_a_prepared_file_says_what_it_was_made_from(model: Model, pool: Pool) -> None:
+    model.metadata[SOURCE_KEY] = "ab" * 32
+    with pytest.raises(AdapterMismatchError, match="abababababab"):
+        check_bases((pool,), model, "", "prepared")
 
 
 def test_a_loaded_blend_is_loaded_once(pool: Pool, model: Model) -> None:

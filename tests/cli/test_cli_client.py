@@ -68,6 +68,7 @@ def test_settings_reach_the_client(opened: Opened, tmp_path: Path) -> None:
     )
     assert opened.fetched == [("m.gguf", tmp_path)]
     assert options["device_options"] == {"threads": 2, "n_ctx": 512, "models_dir": tmp_path}
+    assert opened(device__pools=["auto", "mine"])["device_options"] == {"pools": ("auto", "mine")}
     assert [scope.name for scope in options["scopes"]] == [name]
     assert options["hardness"] == Hardness(threshold=-2.0)
     assert (options["timeout"], options["private"], options["top_k"]) == (7.0, True, 3)

@@ -63,7 +63,9 @@ def test_every_setting_can_come_from_the_environment(monkeypatch: pytest.MonkeyP
         "device.model": "m",
         "device.threads": "3",
         "device.context": "99",
+        "device.pools": "auto, mine",
         "server.address": "h:1",
+        "serve.pools": "one,two",
         "hardness.enabled": "false",
         "hardness.threshold": "-2",
         "hardness.hold_tokens": "4",
@@ -87,6 +89,7 @@ def test_every_setting_can_come_from_the_environment(monkeypatch: pytest.MonkeyP
     settings = configuration.settings
     assert settings.scopes == ("travel", "cooking")
     assert settings.sampling.stop == ("END",)
+    assert (settings.device.pools, settings.serve.pools) == (("auto", "mine"), ("one", "two"))
     assert not settings.hardness.enabled
 
 

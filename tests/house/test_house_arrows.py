@@ -32,7 +32,7 @@ ARROWS: dict[str, set[str]] = {
     "v1": set(),
     "llama": {"contracts"},
     "adapters": {"contracts", "data", "models"},
-    "blending": {"contracts", "adapters", "llama"},
+    "blending": {"contracts", "adapters", "llama", "models"},
     "customising": {"contracts", "data", "adapters", "router"},
     "models": {"contracts", "data"},
     "wire": {"contracts", "v1"},
