@@ -58,7 +58,7 @@ def similarities(samples: NDArray[np.float32], keys: NDArray[np.float32]) -> NDA
         raise InvalidRequestError("samples", "hold numbers that are not finite")
     length = np.linalg.norm(mean)
     # Samples that cancel out point nowhere: no member is near.
-    return keys.astype(np.float64) @ (mean / length if length > 1e-9 else np.zeros_like(mean))
+    return np.asarray(keys.astype(np.float64) @ (mean / max(length, 1e-9)), np.float64)
 
 
 def weights(similarity: NDArray[np.floating], gate: Gate) -> NDArray[np.float64]:

@@ -45,7 +45,7 @@ class LoraTensors:
     @property
     def rank(self) -> int:
         """The largest rank of a target."""
-        return max(a.shape[0] for a, _ in self.tensors.values())
+        return max(len(a) for a, _ in self.tensors.values())
 
     def delta(self, target: str) -> Matrix:
         """Return what is added to the weight `target`, (outputs, inputs)."""

@@ -36,22 +36,20 @@ def record(kind: type[T], value: object, where: str) -> T:
     """
     if not isinstance(value, dict):
         raise AdapterError(f"{where}: must be a JSON object")
-    hints = _hints(kind)
+    declared: Any = kind  # mypy takes a type variable for no hashable
+    hints, required = _fields(declared)
     if unknown := sorted(set(value) - set(hints)):
         raise AdapterError(f"{where}: has the unknown field {unknown[0]!r}")
-    if missing := sorted(_required(kind) - set(value)):
+    if missing := sorted(required - set(value)):
         raise AdapterError(f"{where}: lacks the field {missing[0]!r}")
     return kind(**{name: _value(hints[name], item, f"{where}: {name}") for name, item in value.items()})
 
 
 @cache
-def _hints(kind: type) -> dict[str, Any]:
-    return get_type_hints(kind)
-
-
-@cache
-def _required(kind: Any) -> frozenset[str]:  # any dataclass: typeshed's protocol for them is private
-    return frozenset(f.name for f in fields(kind) if f.default is MISSING and f.default_factory is MISSING)
+def _fields(kind: Any) -> tuple[dict[str, Any], frozenset[str]]:  # typeshed's protocol for dataclasses is private
+    """Return the type of each field, and which fields have no default."""
+    required = (f.name for f in fields(kind) if f.default is MISSING and f.default_factory is MISSING)
+    return get_type_hints(kind), frozenset(required)
 
 
 def _value(kind: Any, value: object, where: str) -> Any:  # the type is known at run time only

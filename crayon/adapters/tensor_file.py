@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 _HEADER_BYTES = 32 << 20
 _MOST_BYTES = 16 << 30
-_TYPES = {"F16": np.dtype("<f2"), "F32": np.dtype("<f4")}
+_TYPES: dict[str, np.dtype[np.floating]] = {"F16": np.dtype("<f2"), "F32": np.dtype("<f4")}
 _UNIT = 1e-3
 
 
@@ -75,7 +75,7 @@ def parse(data: bytes, wanted_sha256: str, where: str) -> dict[str, NDArray[np.f
             f"{where}: is damaged or was changed: its SHA-256 is {found[:12]}, pool.json says {wanted_sha256[:12]}"
         )
     try:
-        entries = deserialize(data)
+        entries = deserialize(data)  # type: ignore[no-untyped-call]  # upstream gives no types
     except SafetensorError as error:
         raise AdapterError(f"{where}: is no whole safetensors file ({error})") from None
     tensors: dict[str, NDArray[np.floating]] = {}
