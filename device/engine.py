@@ -312,12 +312,15 @@ class DeviceEngine:
     def _encoder_ready(self) -> Encoder:
         # Made at the first use: its context costs as much memory as the main one's.
         if self._encoder is None:
+            # A pool's keys say which layer texts are compared by.
+            layers = (pool.manifest.encoder.layer for pool in self.pools if pool.manifest.encoder is not None)
             self._encoder = Encoder(
                 self._model,
                 n_ctx=self.n_ctx,
                 background=self._background,
                 cache_dir=self._cache_dir,
                 threads=self._threads,
+                layer=next(layers, None),
             )
         return self._encoder
 
