@@ -25,6 +25,7 @@ _TARGET = re.compile(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*")
 _MAX_TARGET = 56
 # Names become file names where a member is exported, and ids on the wire.
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,79}")
+_MAX_TEXT = 2000
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -39,6 +40,13 @@ def check_name(name: str, where: str) -> str:
             f"{where} is {name[:90]!r}: use at most 80 of a-z, 0-9, '.', '_', '-', a letter or digit first"
         )
     return name
+
+
+def _check_texts(where: str, texts: Iterable[str]) -> None:
+    """Refuse texts that would move a terminal's cursor, or fill it."""
+    for text in texts:
+        if len(text) > _MAX_TEXT or not text.isprintable():
+            raise AdapterError(f"pool: {where}: {text[:60]!r} must be one line of at most {_MAX_TEXT:,} characters")
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +76,7 @@ class BaseModel:
     n_embd: int
 
     def __post_init__(self) -> None:
+        _check_texts("base.name", [self.name])
         if not _SHA256.fullmatch(self.source_sha256):
             raise AdapterError("pool: base.source_sha256 must be 64 hexadecimal digits")
         if not re.fullmatch(r"[a-z0-9_.-]{1,40}", self.architecture):
@@ -98,6 +107,9 @@ class Score:
     n: int
     metric: str
 
+    def __post_init__(self) -> None:
+        _check_texts("score.metric", [self.metric])
+
     @property
     def gain(self) -> float:
         """Points that the member is above the base."""
@@ -119,6 +131,7 @@ class Member:
 
     def __post_init__(self) -> None:
         check_name(self.name, "pool: members: name")
+        _check_texts(f"members: {self.name}", [self.title, *self.datasets, *self.licences])
         _check_rank(f"members: {self.name}: ", self.rank, self.alpha)
 
     @property
@@ -134,6 +147,9 @@ class Rejected:
     name: str
     reason: str
     score: Score | None = None
+
+    def __post_init__(self) -> None:
+        _check_texts("rejected", [self.name, self.reason])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -169,6 +185,7 @@ class Manifest:
         if self.schema != SCHEMA:
             raise AdapterError(f"pool: schema is {self.schema}, this Crayon reads {SCHEMA}: update Crayon or the pool")
         check_name(self.name, "pool: name")
+        _check_texts("title", [self.title])
         _check_rank("", self.rank, self.alpha)
         if not 1 <= len(self.members) <= MAX_WEIGHTS:
             raise AdapterError(f"pool: members: there are {len(self.members)}; a pool has 1 to {MAX_WEIGHTS}")

@@ -55,6 +55,12 @@ def test_a_score_knows_its_gain() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"title": "a\x1b[2Jb"}, r"title: 'a\\x1b\[2Jb' must be one line"),
+        ({"title": "x" * 2001}, "at most 2,000 characters"),
+        ({"members": [TABLE["members"][0] | {"licences": ["MIT\n"]}]}, "members: m0: .* must be one line"),
+        ({"members": [TABLE["members"][0] | {"score": TABLE["members"][0]["score"] | {"metric": "\r"}}]}, "metric"),
+        ({"rejected": [{"name": "x", "reason": "\u202ex"}]}, "rejected: .* must be one line"),
+        ({"base": TABLE["base"] | {"name": "\ud800"}}, "base.name"),
         ({"schema": 2}, "schema is 2, this Crayon reads 1: update"),
         ({"surprise": 1}, "unknown field 'surprise'"),
         ({"name": "../up"}, "name is '../up'"),
