@@ -45,15 +45,15 @@ class Expectation:
         base: the plain base's figure.
         customised: the blend's.
         low: and
-        high: 95 % interval of the difference, from the spread over the samples.
+        high: 95 % interval of the difference, from the spread over the samples; None after a single one.
         samples: how many samples were scored.
     """
 
     metric: Literal["accuracy", "logprob"]
     base: float
     customised: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
     samples: int
 
     @property

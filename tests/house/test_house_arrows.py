@@ -33,7 +33,7 @@ ARROWS: dict[str, set[str]] = {
     "llama": {"contracts"},
     "adapters": {"contracts", "data", "models"},
     "blending": {"contracts", "adapters", "llama", "models"},
-    "customising": {"contracts", "data", "adapters", "router"},
+    "customising": {"contracts", "adapters", "router"},
     "models": {"contracts", "data"},
     "wire": {"contracts", "v1"},
     "router": {"contracts"},

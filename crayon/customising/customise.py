@@ -1,0 +1,124 @@
+"""From samples to a customisation: embed, find the tasks, weigh the members; then check, and refine if wished."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, TypeAlias
+
+from crayon.customising.customization import Customization, check_name
+from crayon.customising.device_calls import pool_of
+from crayon.customising.expectation import Case, expect, few_of, left_out_weights, make_cases
+from crayon.customising.profiles import make_profiles
+from crayon.customising.refine import MAX_CASES, MAX_EVALUATIONS, Refined, refine
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from crayon.adapters.pool import Pool
+    from crayon.customising.device_calls import DeviceCalls
+    from crayon.customising.samples import Sample
+    from crayon.messages import Message
+
+    Progress: TypeAlias = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A customisation just made, with what it was made from: embeddings (n, D), and the profile of each sample (n,)."""
+
+    customization: Customization
+    samples: tuple[Sample, ...]
+    vectors: NDArray[np.float32]
+    parts: NDArray[np.intp]
+    pool: Pool
+
+
+def customise(calls: DeviceCalls, name: str, samples: Sequence[Sample], *, pool_id: str | None = None) -> Draft:
+    """Weigh a pool's members for a user's samples: no training, one pass over the questions.
+
+    Args:
+        calls: the device.
+        name: what the customisation is called.
+        samples: 1 to 1,000 checked ones.
+        pool_id: which of the engine's pools; by default its first one.
+
+    Raises:
+        InvalidRequestError: a bad name, or a sample that is longer than the context.
+        AdapterError: no pool that samples can be compared with.
+    """
+    check_name(name)
+    pool = pool_of(calls.engine, pool_id)
+    vectors, background = calls.vectors(pool, [sample.question for sample in samples])
+    manifest = pool.manifest
+    profiles, parts = make_profiles(vectors, background, pool.keys, pool.names, manifest.gate)
+    customization = Customization(
+        name=name,
+        pool_id=pool.id,
+        base=manifest.base.name,
+        base_sha256=manifest.base.source_sha256,
+        members=pool.names,
+        layer=manifest.encoder.layer if manifest.encoder else 0,
+        profiles=profiles,
+        samples=len(samples),
+        answered=sum(sample.answer is not None for sample in samples),
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+    return Draft(customization, tuple(samples), vectors, parts, pool)
+
+
+def check(
+    calls: DeviceCalls,
+    draft: Draft,
+    *,
+    refining: bool = False,
+    system: Message | None = None,
+    progress: Progress = lambda *_: None,
+) -> Customization:
+    """Return the draft with what it is expected to be worth, and refined if wished.
+
+    Each of at most 24 answered samples is scored under the weights that the others of its profile give, and under the
+    plain base. A refined profile is judged on the samples that the search did not see.
+    """
+    made, parts = draft.customization, draft.parts
+    cases, metric = make_cases(draft.samples, parts, system)
+    if not cases:
+        return replace(made, note="no sample has an answer, so nothing can be checked")
+    profiles = list(made.profiles)
+    held: dict[int, Refined] = {}
+    for part, profile in enumerate(profiles) if refining else ():
+        own = few_of([case for case in cases if parts[case.sample] == part], parts, MAX_CASES)
+        found = refine(
+            calls,
+            made.pool_id,
+            own,
+            profile.weights,
+            profile.similarity,
+            metric,
+            evaluations=MAX_EVALUATIONS // len(profiles),
+            progress=lambda done, total: progress("refine", done, total),
+        )
+        if found is not None and found.better:
+            held[part] = found
+            profiles[part] = replace(profile, weights=found.weights, refined=True)
+    plan: list[tuple[Case, tuple[float, ...]]] = []
+    for case in few_of([case for case in cases if parts[case.sample] not in held], parts):
+        weights = left_out_weights(draft.vectors, parts, case.sample, draft.pool.keys, draft.pool.manifest.gate)
+        if weights is not None:
+            plan.append((case, weights))
+    plan += [(case, found.weights) for found in held.values() for case in found.held_out]
+    expectation = expect(calls, made.pool_id, plan, metric, lambda done, total: progress("check", done, total))
+    note = _note(made, plan, refining=refining)
+    if plan and expectation is None:
+        note = "nothing could be checked: every question with its answers is longer than the context"
+    return replace(made, profiles=tuple(profiles), expectation=expectation, note=note)
+
+
+def _note(made: Customization, plan: Sequence[object], *, refining: bool) -> str:
+    if not plan:
+        return "a single answered sample cannot be checked: there are no others to take the weights from"
+    too_few = refining and made.answered < 8
+    return "too few answered samples to refine: 8 are the least" if too_few else ""

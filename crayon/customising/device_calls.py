@@ -1,0 +1,149 @@
+"""What customising asks of an engine: only one on this device will do, and each call has its patience."""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import CancelledError as FutureCancelledError
+from typing import TYPE_CHECKING, Protocol, TypeVar, runtime_checkable
+
+from crayon.customising.profiles import pool_vectors
+from crayon.engine import EncodeRequest, Engine, ScoreRequest
+from crayon.errors import (
+    AdapterError,
+    CancelledError,
+    CrayonError,
+    DeadlineExceededError,
+    InvalidRequestError,
+    PrivacyError,
+    PromptTooLongError,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from concurrent.futures import Future
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from crayon.adapters.pool import Pool
+    from crayon.completion import Blend
+    from crayon.engine import RawStates, ScoreResult
+    from crayon.messages import Message
+
+T = TypeVar("T")
+
+
+@runtime_checkable
+class PoolEngine(Engine, Protocol):
+    """An engine in this process that blends pools and shows the states that their keys are compared with."""
+
+    @property
+    def pools(self) -> tuple[Pool, ...]:
+        """The pools it can blend, the default one first."""
+        ...
+
+    def encode_raw(self, request: EncodeRequest) -> Future[RawStates]:
+        """Return mean states, not centred."""
+        ...
+
+
+def on_this_device(engine: Engine) -> PoolEngine:
+    """Return `engine` if it computes here: samples go to no other.
+
+    Raises:
+        PrivacyError: it does not, or does not say so.
+    """
+    if not isinstance(engine, PoolEngine) or getattr(engine, "address", None) is not None:
+        raise PrivacyError("samples never leave the device, and this engine does not compute here; nothing was sent")
+    return engine
+
+
+def pool_of(engine: PoolEngine, pool_id: str | None = None) -> Pool:
+    """Return a pool of the engine by its id, or its default one, that texts can be compared with.
+
+    Raises:
+        AdapterError: there is none, or it has no keys.
+    """
+    pools = [pool for pool in engine.pools if pool_id is None or pool.id == pool_id]
+    if not pools:
+        loaded = ", ".join(pool.id for pool in engine.pools) or "none"
+        wanted = "no adapter pool is loaded for this model" if pool_id is None else f"pool {pool_id} is not loaded"
+        raise AdapterError(f"{wanted} (loaded: {loaded}); open the model with pools=, `crayon pool ls` lists them")
+    pool = next((pool for pool in pools if pool.manifest.encoder is not None), None)
+    if pool is None:
+        raise AdapterError(f"pool {pools[0].id} has no keys, so samples cannot be compared with its members")
+    return pool
+
+
+class DeviceCalls:
+    """Calls to one engine on this device that wait for their result.
+
+    Args:
+        engine: who computes.
+        patience: seconds for one call; None waits for ever.
+        cancelled: whether the caller has given up; asked before each call.
+    """
+
+    def __init__(
+        self, engine: Engine, *, patience: float | None = 120.0, cancelled: Callable[[], bool] = lambda: False
+    ) -> None:
+        self.engine = on_this_device(engine)
+        self._patience = patience
+        self._cancelled = cancelled
+
+    def vectors(self, pool: Pool, texts: Sequence[str]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Return texts and the engine's background in the space of a pool's keys: (n, D) and (m, D) unit rows.
+
+        Raises:
+            InvalidRequestError: a text is longer than the context; the field names the sample by number.
+            AdapterError: the pool's keys were made from another layer.
+        """
+        until = self._until()
+        try:
+            states = self._wait(self.engine.encode_raw(EncodeRequest(texts=tuple(texts), deadline=until)), until)
+        except PromptTooLongError as error:
+            number = int(error.field.removeprefix("texts[").removesuffix("]")) + 1
+            problem = f"has {error.prompt_tokens} tokens, at most {error.limit} fit; shorten it or leave it out"
+            raise InvalidRequestError(f"sample {number}", problem) from None
+        check_layer(pool, states)
+        if len(states.background) < 2:
+            raise AdapterError("the engine has no background texts to compare the samples with; open it by reference")
+        return pool_vectors(states.states, pool.centre), pool_vectors(states.background, pool.centre)
+
+    def score(self, messages: tuple[Message, ...], texts: Sequence[str], blend: Blend | None) -> ScoreResult:
+        """Return how likely each text is as the answer; errors as `Engine.score`."""
+        until = self._until()
+        request = ScoreRequest(messages=messages, continuations=tuple(texts), blend=blend, deadline=until)
+        return self._wait(self.engine.score(request), until)
+
+    def _until(self) -> float | None:
+        if self._cancelled():
+            raise CancelledError("customising was cancelled")
+        return None if self._patience is None else time.monotonic() + self._patience
+
+    def _wait(self, future: Future[T], until: float | None) -> T:
+        try:
+            return future.result(None if until is None else max(0.0, until - time.monotonic()))
+        except CrayonError:
+            raise  # some are TimeoutErrors too
+        except FutureCancelledError:
+            raise CancelledError("customising was cancelled") from None
+        except TimeoutError:
+            raise DeadlineExceededError from None
+        finally:
+            future.cancel()
+
+
+def check_layer(pool: Pool, states: RawStates) -> None:
+    """Check that states are those that a pool's keys are made of.
+
+    Raises:
+        AdapterError: they are of another layer.
+    """
+    encoder = pool.manifest.encoder
+    if encoder is None or (encoder.layer, encoder.dimensions) != (states.layer, states.states.shape[1]):
+        what = "no layer" if encoder is None else f"layer {encoder.layer} ({encoder.dimensions} numbers)"
+        raise AdapterError(
+            f"pool {pool.id} compares texts by {what}, the engine reads layer {states.layer} "
+            f"({states.states.shape[1]} numbers)"
+        )

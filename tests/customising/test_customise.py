@@ -1,0 +1,235 @@
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+import pytest
+from keyed_pool import BACKGROUND, keyed_pool, questions
+from tiny_pool import shared_pool
+
+from crayon.adapters import Gate
+from crayon.customising.customise import check, customise
+from crayon.customising.device_calls import DeviceCalls
+from crayon.customising.expectation import MAX_CASES, few_of, left_out_weights, make_cases
+from crayon.customising.refine import MAX_EVALUATIONS, MAX_TOTAL, Search
+from crayon.customising.samples import Sample
+from crayon.device import DeviceEngine
+from crayon.errors import AdapterError, CancelledError, DeadlineExceededError, InvalidRequestError, PrivacyError
+from crayon.messages import Message
+from crayon.server.engines.echo import EchoEngine
+
+
+@pytest.fixture
+def calls(engine):
+    return DeviceCalls(engine)
+
+
+def labelled(topic, count, labels=("red", "green"), seed=0):
+    return [Sample(text, labels[i % len(labels)]) for i, text in enumerate(questions(topic, count, seed))]
+
+
+def test_a_task_of_the_pool_gets_its_member(calls, pool):
+    found = customise(calls, "mine", labelled("vowels", 12)).customization
+    (profile,) = found.profiles
+    assert (profile.name, profile.weights) == ("vowels", (1.0, 0.0, 0.0))
+    assert (found.samples, found.answered, found.members) == (12, 12, pool.names)
+    assert (found.pool_id, found.base_sha256) == (pool.id, pool.manifest.base.source_sha256)
+
+
+def test_two_tasks_get_two_profiles(calls):
+    draft = customise(calls, "mine", labelled("vowels", 10) + labelled("numbers", 8))
+    assert [profile.name for profile in draft.customization.profiles] == ["vowels", "numbers"]
+    assert draft.parts.tolist() == [0] * 10 + [1] * 8
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [["こんにちは、元気ですか", "今日は良い天気です", "東京に行きたい"], ["Привет, как дела", "Что нового сегодня"]],
+)
+def test_another_language_keeps_the_base_or_is_weighed_and_never_fails(calls, texts):
+    (profile,) = customise(calls, "mine", [Sample(text) for text in texts]).customization.profiles
+    assert sum(profile.weights) <= 1.0 + 1e-6
+    assert np.isfinite(profile.threshold)
+
+
+def test_where_no_member_fits_the_base_is_kept(model_path):
+    far = keyed_pool(model_path, gate=Gate(floor=1.5))
+    with DeviceEngine(model_path, n_ctx=256, n_batch=64, threads=1, background=BACKGROUND, pools=[far]) as engine:
+        draft = customise(DeviceCalls(engine), "mine", labelled("vowels", 8))
+        found = check(DeviceCalls(engine), draft)
+    assert not found.fits
+    assert found.blend(found.profiles[0].name) is None
+    assert found.expectation is not None
+    assert found.expectation.gain == 0.0
+
+
+def test_one_sample_is_enough_and_says_what_it_cannot_tell(calls):
+    draft = customise(calls, "mine", [Sample(questions("marks", 1)[0], "yes")])
+    found = check(calls, draft)
+    assert found.profiles[0].name == "marks"
+    assert found.expectation is None
+    assert "single" in found.note
+
+
+def test_samples_without_answers_are_used_and_not_checked(calls):
+    found = check(calls, customise(calls, "mine", [Sample(text) for text in questions("vowels", 8)]))
+    assert found.expectation is None
+    assert "no sample has an answer" in found.note
+
+
+def test_a_sample_longer_than_the_context_is_named(calls):
+    with pytest.raises(InvalidRequestError, match=r"sample 2: has \d+ tokens, at most 512 fit"):
+        customise(calls, "mine", [Sample("short"), Sample("aei " * 600)])
+
+
+def test_a_thousand_samples_are_taken(calls):
+    draft = customise(calls, "mine", labelled("vowels", 1000))
+    assert draft.customization.profiles[0].samples == 1000
+
+
+def test_the_expectation_is_leave_one_out_against_the_plain_base(calls):
+    draft = customise(calls, "mine", labelled("vowels", 8))
+    seen = []
+    found = check(calls, draft, progress=lambda what, done, total: seen.append((what, done, total))).expectation
+    assert (found.metric, found.samples) == ("accuracy", 8)
+    assert seen[0] == ("check", 0, 8)
+    assert seen[-1] == ("check", 8, 8)
+    right = 0
+    for sample in draft.samples:
+        result = calls.score((Message("user", sample.question),), ("red", "green"), None)
+        right += sample.answer == ("red", "green")[int(np.argmax([score.total for score in result.scores]))]
+    assert found.base == pytest.approx(100.0 * right / 8)
+    assert found.low < found.gain < found.high
+
+
+def test_free_answers_are_compared_by_log_probability(calls):
+    samples = [Sample(text, f"answer {i}") for i, text in enumerate(questions("vowels", 3))]
+    found = check(calls, customise(calls, "mine", samples)).expectation
+    assert found.metric == "logprob"
+    assert found.base < 0
+    assert found.customised != found.base
+
+
+def test_a_case_too_long_with_its_answer_is_left_out(calls):
+    free = [Sample(text, f"answer {i}") for i, text in enumerate(questions("vowels", 4))]
+    found = check(calls, customise(calls, "mine", [*free, Sample("vowels here", "red " * 600)])).expectation
+    assert (found.metric, found.samples) == ("logprob", 4)
+    long = labelled("vowels", 4, labels=("red", "green " * 600))
+    found = check(calls, customise(calls, "mine", long))
+    assert found.expectation is None
+    assert "longer than the context" in found.note
+
+
+def test_the_system_message_and_few_cases_of_many_from_every_part():
+    samples = labelled("vowels", 90) + labelled("numbers", 10)
+    parts = np.array([0] * 90 + [1] * 10)
+    cases, metric = make_cases(samples, parts, Message("system", "be brief"))
+    assert metric == "accuracy"
+    assert cases[0].messages == (Message("system", "be brief"), Message("user", samples[0].question))
+    few = few_of(cases, parts)
+    assert len(few) == MAX_CASES
+    assert {int(parts[case.sample]) for case in few} == {0, 1}
+    assert len({case.sample for case in few}) == MAX_CASES
+
+
+def test_a_sample_never_weighs_on_its_own_check(pool):
+    """One sample apart from the others: left out, it must not pull the weights."""
+    vectors = np.repeat(pool.keys[:1], 4, axis=0)
+    vectors[3] = pool.keys[1]
+    gate = Gate(temperature=1.0, sharpen=2.0, floor=0.0)
+    own, other = (left_out_weights(vectors, np.zeros(4, int), i, pool.keys, gate) for i in (3, 0))
+    assert own[1] < other[1]
+    assert own == left_out_weights(vectors, np.array([0, 0, 0, 1]), 0, pool.keys, gate)
+    assert left_out_weights(vectors, np.array([0, 1, 1, 1]), 0, pool.keys, gate) is None
+
+
+def test_refining_keeps_only_what_is_better_on_held_out_samples(calls):
+    draft = customise(calls, "mine", labelled("vowels", 16))
+    scored = []
+    real = calls.score
+    calls.score = lambda messages, texts, blend: scored.append(blend) or real(messages, texts, blend)
+    found = check(calls, draft, refining=True)
+    start = draft.customization.profiles[0]
+    assert found.profiles[0].refined == (found.profiles[0].weights != start.weights)
+    searched = [blend for blend in scored if blend is not None]
+    assert len(scored) <= MAX_EVALUATIONS * 8 + 2 * 16
+    assert all(sum(map(abs, blend.weights)) <= MAX_TOTAL + 0.01 for blend in searched)
+    if found.profiles[0].refined:
+        assert found.expectation.samples == 8
+
+
+def test_too_few_answers_are_not_refined(calls):
+    found = check(calls, customise(calls, "mine", labelled("vowels", 5)), refining=True)
+    assert not found.profiles[0].refined
+    assert "8 are the least" in found.note
+
+
+def test_the_search_climbs_and_never_loses_its_best():
+    goal = np.array([0.2, 0.7, 0.0, 0.0])
+    search = Search((1.0, 0.0, 0.0, 0.0), (0.9, 0.8, 0.1, 0.0))
+    values = []
+    for _ in range(MAX_EVALUATIONS):
+        values.append(-float(np.linalg.norm(np.array(search.propose()) - goal)))
+        search.tell(values[-1])
+    assert search.best_worth == max(values) > values[0] / 3
+    other = Search((1.0, 0.0, 0.0, 0.0), (0.9, 0.8, 0.1, 0.0))
+    assert other.propose() == (1.0, 0.0, 0.0, 0.0), "the weights so far are judged like any others"
+
+
+class Remote(EchoEngine):
+    """An engine with everything but a place on this device."""
+
+    address = "server.test:1"
+    pools = ()
+
+    def encode_raw(self, request):
+        raise AssertionError("nothing may be sent")
+
+
+@pytest.mark.parametrize("other", [EchoEngine, Remote])
+def test_samples_are_refused_to_an_engine_elsewhere(other):
+    engine = other()
+    try:
+        with pytest.raises(PrivacyError, match="never leave the device"):
+            DeviceCalls(engine)
+    finally:
+        engine.close()
+
+
+def test_no_pool_a_pool_without_keys_and_an_unknown_pool_are_said(model_path, calls):
+    with (
+        DeviceEngine(model_path, n_ctx=256, threads=1, background=BACKGROUND) as engine,
+        pytest.raises(AdapterError, match="no adapter pool is loaded"),
+    ):
+        customise(DeviceCalls(engine), "mine", [Sample("a")])
+    plain = shared_pool(model_path)
+    with (
+        DeviceEngine(model_path, n_ctx=256, threads=1, background=BACKGROUND, pools=[plain]) as engine,
+        pytest.raises(AdapterError, match="has no keys"),
+    ):
+        customise(DeviceCalls(engine), "mine", [Sample("a")])
+    with pytest.raises(AdapterError, match="pool other@0 is not loaded"):
+        customise(calls, "mine", [Sample("a")], pool_id="other@0")
+
+
+def test_without_background_texts_it_is_said(model_path, pool):
+    with (
+        DeviceEngine(model_path, n_ctx=256, threads=1, pools=[pool]) as engine,
+        pytest.raises(AdapterError, match="no background texts"),
+    ):
+        customise(DeviceCalls(engine), "mine", [Sample("a")])
+
+
+def test_a_cancelled_check_and_one_without_patience_end(engine, calls):
+    draft = customise(calls, "mine", labelled("vowels", 8))
+    stopped = DeviceCalls(engine, cancelled=lambda: True)
+    with pytest.raises(CancelledError):
+        check(stopped, draft)
+    with pytest.raises(DeadlineExceededError):
+        check(DeviceCalls(engine, patience=1e-9), draft)
+
+
+def test_logs_hold_no_text_of_a_sample(calls, caplog):
+    with caplog.at_level(logging.DEBUG):
+        check(calls, customise(calls, "mine", [Sample("secret vowels aei", "hidden"), Sample("oua", "covert")]))
+    assert not any(word in caplog.text for word in ("secret", "hidden", "covert"))
