@@ -12,7 +12,17 @@ from golden_tools import Golden
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crayon.adapters.formats import BaseShapes, member_name, module_name, pool_from_adapters, read_base, target_name
+from crayon.adapters.formats import (
+    BaseShapes,
+    claimed_base,
+    member_name,
+    module_name,
+    pool_from_adapters,
+    read_base,
+    target_name,
+    write_gguf_adapter,
+    write_peft,
+)
 from crayon.adapters.formats.matrices import permute_rows, restore_rows
 from crayon.adapters.lora import LoraTensors
 from crayon.errors import AdapterError, AdapterMismatchError, ModelFileError
@@ -121,6 +131,25 @@ def test_any_text_makes_a_members_name(text: str, name: str) -> None:
 
 
 # -- pools of imports
+
+
+def test_who_imports_can_be_shown_which_base_is_claimed(tmp_path: Path) -> None:
+    golden = Golden.load("llama")
+    assert claimed_base(golden.folder / "plain") == ""
+    write_peft(golden.adapter("plain"), tmp_path / "a", golden.shapes, base_name="some/model\x1b[2J\n" + "x" * 999)
+    assert claimed_base(tmp_path / "a").startswith("some/model [2J x")
+    assert len(claimed_base(tmp_path / "a")) <= 200
+    write_gguf_adapter(golden.adapter("plain"), tmp_path / "a.gguf", "llama")
+    assert claimed_base(tmp_path / "a.gguf") == ""
+    writer = gguf.GGUFWriter(tmp_path / "b.gguf", "llama")
+    writer.add_string("general.base_model.0.name", "Tiny")
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    assert claimed_base(tmp_path / "b.gguf") == "Tiny"
+    with pytest.raises(AdapterError, match="no such file"):
+        claimed_base(tmp_path / "c.gguf")
 
 
 def test_a_pool_needs_adapters_that_fit() -> None:

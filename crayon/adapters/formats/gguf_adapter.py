@@ -34,13 +34,7 @@ def read_gguf_adapter(path: Path, base: BaseShapes) -> LoraTensors:
         AdapterError: unreadable, damaged, not a LoRA adapter, or one that llama.cpp would use otherwise; names it.
         AdapterMismatchError: made for another architecture or base.
     """
-    refuse_pickle(path)
-    if not path.is_file():
-        raise AdapterError(f"{path}: no such file")
-    try:
-        info = read_gguf(path)
-    except ModelFileError as error:
-        raise AdapterError(str(error)) from None
+    info = _header(path)
     if info.size > MAX_BYTES:
         raise AdapterError(f"{path} has {info.size:,} bytes; at most {MAX_BYTES:,} are read")
     try:
@@ -59,6 +53,25 @@ def write_gguf_adapter(lora: LoraTensors, path: Path, architecture: str, *, kind
     if path.exists():
         raise AdapterError(f"{path} is there already; choose another place or remove it")
     write_folder(path.parent, {path.name: gguf_bytes(lora, architecture, b_type=kind, a_type=kind)})
+
+
+def gguf_base(path: Path) -> str:
+    """Return the name that the file gives its base, "" where it gives none.
+
+    Raises:
+        AdapterError: not readable.
+    """
+    return str(_header(path).metadata.get("general.base_model.0.name", ""))
+
+
+def _header(path: Path) -> GgufInfo:
+    refuse_pickle(path)
+    if not path.is_file():
+        raise AdapterError(f"{path}: no such file")
+    try:
+        return read_gguf(path)
+    except ModelFileError as error:
+        raise AdapterError(str(error)) from None
 
 
 def _check(info: GgufInfo, base: BaseShapes) -> None:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from crayon.adapters.folder import refuse_pickle
-from crayon.adapters.formats.gguf_adapter import read_gguf_adapter
-from crayon.adapters.formats.peft_folder import read_peft
+from crayon.adapters.formats.gguf_adapter import gguf_base, read_gguf_adapter
+from crayon.adapters.formats.peft_folder import peft_base, read_peft
 from crayon.adapters.lora import LoraTensors
 from crayon.adapters.manifest import BaseModel, Manifest, Member, Target
 from crayon.adapters.pool import Pool
@@ -39,6 +39,20 @@ def read_adapter(path: Path | str, base: BaseShapes) -> LoraTensors:
     if path.suffix.lower() == ".safetensors":
         raise AdapterError(f"{path} is only a part of an adapter; name its folder, which has its configuration too")
     return read_peft(path, base) if path.is_dir() else read_gguf_adapter(path, base)
+
+
+def claimed_base(path: Path | str) -> str:
+    """Return the base that an adapter's files say they were made for, as one printable line; "" where they do not.
+
+    Matrices of the same shapes cannot tell a model from its finetuned sibling: show this to whoever imports it.
+
+    Raises:
+        AdapterError: not readable.
+    """
+    path = Path(path)
+    claimed = peft_base(path) if path.is_dir() else gguf_base(path)
+    line = "".join(letter if letter.isprintable() else " " for letter in claimed[:200])
+    return line.strip()
 
 
 def read_base(path: Path, name: str = "", source_sha256: str = "") -> BaseModel:

@@ -27,7 +27,7 @@ def read_safetensors(data: bytes, where: str) -> dict[str, Matrix]:
     except SafetensorError as error:
         raise AdapterError(f"{where}: is no whole safetensors file ({error}); fetch it again") from None
     return {
-        name: decode(e["data"], str(e["dtype"]), tuple(e["shape"]), f"{where}: {name[:120]}") for name, e in entries
+        name: decode(e["data"], str(e["dtype"]), tuple(e["shape"]), f"{where}: {name[:120]!r}") for name, e in entries
     }
 
 

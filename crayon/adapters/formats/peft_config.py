@@ -79,6 +79,7 @@ class PeftConfig:
     alphas: Mapping[re.Pattern[str], float] = field(default_factory=dict)
     targets: frozenset[str] | None = None
     layers: frozenset[int] | None = None
+    base_name: str = ""
 
     def rank(self, module: str) -> int:
         """Return the rank of a module."""
@@ -156,6 +157,7 @@ def parse_config(config: object) -> PeftConfig:
         _patterns(config, "alpha_pattern", _alpha),
         _targets(config),
         _layers(config),
+        name if isinstance(name := config.get("base_model_name_or_path"), str) else "",
     )
 
 
@@ -175,7 +177,7 @@ def _patterns(config: dict[str, Any], name: str, read: Callable[[object, str], N
         )
     found = {}
     for key, value in patterns.items():
-        repeats, groups = len(re.findall(r"[*+]", key)), key.count("(")
+        repeats, groups = len(re.findall(r"[*+]|(?<!\()\?", key)), key.count("(")
         slow = repeats > 2 or groups > 1 or re.search(r"\)[*+?]|[*+?]{2}", key)
         try:
             # PEFT's own way to read it.

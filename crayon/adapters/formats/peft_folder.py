@@ -57,6 +57,15 @@ def read_peft(folder: Path, base: BaseShapes) -> LoraTensors:
         raise type(error)(f"{folder}: {error}") from None  # the kind stays: a mismatch is a mismatch
 
 
+def peft_base(folder: Path) -> str:
+    """Return the name that the configuration gives the base, "" where it gives none.
+
+    Raises:
+        AdapterError: it cannot be read.
+    """
+    return read_config(_read(folder, CONFIG, _MAX_CONFIG), str(folder / CONFIG)).base_name
+
+
 def write_peft(lora: LoraTensors, folder: Path, base: BaseShapes, *, base_name: str = "") -> None:
     """Write an adapter as a PEFT folder, rows in transformers' order; the folder appears whole or not at all.
 
