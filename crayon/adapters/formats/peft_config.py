@@ -157,7 +157,7 @@ def parse_config(config: object) -> PeftConfig:
         _patterns(config, "alpha_pattern", _alpha),
         _targets(config),
         _layers(config),
-        name if isinstance(name := config.get("base_model_name_or_path"), str) else "",
+        base if isinstance(base := config.get("base_model_name_or_path"), str) else "",
     )
 
 
