@@ -54,11 +54,11 @@ class Reason(StrEnum):
     DEVICE_FAILED = "device_failed"
     """The device could not take the prompt, or failed before it showed any text; the server answered instead."""
     IN_SCOPE = "in_scope"
-    """The query is like the examples of a scope, and the answer was sure enough."""
+    """The query is like the examples of a scope or a profile, and the answer was sure enough."""
     CONFIDENT = "confident"
     """No scope is set, and the answer was sure enough."""
     OUT_OF_SCOPE = "out_of_scope"
-    """The query is unlike every scope's examples."""
+    """The query is unlike the examples of every scope and profile."""
     UNSURE = "unsure"
     """The device's first tokens were too unsure."""
 
@@ -128,6 +128,9 @@ class Route:
         fallback_from: the side that was tried first and failed, or None.
         fallback_error: what that side said.
         blend: adapter weights that were applied on the device.
+        customization: the customisation whose profile was applied on the device (or sent with the query).
+        profile: that profile; "base" if the query is outside all of them and the plain base answered.
+        switched_from: the profile of the turn before, if it was another one: the conversation was read anew.
         server: address of the server that answered.
         bytes_sent: bytes of request handed to the server's connection; 0 means that nothing left the device. An upper
             bound where the server could not be reached; a request tried again counts once.
@@ -144,6 +147,9 @@ class Route:
     fallback_from: Source | None = None
     fallback_error: str | None = None
     blend: Blend | None = None
+    customization: str | None = None
+    profile: str | None = None
+    switched_from: str | None = None
     server: str | None = None
     bytes_sent: int = 0
     encode_ms: float | None = None

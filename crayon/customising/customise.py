@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from crayon.adapters.pool import Pool
     from crayon.customising.device_calls import DeviceCalls
-    from crayon.customising.samples import Sample
+    from crayon.customising.sample import Sample
     from crayon.messages import Message
 
     Progress: TypeAlias = Callable[[str, int, int], None]

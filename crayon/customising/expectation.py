@@ -10,7 +10,7 @@ import numpy as np
 from crayon.adapters.gate import similarities, weights
 from crayon.completion import Blend
 from crayon.customising.customization import Expectation
-from crayon.customising.samples import choices_of
+from crayon.customising.sample import choices_of
 from crayon.errors import PromptTooLongError
 from crayon.messages import Message
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from crayon.adapters.gate import Gate
     from crayon.customising.device_calls import DeviceCalls
-    from crayon.customising.samples import Sample
+    from crayon.customising.sample import Sample
     from crayon.engine import ContinuationScore
 
 # More samples change the figure little and take their time.

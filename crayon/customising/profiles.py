@@ -163,7 +163,7 @@ def _best_members(
 ) -> NDArray[np.intp]:
     """Return the member nearest to each part's mean, shape (k,)."""
     sums = np.stack([vectors[parts == part].sum(axis=0) for part in range(k)])
-    return np.argmax(sums @ keys.T, axis=1)
+    return np.asarray(np.argmax(sums @ keys.T, axis=1), np.intp)
 
 
 def _free_name(member: str, taken: Sequence[str]) -> str:

@@ -51,7 +51,7 @@ class Search:
     """
 
     def __init__(self, start: Sequence[float], similarity: Sequence[float], seed: int = 0) -> None:
-        self.best = np.round(np.asarray(start, np.float64), 3)
+        self.best = np.asarray([round(weight, 3) for weight in start], np.float64)
         self.best_worth = -np.inf
         self._rng = np.random.default_rng(seed)
         order = np.argsort(-np.asarray(similarity), kind="stable")
@@ -75,9 +75,9 @@ class Search:
 
     def _shares(self, order: NDArray[np.intp]) -> list[NDArray[np.float64]]:
         """Return the nearest member alone, and the two and four nearest in equal shares."""
-        found = []
+        found: list[NDArray[np.float64]] = []
         for count in (1, 2, 4):
-            share = np.zeros(len(self.best))
+            share = np.zeros(len(self.best), np.float64)
             share[order[:count]] = round(1.0 / len(order[:count]), 3)
             if not any(np.array_equal(share, other) for other in [self.best, *found]):
                 found.append(share)

@@ -18,7 +18,7 @@ import numpy as np
 from platformdirs import user_data_path
 
 from crayon.customising.customization import Customization, check_name
-from crayon.customising.samples import Sample
+from crayon.customising.sample import Sample
 from crayon.errors import AdapterError, InvalidRequestError
 
 if TYPE_CHECKING:

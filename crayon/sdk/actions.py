@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Embed:
-    """Embed `text` on the device and judge it by the scope gate until `until`; `embedded`, `failed`, `timed_out`."""
+    """Embed `text` on the device and judge it by the query gate until `until`; `embedded`, `failed`, `timed_out`."""
 
     text: str
     until: float | None

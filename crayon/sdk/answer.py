@@ -14,11 +14,12 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
 
     from crayon.completion import Completion, Route, Source
-    from crayon.engine import EncodeResult, Engine, Stream
+    from crayon.engine import Engine, Stream
     from crayon.router.policy import Allowed
     from crayon.sdk.actions import Action
     from crayon.sdk.core import Core
     from crayon.sdk.options import Call
+    from crayon.sdk.query_gate import Embedding, QueryGate
     from crayon.sdk.turn import Turn
 
 
@@ -46,7 +47,7 @@ class Answer:
         self._turn: Turn | None = None
         self._action: Action | None = None
         self._stream: Stream | None = None
-        self._future: Future[EncodeResult] | None = None
+        self._future: Future[Embedding] | None = None
         self._completion: Completion | None = None
         self._error: CrayonError | None = None
         self._closed = False
@@ -103,8 +104,8 @@ class Answer:
         self._action = self._turn.begin()
         return self._turn
 
-    def _encode(self, engine: Engine, action: Embed) -> Future[EncodeResult]:
-        self._future = engine.encode(EncodeRequest(texts=(action.text,), deadline=action.until))
+    def _encode(self, gate: QueryGate, engine: Engine, action: Embed) -> Future[Embedding]:
+        self._future = gate.encode(engine, EncodeRequest(texts=(action.text,), deadline=action.until))
         if self._closed:  # closed by another thread just before
             self._future.cancel()
         return self._future

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from typing import TYPE_CHECKING, Any, Self
 
 from crayon.completion import Mode
+from crayon.engine import EncodeRequest, deadline_after
 from crayon.sdk.async_stream import AsyncAnswerStream, open_async
 from crayon.sdk.conversation import AsyncConversation
 from crayon.sdk.core import Core
@@ -16,12 +18,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
     from typing import Literal, Unpack
 
-    from crayon.completion import Blend, Completion
+    from crayon.completion import Blend, Completion, Source
+    from crayon.customising.customization import Customization
     from crayon.engine import EncodeResult, Engine, ScoreResult
     from crayon.messages import MessagesLike
     from crayon.router.hardness import Hardness
     from crayon.router.scope import Scope
-    from crayon.sdk.options import SamplingOptions
+    from crayon.sdk.customizations import CustomizationLike, SamplesLike
+    from crayon.sdk.options import BlendLike, Call, SamplingOptions
 
 
 class AsyncCrayon:
@@ -41,6 +45,8 @@ class AsyncCrayon:
         system: str | None = None,
         timeout: float | None = 120.0,
         private: bool = False,
+        customization: CustomizationLike | None = None,
+        customizations_dir: str | os.PathLike[str] | None = None,
         device_options: Mapping[str, Any] | None = None,
         server_options: Mapping[str, Any] | None = None,
         **sampling: Unpack[SamplingOptions],
@@ -57,13 +63,16 @@ class AsyncCrayon:
             device_options=device_options,
             server_options=server_options,
             sampling=sampling,
+            customization=customization,
+            customizations_dir=customizations_dir,
         )
 
     async def ask(
         self,
         messages: MessagesLike,
         *,
-        blend: Blend | None = None,
+        blend: BlendLike | None = None,
+        last_profile: str | None = None,
         mode: Mode | str | None = None,
         private: bool | None = None,
         timeout: float | None = None,  # noqa: ASYNC109 # one meaning on both clients: the deadline of the whole call
@@ -71,7 +80,13 @@ class AsyncCrayon:
     ) -> Completion:
         """Return the whole answer to `messages` (a text, or a list of role and content)."""
         async with self.stream(
-            messages, blend=blend, mode=mode, private=private, timeout=timeout, **sampling
+            messages,
+            blend=blend,
+            last_profile=last_profile,
+            mode=mode,
+            private=private,
+            timeout=timeout,
+            **sampling,
         ) as stream:
             async for _ in stream:
                 pass
@@ -81,21 +96,30 @@ class AsyncCrayon:
         self,
         messages: MessagesLike,
         *,
-        blend: Blend | None = None,
+        blend: BlendLike | None = None,
+        last_profile: str | None = None,
         mode: Mode | str | None = None,
         private: bool | None = None,
         timeout: float | None = None,
         **sampling: Unpack[SamplingOptions],
     ) -> AsyncAnswerStream:
         """Return the answer as it is written; it starts when its first piece is asked for. As `ask` otherwise."""
-        return self._answer(messages, blend=blend, mode=mode, private=private, timeout=timeout, sampling=sampling)
+        return self._answer(
+            messages,
+            blend=blend,
+            last_profile=last_profile,
+            mode=mode,
+            private=private,
+            timeout=timeout,
+            sampling=sampling,
+        )
 
     async def score(
         self,
         messages: MessagesLike,
         continuations: Iterable[str],
         *,
-        blend: Blend | None = None,
+        blend: BlendLike | None = None,
         mode: Mode | str | None = None,
         private: bool | None = None,
         timeout: float | None = None,  # noqa: ASYNC109 # one meaning on both clients: the deadline of the whole call
@@ -107,7 +131,7 @@ class AsyncCrayon:
         """
         call, allowed = self._core.call(messages, blend=blend, mode=mode, private=private, timeout=timeout, sampling={})
         engine = await open_async(self._core.engines, allowed.sources[0])
-        request = self._core.score_request(call, continuations)
+        request = self._core.score_request(call, continuations, await self._blend(call, allowed.sources[0]))
         return await wait_for_async(engine.score(request), request.deadline)
 
     async def encode(
@@ -132,7 +156,7 @@ class AsyncCrayon:
         messages: MessagesLike = (),
         *,
         system: str | None = None,
-        blend: Blend | None = None,
+        blend: BlendLike | None = None,
         mode: Mode | str | None = None,
         private: bool = False,
         **sampling: Unpack[SamplingOptions],
@@ -143,6 +167,43 @@ class AsyncCrayon:
             InvalidRequestError: an argument is wrong; the field names it.
         """
         return AsyncConversation(self, messages, system=system, blend=blend, mode=mode, private=private, **sampling)
+
+    async def customize(
+        self,
+        name: str,
+        samples: SamplesLike,
+        *,
+        refine: bool = False,
+        check: bool = True,
+        replace: bool = False,
+        timeout: float | None = None,  # noqa: ASYNC109 # one meaning on both clients: the patience of each step
+        ready: Callable[[Customization], None] | None = None,
+        progress: Callable[[str, int, int], None] | None = None,
+    ) -> Customization:
+        """Make a customisation from samples and keep it; as `Crayon.customize`, and without blocking the event loop.
+
+        `ready` and `progress` are called from another thread.
+        """
+        gone = threading.Event()
+        try:
+            return await asyncio.to_thread(
+                self._core.customise,
+                name,
+                samples,
+                refine=refine,
+                check=check,
+                replace=replace,
+                timeout=timeout,
+                ready=ready,
+                progress=progress,
+                cancelled=gone.is_set,
+            )
+        finally:
+            gone.set()  # a task that was cancelled leaves no work behind on the device
+
+    async def customizations(self) -> tuple[Customization, ...]:
+        """Return the customisations on this device, by name."""
+        return await asyncio.to_thread(self._core.customizations.all)
 
     async def load(self) -> None:
         """Open the model and the connection and fit the scopes now, instead of at the first call.
@@ -166,7 +227,8 @@ class AsyncCrayon:
         self,
         messages: MessagesLike,
         *,
-        blend: Blend | None,
+        blend: BlendLike | None,
+        last_profile: str | None = None,
         mode: Mode | str | None,
         private: bool | None,
         timeout: float | None,
@@ -174,6 +236,25 @@ class AsyncCrayon:
         on_done: Callable[[Completion], None] | None = None,
     ) -> AsyncAnswerStream:
         call, allowed = self._core.call(
-            messages, blend=blend, mode=mode, private=private, timeout=timeout, sampling=sampling
+            messages,
+            blend=blend,
+            last_profile=last_profile,
+            mode=mode,
+            private=private,
+            timeout=timeout,
+            sampling=sampling,
         )
         return AsyncAnswerStream(self._core, call, allowed, on_done)
+
+    async def _blend(self, call: Call, source: Source) -> Blend | None:
+        """Return the weights that a call wants at one side; where it leaves a choice, by its last message."""
+        known, blend = self._core.settled(call, source)
+        if known:
+            return blend
+        until = deadline_after(call.timeout)
+        gate = await asyncio.to_thread(self._core.query_gate, call, until)
+        request = EncodeRequest(texts=(call.messages[-1].content,), deadline=until)
+        choice = gate.judge(
+            await wait_for_async(gate.encode(await open_async(self._core.engines, source), request), until)
+        ).choice
+        return None if choice is None else choice.blend

@@ -10,7 +10,6 @@ from crayon.completion import Source
 from crayon.errors import CrayonError, EngineError
 from crayon.sdk.actions import Done, Embed, Generate, Read
 from crayon.sdk.answer import Answer, Piece
-from crayon.sdk.core import judge
 from crayon.sdk.waiting import wait_for_async
 
 if TYPE_CHECKING:
@@ -67,14 +66,14 @@ class AsyncAnswerStream(Answer):
 
     async def _embed(self, turn: Turn, action: Embed) -> Action:
         try:
-            fit = self._core.scope_gate
-            gate = fit(action.until) if self._core.fitted else await asyncio.to_thread(fit, action.until)
+            # In a thread: the device's model may have to be opened and the scopes fitted first.
+            gate = await asyncio.to_thread(self._core.query_gate, self._call, action.until)
             start = time.perf_counter()
-            future = self._encode(self._core.engines.open(Source.DEVICE), action)
-            verdict = judge(gate, await wait_for_async(future, action.until))
+            future = self._encode(gate, self._core.engines.open(Source.DEVICE), action)
+            verdict = gate.judge(await wait_for_async(future, action.until))
         except CrayonError as error:
             return self._failed(turn, error)
-        return turn.embedded(verdict, 1000.0 * (time.perf_counter() - start))
+        return turn.embedded(verdict.scope, 1000.0 * (time.perf_counter() - start), verdict.choice)
 
     async def _read(self, turn: Turn, action: Read) -> Action:
         stream = self._stream

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Self
 
 from crayon.completion import Mode
+from crayon.engine import EncodeRequest, deadline_after
 from crayon.sdk.conversation import Conversation
 from crayon.sdk.core import Core
 from crayon.sdk.stream import AnswerStream
@@ -15,12 +16,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
     from typing import Literal, Unpack
 
-    from crayon.completion import Blend, Completion
+    from crayon.completion import Blend, Completion, Source
+    from crayon.customising.customization import Customization
     from crayon.engine import EncodeResult, Engine, ScoreResult
     from crayon.messages import MessagesLike
     from crayon.router.hardness import Hardness
     from crayon.router.scope import Scope
-    from crayon.sdk.options import SamplingOptions
+    from crayon.sdk.customizations import CustomizationLike, SamplesLike
+    from crayon.sdk.options import BlendLike, Call, SamplingOptions
 
 
 class Crayon:
@@ -40,6 +43,9 @@ class Crayon:
             stand in, the server has half of what is left to show its first token. Opening a model for the first
             time is not counted.
         private: keep everything on the device; calls can add privacy, never lift it.
+        customization: what the device was customised for, by name: each query is answered by the profile it belongs
+            to, and one outside of all goes to the server, or to the plain base where that is not allowed.
+        customizations_dir: where customisations are kept; by default the user's data folder for Crayon.
         device_options: keywords for opening the device's model.
         server_options: keywords for the connection to the server.
         sampling: defaults for every call, see `Sampling`.
@@ -61,6 +67,8 @@ class Crayon:
         system: str | None = None,
         timeout: float | None = 120.0,
         private: bool = False,
+        customization: CustomizationLike | None = None,
+        customizations_dir: str | os.PathLike[str] | None = None,
         device_options: Mapping[str, Any] | None = None,
         server_options: Mapping[str, Any] | None = None,
         **sampling: Unpack[SamplingOptions],
@@ -77,13 +85,16 @@ class Crayon:
             device_options=device_options,
             server_options=server_options,
             sampling=sampling,
+            customization=customization,
+            customizations_dir=customizations_dir,
         )
 
     def ask(
         self,
         messages: MessagesLike,
         *,
-        blend: Blend | None = None,
+        blend: BlendLike | None = None,
+        last_profile: str | None = None,
         mode: Mode | str | None = None,
         private: bool | None = None,
         timeout: float | None = None,
@@ -93,7 +104,11 @@ class Crayon:
 
         Args:
             messages: the conversation, or one user message.
-            blend: adapter weights for the device; sent to the server only where it alone may answer.
+            blend: the name of a customisation (or the path of an exported one): it is applied whatever the query is
+                like, and only the profile is chosen by it. Or weights, or "base" for the plain base. A server gets
+                the weights only where it alone may answer.
+            last_profile: what `Route.profile` said of the turn before, where the caller keeps the conversation: the
+                profile stays unless another one is clearly nearer.
             mode: which sides may answer.
             private: True keeps this call on the device.
             timeout: seconds for all attempts together (math.inf: for ever).
@@ -106,7 +121,15 @@ class Crayon:
             ServerInterruptedError: the server broke off after its first token; `partial` likewise.
             ServerError, EngineError: nobody who was allowed to could answer; notes say what was tried before.
         """
-        with self.stream(messages, blend=blend, mode=mode, private=private, timeout=timeout, **sampling) as stream:
+        with self.stream(
+            messages,
+            blend=blend,
+            last_profile=last_profile,
+            mode=mode,
+            private=private,
+            timeout=timeout,
+            **sampling,
+        ) as stream:
             for _ in stream:
                 pass
             return stream.completion
@@ -115,21 +138,30 @@ class Crayon:
         self,
         messages: MessagesLike,
         *,
-        blend: Blend | None = None,
+        blend: BlendLike | None = None,
+        last_profile: str | None = None,
         mode: Mode | str | None = None,
         private: bool | None = None,
         timeout: float | None = None,
         **sampling: Unpack[SamplingOptions],
     ) -> AnswerStream:
         """Return the answer as it is written; it starts when its first piece is asked for. As `ask` otherwise."""
-        return self._answer(messages, blend=blend, mode=mode, private=private, timeout=timeout, sampling=sampling)
+        return self._answer(
+            messages,
+            blend=blend,
+            last_profile=last_profile,
+            mode=mode,
+            private=private,
+            timeout=timeout,
+            sampling=sampling,
+        )
 
     def score(
         self,
         messages: MessagesLike,
         continuations: Iterable[str],
         *,
-        blend: Blend | None = None,
+        blend: BlendLike | None = None,
         mode: Mode | str | None = None,
         private: bool | None = None,
         timeout: float | None = None,
@@ -141,7 +173,7 @@ class Crayon:
         """
         call, allowed = self._core.call(messages, blend=blend, mode=mode, private=private, timeout=timeout, sampling={})
         engine = self._core.engines.open(allowed.sources[0])
-        request = self._core.score_request(call, continuations)
+        request = self._core.score_request(call, continuations, self._blend(call, allowed.sources[0]))
         return wait_for(engine.score(request), request.deadline)
 
     def encode(
@@ -162,7 +194,7 @@ class Crayon:
         messages: MessagesLike = (),
         *,
         system: str | None = None,
-        blend: Blend | None = None,
+        blend: BlendLike | None = None,
         mode: Mode | str | None = None,
         private: bool = False,
         **sampling: Unpack[SamplingOptions],
@@ -173,6 +205,50 @@ class Crayon:
             InvalidRequestError: an argument is wrong; the field names it.
         """
         return Conversation(self, messages, system=system, blend=blend, mode=mode, private=private, **sampling)
+
+    def customize(
+        self,
+        name: str,
+        samples: SamplesLike,
+        *,
+        refine: bool = False,
+        check: bool = True,
+        replace: bool = False,
+        timeout: float | None = None,
+        ready: Callable[[Customization], None] | None = None,
+        progress: Callable[[str, int, int], None] | None = None,
+    ) -> Customization:
+        """Make a customisation from samples of the user's own tasks, and keep it: seconds, no training, no upload.
+
+        Args:
+            name: what it is called from then on.
+            samples: 1 to 1,000 of them, or the file that holds them; see `crayon.Sample`.
+            refine: search for better weights on the samples; kept only if better on held-out ones. Minutes.
+            check: score at most 24 of the samples, each under the weights of the others, against the plain base.
+            replace: whether one of this name may be replaced.
+            timeout: seconds for each single step on the device; the client's own by default.
+            ready: is called with the weights as soon as they are known and kept, before the check.
+            progress: is called with "check" or "refine", steps done and steps in all.
+
+        Raises:
+            InvalidRequestError: the name is taken, or the samples cannot be used; says which and why.
+            PrivacyError: the device engine does not compute here; nothing was sent.
+            AdapterError: no adapter pool is loaded for the device's model.
+        """
+        return self._core.customise(
+            name,
+            samples,
+            refine=refine,
+            check=check,
+            replace=replace,
+            timeout=timeout,
+            ready=ready,
+            progress=progress,
+        )
+
+    def customizations(self) -> tuple[Customization, ...]:
+        """Return the customisations on this device, by name."""
+        return self._core.customizations.all()
 
     def load(self) -> None:
         """Open the model and the connection and fit the scopes now, instead of at the first call.
@@ -196,7 +272,8 @@ class Crayon:
         self,
         messages: MessagesLike,
         *,
-        blend: Blend | None,
+        blend: BlendLike | None,
+        last_profile: str | None = None,
         mode: Mode | str | None,
         private: bool | None,
         timeout: float | None,
@@ -204,6 +281,23 @@ class Crayon:
         on_done: Callable[[Completion], None] | None = None,
     ) -> AnswerStream:
         call, allowed = self._core.call(
-            messages, blend=blend, mode=mode, private=private, timeout=timeout, sampling=sampling
+            messages,
+            blend=blend,
+            last_profile=last_profile,
+            mode=mode,
+            private=private,
+            timeout=timeout,
+            sampling=sampling,
         )
         return AnswerStream(self._core, call, allowed, on_done)
+
+    def _blend(self, call: Call, source: Source) -> Blend | None:
+        """Return the weights that a call wants at one side; where it leaves a choice, by its last message."""
+        known, blend = self._core.settled(call, source)
+        if known:
+            return blend
+        until = deadline_after(call.timeout)
+        gate = self._core.query_gate(call, until)
+        request = EncodeRequest(texts=(call.messages[-1].content,), deadline=until)
+        choice = gate.judge(wait_for(gate.encode(self._core.engines.open(source), request), until)).choice
+        return None if choice is None else choice.blend

@@ -15,12 +15,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Unpack
 
-    from crayon.completion import Blend, Completion, Mode
+    from crayon.completion import Completion, Mode
     from crayon.messages import MessagesLike
     from crayon.sdk.async_client import AsyncCrayon
     from crayon.sdk.async_stream import AsyncAnswerStream
     from crayon.sdk.client import Crayon
-    from crayon.sdk.options import SamplingOptions
+    from crayon.sdk.options import BlendLike, SamplingOptions
     from crayon.sdk.stream import AnswerStream
 
 
@@ -35,11 +35,17 @@ class _History:
             self._turns = (*_checked([Message("system", system)]), *self._turns)
         self._private = self._born_private = resolve_private(private)
         self._latest = 0
+        self._profile: str | None = None
 
     @property
     def messages(self) -> tuple[Message, ...]:
         """The history: system message if any, then user and assistant in turn."""
         return self._turns
+
+    @property
+    def profile(self) -> str | None:
+        """The profile that the conversation is in, where it has a customisation: it stays until another is nearer."""
+        return self._profile
 
     @property
     def private(self) -> bool:
@@ -51,6 +57,7 @@ class _History:
         self._latest += 1
         self._turns = tuple(message for message in self._turns[:1] if message.role == "system")
         self._private = self._born_private
+        self._profile = None
 
     def _begin(self, text: str, *, private: bool | None) -> tuple[tuple[Message, ...], int]:
         if not isinstance(text, str):
@@ -65,6 +72,8 @@ class _History:
         def record(completion: Completion) -> None:
             if turn == self._latest:
                 self._turns = (*messages, Message("assistant", completion.text))
+                # An answer from elsewhere leaves the device where it was.
+                self._profile = completion.route.profile or self._profile
 
         return record
 
@@ -82,7 +91,7 @@ class Conversation(_History):
         messages: MessagesLike = (),
         *,
         system: str | None = None,
-        blend: Blend | None = None,
+        blend: BlendLike | None = None,
         mode: Mode | str | None = None,
         private: bool = False,
         **sampling: Unpack[SamplingOptions],
@@ -95,7 +104,7 @@ class Conversation(_History):
         self,
         text: str,
         *,
-        blend: Blend | None = None,
+        blend: BlendLike | None = None,
         mode: Mode | str | None = None,
         private: bool | None = None,
         timeout: float | None = None,
@@ -111,7 +120,7 @@ class Conversation(_History):
         self,
         text: str,
         *,
-        blend: Blend | None = None,
+        blend: BlendLike | None = None,
         mode: Mode | str | None = None,
         private: bool | None = None,
         timeout: float | None = None,
@@ -121,6 +130,7 @@ class Conversation(_History):
         messages, turn = self._begin(text, private=private)
         return self._client._answer(
             messages,
+            last_profile=self._profile,
             private=self._private,
             timeout=timeout,
             on_done=self._recorder(messages, turn),
@@ -141,7 +151,7 @@ class AsyncConversation(_History):
         messages: MessagesLike = (),
         *,
         system: str | None = None,
-        blend: Blend | None = None,
+        blend: BlendLike | None = None,
         mode: Mode | str | None = None,
         private: bool = False,
         **sampling: Unpack[SamplingOptions],
@@ -154,7 +164,7 @@ class AsyncConversation(_History):
         self,
         text: str,
         *,
-        blend: Blend | None = None,
+        blend: BlendLike | None = None,
         mode: Mode | str | None = None,
         private: bool | None = None,
         timeout: float | None = None,  # noqa: ASYNC109 # one meaning on both clients: the whole turn's deadline
@@ -170,7 +180,7 @@ class AsyncConversation(_History):
         self,
         text: str,
         *,
-        blend: Blend | None = None,
+        blend: BlendLike | None = None,
         mode: Mode | str | None = None,
         private: bool | None = None,
         timeout: float | None = None,
@@ -180,6 +190,7 @@ class AsyncConversation(_History):
         messages, turn = self._begin(text, private=private)
         return self._client._answer(
             messages,
+            last_profile=self._profile,
             private=self._private,
             timeout=timeout,
             on_done=self._recorder(messages, turn),
@@ -190,13 +201,13 @@ class AsyncConversation(_History):
 class _Defaults:
     """What a conversation's turns use where a turn itself says nothing."""
 
-    def __init__(self, blend: Blend | None, mode: Mode | str | None, sampling: SamplingOptions) -> None:
+    def __init__(self, blend: BlendLike | None, mode: Mode | str | None, sampling: SamplingOptions) -> None:
         self._blend = blend
         self._mode = None if mode is None else parse_mode(mode)
         resolve_sampling(Sampling(), sampling)
         self._sampling = sampling
 
-    def merged(self, blend: Blend | None, mode: Mode | str | None, sampling: SamplingOptions) -> dict[str, Any]:
+    def merged(self, blend: BlendLike | None, mode: Mode | str | None, sampling: SamplingOptions) -> dict[str, Any]:
         """Return the keywords of one turn."""
         return {
             "blend": self._blend if blend is None else blend,

@@ -1,4 +1,4 @@
-"""What the sync and the async client share: settings, lazily opened engines, fitted scopes, and no waiting style."""
+"""What the sync and the async client share: settings, engines opened when needed, scopes, and no waiting style."""
 
 from __future__ import annotations
 
@@ -8,28 +8,34 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from crayon.completion import Blend, Source
+from crayon.customising.profile_gate import ProfileGate
+from crayon.customising.profiles import BASE
 from crayon.data.scope_files import load_scope
 from crayon.data.texts import background_texts
 from crayon.engine import EncodeRequest, Engine, ScoreRequest
-from crayon.errors import EngineError, InvalidRequestError
+from crayon.errors import InvalidRequestError
 from crayon.messages import Message, normalise_messages
 from crayon.router.hardness import Hardness
 from crayon.router.policy import Allowed, allowed_sources, parse_mode
-from crayon.router.scope import Scope, ScopeGate, ScopeVerdict, fit_scope
+from crayon.router.scope import Scope, ScopeGate, fit_scope
 from crayon.sampling import Sampling
+from crayon.sdk.customizations import Customizations, samples_of
 from crayon.sdk.engines import Engines
 from crayon.sdk.options import Call, check_timeout, resolve_private, resolve_sampling
+from crayon.sdk.query_gate import Choice, QueryGate, choice_of
 from crayon.sdk.turn import Turn
 from crayon.sdk.waiting import wait_for
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from typing import Literal
 
     from crayon.completion import Mode
-    from crayon.engine import EncodeResult
+    from crayon.customising.customization import Customization
     from crayon.messages import MessagesLike
+    from crayon.sdk.customizations import CustomizationLike, SamplesLike
+    from crayon.sdk.options import BlendLike
 
 
 class Core:
@@ -49,6 +55,8 @@ class Core:
         device_options: Mapping[str, Any] | None,
         server_options: Mapping[str, Any] | None,
         sampling: Mapping[str, Any],
+        customization: CustomizationLike | None = None,
+        customizations_dir: str | os.PathLike[str] | None = None,
     ) -> None:
         self._mode = parse_mode(mode)
         self._timeout = check_timeout(timeout)
@@ -58,6 +66,12 @@ class Core:
         self._scopes = _scopes(scopes)
         self._hardness = _hardness(hardness)
         self.engines = Engines(device, server, device_options or {}, server_options or {})
+        self.customizations = Customizations(customizations_dir)
+        self._customization = customization
+        if customization is not None:
+            self.customizations.find("customization", customization)
+            if not self.engines.configured(Source.DEVICE):
+                raise InvalidRequestError("customization", "is applied on the device; pass a device model")
         self._gate: ScopeGate | None = None
         self._fitting = threading.Lock()
 
@@ -67,7 +81,7 @@ class Core:
             if self.engines.configured(source):
                 self.engines.open(source)
         if self._scopes and self.engines.configured(Source.DEVICE):
-            self.scope_gate(None if self._timeout is None else time.monotonic() + self._timeout)
+            self._scope_gate(None if self._timeout is None else time.monotonic() + self._timeout)
 
     # -- calls
 
@@ -75,11 +89,12 @@ class Core:
         self,
         messages: MessagesLike,
         *,
-        blend: Blend | None,
+        blend: BlendLike | None,
         mode: Mode | str | None,
         private: bool | None,
         timeout: float | None,
         sampling: Mapping[str, Any],
+        last_profile: str | None = None,
     ) -> tuple[Call, Allowed]:
         """Resolve every default and ask the policy.
 
@@ -93,7 +108,8 @@ class Core:
             mode=self._mode if mode is None else parse_mode(mode),
             private=resolve_private(self._private, private),
             timeout=self._timeout if timeout is None else check_timeout(timeout),
-            blend=_checked(blend),
+            last_profile=_profile(last_profile),
+            **self._customised(blend),
         )
         allowed = allowed_sources(
             call.mode,
@@ -102,14 +118,22 @@ class Core:
             server=self.engines.configured(Source.SERVER),
             server_away=self.engines.server_away,
         )
+        if call.always and call.customization and len(call.customization.profiles) > 1 and _server_only(allowed):
+            raise InvalidRequestError(
+                "blend", f"{call.customization.name!r} has several profiles, and only the device can choose among them"
+            )
         return call, allowed
 
     def turn(self, call: Call, allowed: Allowed) -> Turn:
         """Return a turn whose time starts now."""
+        choice = _only_choice(call)
+        choosing = call.customization is not None and choice is None
         return Turn(
             call,
             allowed,
-            scoped=bool(self._scopes),
+            scoped=bool(self._scopes) or (choosing and not call.always),
+            choosing=choosing,
+            choice=choice,
             hardness=self._hardness,
             server=self.engines.server_address,
             request_bytes=self.engines.request_bytes,
@@ -119,15 +143,15 @@ class Core:
         """Return the engines to open before the clock starts: a server is quick to open, a fallback device waits."""
         return tuple(source for source in allowed.sources if source is Source.SERVER or source is allowed.sources[0])
 
-    def score_request(self, call: Call, continuations: Iterable[str]) -> ScoreRequest:
-        """Return the request of a `score` call; its time starts now."""
+    def score_request(self, call: Call, continuations: Iterable[str], blend: Blend | None) -> ScoreRequest:
+        """Return the request of a `score` call under the blend that was chosen; its time starts now."""
         if isinstance(continuations, str):
             raise InvalidRequestError("continuations", "must be a list of texts, not one text")
         _check_list("continuations", continuations)
         return ScoreRequest(
             messages=call.messages,
             continuations=tuple(continuations),
-            blend=call.blend,
+            blend=blend,
             deadline=None if call.timeout is None else time.monotonic() + call.timeout,
         )
 
@@ -149,20 +173,30 @@ class Core:
             deadline=None if timeout is None else time.monotonic() + timeout,
         )
 
-    # -- scopes
+    # -- what a query is like
 
-    @property
-    def fitted(self) -> bool:
-        """Whether `scope_gate` returns without delay."""
-        return self._gate is not None
+    def settled(self, call: Call, source: Source) -> tuple[bool, Blend | None]:
+        """Return whether a call's blend at one side is known without looking at the query, and the blend."""
+        choice = _only_choice(call)
+        if call.customization is None or (source is Source.SERVER and not call.always):
+            return True, call.blend
+        return choice is not None, None if choice is None else choice.blend
 
-    def scope_gate(self, until: float | None) -> ScopeGate:
-        """Return the scope gate, fitting it on first use: one pass over all examples and the background texts.
+    def query_gate(self, call: Call, until: float | None) -> QueryGate:
+        """Return what judges a call's query; the first time the scopes are fitted.
 
         Raises:
             InvalidRequestError: the device sees too little difference between a scope's examples.
+            AdapterError: the customisation's pool is not there.
             DeadlineExceededError: `until` passed.
         """
+        profiles = None
+        if call.customization is not None and _only_choice(call) is None:
+            profiles = ProfileGate(call.customization, self.engines.open(Source.DEVICE))
+        return QueryGate(self._scope_gate(until) if self._scopes else None, profiles, call)
+
+    def _scope_gate(self, until: float | None) -> ScopeGate:
+        """Return the scope gate, fitting it on first use: one pass over all examples and the background texts."""
         if self._gate is not None:
             return self._gate
         device = self.engines.open(Source.DEVICE)
@@ -180,24 +214,58 @@ class Core:
                 self._gate = ScopeGate(fitted)
             return self._gate
 
+    # -- customising
+
+    def customise(
+        self,
+        name: str,
+        samples: SamplesLike,
+        *,
+        refine: bool,
+        check: bool,
+        replace: bool,
+        timeout: float | None,
+        ready: Callable[[Customization], None] | None,
+        progress: Callable[[str, int, int], None] | None,
+        cancelled: Callable[[], bool] = lambda: False,
+    ) -> Customization:
+        """Make a customisation; `Crayon.customize` documents the arguments."""
+        self.engines.check_open()
+        if not self.engines.configured(Source.DEVICE):
+            raise InvalidRequestError("device", "customising needs a device model: samples never leave the device")
+        given = samples_of(samples)
+        return self.customizations.make(
+            self.engines.open(Source.DEVICE),
+            name,
+            given,
+            refine=refine,
+            checked=check,
+            replace=replace,
+            system=self._system,
+            patience=self._timeout if timeout is None else check_timeout(timeout),
+            ready=ready,
+            progress=progress,
+            cancelled=cancelled,
+        )
+
     # -- inside
+
+    def _customised(self, blend: object) -> dict[str, Any]:
+        """Return what a caller's `blend` says of blend and customisation, as fields of a call."""
+        if isinstance(blend, Blend):
+            return {"blend": blend}
+        if isinstance(blend, str) and blend.lower() == BASE:
+            return {}
+        if blend is not None:
+            return {"customization": self.customizations.find("blend", blend), "always": True}
+        if self._customization is None:
+            return {}
+        return {"customization": self.customizations.find("customization", self._customization)}
 
     def _with_system(self, messages: tuple[Message, ...]) -> tuple[Message, ...]:
         if self._system is None or any(message.role == "system" for message in messages):
             return messages
         return (self._system, *messages)
-
-
-def judge(gate: ScopeGate, result: EncodeResult) -> ScopeVerdict:
-    """Return the gate's verdict on one embedded query.
-
-    Raises:
-        EngineError: the engine's vector is unusable.
-    """
-    try:
-        return gate.judge(result.vectors[0])
-    except InvalidRequestError as error:
-        raise EngineError(f"the device's embedding is unusable: {error}") from error
 
 
 def _system(text: str | None) -> Message | None:
@@ -208,10 +276,22 @@ def _system(text: str | None) -> Message | None:
     return normalise_messages([Message("system", text), Message("user", "?")])[0] if text else None
 
 
-def _checked(blend: object) -> Blend | None:
-    if blend is None or isinstance(blend, Blend):
-        return blend
-    raise InvalidRequestError("blend", f"must be a crayon.Blend, not {type(blend).__name__}")
+def _only_choice(call: Call) -> Choice | None:
+    """Return the profile of a call that needs no look at its query: there is one, and it answers everything."""
+    custom = call.customization
+    if custom is None or len(custom.profiles) > 1 or (custom.scoped and not call.always):
+        return None
+    return choice_of(custom, custom.profiles[0].name)
+
+
+def _server_only(allowed: Allowed) -> bool:
+    return allowed.sources == (Source.SERVER,)
+
+
+def _profile(name: object) -> str | None:
+    if name is None or isinstance(name, str):
+        return name
+    raise InvalidRequestError("last_profile", f"must be the name in `Route.profile`, not {type(name).__name__}")
 
 
 def _check_list(field: str, value: object) -> None:

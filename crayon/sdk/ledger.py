@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from crayon.errors import CrayonError
     from crayon.router.hardness import HardnessGate
     from crayon.router.scope import ScopeVerdict
+    from crayon.sdk.query_gate import Choice
 
 logger = logging.getLogger("crayon.sdk")
 
@@ -25,6 +26,8 @@ class Ledger:
 
     request_id: str
     server: str | None = None
+    last_profile: str | None = None
+    choice: Choice | None = None
     decisions: list[Decision] = field(default_factory=list)
     failures: dict[Source, CrayonError] = field(default_factory=dict)
     scope: ScopeVerdict | None = None
@@ -56,6 +59,9 @@ class Ledger:
     def route(self, decision: Decision, blend: Blend | None) -> Route:
         """Return the report of an answer given under `decision`."""
         failed = next((side for side in self.failures if side is not decision.source), None)
+        # What was chosen for the device is not what a server answered with, unless the weights were sent there.
+        chosen = self.choice if decision.source is Source.DEVICE or blend is not None else None
+        switched = chosen is not None and self.last_profile not in {None, chosen.profile}
         return Route(
             source=decision.source,
             reason=decision.reason,
@@ -65,6 +71,9 @@ class Ledger:
             fallback_from=failed,
             fallback_error=str(self.failures[failed]) if failed else None,
             blend=blend,
+            customization=chosen.customization if chosen else None,
+            profile=chosen.profile if chosen else None,
+            switched_from=self.last_profile if switched else None,
             server=self.server if decision.source is Source.SERVER else None,
             bytes_sent=self.bytes_sent,
             encode_ms=self.encode_ms,

@@ -5,14 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict
 
 from crayon.errors import InvalidRequestError
 from crayon.sampling import SAMPLING_FIELDS, Sampling
 
 if TYPE_CHECKING:
     from crayon.completion import Blend, Mode
+    from crayon.customising.customization import Customization
     from crayon.messages import Message
+
+    # Weights, the name (or exported file) of a customisation, or "base" for the plain base.
+    BlendLike: TypeAlias = Blend | str
 
 
 class SamplingOptions(TypedDict, total=False):
@@ -32,7 +36,11 @@ class SamplingOptions(TypedDict, total=False):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Call:
-    """One resolved call; `timeout` in seconds, or None to wait for ever."""
+    """One resolved call; `timeout` in seconds, or None to wait for ever.
+
+    `always`: the caller named the customisation, so it is applied whatever the query is like. `last_profile`: the
+    profile that the conversation is in.
+    """
 
     messages: tuple[Message, ...]
     sampling: Sampling
@@ -40,6 +48,9 @@ class Call:
     private: bool
     timeout: float | None
     blend: Blend | None = None
+    customization: Customization | None = None
+    always: bool = False
+    last_profile: str | None = None
 
 
 def resolve_sampling(base: Sampling, changes: Mapping[str, Any]) -> Sampling:

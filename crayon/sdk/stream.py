@@ -9,7 +9,6 @@ from crayon.completion import Source
 from crayon.errors import CrayonError, EngineError
 from crayon.sdk.actions import Done, Embed, Generate, Read
 from crayon.sdk.answer import Answer, Piece
-from crayon.sdk.core import judge
 from crayon.sdk.waiting import wait_for
 
 if TYPE_CHECKING:
@@ -67,13 +66,13 @@ class AnswerStream(Answer):
 
     def _embed(self, turn: Turn, action: Embed) -> Action:
         try:
-            gate = self._core.scope_gate(action.until)
+            gate = self._core.query_gate(self._call, action.until)
             start = time.perf_counter()
-            future = self._encode(self._core.engines.open(Source.DEVICE), action)
-            verdict = judge(gate, wait_for(future, action.until))
+            future = self._encode(gate, self._core.engines.open(Source.DEVICE), action)
+            verdict = gate.judge(wait_for(future, action.until))
         except CrayonError as error:
             return self._failed(turn, error)
-        return turn.embedded(verdict, 1000.0 * (time.perf_counter() - start))
+        return turn.embedded(verdict.scope, 1000.0 * (time.perf_counter() - start), verdict.choice)
 
     def _read(self, turn: Turn, action: Read) -> Action:
         stream = self._stream

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from crayon.router.scope import ScopeVerdict
     from crayon.sdk.actions import Action
     from crayon.sdk.options import Call
+    from crayon.sdk.query_gate import Choice
 
 # While the device can still stand in, the server must show its first token within this share of the time left; the
 # rest is kept for the device. After its first token it has all of it.
@@ -65,7 +66,9 @@ class Turn:
     Args:
         call: the resolved call; its timeout starts to run now.
         allowed: what the policy allows.
-        scoped: whether there are scopes to test the query against.
+        scoped: whether there are scopes or profiles to test the query against.
+        choosing: whether the query's embedding chooses the profile that the device answers with.
+        choice: that profile where there is nothing to choose.
         hardness: settings of the hardness gate, or None to let every device answer go at once.
         server: address of the server, for the report.
         request_bytes: size of a request on the wire.
@@ -78,6 +81,8 @@ class Turn:
         allowed: Allowed,
         *,
         scoped: bool = False,
+        choosing: bool = False,
+        choice: Choice | None = None,
         hardness: Hardness | None = None,
         server: str | None = None,
         request_bytes: Callable[[GenerateRequest], int] = lambda _: 0,
@@ -86,17 +91,23 @@ class Turn:
         self.call = call
         self.allowed = allowed
         self._scoped = scoped
+        self._choosing = choosing
+        self._waiting: bool | None = None  # for the profile; then whether the attempt is gated
         self._hardness = hardness
         self._request_bytes = request_bytes
         self._clock = clock
         self._t0 = clock()
         self.deadline = None if call.timeout is None else self._t0 + call.timeout
-        self.ledger = Ledger(new_request_id(), server)
+        self.ledger = Ledger(new_request_id(), server, call.last_profile, choice)
         self._attempts = 0
         self._attempt: _Attempt | None = None
         self._text: list[str] = []
         self._ttft: float | None = None
         self._finished: Finished | None = None
+
+    @property
+    def _named(self) -> bool:
+        return self.call.always or self.call.blend is not None
 
     @property
     def text(self) -> str:
@@ -117,13 +128,18 @@ class Turn:
         """Start."""
         first, reason = self.allowed.sources[0], self.allowed.reason
         if self.allowed.gated and self._scoped:
-            return Embed(self.call.messages[-1].content, self.deadline)
+            return self._embed()
         self.ledger.decide(first, reason)
         return self._run(first, gated=self.allowed.gated)
 
-    def embedded(self, verdict: ScopeVerdict, encode_ms: float) -> Action:
-        """Take in the scope gate's verdict."""
-        self.ledger.scope, self.ledger.encode_ms = verdict, encode_ms
+    def embedded(self, verdict: ScopeVerdict | None, encode_ms: float, choice: Choice | None = None) -> Action:
+        """Take in the verdict on the query: where it belongs, and what the device would answer with."""
+        self.ledger.encode_ms, self._choosing = encode_ms, False
+        self.ledger.choice = choice or self.ledger.choice
+        if self._waiting is not None or verdict is None:
+            gated, self._waiting = bool(self._waiting), None
+            return self._run(Source.DEVICE, gated=gated)
+        self.ledger.scope = verdict
         source = Source.DEVICE if verdict.inside else Source.SERVER
         reason = Reason.IN_SCOPE if verdict.inside else Reason.OUT_OF_SCOPE
         self.ledger.decide(source, reason, verdict.score, verdict.threshold)
@@ -217,15 +233,23 @@ class Turn:
 
     # -- steps
 
+    def _embed(self) -> Action:
+        return Embed(self.call.messages[-1].content, self.deadline)
+
     def _run(self, source: Source, *, gated: bool = False) -> Action:
+        if source is Source.DEVICE and self._choosing and not self._late():
+            self._waiting = gated
+            return self._embed()
         now = self._clock()
         if self._late():
             return Fail(self._final(source, DeadlineExceededError("the deadline passed before the first token")))
         first_by = None
         if source is Source.SERVER and self._may_stand_in(Source.DEVICE) and self.deadline is not None:
             first_by = now + FIRST_TOKEN_SHARE * (self.deadline - now)
-        # A blend belongs to the device's pool; a server gets one only where it alone may answer.
-        blend = self.call.blend if source is Source.DEVICE or self.allowed.sources == (source,) else None
+        # A blend belongs to the device's pool; a server gets one only if it alone may answer and the caller named it.
+        blend = self.ledger.choice.blend if self.ledger.choice else self.call.blend
+        if source is Source.SERVER and not (self.allowed.sources == (source,) and self._named):
+            blend = None
         self._attempts += 1
         request_id = self.ledger.request_id
         request = GenerateRequest(

@@ -12,7 +12,7 @@ from crayon.customising.customise import check, customise
 from crayon.customising.device_calls import DeviceCalls
 from crayon.customising.expectation import MAX_CASES, few_of, left_out_weights, make_cases
 from crayon.customising.refine import MAX_EVALUATIONS, MAX_TOTAL, Search
-from crayon.customising.samples import Sample
+from crayon.customising.sample import Sample
 from crayon.device import DeviceEngine
 from crayon.errors import AdapterError, CancelledError, DeadlineExceededError, InvalidRequestError, PrivacyError
 from crayon.messages import Message

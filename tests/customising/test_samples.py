@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from crayon.customising.sample_file import MAX_FILE_BYTES, read_samples
-from crayon.customising.samples import Sample, as_samples, choices_of
+from crayon.customising.sample import Sample, as_samples, choices_of
+from crayon.customising.samples import MAX_FILE_BYTES, read_samples
 from crayon.errors import InvalidRequestError
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from crayon.customising.customization import Customization, Expectation
 from crayon.customising.profiles import Profile
-from crayon.customising.samples import Sample
+from crayon.customising.sample import Sample
 from crayon.customising.store import CustomizationStore, read_export
 from crayon.errors import AdapterError, AdapterMismatchError, InvalidRequestError
 

@@ -1,0 +1,45 @@
+"""Which profile of a customisation a query belongs to, in the pool's own space."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from crayon.customising.device_calls import check_layer, on_this_device, pool_of
+from crayon.customising.profiles import pool_vectors
+from crayon.errors import AdapterError, EngineError, InvalidRequestError
+from crayon.router.scope import ScopeGate
+
+if TYPE_CHECKING:
+    from crayon.customising.customization import Customization
+    from crayon.engine import Engine, RawStates
+    from crayon.router.scope import ScopeVerdict
+
+
+class ProfileGate:
+    """The profiles of one customisation as scopes, on the engine that has its pool.
+
+    Raises:
+        AdapterError: the engine does not have the pool, or the centres are of another size than its keys.
+        InvalidRequestError: the profiles have no centres.
+    """
+
+    def __init__(self, customization: Customization, engine: Engine) -> None:
+        try:
+            self._pool = pool_of(on_this_device(engine), customization.pool_id)
+        except AdapterError as error:
+            raise AdapterError(f"customisation {customization.name!r}: {error}; or customise again") from None
+        self._gate = ScopeGate([profile.scope() for profile in customization.profiles])
+        if self._gate.scopes[0].centre.size != self._pool.centre.size:
+            raise AdapterError(f"customisation {customization.name!r} is damaged: its centres have another size")
+
+    def judge(self, states: RawStates, *, last: str | None = None) -> ScopeVerdict:
+        """Return the profile that the one query is closest to, and whether it is inside; `last` as in `ScopeGate`.
+
+        Raises:
+            EngineError: the engine's states are unusable.
+        """
+        check_layer(self._pool, states)
+        try:
+            return self._gate.judge(pool_vectors(states.states, self._pool.centre)[0], last=last)
+        except InvalidRequestError as error:
+            raise EngineError(f"the device's embedding is unusable: {error}") from error
