@@ -22,7 +22,7 @@ def check_bases(pools: Iterable[Pool], model: Model, source_sha256: str, name: s
     Args:
         pools: none is fine.
         model: what runs.
-        source_sha256: that hash, where it is known. Else ("") a prepared file says it, and any other is hashed.
+        source_sha256: that hash, where it is known. A prepared file says it itself; any other is hashed without ("").
         name: what the model is called.
 
     Raises:
@@ -30,7 +30,7 @@ def check_bases(pools: Iterable[Pool], model: Model, source_sha256: str, name: s
         ModelFileError: the model's file cannot be read.
     """
     for pool in pools:
-        source_sha256 = source_sha256 or model.metadata.get(SOURCE_KEY) or _sha256(model.path)
+        source_sha256 = model.metadata.get(SOURCE_KEY) or source_sha256 or _sha256(model.path)
         pool.check_base(source_sha256, name)
     return source_sha256
 

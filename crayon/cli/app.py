@@ -2,29 +2,20 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import sys
 import traceback
-from collections.abc import Iterator, MutableMapping, Sequence
-from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from typer.core import TyperGroup
 
 from crayon.cli import console
 from crayon.cli.exit_codes import BROKEN_PIPE, INTERRUPTED, UNEXPECTED, exit_code, exit_code_table
+from crayon.cli.lazy import CommandEntry, LazyGroup
 from crayon.errors import CrayonError, OverloadedError
 
-
-@dataclass(frozen=True, slots=True)
-class CommandEntry:
-    """Where a command lives and its line in `crayon --help`."""
-
-    module: str
-    summary: str
-
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 COMMANDS: dict[str, CommandEntry] = {
     "ask": CommandEntry("crayon.cli.ask", "Ask one question; works in pipes."),
@@ -32,62 +23,18 @@ COMMANDS: dict[str, CommandEntry] = {
     "serve": CommandEntry("crayon.cli.serve", "Run a server that devices can turn to."),
     "demo": CommandEntry("crayon.cli.demo", "Watch questions being answered on the device and by a server."),
     "models": CommandEntry("crayon.cli.models", "List, fetch, inspect, prepare and remove models."),
+    "pool": CommandEntry("crayon.cli.pool", "List, show, check, train, import and export adapter pools."),
     "doctor": CommandEntry("crayon.cli.doctor", "Check this machine, the library, the models and the server."),
     "config": CommandEntry("crayon.cli.config", "Show the settings and where each one came from."),
+    "eval": CommandEntry("crayon.cli.eval", "Measure how good the device's answers are."),
     "bench": CommandEntry("crayon.cli.bench", "Measure the device and the start-up."),
 }
 
 
-class _LazyCommands(MutableMapping[str, Any]):
-    """Commands by name; a command's module is imported when it is first asked for."""
-
-    def __init__(self) -> None:
-        self._loaded: dict[str, Any] = {}
-
-    def __getitem__(self, name: str) -> Any:
-        if name not in self._loaded:
-            app = importlib.import_module(COMMANDS[name].module).app
-            command = typer.main.get_command(app)
-            command.name = name
-            _plain_help(command)
-            self._loaded[name] = command
-        return self._loaded[name]
-
-    def __setitem__(self, name: str, command: Any) -> None:
-        self._loaded[name] = command
-
-    def __delitem__(self, name: str) -> None:
-        del self._loaded[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(COMMANDS)
-
-    def __len__(self) -> int:
-        return len(COMMANDS)
-
-
-def _plain_help(command: Any) -> None:
-    """Print help as plain text everywhere: it starts faster and reads the same in pipes and documents."""
-    command.rich_markup_mode = None
-    for child in getattr(command, "commands", {}).values():
-        _plain_help(child)
-
-
-class CommandGroup(TyperGroup):
+class CommandGroup(LazyGroup):
     """The top-level group: commands come from `COMMANDS`, their errors become messages and exit codes."""
 
-    def __init__(self, **attrs: Any) -> None:
-        super().__init__(**attrs)
-        self.commands = _LazyCommands()
-
-    def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002 - signature of the library
-        """Return the names without loading any command."""
-        return list(COMMANDS)
-
-    def format_commands(self, ctx: Any, formatter: Any) -> None:  # noqa: ARG002 - signature of the library
-        """Write the list of commands without loading any."""
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, entry.summary) for name, entry in COMMANDS.items()])
+    entries = COMMANDS
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command; the only place where an error ends in a message."""

@@ -131,12 +131,12 @@ def _llama_cpp(
     reference: str, settings: Settings, *, ctx: int, slots: int, threads: int | None
 ) -> Callable[[], Engine]:
     from crayon.models import read_gguf, resolve
-    from crayon.models.prepared import SOURCE_KEY
+    from crayon.models.prepared import origin
 
     with pull_progress(reference) as progress:
         local = resolve(reference, progress=progress, models_dir=settings.models_dir)
     info = read_gguf(local.path)
-    source_sha256 = str(info.metadata.get(SOURCE_KEY, local.sha256))
+    source_sha256, quantization = origin({key: str(value) for key, value in info.metadata.items()}, local.sha256)
     pools = _pools(settings.serve.pools, source_sha256, local.name)
     console.message(f"loading {local.name} from {local.path}", "dim")
 
@@ -152,7 +152,7 @@ def _llama_cpp(
             threads=threads,
             background=background_texts(),
             source_sha256=source_sha256,
-            quantization=info.file_type or "",
+            quantization=quantization or info.file_type or "",
             pools=pools,
         )
 

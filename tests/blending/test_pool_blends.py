@@ -150,7 +150,7 @@ def test_a_pool_of_another_base_is_refused_by_both_names(model: Model, pool: Poo
 def test_a_prepared_file_says_what_it_was_made_from(model: Model, pool: Pool) -> None:
     model.metadata[SOURCE_KEY] = "ab" * 32
     with pytest.raises(AdapterMismatchError, match="abababababab"):
-        check_bases((pool,), model, "", "prepared")
+        check_bases((pool,), model, pool.manifest.base.source_sha256, "prepared")
 
 
 def test_a_loaded_blend_is_loaded_once(pool: Pool, model: Model) -> None:

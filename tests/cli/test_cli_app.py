@@ -7,7 +7,7 @@ import pytest
 import typer
 
 from crayon import errors
-from crayon.cli import app as program
+from crayon.cli import lazy
 from crayon.cli.app import COMMANDS, app, run
 from crayon.cli.console import colour_wanted, message, paint, safe
 from crayon.cli.exit_codes import EXIT_CODES, exit_code
@@ -35,13 +35,13 @@ def failing(monkeypatch: pytest.MonkeyPatch) -> Any:
     def command() -> None:
         raise raised[0]
 
-    original = program.importlib.import_module
+    original = lazy.importlib.import_module
 
     class Module:
         app = fail
 
-    monkeypatch.setitem(COMMANDS, "fail", program.CommandEntry("fail", "Fail."))
-    monkeypatch.setattr(program.importlib, "import_module", lambda n: Module if n == "fail" else original(n))
+    monkeypatch.setitem(COMMANDS, "fail", lazy.CommandEntry("fail", "Fail."))
+    monkeypatch.setattr(lazy.importlib, "import_module", lambda n: Module if n == "fail" else original(n))
 
     def raise_(error: BaseException) -> None:
         raised[:] = [error]
