@@ -14,9 +14,18 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
+_OPTIONAL = (
+    "model", "workload", "against", "note", "ci_low", "ci_high", "n", "draws", "group", "task", "variant",
+)  # fmt: skip
+
+
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One measured figure; `value` is the median of `runs`."""
+    """One measured figure; `value` is the median of `runs` in a bench, their mean in an evaluation.
+
+    An evaluation adds the 95 % interval of `value`, how many items and draws it is from, and what was measured: the
+    group of tasks, the task, and the variant of the model.
+    """
 
     metric: str
     value: float
@@ -26,11 +35,28 @@ class Row:
     workload: str | None = None
     against: str | None = None
     note: str | None = None
+    ci_low: float | None = None
+    ci_high: float | None = None
+    n: int | None = None
+    draws: int | None = None
+    group: str | None = None
+    task: str | None = None
+    variant: str | None = None
 
     @classmethod
-    def median(cls, metric: str, unit: str, runs: Sequence[float], **names: str | None) -> Row:
+    def median(
+        cls,
+        metric: str,
+        unit: str,
+        runs: Sequence[float],
+        *,
+        model: str | None = None,
+        workload: str | None = None,
+        against: str | None = None,
+        note: str | None = None,
+    ) -> Row:
         """Return the row of the median of `runs`."""
-        return cls(metric, statistics.median(runs), unit, tuple(runs), **names)
+        return cls(metric, statistics.median(runs), unit, tuple(runs), model, workload, against, note)
 
     def as_json(self) -> dict[str, Any]:
         """Return the row as JSON, without the names that were not given."""
@@ -40,9 +66,10 @@ class Row:
             "unit": self.unit,
             "runs": [round(run, 5) for run in self.runs],
         }
-        for name in ("model", "workload", "against", "note"):
-            if getattr(self, name) is not None:
-                record[name] = getattr(self, name)
+        for name in _OPTIONAL:
+            value = getattr(self, name)
+            if value is not None:
+                record[name] = round(value, 5) if isinstance(value, float) else value
         return record
 
 

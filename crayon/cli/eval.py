@@ -1,0 +1,196 @@
+"""`crayon eval`: how good the answers are, on public data that nothing was trained on."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path  # noqa: TC003 - typer reads it at run time
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from crayon.cli import console, options
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from crayon.bench.report import Row
+    from crayon.eval.customize import EvalReport
+    from crayon.eval.settings import EvalSettings
+
+app = typer.Typer(add_completion=False, no_args_is_help=True)
+
+RESULTS, ANSWERS = "customize.json", "answers.sqlite"
+
+
+@app.callback()
+def evaluation() -> None:
+    """Measure how good the device's answers are.
+
+    The questions are read from the folder of datasets that CRAYON_DATA names.
+    """
+
+
+@app.command()
+def customize(
+    reference: Annotated[str, typer.Argument(metavar="[MODEL]", help="A prepared model.")] = "smollm2-135m-instruct",
+    *,
+    pool: Annotated[
+        str | None,
+        typer.Option("--pool", metavar="POOL", help="The pool to blend, by name or folder (default: the model's)."),
+    ] = None,
+    all_data: Annotated[
+        Path | None, typer.Option("--all-data", metavar="FOLDER", help="A pool of one member trained on all data.")
+    ] = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Fewer tasks, items, draws and controls: about 15 minutes.")
+    ] = False,
+    only: Annotated[
+        str | None, typer.Option("--only", metavar="GROUPS", help="Of in_pool,unseen,mixed,far, with commas between.")
+    ] = None,
+    controls: Annotated[
+        str | None,
+        typer.Option("--controls", metavar="LIST", help="What stands beside the blend, with commas between."),
+    ] = None,
+    items: Annotated[int | None, typer.Option("--items", metavar="N", help="Most test items of a task.")] = None,
+    draws: Annotated[int | None, typer.Option("--draws", metavar="N", help="How often samples are drawn.")] = None,
+    control_draws: Annotated[
+        int | None,
+        typer.Option("--control-draws", metavar="N", help="Draws for fewshot, lorahub, fresh and random_b."),
+    ] = None,
+    samples: Annotated[
+        str | None,
+        typer.Option(
+            "--samples", metavar="LIST", help="Samples of a user; further numbers make a curve, such as 16,1,4,64."
+        ),
+    ] = None,
+    tasks: Annotated[int | None, typer.Option("--tasks", metavar="N", help="Most tasks in pool.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", metavar="FOLDER", help="For answers, which a later run takes up, and for the result."),
+    ] = None,
+    as_json: options.JsonOption = False,
+) -> None:
+    """Measure what customising is worth: in pool, on unseen tasks, for users of two tasks, and far from the pool.
+
+    Samples come from train splits, questions from test splits. Answers are kept: a run that was stopped goes on.
+    Controls: base, fewshot, all_data, top1, uniform, uniform_group, fixed, lorahub, fresh, random_b, own.
+    Example: crayon eval customize --quick
+    """
+    from crayon.adapters import Pool, find_pool
+    from crayon.device import opening
+    from crayon.eval.answer_cache import AnswerCache
+    from crayon.eval.customize import evaluate
+
+    settings = _settings(
+        quick=quick,
+        groups=_names(only),
+        controls=_names(controls),
+        items=items,
+        draws=draws,
+        control_draws=control_draws,
+        samples=_numbers(samples),
+        tasks=tasks,
+    )
+    models_dir = options.load_settings({}).models_dir
+    found, model = _model(reference, models_dir)
+    pools = opening.pools([pool] if pool else opening.AUTO, found.source_sha256)
+    if not pools:
+        from crayon.errors import AdapterError
+
+        raise AdapterError(f"no pool is shipped for {found.name}; name one with --pool")
+    pools[0].check_base(found.source_sha256, found.name)
+    folder = out or _default_folder()
+    with AnswerCache(folder / ANSWERS) as cache:
+        report = evaluate(
+            lambda wanted: _engine(found, wanted),
+            model,
+            pools[0],
+            settings,
+            cache,
+            all_data=Pool.open(find_pool(all_data)) if all_data else None,
+            tell=console.message,
+        )
+    text = json.dumps(report.as_json(), indent=2, ensure_ascii=False)
+    (folder / RESULTS).write_text(text + "\n", encoding="utf-8")
+    console.message(f"written to {folder / RESULTS}")
+    if as_json:
+        print(text)
+    else:
+        _print(report)
+
+
+def _settings(*, quick: bool, **given: Any) -> EvalSettings:
+    from crayon.eval.settings import EvalSettings
+
+    values = {name: value for name, value in given.items() if value is not None}
+    values.setdefault("control_draws", values.get("draws", 1 if quick else EvalSettings().control_draws))
+    return EvalSettings.quick(**values) if quick else EvalSettings(**values)
+
+
+def _names(text: str | None) -> tuple[str, ...] | None:
+    return None if text is None else tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def _numbers(text: str | None) -> tuple[int, ...] | None:
+    from crayon.errors import InvalidRequestError
+
+    try:
+        return None if text is None else tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise InvalidRequestError("--samples", f"must be numbers with commas between, not {text!r}") from None
+
+
+def _model(reference: str, models_dir: Path | None) -> Any:
+    from crayon.device import opening
+    from crayon.eval.customize import ModelUnderTest
+
+    found = opening.find(reference, models_dir=models_dir, download=False)
+    return found, ModelUnderTest.of(found.path, found.name, found.path.stem)
+
+
+def _engine(found: Any, pools: Sequence[Any]) -> Any:
+    from crayon.data.texts import background_texts
+    from crayon.device import DeviceEngine
+
+    return DeviceEngine(
+        found.path,
+        name=found.name,
+        background=background_texts(),
+        cache_dir=found.cache_dir,
+        source_sha256=found.source_sha256,
+        pools=pools,
+    )
+
+
+def _default_folder() -> Path:
+    import platformdirs
+
+    return platformdirs.user_cache_path("crayon", appauthor=False) / "eval"
+
+
+def _print(report: EvalReport) -> None:
+    figures = [row for row in report.rows if row.metric != "accuracy"]
+    for workload in dict.fromkeys(row.workload for row in report.rows):
+        print(f"\n{workload}")
+        for row in figures:
+            if row.workload == workload:
+                print(
+                    f"  {_label(row):44} {row.value:8.2f} [{row.ci_low:.2f}, {row.ci_high:.2f}] {row.unit}, n={row.n}"
+                )
+        _print_accuracies([row for row in report.rows if row.metric == "accuracy" and row.workload == workload])
+    for name, why in report.missing.items():
+        print(f"\nleft out: {name} ({why})")
+
+
+def _label(row: Row) -> str:
+    more = ", ".join(text for text in (row.task, row.variant if row.variant and "@" in row.variant else None) if text)
+    return f"{row.metric} ({more})" if more else row.metric
+
+
+def _print_accuracies(rows: Sequence[Row]) -> None:
+    variants = list(dict.fromkeys(row.variant for row in rows))
+    print(f"\n  {'accuracy':40}" + "".join(f"{name:>14}" for name in variants))
+    for group, task in dict.fromkeys((row.group, row.task) for row in rows):
+        values = {row.variant: row.value for row in rows if (row.group, row.task) == (group, task)}
+        cells = "".join(f"{values[name]:14.1f}" if name in values else f"{'-':>14}" for name in variants)
+        print(f"  {f'{group} {task}':40}{cells}")
