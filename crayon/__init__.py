@@ -28,6 +28,9 @@ if TYPE_CHECKING:
         Timings,
         Usage,
     )
+    from crayon.customising.customization import Customization, Expectation
+    from crayon.customising.profiles import Profile
+    from crayon.customising.samples import Sample, read_samples
     from crayon.data import load_scope, scope_names
     from crayon.engine import ContinuationScore, EncodeResult, Engine, ScoreResult
     from crayon.errors import (
@@ -74,6 +77,9 @@ _HOMES = {
     "crayon.completion": (
         "Blend", "Completion", "FinishReason", "Mode", "Reason", "Route", "Source", "Timings", "Usage",
     ),
+    "crayon.customising.customization": ("Customization", "Expectation"),
+    "crayon.customising.profiles": ("Profile",),
+    "crayon.customising.samples": ("Sample", "read_samples"),
     "crayon.data": ("load_scope", "scope_names"),
     "crayon.engine": ("ContinuationScore", "EncodeResult", "Engine", "ScoreResult"),
     "crayon.errors": (
@@ -108,12 +114,14 @@ __all__ = [
     "Conversation",
     "Crayon",
     "CrayonError",
+    "Customization",
     "DeadlineExceededError",
     "DownloadError",
     "EncodeResult",
     "Engine",
     "EngineClosedError",
     "EngineError",
+    "Expectation",
     "FinishReason",
     "Hardness",
     "HashMismatchError",
@@ -128,9 +136,11 @@ __all__ = [
     "OverloadedError",
     "Piece",
     "PrivacyError",
+    "Profile",
     "PromptTooLongError",
     "Reason",
     "Route",
+    "Sample",
     "Sampling",
     "Scope",
     "ScoreResult",
@@ -143,6 +153,7 @@ __all__ = [
     "UnknownModelError",
     "Usage",
     "load_scope",
+    "read_samples",
     "scope_names",
 ]
 

@@ -40,11 +40,13 @@ ARROWS: dict[str, set[str]] = {
     "device": {"contracts", "data", "adapters", "blending", "models", "llama"},
     "client": {"contracts", "wire", "v1"},
     "server": {"contracts", "adapters", "blending", "llama", "wire", "v1"},
+    "training": {"contracts", "data", "llama", "adapters", "customising", "models", "device"},
     "sdk": BELOW_SDK,
     "config": {"contracts"},
     "bench": BELOW_SDK | {"sdk", "server", "config", "crayon"},
-    "cli": BELOW_SDK | {"sdk", "server", "config", "bench", "crayon"},
-    "crayon": {"contracts", "data", "router", "sdk"},
+    "eval": BELOW_SDK | {"sdk", "bench", "training", "crayon"},
+    "cli": BELOW_SDK | {"sdk", "server", "config", "bench", "eval", "training", "crayon"},
+    "crayon": {"contracts", "customising", "data", "router", "sdk"},
     "__main__": {"cli"},
 }
 # Library to the rooms that may import it.
@@ -59,9 +61,9 @@ LIBRARIES: dict[str, set[str]] = {
     "prompt_toolkit": {"cli"},
     "rich": {"cli"},
     "huggingface_hub": {"models"},
-    "torch": set(),
-    "transformers": set(),
-    "peft": set(),
+    "torch": {"training"},
+    "transformers": {"training"},
+    "peft": {"training"},
 }
 
 

@@ -1,0 +1,110 @@
+"""A client's customisations: found by name when a call names them, and made from samples."""
+
+from __future__ import annotations
+
+import logging
+import os
+from typing import TYPE_CHECKING, TypeAlias
+
+from crayon.customising.customise import check, customise
+from crayon.customising.customization import Customization
+from crayon.customising.device_calls import DeviceCalls
+from crayon.customising.sample import as_samples
+from crayon.customising.samples import read_samples
+from crayon.customising.store import CustomizationStore, read_export
+from crayon.errors import AdapterError, InvalidRequestError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from pathlib import Path
+
+    from crayon.customising.sample import Sample, SampleLike
+    from crayon.engine import Engine
+    from crayon.messages import Message
+
+    # A file, or the samples themselves.
+    SamplesLike: TypeAlias = str | os.PathLike[str] | Iterable[SampleLike]
+    CustomizationLike: TypeAlias = str | os.PathLike[str] | Customization
+
+logger = logging.getLogger("crayon.sdk")
+
+
+class Customizations:
+    """Names to customisations, read again when their files change; a name that ends with .json is an exported file."""
+
+    def __init__(self, folder: Path | str | os.PathLike[str] | None) -> None:
+        self.store = CustomizationStore(None if folder is None else os.fspath(folder))
+        self._known: dict[str, tuple[object, Customization]] = {}
+
+    def find(self, field: str, value: object) -> Customization:
+        """Return the customisation that a caller means.
+
+        Raises:
+            InvalidRequestError: there is none; `field` says who asked.
+            AdapterError: its record is damaged.
+        """
+        if isinstance(value, Customization):
+            return value
+        if isinstance(value, os.PathLike):
+            value = os.fspath(value)
+        if not isinstance(value, str):
+            raise InvalidRequestError(field, f"must be the name of a customisation, not {type(value).__name__}")
+        try:
+            return read_export(value) if value.lower().endswith(".json") else self._load(value)
+        except InvalidRequestError as error:
+            raise InvalidRequestError(field, error.problem) from None
+
+    def all(self) -> tuple[Customization, ...]:
+        """Return those in the folder, by name; one that is damaged is left out and logged."""
+        found = []
+        for name in self.store.names():
+            try:
+                found.append(self.store.load(name))
+            except AdapterError as error:
+                logger.warning("customisation %s is left out: %s", name, error)
+        return tuple(found)
+
+    def make(
+        self,
+        engine: Engine,
+        name: str,
+        samples: tuple[Sample, ...],
+        *,
+        refine: bool,
+        checked: bool,
+        replace: bool,
+        system: Message | None,
+        patience: float | None,
+        ready: Callable[[Customization], None] | None,
+        progress: Callable[[str, int, int], None] | None,
+        cancelled: Callable[[], bool],
+    ) -> Customization:
+        """Make a customisation and keep it; `Crayon.customize` documents the arguments."""
+        if name in self.store and not replace:
+            raise InvalidRequestError("name", f"{name!r} is taken; choose another name, or replace it")
+        calls = DeviceCalls(engine, patience=patience, cancelled=cancelled)
+        draft = customise(calls, name, samples)
+        self.store.save(draft.customization, draft.samples, draft.vectors, replace=replace)
+        if ready is not None:
+            ready(draft.customization)
+        if not (checked or refine):
+            return draft.customization
+        found = check(calls, draft, refining=refine, system=system, progress=progress or (lambda *_: None))
+        self.store.save(found, replace=True)
+        return found
+
+    def _load(self, name: str) -> Customization:
+        stamp = self.store.stamp(name)
+        known = self._known.get(name)
+        if known is None or known[0] != stamp:
+            known = self._known[name] = (stamp, self.store.load(name))
+        return known[1]
+
+
+def samples_of(samples: SamplesLike) -> tuple[Sample, ...]:
+    """Return the samples of a file or a list.
+
+    Raises:
+        InvalidRequestError: see `read_samples` and `as_samples`.
+    """
+    return read_samples(samples) if isinstance(samples, str | os.PathLike) else as_samples(samples)

@@ -1,0 +1,71 @@
+"""A device that has a pool of two members, for queries about colours and about numbers."""
+
+from __future__ import annotations
+
+from concurrent.futures import Future
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+from sdk_fakes import DIMENSIONS, Fake, embed, hash_of
+from tiny_pool import RANK, TARGETS, shared_pool
+
+from crayon.adapters import Encoder, Gate, Pool
+from crayon.engine import RawStates
+
+TOPICS = ("colour", "number")
+LAYER = 1
+CENTRE = np.full(DIMENSIONS, 5.0, np.float32)
+
+
+def make_pool(seed: int = 0, gate: Gate | None = None) -> Pool:
+    plain = shared_pool(Path("tiny"), len(TOPICS), sha256="0" * 64)
+    manifest = replace(
+        plain.manifest,
+        encoder=Encoder(layer=LAYER, dimensions=DIMENSIONS),
+        members=tuple(
+            replace(member, name=topic) for member, topic in zip(plain.manifest.members, TOPICS, strict=True)
+        ),
+        gate=gate or Gate(temperature=0.1, sharpen=0.9, floor=0.3),
+        tensors_sha256="",
+    )
+    b = np.random.default_rng(seed).normal(size=(2, sum(target.outputs * RANK for target in TARGETS)))
+    return Pool.shared(manifest, b.astype(np.float32), keys=np.eye(2, DIMENSIONS, dtype=np.float32), centre=CENTRE)
+
+
+def topic_vector(text: str) -> np.ndarray:
+    """Direction 0 for colours, 1 for numbers, between them for both, one of its own for anything else."""
+    topics = [i for i, topic in enumerate(TOPICS) if topic in text]
+    if not topics:
+        return embed(text)
+    row = np.random.default_rng(hash_of(text)).normal(scale=0.2 if len(topics) == 1 else 0.02, size=DIMENSIONS)
+    row[topics] += 1.0
+    return row / np.linalg.norm(row)
+
+
+BACKGROUND = np.stack([np.roll(np.linspace(-1, 1, DIMENSIONS) ** 3, i) for i in range(8)])
+
+
+@dataclass
+class Device(Fake):
+    """A `Fake` that blends pools, as `DeviceEngine` does."""
+
+    pools: tuple[Pool, ...] = field(default_factory=lambda: (make_pool(),))
+    raw: list = field(default_factory=list)
+
+    def __post_init__(self):
+        self.vectors = self.vectors or (lambda text: topic_vector(text) - BACKGROUND.mean(axis=0))
+
+    def encode_raw(self, request):
+        self.raw.append(request)
+        future = Future()
+        if self.encode_error is not None:
+            future.set_exception(self.encode_error)
+            return future
+        states = np.stack([topic_vector(text) for text in request.texts]) + CENTRE
+        future.set_result(RawStates(states.astype(np.float32), (BACKGROUND + CENTRE).astype(np.float32), LAYER))
+        return future
+
+
+def about(topic: str, count: int = 8) -> list[tuple[str, str]]:
+    return [(f"which {topic} has thing {i}", ("red", "green")[i % 2]) for i in range(count)]
