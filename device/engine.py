@@ -109,6 +109,8 @@ class DeviceEngine:
         self._source_sha256, self._quantization = origin(self._model.metadata, source_sha256)
         self._adapters = adapters
         self._blends: PoolBlends | None = None
+        self._pooling = threading.Lock()
+        self._shipped: Path | None = None
         try:
             self._use(pools)
         except Exception:
@@ -151,7 +153,10 @@ class DeviceEngine:
             source_sha256=found.source_sha256,
         )
         try:
-            engine._use(opening.pools(pools, engine._source_sha256))
+            if pools == opening.AUTO:
+                engine._shipped = opening.shipped(engine._source_sha256)
+            else:
+                engine._use(opening.pools(pools, engine._source_sha256))
         except Exception:
             engine.close()
             raise
@@ -161,13 +166,15 @@ class DeviceEngine:
 
     def models(self) -> tuple[ModelInfo, ...]:
         """Return the one model that runs here."""
-        capabilities = {GENERATE, SCORE, ENCODE} | ({BLEND} if self._adapters or self._blends else set())
+        blends = bool(self._adapters or self._blends or self._shipped)
+        capabilities = {GENERATE, SCORE, ENCODE} | ({BLEND} if blends else set())
         return (ModelInfo(self._name, self.n_ctx, self._source_sha256, self._quantization, frozenset(capabilities)),)
 
     @property
     def pools(self) -> tuple[Pool, ...]:
-        """The adapter pools that requests may blend."""
-        return self._blends.pools if self._blends is not None else ()
+        """The adapter pools that requests may blend. The shipped one is read at its first use, here or in a blend."""
+        blends = self._ready()
+        return blends.pools if blends is not None else ()
 
     def generate(self, request: GenerateRequest) -> Stream:
         """Start an answer. A blend of weights that are all 0 is the plain base, and shares its prefix cache.
@@ -288,13 +295,22 @@ class DeviceEngine:
         """Return what keys the cache (None: the base), and what loads its adapters once the job's turn has come."""
         if blend is None:
             return None, Lease
-        if self._blends is not None:
-            blends, normal = self._blends, self._blends.normal(blend)
+        blends = self._ready()
+        if blends is not None:
+            normal = blends.normal(blend)
             return (None, Lease) if normal is None else (normal, lambda: blends(normal))
         if self._adapters is None:
             raise AdapterError(f"no adapter pool is loaded on the device, so pool {blend.pool_id!r} cannot be blended")
         adapters = Lease.of(self._adapters(blend))
         return blend, lambda: adapters
+
+    def _ready(self) -> PoolBlends | None:
+        # Reading a pool takes a tenth of a second and its size in memory: most answers are of the base.
+        with self._pooling:
+            folder, self._shipped = self._shipped, None
+            if folder is not None:
+                self._use(opening.open_shipped(folder))
+            return self._blends
 
     def _use(self, pools: Sequence[Pool]) -> None:
         if pools:

@@ -75,16 +75,27 @@ def pools(references: PoolReferences, source_sha256: str) -> tuple[Pool, ...]:
         if isinstance(item, Pool):
             found.append(item)
         else:
-            found.extend(_shipped(source_sha256) if item == AUTO else [Pool.open(find_pool(item))])
+            folder = shipped(source_sha256) if item == AUTO else find_pool(item)
+            if folder is not None:
+                found.extend(open_shipped(folder) if item == AUTO else [Pool.open(folder)])
     return tuple(found)
 
 
-def _shipped(source_sha256: str) -> tuple[Pool, ...]:
+def shipped(source_sha256: str) -> Path | None:
+    """Return the folder of the pool that comes with Crayon for a model, if there is one; reads manifests only."""
     for path in sorted(shipped_pools_dir().glob(f"*/{MANIFEST}")):
         try:
-            folder = path.parent
-            if read_manifest(folder).base.source_sha256 == source_sha256:
-                return (Pool.open(folder),)
+            if read_manifest(path.parent).base.source_sha256 == source_sha256:
+                return path.parent
         except AdapterError as error:  # the model still answers without it
             logger.warning("%s", error)
-    return ()
+    return None
+
+
+def open_shipped(folder: Path) -> tuple[Pool, ...]:
+    """Return the pool of a folder; none, and a warning, where it is damaged: the model still answers without it."""
+    try:
+        return (Pool.open(folder),)
+    except AdapterError as error:
+        logger.warning("%s", error)
+        return ()

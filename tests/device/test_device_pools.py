@@ -226,8 +226,13 @@ def test_opening_takes_the_pool_that_is_shipped_for_the_model(
     tiny_chat_path: Path, shipped: Path, pool: Pool, caplog: pytest.LogCaptureFixture
 ) -> None:
     with opened(tiny_chat_path) as engine:
-        assert [one.id for one in engine.pools] == [pool.id]
+        assert BLEND in engine.models()[0].capabilities
+        assert scores(engine, None)
+        assert engine._blends is None  # it is read at its first use
         assert scores(engine, Blend(pool.id, (1.0, 0.0, 0.0))) != scores(engine, None)
+        assert [one.id for one in engine.pools] == [pool.id]
+    with opened(tiny_chat_path, pools=["auto", pool]) as engine:
+        assert [one.id for one in engine.pools] == [pool.id]
     with opened(tiny_chat_path, pools=None) as engine:
         assert engine.pools == ()
     (shipped / "ours" / TENSORS).write_bytes(b"damaged")

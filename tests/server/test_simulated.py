@@ -135,7 +135,9 @@ def test_nano_batches_are_of_one_blend_and_class_and_concatenate_to_the_plan(cap
     report = SimulatedEngine(caps, LinearCost(0.01, 0.002)).run(work)
     for step in report.steps:
         nano = step.plan.nano
-        assert [part for call in step.plan.calls() for part in call] == list(nano)
+        calls = step.plan.calls()
+        assert [part for call in calls for part in call] == list(nano)
+        assert all(len({part.blend for part in call}) == 1 for call in calls)
         assert sum(part.tokens for part in nano) == step.plan.tokens
         for part in nano:
             assert {by_id[row.request].blend for row in part.rows} == {part.blend}
