@@ -46,7 +46,11 @@ def bootstrap(
             total += np.einsum("rd,dn,rn->r", draws, by_item, items, optimize=True) / len(pairs)
     with np.errstate(divide="ignore", invalid="ignore"):
         values = first - second if statistic == "difference" else first / second
-    low, high = np.quantile(values[1:], [0.025, 0.975]) if np.isfinite(values).all() else (np.nan, np.nan)
+    # A round in which the second is 0 says nothing about the ratio.
+    finite = values[1:][np.isfinite(values[1:])]
+    if not len(finite) or not np.isfinite(values[0]):
+        return float("nan"), float("nan"), float("nan")
+    low, high = np.quantile(finite, [0.025, 0.975])
     return float(values[0]), float(low), float(high)
 
 

@@ -1,0 +1,225 @@
+"""The whole evaluation on a small random model: what is promised is there, and nothing is computed twice."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from keyed_pool import BACKGROUND
+from tiny_chat import CLOSE
+from tiny_pool import shared_pool
+from typer.testing import CliRunner
+
+from crayon.adapters import Pool
+from crayon.cli.app import app
+from crayon.completion import Blend
+from crayon.data.qa import load_items
+from crayon.device import DeviceEngine
+from crayon.errors import AdapterError, InvalidRequestError, MissingExtraError
+from crayon.eval import beside
+from crayon.eval.answer_cache import AnswerCache
+from crayon.eval.customize import EvalReport, ModelUnderTest, evaluate
+from crayon.eval.extra_pools import pool_of_vectors, random_pool
+from crayon.eval.settings import CONTROLS, EvalSettings
+from crayon.eval.subject import Subject
+from crayon.messages import Message
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+SETTINGS = EvalSettings(
+    items=4, extra=3, draws=2, control_draws=1, samples=(8, 1), pairs=1, unseen=(("near", "vowels"),), far=("far",)
+)
+PROMISED = {
+    "in_pool_fraction_of_own",
+    "in_pool_gain",
+    "unseen_gain",
+    "unseen_gain_vs_top1",
+    "unseen_gain_vs_fresh",
+    "unseen_gain_vs_all_data",
+    "mixed_gain_vs_all_data",
+    "mixed_gap_to_perfect",
+    "far_worst_change",
+}
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Iterator[AnswerCache]:
+    with AnswerCache(tmp_path / "out" / "answers.sqlite") as cache:
+        yield cache
+
+
+def engine_of(path: Path, pools: Sequence[Pool]) -> DeviceEngine:
+    return DeviceEngine(path, n_ctx=1024, n_batch=64, threads=1, background=BACKGROUND, pools=pools)
+
+
+def run(path: Path, pool: Pool, settings: EvalSettings, cache: AnswerCache, **values: Any) -> EvalReport:
+    model = ModelUnderTest.of(path, "tiny-chat", "F32")
+    return evaluate(lambda pools: engine_of(path, pools), model, pool, settings, cache, **values)
+
+
+def random_training(pool: Pool, samples: Sequence[Any], seed: int) -> np.ndarray[Any, Any]:
+    rng = np.random.default_rng(len(samples) + seed)
+    return (0.1 * rng.standard_normal(pool.b.shape[1])).astype(np.float32)
+
+
+def test_everything_promised_is_measured_in_both_ways(
+    model_path: Path, pool: Pool, cache: AnswerCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(beside, "trainer", lambda: random_training)
+    report = run(model_path, pool, SETTINGS, cache, all_data=shared_pool(model_path, 1, seed=9))
+    for workload in ("scored option texts", "greedy free generation"):
+        rows = {row.metric: row for row in report.rows if row.workload == workload}
+        # A random model writes nothing that is right, so that there is no share of its own adapter's free answers.
+        assert set(rows) >= PROMISED - ({"in_pool_fraction_of_own"} if "free" in workload else set())
+        for name in PROMISED - {"in_pool_fraction_of_own"}:
+            row = rows[name]
+            assert row.ci_low is not None
+            assert row.ci_high is not None
+            assert row.ci_low <= row.value <= row.ci_high
+            assert row.n
+            assert row.draws
+    assert {row.variant for row in report.rows if row.metric == "accuracy"} == {*CONTROLS, "blend", "blend@1"}
+    far = {row.variant for row in report.rows if row.group == "far" and row.metric == "accuracy"}
+    assert far == {"base", "all_data", "blend", "blend@1"}
+    assert report.missing == {}
+    record = json.loads(json.dumps(report.as_json(), allow_nan=False))
+    assert record["bench"] == "eval customize"
+    assert record["rows"][0]["ci_low"] is not None
+
+
+def test_a_second_run_computes_nothing_and_finds_the_same(
+    model_path: Path, pool: Pool, cache: AnswerCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = replace(SETTINGS, groups=("in_pool", "mixed"), controls=("base", "own", "top1", "lorahub"))
+    first = run(model_path, pool, settings, cache)
+
+    def never(*_: Any) -> Any:
+        raise AssertionError("computed again")
+
+    monkeypatch.setattr(Subject, "_compute", never)
+    monkeypatch.setattr(DeviceEngine, "encode_raw", never)
+    monkeypatch.setattr(DeviceEngine, "score", never)
+    assert run(model_path, pool, settings, cache).rows == first.rows
+
+
+def test_a_killed_run_goes_on_where_it_was(
+    model_path: Path, pool: Pool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = replace(SETTINGS, groups=("in_pool",), controls=("base",))
+    compute, count = Subject._compute, 0
+
+    def killed(subject: Subject, *rest: Any) -> Any:
+        nonlocal count
+        count += 1
+        if count == 6:
+            raise KeyboardInterrupt
+        return compute(subject, *rest)
+
+    monkeypatch.setattr(Subject, "_compute", killed)
+    with AnswerCache(tmp_path / "answers") as kept, pytest.raises(KeyboardInterrupt):
+        run(model_path, pool, settings, kept)
+    with AnswerCache(tmp_path / "answers") as kept:
+        assert run(model_path, pool, settings, kept).rows
+    distinct = count
+    count = 100
+    with AnswerCache(tmp_path / "others") as kept:
+        run(model_path, pool, settings, kept)
+    assert distinct == count - 100 + 1  # the one that was killed was asked for twice
+
+
+def test_without_torch_and_all_data_the_rest_is_measured(
+    model_path: Path, pool: Pool, cache: AnswerCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing() -> Any:
+        raise MissingExtraError("train", "the control fresh")
+
+    monkeypatch.setattr(beside, "trainer", missing)
+    settings = replace(SETTINGS, groups=("unseen",), controls=("base", "fresh", "all_data", "uniform"))
+    told: list[str] = []
+    report = run(model_path, pool, settings, cache, tell=told.append)
+    assert set(report.missing) == {"fresh", "all_data"}
+    assert "crayon-llm[train]" in report.missing["fresh"]
+    assert any("left out: fresh" in line for line in told)
+    metrics = {row.metric for row in report.rows}
+    assert {"unseen_gain", "unseen_gain_vs_uniform", "unseen_extra_gain"} <= metrics
+    assert "unseen_gain_vs_fresh" not in metrics
+
+
+def test_the_generalist_is_the_all_data_control(model_path: Path, pool: Pool, cache: AnswerCache) -> None:
+    members = (*pool.manifest.members[:2], replace(pool.manifest.members[2], name="generalist"))
+    manifest = replace(pool.manifest, members=members, tensors_sha256="")
+    own = Pool.shared(manifest, pool.b, keys=pool.keys, centre=pool.centre)
+    settings = replace(SETTINGS, groups=("in_pool",), controls=("base", "all_data"))
+    report = run(model_path, own, settings, cache)
+    assert {row.task for row in report.rows if row.metric == "accuracy"} == {"vowels", "numbers"}
+    assert "in_pool_gain_vs_all_data" in {row.metric for row in report.rows}
+
+
+def test_all_data_is_one_adapter(model_path: Path, pool: Pool, cache: AnswerCache) -> None:
+    with pytest.raises(InvalidRequestError, match="pool of one"):
+        run(model_path, pool, SETTINGS, cache, all_data=shared_pool(model_path, 2, seed=9))
+
+
+def test_a_pool_without_keys_is_refused(model_path: Path, cache: AnswerCache) -> None:
+    with pytest.raises(AdapterError, match="no keys"):
+        run(model_path, shared_pool(model_path), SETTINGS, cache)
+
+
+def test_blends_are_told_by_what_they_do(model_path: Path, pool: Pool, cache: AnswerCache) -> None:
+    alone = pool_of_vectors(pool, "alone", pool.b[1:2])
+    with engine_of(model_path, [pool, alone]) as engine:
+        subject = Subject(engine, cache, "model")
+        assert subject.identity(None) == subject.identity(Blend(pool.id, (0.0, 0.0, 0.0))) == ""
+        own = subject.identity(Blend(pool.id, (0.0, 1.0, 0.0)))
+        assert own == subject.identity(Blend(alone.id, (1.0,)))
+        assert own != subject.identity(Blend(pool.id, (0.0, 0.9, 0.0)))
+        assert own != subject.identity(Blend(pool.id, (1.0, 0.0, 0.0)))
+        with pytest.raises(AdapterError, match="no pool"):
+            subject.identity(Blend("another", (1.0,)))
+
+
+def test_examples_that_do_not_fit_are_halved(model_path: Path, pool: Pool, cache: AnswerCache) -> None:
+    item = load_items("toy", "test")[0]
+    turns = [Message("user", "long " * 90), Message("assistant", "answer")]
+    with engine_of(model_path, [pool]) as engine:
+        subject = Subject(engine, cache, "model")
+        # Two pairs of about 450 tokens fit the context of 1,024.
+        many, two = (subject.answer(item, None, turns * count) for count in (16, 2))
+        assert not many.too_long
+        assert many.sums == pytest.approx(two.sums, abs=CLOSE)
+        assert two.sums != pytest.approx(subject.answer(item, None, turns).sums, abs=CLOSE)
+        assert subject.answer(replace(item, question="x y " * 900), None).too_long
+
+
+def test_random_adapters_are_as_long_as_the_members(pool: Pool) -> None:
+    other = random_pool(pool, 0)
+    assert np.linalg.norm(other.b, axis=1) == pytest.approx(np.linalg.norm(pool.b, axis=1), rel=1e-3)
+    assert np.abs(np.corrcoef(other.b[0], pool.b[0])[0, 1]) < 0.1
+    assert random_pool(pool, 0).id == other.id
+
+
+def test_the_command_writes_and_prints_the_result(
+    model_path: Path, pool: Pool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CRAYON_MODELS_DIR", str(tmp_path / "models"))
+    monkeypatch.setattr("crayon.eval.settings.UNSEEN", (("near", "vowels"),))
+    pool.save(tmp_path / "pool")
+    words = ["eval", "customize", str(model_path), "--pool", str(tmp_path / "pool"), "--out", str(tmp_path / "out")]
+    few = ["--only", "in_pool", "--controls", "base,own", "--items", "3", "--draws", "1", "--samples", "4,1"]
+    done = CliRunner().invoke(app, [*words, *few, "--json"])
+    assert done.exit_code == 0, done.output
+    record = json.loads(done.stdout)
+    assert record == json.loads((tmp_path / "out" / "customize.json").read_text())
+    assert record["settings"]["samples"] == [4, 1]
+    table = CliRunner().invoke(app, [*words, *few])
+    assert table.exit_code == 0
+    assert "in_pool_fraction_of_own" in table.stdout
+    assert "in_pool vowels" in table.stdout
+    wrong = CliRunner().invoke(app, [*words, "--only", "nowhere"])
+    assert wrong.exit_code != 0
+    assert "nowhere" in wrong.output

@@ -1,0 +1,65 @@
+"""Which option counts as chosen."""
+
+from __future__ import annotations
+
+from crayon.data.qa import Item
+from crayon.eval.cases import Case, Task
+from crayon.eval.results import CaseResults, Outcome
+from crayon.eval.subject import Answer
+
+SHORT = ("yes", "no")
+LONG = ("the first of all the options", "the second of all the options")
+FIRST_BY_SUM = Answer("yes", (-1.0, -2.0), (-2.0, -1.0))
+SECOND_BY_SUM = Answer("no", (-2.0, -1.0), (-1.0, -2.0))
+
+
+def results(choices: tuple[str, ...], **answers: Answer) -> CaseResults:
+    """Results of one draw of two items, both of whose right option is the first."""
+    item = Item("toy/1", "toy", "task", "Question?", choices[0], "", choices, 0)
+    found = CaseResults(Case("far", "toy", (Task("toy", (("toy", None),)),), (item, item), (0, 0), ()))
+    for name, answer in answers.items():
+        found.outcomes[name] = Outcome([[answer, answer]], [[name in ("base", "kept")] * 2])
+    return found
+
+
+def points(found: CaseResults, variant: str) -> list[list[float]]:
+    scored = found.points(variant, "scored")
+    assert scored is not None
+    return [[float(value) for value in row] for row in scored]
+
+
+def test_short_options_are_compared_whole_and_long_ones_per_token() -> None:
+    found = results(SHORT, base=FIRST_BY_SUM, blend=FIRST_BY_SUM)
+    assert points(found, "blend") == [[100.0, 100.0]]
+    found = results(LONG, base=FIRST_BY_SUM, blend=FIRST_BY_SUM)
+    assert points(found, "blend") == [[0.0, 0.0]]
+
+
+def test_the_base_has_the_better_of_both() -> None:
+    for answer in (FIRST_BY_SUM, SECOND_BY_SUM):
+        for choices in (SHORT, LONG):
+            assert points(results(choices, base=answer, fewshot=answer), "base") == [[100.0, 100.0]]
+            assert points(results(choices, base=answer, fewshot=answer), "fewshot") == [[100.0, 100.0]]
+
+
+def test_where_the_blend_is_the_base_it_is_scored_as_the_base() -> None:
+    for answer in (FIRST_BY_SUM, SECOND_BY_SUM):
+        for choices in (SHORT, LONG):
+            found = results(choices, base=answer, kept=answer)
+            assert points(found, "kept") == points(found, "base")
+
+
+def test_a_prompt_that_does_not_fit_is_wrong() -> None:
+    found = results(SHORT, base=Answer("", too_long=True))
+    assert points(found, "base") == [[0.0, 0.0]]
+
+
+def test_free_answers_are_compared_as_texts() -> None:
+    found = results(SHORT, base=Answer("Yes.", (-2.0, -1.0), (-2.0, -1.0)))
+    free = found.points("base", "free")
+    assert free is not None
+    assert free.tolist() == [[100.0, 100.0]]
+
+
+def test_what_was_not_measured_has_no_points() -> None:
+    assert results(SHORT, base=FIRST_BY_SUM).points("own", "free") is None
