@@ -33,7 +33,9 @@ from crayon.sampling import SAMPLING_FIELDS, Sampling
 
 PREFIX = "CRAYON_"
 # Read elsewhere, before or beside the settings.
-NOT_SETTINGS = frozenset({"CRAYON_CONFIG", "CRAYON_DEBUG", "CRAYON_MODELS_CATALOGUE", "CRAYON_POOLS_DIR"})
+NOT_SETTINGS = frozenset(
+    {"CRAYON_CONFIG", "CRAYON_DATA", "CRAYON_DEBUG", "CRAYON_MODELS_CATALOGUE", "CRAYON_POOLS_DIR"}
+)
 DEFAULT, FILE, ENVIRONMENT, FLAG = "default", "file", "environment", "command line"
 
 _SAMPLING = Sampling()
@@ -130,6 +132,8 @@ class Settings(BaseSettings):
     private: bool = False
     timeout: Annotated[_Float, Field(gt=0)] = 120.0
     scopes: _Texts = ()
+    customization: _OptionalText = None
+    customizations_dir: Annotated[Path | None, BeforeValidator(_empty_is_none)] = None
     models_dir: Annotated[Path | None, BeforeValidator(_empty_is_none)] = None
     log_level: Literal["debug", "info", "warning", "error"] = "warning"
     device: DeviceSettings = DeviceSettings()

@@ -71,10 +71,9 @@ def list_pools(*, as_json: options.JsonOption = False) -> None:
     if not rows:
         console.message(f"no pools; those you import or train belong in {user_pools_dir()}")
         return
-    table = [("NAME", "BASE", "MEMBERS", "RANK", "FROM", "STATE")]
-    for row in rows:
-        values = [row[key] for key in ("name", "base", "members", "rank", "from", "state")]
-        table.append(tuple("-" if value is None else _safe(value) for value in values))  # type: ignore[arg-type]  # six
+    keys = ("name", "base", "members", "rank", "from", "state")
+    table = [[key.upper() for key in keys]]
+    table += [["-" if row[key] is None else _safe(row[key]) for key in keys] for row in rows]
     widths = [max(len(line[column]) for line in table) for column in range(len(table[0]))]
     for line in table:
         print("  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip())
