@@ -22,12 +22,16 @@ COMMANDS: dict[str, CommandEntry] = {
     "chat": CommandEntry("crayon.cli.chat", "Talk, turn by turn."),
     "serve": CommandEntry("crayon.cli.serve", "Run a server that devices can turn to."),
     "demo": CommandEntry("crayon.cli.demo", "Watch questions being answered on the device and by a server."),
+    "customize": CommandEntry("crayon.cli.customize", "Make the device better at a task, from a few samples of it."),
+    "customizations": CommandEntry(
+        "crayon.cli.customizations", "List, show, rename, delete and export customisations."
+    ),
     "models": CommandEntry("crayon.cli.models", "List, fetch, inspect, prepare and remove models."),
     "pool": CommandEntry("crayon.cli.pool", "List, show, check, train, import and export adapter pools."),
     "doctor": CommandEntry("crayon.cli.doctor", "Check this machine, the library, the models and the server."),
     "config": CommandEntry("crayon.cli.config", "Show the settings and where each one came from."),
     "eval": CommandEntry("crayon.cli.eval", "Measure how good the device's answers are."),
-    "bench": CommandEntry("crayon.cli.bench", "Measure the device and the start-up."),
+    "bench": CommandEntry("crayon.cli.bench", "Measure the device, blending and the start-up."),
 }
 
 

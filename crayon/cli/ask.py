@@ -34,6 +34,7 @@ def ask(
     server: options.ServerOption = None,
     device: options.DeviceOption = None,
     scope: options.ScopeOption = None,
+    blend: options.BlendOption = None,
     max_tokens: options.MaxTokensOption = None,
     temperature: options.TemperatureOption = None,
     top_p: options.TopPOption = None,
@@ -76,7 +77,7 @@ def ask(
         if system:
             messages.insert(0, Message("system", system))
         with open_client(settings) as client:
-            completion = _answer(client, messages, show=not (as_json or no_stream))
+            completion = _answer(client, messages, blend, show=not (as_json or no_stream))
     except CrayonError as error:
         if as_json:
             print(json.dumps(_failure(error), ensure_ascii=False))
@@ -91,11 +92,11 @@ def ask(
         console.message(route_line(completion), "dim")
 
 
-def _answer(client: Any, messages: list[Message], *, show: bool) -> Completion:
+def _answer(client: Any, messages: list[Message], blend: str | None, *, show: bool) -> Completion:
     """Stream the answer; its line ends even where it breaks off, before any error message."""
     last = "\n"
     try:
-        with client.stream(messages) as stream:
+        with client.stream(messages, **({} if blend is None else {"blend": blend})) as stream:
             for piece in stream:
                 if show and piece.text:
                     console.answer(piece.text)

@@ -28,6 +28,7 @@ def chat(
     server: options.ServerOption = None,
     device: options.DeviceOption = None,
     scope: options.ScopeOption = None,
+    customization: options.CustomizationOption = None,
     max_tokens: options.MaxTokensOption = None,
     temperature: options.TemperatureOption = None,
     top_p: options.TopPOption = None,
@@ -51,6 +52,7 @@ def chat(
             "server.address": server,
             "device.model": device,
             "scopes": scope,
+            "customization": customization,
             "timeout": timeout,
             "sampling.max_tokens": max_tokens,
             "sampling.temperature": temperature,
@@ -62,7 +64,13 @@ def chat(
         }
     )
     with open_client(settings) as client:
-        repl = Repl(client=client, mode=settings.mode, system=system or None, private=settings.private)
+        repl = Repl(
+            client=client,
+            mode=settings.mode,
+            system=system or None,
+            private=settings.private,
+            customization=settings.customization,
+        )
         if sys.stdin.isatty():
             from crayon.cli.prompt import make_session
 

@@ -40,6 +40,8 @@ def open_client(settings: Settings) -> Crayon:
         server=settings.server.address,
         mode=settings.mode,
         scopes=scopes,
+        customization=settings.customization if device is not None else None,
+        customizations_dir=settings.customizations_dir,
         hardness=hardness_of(settings.hardness),
         private=settings.private,
         timeout=settings.timeout,

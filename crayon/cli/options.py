@@ -33,6 +33,16 @@ ScopeOption = Annotated[
     list[str] | None,
     typer.Option("--scope", metavar="NAME|FILE", help="What the device is made for; may be given again."),
 ]
+BlendOption = Annotated[
+    str | None,
+    typer.Option("--blend", metavar="NAME|FILE", help="Apply this customisation; 'base' for the plain base."),
+]
+CustomizationOption = Annotated[
+    str | None,
+    typer.Option(
+        "--customization", metavar="NAME|FILE", help="What the device was customised for; '' for no customisation."
+    ),
+]
 SystemOption = Annotated[str | None, typer.Option("--system", metavar="TEXT", help="Instructions for the model.")]
 TimeoutOption = Annotated[float | None, typer.Option("--timeout", metavar="SECONDS", help="Give up after this.")]
 MaxTokensOption = Annotated[int | None, typer.Option("--max-tokens", metavar="N", help="Longest answer.")]

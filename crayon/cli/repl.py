@@ -11,6 +11,7 @@ from crayon.cli import console
 from crayon.cli.exit_codes import OK, exit_code
 from crayon.cli.report import route_details, route_line
 from crayon.cli.transcript import load_transcript, save_transcript
+from crayon.cli.weights import weight_lines
 from crayon.completion import Mode, Source
 from crayon.errors import (
     CrayonError,
@@ -46,6 +47,7 @@ class Repl:
 
     `client` is a `crayon.Crayon`, `code` the exit code of the last failure, `file` what was last saved or loaded.
     `private` holds for the whole chat, `loaded_private` for a conversation that was private when it was saved.
+    `customization` is what the device was customised for, `blend` what /blend set in its place: a name, or "base".
     Where nobody is there to go on (`interactive` False), an interrupt ends the chat and not just the answer.
     """
 
@@ -60,6 +62,9 @@ class Repl:
     code: int = OK
     file: Path | None = None
     interactive: bool = True
+    customization: str | None = None
+    blend: str | None = None
+    profile: str | None = None
 
     @property
     def stays_here(self) -> bool:
@@ -97,7 +102,7 @@ class Repl:
         pieces: list[str] = []
         completion: Completion | None = None
         try:
-            with self.client.stream([*self.messages(), question], mode=self.mode, private=self.stays_here) as stream:
+            with self.client.stream([*self.messages(), question], **self._options()) as stream:
                 for piece in stream:
                     console.answer(piece.text)
                     pieces.append(piece.text)
@@ -114,7 +119,14 @@ class Repl:
             return
         self.history += [question, Message("assistant", completion.text)]
         self.answers.append(completion)
+        # An answer from elsewhere leaves the device where it was.
+        self.profile = completion.route.profile or self.profile
         console.message(route_line(completion), "dim")
+
+    def _options(self) -> dict[str, Any]:
+        given = {"blend": self.blend, "last_profile": self.profile}
+        chosen = {name: value for name, value in given.items() if value is not None}
+        return {"mode": self.mode, "private": self.stays_here, **chosen}
 
     def _stopped(self, question: Message, partial: str) -> None:
         if partial.strip():
@@ -223,7 +235,7 @@ def _load(repl: Repl, argument: str) -> None:
     messages = found.messages
     system = messages[0].content if messages and messages[0].role == "system" else None
     repl.system, repl.history = system, list(messages[1:] if system is not None else messages)
-    repl.file, repl.loaded_private = path, found.private
+    repl.file, repl.loaded_private, repl.profile = path, found.private, None
     stays = "; it is private and stays on the device until /clear" if found.private else ""
     console.message(f"loaded {len(repl.history)} messages from {path}{stays}")
 
@@ -236,9 +248,51 @@ def _path(repl: Repl, argument: str) -> Path:
     return repl.file
 
 
+def _customize(repl: Repl, argument: str) -> None:
+    name, _, file = argument.partition(" ")
+    if not file.strip():
+        raise InvalidRequestError("command", "takes a name and a file, such as /customize travel travel.jsonl")
+    # The check takes long; it is there as a command of its own.
+    found = repl.client.customize(name, Path(file.strip()).expanduser(), check=False)
+    _use(repl, name)
+    for line in weight_lines(found):
+        console.message(line)
+    console.message(f"in use from now on; crayon customize {name} ... --replace also says what to expect", "dim")
+
+
+def _blend(repl: Repl, argument: str) -> None:
+    if argument == "auto":
+        _use(repl, None)
+    elif argument == "base":
+        _use(repl, argument)
+    elif argument:
+        _use(repl, repl.client.customization(argument).name if not argument.endswith(".json") else argument)
+    if repl.blend is not None:
+        console.message(f"blend: {repl.blend}{', always applied' if repl.blend != 'base' else ', as it is'}")
+    elif repl.customization is not None:
+        console.message(f"blend: auto, {repl.customization} where a question belongs to it")
+    else:
+        console.message("blend: none, the plain base")
+
+
+def _use(repl: Repl, blend: str | None) -> None:
+    repl.blend, repl.profile = blend, None
+
+
+def _weights(repl: Repl, _: str) -> None:
+    name = repl.blend or repl.customization
+    if name is None or name == "base":
+        console.message("the plain base: no weights")
+        return
+    found = repl.client.customization(name)
+    console.message(f"{found.name}, pool {found.pool_id}")
+    for line in weight_lines(found, repl.profile):
+        console.message(line)
+
+
 def _clear(repl: Repl, _: str) -> None:
     repl.history.clear()
-    repl.file, repl.loaded_private = None, False
+    repl.file, repl.loaded_private, repl.profile = None, False, None
     console.message("cleared: the next question starts a new conversation")
 
 
@@ -249,6 +303,9 @@ def _exit(repl: Repl, _: str) -> None:
 COMMANDS: dict[str, Command] = {
     "/help": Command("/help", "list the commands", _help),
     "/mode": Command("/mode [MODE]", "show or set which side may answer", _mode),
+    "/customize": Command("/customize NAME FILE", "make the device better at a task from samples", _customize),
+    "/blend": Command("/blend [NAME|base|auto]", "show or set the customisation that is applied", _blend),
+    "/weights": Command("/weights", "the weights of the customisation in use", _weights),
     "/route": Command("/route", "all about where the last answer came from", _route),
     "/stats": Command("/stats", "totals of this session", _stats),
     "/save": Command("/save [FILE]", "write the conversation to a file", _save),

@@ -34,6 +34,8 @@ def route_line(completion: Completion) -> str:
         f"{completion.tokens_per_s:.1f} tokens/s",
         f"{completion.usage.completion_tokens} tokens",
     ]
+    if route.profile is not None:
+        parts.insert(1, _profile(route))
     if completion.finish_reason == "length":
         parts.append("cut at max_tokens")
     return " | ".join(parts)
@@ -48,6 +50,7 @@ def route_details(completion: Completion) -> list[tuple[str, str]]:
         ("model", completion.model),
         ("server", route.server),
         ("fallback", f"from {route.fallback_from}: {route.fallback_error}" if route.fallback_from else None),
+        ("custom", f"{route.customization}, {_profile(route)}" if route.profile is not None else None),
         ("blend", _blend(route)),
         ("sent", f"{route.bytes_sent} bytes"),
         (
@@ -78,6 +81,11 @@ def _why(route: Route) -> str:
     if route.score is not None and route.threshold is not None:
         why += f", {route.score:.2f} {'>=' if route.score >= route.threshold else '<'} {route.threshold:.2f}"
     return why
+
+
+def _profile(route: Route) -> str:
+    text = "outside its profiles, plain base" if route.profile == "base" else f"profile {route.profile}"
+    return text if route.switched_from is None else f"{text} (was {route.switched_from}; read anew)"
 
 
 def _blend(route: Route) -> str | None:

@@ -17,7 +17,7 @@ SCHEMA = 1
 MIN_SHARED = 4
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 # Words that `blend` takes for something else.
-RESERVED = frozenset({BASE})
+RESERVED = frozenset({BASE, "auto"})
 
 
 def check_name(name: object) -> str:

@@ -201,6 +201,15 @@ class AsyncCrayon:
         finally:
             gone.set()  # a task that was cancelled leaves no work behind on the device
 
+    async def customization(self, name: CustomizationLike) -> Customization:
+        """Return a customisation by its name, or from an exported file (a path that ends with .json).
+
+        Raises:
+            InvalidRequestError: there is none.
+            AdapterError: its record is damaged.
+        """
+        return await asyncio.to_thread(self._core.customizations.find, "customization", name)
+
     async def customizations(self) -> tuple[Customization, ...]:
         """Return the customisations on this device, by name."""
         return await asyncio.to_thread(self._core.customizations.all)

@@ -246,6 +246,15 @@ class Crayon:
             progress=progress,
         )
 
+    def customization(self, name: CustomizationLike) -> Customization:
+        """Return a customisation by its name, or from an exported file (a path that ends with .json).
+
+        Raises:
+            InvalidRequestError: there is none.
+            AdapterError: its record is damaged.
+        """
+        return self._core.customizations.find("customization", name)
+
     def customizations(self) -> tuple[Customization, ...]:
         """Return the customisations on this device, by name."""
         return self._core.customizations.all()

@@ -58,6 +58,8 @@ def test_every_setting_can_come_from_the_environment(monkeypatch: pytest.MonkeyP
         "private": "true",
         "timeout": "3.5",
         "scopes": "travel, cooking",
+        "customization": "travel",
+        "customizations_dir": "/c",
         "models_dir": "/m",
         "log_level": "debug",
         "device.model": "m",

@@ -1,0 +1,92 @@
+"""`crayon customize`: from a file of samples to a device that does that task better."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path  # noqa: TC003 - typer reads the annotations when it runs
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from crayon.cli import console, options
+from crayon.cli.weights import customization_json, expectation_lines, weight_lines
+
+if TYPE_CHECKING:
+    from crayon.config import Settings
+    from crayon.customising.customization import Customization
+    from crayon.sdk import Crayon
+
+app = typer.Typer(add_completion=False)
+
+_STEPS = {"check": "checking", "refine": "searching"}
+
+
+@app.command()
+def customize(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="What to call it: letters, digits, . _ -")],
+    samples: Annotated[
+        Path, typer.Option("--samples", metavar="FILE", help="1 to 1,000 samples: JSONL, or CSV or TSV with a header.")
+    ],
+    *,
+    refine: Annotated[
+        bool, typer.Option("--refine", help="Search for better weights on the samples (takes minutes).")
+    ] = False,
+    no_check: Annotated[
+        bool, typer.Option("--no-check", help="Do not score the samples to say what to expect.")
+    ] = False,
+    replace: Annotated[bool, typer.Option("--replace", help="Replace the customisation of this name.")] = False,
+    device: options.DeviceOption = None,
+    timeout: options.TimeoutOption = None,
+    as_json: options.JsonOption = False,
+) -> None:
+    """Make the device better at a task, from a few samples of it.
+
+    No training, no upload: the samples are compared with the members of the device's adapter pool, and weights come
+    out. They are used at once by `crayon ask --blend NAME` and `crayon chat --customization NAME`. A line of the file
+    is a record with question and, where there are any, answer and choices; or prompt and completion; or messages; or
+    text. Example: crayon customize travel --samples travel.jsonl
+    """
+    settings = options.load_settings({"device.model": device, "timeout": timeout})
+    with device_client(settings) as client:
+        found = client.customize(
+            name,
+            samples,
+            refine=refine,
+            check=not no_check,
+            replace=replace,
+            ready=None if as_json else _show,
+            progress=_progress,
+        )
+    if as_json:
+        print(json.dumps(customization_json(found), ensure_ascii=False))
+        return
+    if any(profile.refined for profile in found.profiles):
+        _print("refined weights:", *weight_lines(found))
+    _print(*expectation_lines(found))
+    console.message(f"use it: crayon ask --blend {name} TEXT, or crayon chat --customization {name}", "dim")
+
+
+def device_client(settings: Settings) -> Crayon:
+    """Return a client that keeps everything on the device and applies no customisation by itself."""
+    from crayon.cli.client import open_client
+
+    return open_client(settings.model_copy(update={"private": True, "customization": None, "scopes": ()}))
+
+
+def _show(found: Customization) -> None:
+    tasks = len(found.profiles)
+    several = f", of {tasks} tasks: each question is answered by the profile it is closest to" if tasks > 1 else ""
+    _print(f"{found.name}: {found.samples} samples, {found.answered} with an answer{several}", *weight_lines(found))
+
+
+def _print(*lines: str) -> None:
+    for line in lines:
+        print(console.safe(line, sys.stdout), flush=True)
+
+
+def _progress(what: str, done: int, total: int) -> None:
+    """Keep one line of a terminal up to date."""
+    if sys.stderr.isatty():
+        end = "\r\x1b[K" if done == total else ""
+        print(f"\r\x1b[K{_STEPS[what]} {done}/{total}{end}", end="", file=sys.stderr, flush=True)

@@ -1,0 +1,99 @@
+"""A customisation as text: weights as bars, and what they are expected to be worth."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from typing import TYPE_CHECKING, Any
+
+from crayon.cli import console
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from crayon.customising.customization import Customization, Expectation
+    from crayon.customising.profiles import Profile
+
+BAR = 30
+# Smaller weights are counted and not listed.
+SMALL = 0.005
+
+
+def weight_lines(customization: Customization, current: str | None = None) -> Iterator[str]:
+    """Yield each profile's weights as a bar chart; `current` is the profile in use, if any."""
+    for profile in customization.profiles:
+        mark = " (in use)" if profile.name == current else ""
+        refined = ", refined on the samples" if profile.refined else ""
+        yield f"profile {profile.name}: {_count(profile.samples, 'sample')}{refined}{mark}"
+        if not profile.fits:
+            best = max(zip(profile.similarity, customization.members, strict=True))
+            yield f"  no member of the pool fits (closest: {best[1]}, similarity {best[0]:.2f}): the plain base is kept"
+            continue
+        yield from _bars(customization, profile)
+
+
+def expectation_lines(customization: Customization) -> Iterator[str]:
+    """Yield what was found out about the gain on the user's samples, in plain words."""
+    found = customization.expectation
+    if found is not None:
+        yield from _figures(found)
+    if customization.note:
+        yield customization.note
+    if not customization.fits:
+        yield "this customisation changes no answer; samples nearer to a member of the pool would"
+
+
+def customization_json(customization: Customization) -> dict[str, Any]:
+    """Return everything but the profiles' centres as plain JSON values."""
+    record = dataclasses.asdict(customization)
+    for profile in record["profiles"]:
+        del profile["centre"]
+    return record
+
+
+def _bars(customization: Customization, profile: Profile) -> Iterator[str]:
+    letter = "\N{FULL BLOCK}" if _blocks() else "#"
+    rows = [
+        (name, weight, f"similarity {similarity:.2f}")
+        for name, weight, similarity in zip(customization.members, profile.weights, profile.similarity, strict=True)
+        if abs(weight) >= SMALL
+    ]
+    rows.sort(key=lambda row: -row[1])
+    rest = sum(0 < abs(weight) < SMALL for weight in profile.weights)
+    left = 1.0 - sum(profile.weights)
+    if left >= SMALL:
+        rows.append(("(plain base)", left, ""))
+    width = max(len(name) for name, _, _ in rows)
+    for name, weight, note in rows:
+        bar = letter * max(1, round(BAR * min(abs(weight), 1.0)))
+        yield f"  {name:<{width}}  {weight:5.2f}  {bar:<{BAR}}  {note}".rstrip()
+    if rest:
+        yield f"  {_count(rest, 'member')} more below {SMALL}"
+
+
+def _figures(found: Expectation) -> Iterator[str]:
+    points = found.metric == "accuracy"
+    digits, unit = (0, " points") if points else (2, "")
+    between = ""
+    if found.low is not None and found.high is not None:
+        between = f", 95 % interval {found.low:+.{digits}f} to {found.high:+.{digits}f}"
+    gain = f"{found.gain:+.{digits}f}{unit}{between}"
+    how = f"{_count(found.samples, 'sample')} of yours, each under the weights of the others"
+    if points:
+        yield f"expected: {found.customised:.0f} % right, plain base {found.base:.0f} % ({gain}; {how})"
+    else:
+        what = f"log-probability of your answers {found.customised:.2f} per token, plain base {found.base:.2f}"
+        yield f"expected: {what} ({gain}; {how})"
+    if found.high is not None and found.high < 0:
+        yield "the plain base did better on your samples: try --refine, give more samples, or do without it"
+    elif found.low is not None and found.low <= 0 and found.gain:
+        yield "your samples are too few, or the difference too small, to be sure of it"
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
+def _blocks() -> bool:
+    """Whether the reader of standard output is a terminal that shows block letters."""
+    return console.colour_wanted(sys.stdout) and (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"

@@ -1,0 +1,313 @@
+"""Customising at the command line, on a small real model with a small real pool."""
+
+from __future__ import annotations
+
+import json
+import stat
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from keyed_pool import keyed_pool, questions
+from tiny_chat import write_model
+
+from crayon.adapters import Gate
+from crayon.cli.app import app
+from crayon.cli.repl import Repl
+from crayon.cli.weights import expectation_lines, weight_lines
+from crayon.completion import Mode
+from crayon.customising.customization import Customization, Expectation
+from crayon.customising.profiles import Profile
+from crayon.errors import InvalidRequestError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from typer.testing import CliRunner
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Holds model.gguf and two pools for it: pool, and one that fits nothing."""
+    folder = tmp_path_factory.mktemp("tiny")
+    model = write_model(folder / "model.gguf")
+    keyed_pool(model).save(folder / "pool")
+    keyed_pool(model, gate=Gate(floor=1.5)).save(folder / "aloof")
+    return folder
+
+
+@pytest.fixture
+def crayon(runner: CliRunner, tiny: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
+    """Runs the program on the small model."""
+    for name, value in {
+        "DEVICE__MODEL": tiny / "model.gguf",
+        "DEVICE__POOLS": tiny / "pool",
+        "DEVICE__THREADS": 1,
+        "DEVICE__CONTEXT": 512,
+        "CUSTOMIZATIONS_DIR": tmp_path / "mine",
+        "SAMPLING__MAX_TOKENS": 4,
+    }.items():
+        monkeypatch.setenv(f"CRAYON_{name}", str(value))
+    return lambda *words, **more: runner.invoke(app, [str(word) for word in words], **more)
+
+
+@pytest.fixture
+def samples(tmp_path: Path) -> Path:
+    return write(tmp_path / "samples.jsonl", "vowels")
+
+
+def write(path: Path, *topics: str, count: int = 8) -> Path:
+    lines = [
+        json.dumps({"question": text, "answer": ("red", "green")[i % 2]})
+        for topic in topics
+        for i, text in enumerate(questions(topic, count))
+    ]
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def test_customize_prints_weights_then_what_to_expect(crayon: Any, samples: Path, tmp_path: Path) -> None:
+    done = crayon("customize", "mine", "--samples", samples)
+    assert done.exit_code == 0, done.output
+    lines = done.stdout.splitlines()
+    assert lines[0] == "mine: 8 samples, 8 with an answer"
+    assert lines[1] == "profile vowels: 8 samples"
+    assert lines[2].split()[:3] == ["vowels", "1.00", "#" * 30]
+    assert lines[3].startswith("expected: ")
+    assert "plain base" in lines[3]
+    assert "8 samples of yours, each under the weights of the others" in lines[3]
+    assert "crayon ask --blend mine TEXT" in done.stderr
+    assert stat.S_IMODE((tmp_path / "mine").stat().st_mode) == 0o700
+
+
+def test_several_tasks_are_said_and_the_check_can_be_left_out(crayon: Any, tmp_path: Path) -> None:
+    done = crayon("customize", "mine", "--samples", write(tmp_path / "s.jsonl", "vowels", "numbers"), "--no-check")
+    assert done.exit_code == 0, done.output
+    assert "of 2 tasks: each question is answered by the profile it is closest to" in done.stdout
+    assert "profile vowels: 8 samples" in done.stdout
+    assert "profile numbers: 8 samples" in done.stdout
+    assert "expected" not in done.stdout
+
+
+def test_it_says_plainly_that_no_member_fits(
+    crayon: Any, samples: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CRAYON_DEVICE__POOLS", str(tiny / "aloof"))
+    done = crayon("customize", "mine", "--samples", samples)
+    assert done.exit_code == 0, done.output
+    assert "no member of the pool fits (closest: vowels, similarity 0." in done.stdout
+    assert "the plain base is kept" in done.stdout
+    assert "this customisation changes no answer" in done.stdout
+
+
+def test_customize_as_json(crayon: Any, samples: Path) -> None:
+    done = crayon("customize", "mine", "--samples", samples, "--json")
+    record = json.loads(done.stdout)
+    assert record["name"] == "mine"
+    assert record["profiles"][0]["weights"] == [1.0, 0.0, 0.0]
+    assert "centre" not in record["profiles"][0]
+    assert record["expectation"]["metric"] == "accuracy"
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("", "there are none"),
+        ("nonsense\n", "line 1: is no JSON"),
+        ('{"question": "a", "answer": "x"}\n{"question": "A", "answer": "y"}\n', "line 2: asks what line 1 asks"),
+        ('{"text": "a"}\n{"text": "' + "aei " * 900 + '"}\n', "sample 2: has"),
+    ],
+)
+def test_bad_samples_end_with_a_message_and_keep_nothing(crayon: Any, tmp_path: Path, text: str, says: str) -> None:
+    path = tmp_path / "bad.jsonl"
+    path.write_text(text)
+    done = crayon("customize", "mine", "--samples", path)
+    assert done.exit_code == 2
+    assert says in done.stderr
+    assert not (tmp_path / "mine").exists()
+
+
+def test_a_bad_or_taken_name_is_a_usage_error(crayon: Any, samples: Path) -> None:
+    assert crayon("customize", "../up", "--samples", samples).exit_code == 2
+    assert crayon("customize", "mine", "--samples", samples, "--no-check").exit_code == 0
+    again = crayon("customize", "mine", "--samples", samples, "--no-check")
+    assert again.exit_code == 2
+    assert "'mine' is taken" in again.stderr
+    assert crayon("customize", "mine", "--samples", samples, "--no-check", "--replace").exit_code == 0
+
+
+def test_without_a_pool_it_says_so(crayon: Any, samples: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CRAYON_DEVICE__POOLS", "")
+    done = crayon("customize", "mine", "--samples", samples)
+    assert done.exit_code == 3
+    assert "no adapter pool is loaded" in done.stderr
+
+
+def test_listing_showing_renaming_exporting_and_deleting(crayon: Any, samples: Path, tmp_path: Path) -> None:
+    assert "no customisations" in crayon("customizations", "ls").stderr
+    crayon("customize", "one", "--samples", samples)
+    crayon("customize", "two", "--samples", write(tmp_path / "s.jsonl", "numbers", count=2), "--no-check")
+    listed = crayon("customizations", "ls").stdout.splitlines()
+    assert [line.split()[0] for line in listed] == ["NAME", "one", "two"]
+    assert "points" in listed[1]
+    shown = crayon("customizations", "show", "one").stdout
+    assert "profile vowels: 8 samples" in shown
+    assert "expected: " in shown
+    assert crayon("customizations", "rename", "one", "first").exit_code == 0
+    assert crayon("customizations", "rename", "one", "first").exit_code == 2
+    out = tmp_path / "first.json"
+    assert crayon("customizations", "export", "first", out).exit_code == 0
+    text = samples.read_text()
+    assert not any(json.loads(line)["question"] in out.read_text() for line in text.splitlines())
+    assert "without their mean" in crayon("customizations", "export", "two", tmp_path / "two.json").stderr
+    assert crayon("customizations", "export", "first", out).exit_code == 2
+    (tmp_path / "mine" / "two" / "customization.json").write_text("{")
+    assert "damaged" in crayon("customizations", "ls").stdout
+    rows = json.loads(crayon("customizations", "ls", "--json").stdout)["customizations"]
+    assert "error" in rows[1]
+    assert crayon("customizations", "show", "two").exit_code == 3
+    assert crayon("customizations", "delete", "first", input="n\n").exit_code == 1
+    assert crayon("customizations", "delete", "first", "gone", "--yes").exit_code == 2
+    assert crayon("customizations", "delete", "first", "two", "--yes").exit_code == 0
+    assert list((tmp_path / "mine").iterdir()) == []
+
+
+def test_ask_and_chat_with_a_customisation(crayon: Any, samples: Path, tmp_path: Path) -> None:
+    crayon("customize", "mine", "--samples", samples, "--no-check")
+    question = questions("vowels", 1, seed=5)[0]
+    route = json.loads(crayon("ask", "--json", "--blend", "mine", question).stdout)["route"]
+    assert (route["customization"], route["profile"], route["blend"]["weights"]) == ("mine", "vowels", [1.0, 0.0, 0.0])
+    plain = json.loads(crayon("ask", "--json", "--blend", "base", question).stdout)["route"]
+    assert (plain["customization"], plain["blend"]) == (None, None)
+    crayon("customizations", "export", "mine", tmp_path / "out.json")
+    route = json.loads(crayon("ask", "--json", "--blend", tmp_path / "out.json", question).stdout)["route"]
+    assert route["profile"] == "vowels"
+    assert crayon("ask", "--blend", "none", question).exit_code == 2
+    done = crayon("chat", "--customization", "mine", input=f"{question}\nZebras graze on plains\n/route\n")
+    assert done.exit_code == 0, done.stderr
+    assert "| profile vowels |" in done.stderr
+    assert "outside its profiles, plain base (was vowels; read anew)" in done.stderr
+
+
+def test_the_setting_names_the_customisation(crayon: Any, samples: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    crayon("customize", "mine", "--samples", samples, "--no-check")
+    monkeypatch.setenv("CRAYON_CUSTOMIZATION", "mine")
+    question = questions("vowels", 1, seed=5)[0]
+    assert json.loads(crayon("ask", "--json", question).stdout)["route"]["profile"] == "vowels"
+    monkeypatch.setenv("CRAYON_CUSTOMIZATION", "gone")
+    assert crayon("ask", question).exit_code == 2
+    assert crayon("chat", "--customization", "", input=f"{question}\n").exit_code == 0
+
+
+def test_chat_customises_blends_and_shows_weights(crayon: Any, samples: Path) -> None:
+    question = questions("vowels", 1, seed=5)[0]
+    lines = [
+        "/weights",
+        question,
+        f"/customize mine {samples}",
+        question,
+        "/weights",
+        "/blend base",
+        question,
+        "/blend mine",
+        "/blend auto",
+        "/blend",
+    ]
+    done = crayon("chat", input="\n".join(lines) + "\n")
+    assert done.exit_code == 0, done.stderr
+    said = done.stderr.splitlines()
+    assert said[0] == "the plain base: no weights"
+    assert "profile" not in said[1]
+    assert said[2] == "profile vowels: 8 samples"
+    assert "| profile vowels |" in said[5]
+    assert "profile vowels: 8 samples (in use)" in said[7]
+    assert "blend: base, as it is" in done.stderr
+    assert "profile" not in said[10]
+    assert said[-3:] == ["blend: mine, always applied", "blend: none, the plain base", "blend: none, the plain base"]
+    wrong = crayon("chat", input="/blend none\n/customize mine\n")
+    assert wrong.exit_code == 2
+    assert "'none' is unknown; there are mine" in wrong.stderr
+    assert "takes a name and a file" in wrong.stderr
+
+
+def test_a_conversation_passes_on_the_profile_it_is_in(client: Any) -> None:
+    repl = Repl(client=client, mode=Mode.PREFER_ON_DEVICE, customization="two")
+    client.route = {"customization": "two", "profile": "a"}
+    repl.handle("one")
+    client.route = {}
+    repl.handle("two")
+    repl.handle("three")
+    repl.handle("/clear")
+    repl.handle("four")
+    assert [options.get("last_profile") for options in client.options] == [None, "a", "a", None]
+    repl.handle("/blend base")
+    repl.handle("five")
+    assert client.options[-1]["blend"] == "base"
+    assert "last_profile" not in client.options[-1]
+
+
+def test_a_failing_customize_changes_nothing_in_the_chat(client: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise InvalidRequestError("samples", "are no good")
+
+    client.customize = refuse
+    repl = Repl(client=client, mode=Mode.PREFER_ON_DEVICE)
+    repl.handle("/customize mine file.jsonl")
+    assert repl.blend is None
+    assert "samples: are no good" in capsys.readouterr().err
+
+
+def made(weights: tuple[float, ...], **values: Any) -> Customization:
+    profile = Profile(name="a", weights=weights, similarity=(0.5, 0.4, 0.3), samples=1, threshold=0.1, centre=(1.0,))
+    return Customization(
+        **{
+            "name": "mine",
+            "pool_id": "pool@0",
+            "base": "tiny",
+            "base_sha256": "0" * 64,
+            "members": ("a", "bank", "c"),
+            "layer": 1,
+            "profiles": (profile,),
+            "samples": 1,
+            "answered": 1,
+            "created": "2026-01-01T00:00:00+00:00",
+            **values,
+        }
+    )
+
+
+def test_bars_show_large_weights_first_count_small_ones_and_give_the_base_its_share() -> None:
+    assert list(weight_lines(made((0.2, 0.5, 0.001)), "a")) == [
+        "profile a: 1 sample (in use)",
+        "  bank           0.50  " + "#" * 15 + " " * 17 + "similarity 0.40",
+        "  a              0.20  " + "#" * 6 + " " * 26 + "similarity 0.50",
+        "  (plain base)   0.30  " + "#" * 9,
+        "  1 member more below 0.005",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("expectation", "says"),
+    [
+        (
+            Expectation(metric="accuracy", base=30.0, customised=70.0, low=12.4, high=67.6, samples=16),
+            ["expected: 70 % right, plain base 30 % (+40 points, 95 % interval +12 to +68; 16 samples of yours"],
+        ),
+        (
+            Expectation(metric="accuracy", base=70.0, customised=30.0, low=-60.0, high=-20.0, samples=16),
+            ["expected: 30 % right", "the plain base did better"],
+        ),
+        (
+            Expectation(metric="logprob", base=-2.5, customised=-2.0, low=-0.1, high=1.1, samples=4),
+            ["expected: log-probability of your answers -2.00 per token, plain base -2.50 (+0.50, 95 %", "too few"],
+        ),
+        (
+            Expectation(metric="logprob", base=-2.5, customised=-2.0, low=None, high=None, samples=1),
+            ["expected: log-probability of your answers -2.00 per token, plain base -2.50 (+0.50; 1 sample of yours"],
+        ),
+    ],
+)
+def test_what_to_expect_in_plain_words(expectation: Expectation, says: list[str]) -> None:
+    lines = list(expectation_lines(made((1.0, 0.0, 0.0), expectation=expectation)))
+    assert len(lines) == len(says)
+    for line, start in zip(lines, says, strict=True):
+        assert start in line
