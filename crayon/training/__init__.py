@@ -1,0 +1,1 @@
+"""Trains adapter pools; needs the extra `train` (torch, transformers, peft)."""

@@ -1,0 +1,77 @@
+"""Questions as the tokens that the device would see and the tokens it should answer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from crayon.errors import InvalidRequestError
+from crayon.messages import Message
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from crayon.data.qa import Item
+    from crayon.llama.model import Model
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One question in tokens.
+
+    `prompt` is what stands behind the common start; `answer` ends with the token that ends a turn. `options` are the
+    tokens of each choice, without that end, `gold` the index of the right one; both empty for short answers.
+    """
+
+    prompt: tuple[int, ...]
+    answer: tuple[int, ...]
+    options: tuple[tuple[int, ...], ...] = ()
+    gold: int | None = None
+
+    @property
+    def tokens(self) -> int:
+        """Prompt and answer together."""
+        return len(self.prompt) + len(self.answer)
+
+
+class Prompts:
+    """Writes prompts with the tokenizer and template of the device's own engine: training sees what `ask` sends.
+
+    `start` is what every chat begins with: template, default system message, the user's name.
+    """
+
+    def __init__(self, model: Model) -> None:
+        self._model = model
+        first, second = (model.tokenize_chat([Message("user", text)]) for text in ("alpha beta", "What now?"))
+        n = 0
+        while first[n] == second[n]:
+            n += 1
+        self.start = tuple(first[:n])
+        answered = model.tokenize_chat([Message("user", "a"), Message("assistant", "b"), Message("user", "c")])
+        open_turn = model.tokenize_chat([Message("user", "a")])
+        after = answered[len(open_turn) :]
+        self.end = next((token for token in after if model.is_end(token)), -1)
+        if self.end < 0:
+            raise InvalidRequestError("model", "its chat template does not end the assistant's turn with an end token")
+
+    def example(self, item: Item) -> Example:
+        """Return an item's tokens: the question is the only message."""
+        return self.of(item.prompt, item.answer_text, item.choices, item.answer)
+
+    def of(self, question: str, answer: str, choices: Sequence[str] = (), gold: int | None = None) -> Example:
+        """Return the tokens of a question, its answer and its choices."""
+        tokens = self._model.tokenize_chat([Message("user", question)])
+        n = len(self.start)
+        if tuple(tokens[:n]) != self.start:
+            # The question's first letters merged with the template's last; its own tokens then start earlier.
+            raise InvalidRequestError("question", "does not start as chats of this model do")
+        return Example(
+            tuple(tokens[n:]),
+            (*self._model.tokenize(answer), self.end),
+            tuple(tuple(self._model.tokenize(choice)) for choice in choices),
+            gold,
+        )
+
+    def examples(self, items: Iterable[Item]) -> list[Example]:
+        """Return the tokens of many items."""
+        return [self.example(item) for item in items]

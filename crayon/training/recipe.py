@@ -1,0 +1,171 @@
+"""What a pool is trained from, and how: one TOML file."""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import dataclass, fields
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+from crayon.adapters.gate import Gate
+from crayon.customising.samples import read_samples
+from crayon.data.qa import Item, load_items
+from crayon.errors import ConfigError, InvalidRequestError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+MAX_RECIPE_BYTES = 1 << 20
+Made = TypeVar("Made")
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where items come from: a task (or all tasks) of a dataset, or a file of samples of your own."""
+
+    dataset: str = ""
+    task: str | None = None
+    file: str = ""
+
+    def items(self, split: str) -> list[Item]:
+        """Return the items of a split; a file of samples is split here, every fifth sample being held out.
+
+        Raises:
+            ConfigError, InvalidRequestError: it cannot be read.
+        """
+        if self.dataset:
+            return load_items(self.dataset, split, self.task)
+        samples = [sample for sample in read_samples(Path(self.file)) if sample.answer is not None]
+        if not samples:
+            raise InvalidRequestError("file", f"{self.file} holds no sample with an answer")
+        return [
+            Item(
+                id=f"{Path(self.file).name}/{i}",
+                dataset=Path(self.file).stem,
+                task=Path(self.file).stem,
+                question=sample.question,
+                answer_text=sample.answer or "",
+                choices=sample.choices,
+                answer=sample.choices.index(sample.answer) if sample.choices and sample.answer else None,
+            )
+            for i, sample in enumerate(samples)
+            if (i % 5 == 4) == (split == "test")
+        ]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemberRecipe:
+    """One member: its task, how many of its items are used, and how long it trains (None: the recipe's default)."""
+
+    name: str
+    title: str
+    sources: tuple[Source, ...]
+    licence: str = ""
+    items: int = 1000
+    steps: int | None = None
+    rate: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """A whole pool.
+
+    Args:
+        matrices: which of a layer's matrices change, by llama.cpp's names; in layers `first_layer` (None: upper half)
+            up to but not including `end_layer` (None: all).
+        alpha: scale of the change is alpha / rank.
+        clusters: 0 makes one member of each [[member]]; K makes K members of clusters of similar questions of all.
+        generalist_steps: batches over all items together, 0 for no such member. Members start from it.
+        member_steps: batches for each member.
+        blended_steps: batches in which blends are trained: each batch is one task's, blended by the gate from the
+            others' members. Kept if `held_out` tasks do better for it.
+        batch, rate, member_rate, blended_rate: examples in a batch and the learning rates of the three stages.
+        max_tokens: longer examples are left out, and counted.
+        min_gain: points that a member must be above the base.
+        held_out: tasks for that judgement; only their train split is read, and nothing trains on them.
+    """
+
+    name: str
+    title: str
+    model: str
+    members: tuple[MemberRecipe, ...]
+    held_out: tuple[Source, ...] = ()
+    gate: Gate = Gate()  # noqa: RUF009 - frozen
+    kind: Literal["shared", "independent"] = "shared"
+    rank: int = 32
+    alpha: float = 64.0
+    matrices: tuple[str, ...] = ("attn_output", "ffn_down")
+    first_layer: int | None = None
+    end_layer: int | None = None
+    seed: int = 0
+    clusters: int = 0
+    generalist_steps: int = 150
+    member_steps: int = 30
+    blended_steps: int = 0
+    batch: int = 16
+    rate: float = 4e-3
+    member_rate: float = 3e-3
+    blended_rate: float = 1e-3
+    max_tokens: int = 160
+    min_gain: float = 5.0
+    scored_items: int = 200
+
+    def __post_init__(self) -> None:
+        if not self.members:
+            raise ConfigError("member", "the recipe has none; add [[member]] tables")
+        names = [member.name for member in self.members]
+        if len(set(names)) != len(names):
+            raise ConfigError("member.name", "two members have one name")
+        for key in ("rank", "batch", "member_steps", "max_tokens", "scored_items"):
+            if getattr(self, key) < 1:
+                raise ConfigError(key, "must be at least 1")
+        if self.clusters < 0 or self.clusters == 1:
+            raise ConfigError("clusters", "must be 0 (members as listed) or at least 2")
+        if self.kind not in {"shared", "independent"}:
+            raise ConfigError("kind", f"must be 'shared' or 'independent', not {self.kind!r}")
+        if self.kind == "independent" and self.blended_steps:
+            raise ConfigError("blended_steps", "blends are trained in shared pools only; set it to 0")
+
+
+def load_recipe(reference: str) -> Recipe:
+    """Return a recipe by path, or one that comes with Crayon by name.
+
+    Raises:
+        ConfigError: there is none of that name, or a key is unknown, missing or of the wrong type.
+    """
+    shipped = resources.files("crayon.training").joinpath("recipes", f"{reference}.toml")
+    path = Path(reference)
+    try:
+        data = path.read_bytes() if path.is_file() else shipped.read_bytes()
+        if len(data) > MAX_RECIPE_BYTES:
+            raise ConfigError("recipe", f"{reference} is larger than {MAX_RECIPE_BYTES} bytes")
+        table = tomllib.loads(data.decode())
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError("recipe", f"{reference!r} is no recipe of ours and no TOML file ({error})") from None
+    table["members"] = tuple(_member(entry) for entry in table.pop("member", []))
+    table["held_out"] = tuple(_made(Source, entry, "held_out") for entry in table.get("held_out", []))
+    if "gate" in table:
+        table["gate"] = _made(Gate, table["gate"], "gate")
+    if "matrices" in table:
+        table["matrices"] = tuple(table["matrices"])
+    return _made(Recipe, table, "recipe")
+
+
+def _member(entry: Mapping[str, Any]) -> MemberRecipe:
+    table = dict(entry)
+    table["sources"] = tuple(_made(Source, source, "member.sources") for source in table.get("sources", []))
+    return _made(MemberRecipe, table, f"member {table.get('name', '?')}")
+
+
+def _made(kind: type[Made], table: Mapping[str, Any], where: str) -> Made:
+    if not isinstance(table, dict):
+        raise ConfigError(where, "must be a table")
+    known = {field.name for field in fields(kind)}  # type: ignore[arg-type]  # only our dataclasses come here
+    for key in table:
+        if key not in known:
+            raise ConfigError(f"{where}.{key}", f"is unknown; there are {', '.join(sorted(known))}")
+    try:
+        return kind(**table)
+    except TypeError as error:
+        raise ConfigError(where, f"does not hold what it must: {error}") from None

@@ -1,0 +1,287 @@
+"""Trains and measures B's on one network."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from crayon.training.network import Past, schedule
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from numpy.typing import NDArray
+
+    from crayon.training.examples import Example
+    from crayon.training.network import Network
+
+CHUNK = 16  # questions measured together
+HEAD_ROWS = 256  # rows of logits at a time: 256 x 49,152 floats are 50 MB
+SAVE_EVERY = 50
+
+
+@dataclass(frozen=True, slots=True)
+class Accuracy:
+    """Points, 0 to 100: `scored` by the likeliest choice, `exact` by greedy writing. NaN where there are no choices."""
+
+    scored: float
+    exact: float
+    n: int
+
+
+@dataclass(slots=True)
+class TrainState:
+    """Where a training stands: enough to go on exactly as if it had not stopped."""
+
+    step: int
+    b: Any
+    mean: Any
+    square: Any
+
+
+class Trainer:
+    """Computes losses and scores over examples; the layers under the first adapted one run once for each example.
+
+    Args:
+        network: adapted (`Network.adapt`).
+        start: tokens that every prompt begins with.
+        first: the first layer that is adapted.
+        end: the token that ends a turn.
+    """
+
+    def __init__(self, network: Network, start: Sequence[int], first: int, end: int) -> None:
+        self._network, self._first, self._end = network, first, end
+        self._start = len(start)
+        self._low_states: dict[tuple[int, ...], Any] = {}
+        self._visible = torch.ones(1, self._start, dtype=torch.bool, device=network.device)
+        self._below = Past()
+        with torch.no_grad():
+            tokens = torch.tensor([list(start)], device=network.device)
+            positions = torch.arange(self._start, device=network.device)[None]
+            self._start_states = network.run(network.embed(tokens), positions, (), self._below, 0, first)
+
+    # -- training
+
+    def train(
+        self,
+        examples: Sequence[Example],
+        *,
+        steps: int,
+        rate: float,
+        batch: int,
+        seed: int,
+        init: NDArray[np.float32] | None = None,
+        resume: TrainState | None = None,
+        save: Callable[[TrainState], None] = lambda _: None,
+        progress: Callable[[int, float], None] = lambda _step, _loss: None,
+    ) -> NDArray[np.float32]:
+        """Return B's, (N,), trained with AdamW on the answers' tokens; equal arguments give equal results.
+
+        With `init` of A's and B's, (M + N,), both are trained and returned.
+
+        Args:
+            examples: at least one.
+            steps: how many batches.
+            rate: the highest learning rate.
+            batch: examples in a batch.
+            seed: orders the examples.
+            init: where to start (B's of zeros).
+            resume: a state that `save` was given, to go on from.
+            save: called every 50 steps.
+            progress: called with each step and its loss, in nats per token.
+        """
+        network = self._network
+        start = torch.zeros(network.size) if init is None else torch.from_numpy(init.copy())
+        b = torch.nn.Parameter((start if resume is None else resume.b).to(network.device))
+        mean = torch.zeros_like(b) if resume is None else resume.mean.to(network.device)
+        square = torch.zeros_like(b) if resume is None else resume.square.to(network.device)
+        order = _order(len(examples), batch, seed)
+        done = 0 if resume is None else resume.step
+        for _ in range(done):
+            next(order)
+        for step in range(done, steps):
+            network.apply(b)
+            loss = self.loss([examples[i] for i in next(order)])
+            (gradient,) = torch.autograd.grad(loss, b)
+            gradient *= torch.clamp(1.0 / (gradient.norm() + 1e-9), max=1.0)
+            # AdamW without decay, written out so that its state is three tensors.
+            mean.mul_(0.9).add_(gradient, alpha=0.1)
+            square.mul_(0.99).addcmul_(gradient, gradient, value=0.01)
+            with torch.no_grad():
+                size = rate * schedule(step, steps) / (1 - 0.9 ** (step + 1))
+                b.addcdiv_(mean, (square / (1 - 0.99 ** (step + 1))).sqrt_().add_(1e-8), value=-size)
+            progress(step + 1, float(loss.detach()))
+            if (step + 1) % SAVE_EVERY == 0:
+                save(TrainState(step + 1, b.detach().cpu().clone(), mean.cpu().clone(), square.cpu().clone()))
+        network.apply(None)
+        return np.ascontiguousarray(b.detach().cpu().numpy())
+
+    def loss(self, batch: Sequence[Example]) -> Any:
+        """Return the mean negative log-likelihood of the answers' tokens, in nats, under the B's applied."""
+        states, rows, columns, wanted = self._answers(batch)
+        return functional.cross_entropy(self._network.logits(states[rows, columns]), wanted)
+
+    # -- measuring
+
+    def accuracy(self, examples: Sequence[Example], b: NDArray[np.float32] | None) -> Accuracy:
+        """Measure B's, (N,), or the plain base (None).
+
+        With B's an option's score is the log-probability of its text and of the end of the turn: they were trained to
+        answer so. The plain base would write on; it is given the better of total and mean log-probability of the text.
+        """
+        with torch.no_grad():
+            return self._accuracy(examples, b)
+
+    def _accuracy(self, examples: Sequence[Example], b: NDArray[np.float32] | None) -> Accuracy:
+        self._network.apply(None if b is None else torch.from_numpy(b).to(self._network.device))
+        with_options = [example for example in examples if example.options]
+        scored = float("nan")
+        if with_options:
+            sums = list(self._option_scores(with_options))
+            gold = [example.gold for example in with_options]
+            rules = (0,) if b is not None else (1, 2)
+            scored = max(
+                100.0 * float(np.mean([int(np.argmax(s[rule])) == g for s, g in zip(sums, gold, strict=True)]))
+                for rule in rules
+            )
+        exact = []
+        for batch in _chunks(examples):
+            states, rows, columns, wanted = self._answers(batch)
+            right = torch.ones(len(batch), dtype=torch.bool, device=self._network.device)
+            for at in range(0, len(rows), HEAD_ROWS):
+                part = slice(at, at + HEAD_ROWS)
+                hit = self._network.logits(states[rows[part], columns[part]]).argmax(-1) == wanted[part]
+                right[rows[part][~hit]] = False
+            exact += right.tolist()
+        self._network.apply(None)
+        return Accuracy(scored, 100.0 * float(np.mean(exact)), len(examples))
+
+    def _option_scores(self, examples: Sequence[Example]) -> Iterator[NDArray[np.float64]]:
+        """Yield for each example (3, options): total with the end, total and mean without."""
+        network = self._network
+        above = self._above()
+        for batch in _chunks(examples):
+            prompts = [example.prompt for example in batch]
+            below = Past(self._below)
+            tokens = _padded(prompts, network.device)
+            positions = self._positions(*tokens.shape)
+            low = network.run(network.embed(tokens), positions, (self._visible,), below, 0, self._first)
+            upper = Past(above)
+            states = network.run(low, positions, (self._visible,), upper, self._first, network.layers)
+            lengths = torch.tensor([len(prompt) for prompt in prompts], device=network.device)
+            lasts = states[torch.arange(len(batch), device=network.device), lengths - 1]
+            first = torch.log_softmax(network.logits(lasts), -1)
+            pairs = [(row, option) for row, example in enumerate(batch) for option in example.options]
+            rows = torch.tensor([row for row, _ in pairs], device=network.device)
+            options = [option for _, option in pairs]
+            tokens = _padded(options, network.device)
+            positions = self._start + lengths[rows][:, None] + torch.arange(tokens.shape[1], device=network.device)
+            known = torch.arange(low.shape[1], device=network.device)[None] < lengths[:, None]
+            visible = (self._visible, known[rows])
+            states = network.embed(tokens)
+            # The start stands before the prompt, the prompt before the option.
+            states = network.run(states, positions, visible, Past(below, rows), 0, self._first)
+            states = network.run(states, positions, visible, Past(upper, rows), self._first, network.layers)
+            yield from self._sum_options(batch, options, first[rows], states)
+
+    def _sum_options(
+        self, batch: Sequence[Example], options: Sequence[tuple[int, ...]], first: Any, states: Any
+    ) -> Iterator[NDArray[np.float64]]:
+        where = [(row, at) for row, option in enumerate(options) for at in range(len(option))]
+        following = [(*options[row], self._end)[at + 1] for row, at in where]
+        found = np.empty(len(where))
+        for start in range(0, len(where), HEAD_ROWS):
+            part = where[start : start + HEAD_ROWS]
+            logits = self._network.logits(states[[row for row, _ in part], [at for _, at in part]])
+            wanted = torch.tensor(following[start : start + HEAD_ROWS], device=logits.device)
+            picked = logits.gather(1, wanted[:, None])[:, 0] - torch.logsumexp(logits, 1)
+            found[start : start + HEAD_ROWS] = picked.double().cpu().numpy()
+        totals = np.empty((3, len(options)))
+        at = 0
+        for row, option in enumerate(options):
+            inside = float(first[row, option[0]]) + float(found[at : at + len(option) - 1].sum())
+            totals[:, row] = inside + found[at + len(option) - 1], inside, inside / len(option)
+            at += len(option)
+        start = 0
+        for example in batch:
+            yield totals[:, start : start + len(example.options)]
+            start += len(example.options)
+
+    # -- inside
+
+    def _answers(self, batch: Sequence[Example]) -> tuple[Any, Any, Any, Any]:
+        """Return last-layer states, and row, column and token of everything that the answers say."""
+        network = self._network
+        low = self._lower([example.prompt + example.answer for example in batch])
+        rows, columns, wanted = [], [], []
+        for row, example in enumerate(batch):
+            for at, token in enumerate(example.answer):
+                rows.append(row)
+                columns.append(len(example.prompt) + at - 1)
+                wanted.append(token)
+        positions = self._positions(low.shape[0], low.shape[1])
+        states = network.run(low, positions, (self._visible,), Past(self._above()), self._first, network.layers)
+        return (states, *(torch.tensor(part, device=network.device) for part in (rows, columns, wanted)))
+
+    def _above(self) -> Past:
+        """Return the start's keys and values in the adapted layers: they depend on the B's applied."""
+        past = Past()
+        positions = torch.arange(self._start, device=self._network.device)[None]
+        self._network.run(self._start_states, positions, (), past, self._first, self._network.layers)
+        return past
+
+    def _lower(self, texts: Sequence[tuple[int, ...]]) -> Any:
+        """Return the states under the first adapted layer, (texts, longest, width); they are kept."""
+        network = self._network
+        missing = sorted({text for text in texts if text not in self._low_states}, key=len)
+        for at in range(0, len(missing), CHUNK):
+            part = missing[at : at + CHUNK]
+            tokens = _padded(part, network.device)
+            with torch.no_grad():
+                states = network.run(
+                    network.embed(tokens),
+                    self._positions(*tokens.shape),
+                    (self._visible,),
+                    Past(self._below),
+                    0,
+                    self._first,
+                )
+            for text, row in zip(part, states, strict=True):
+                self._low_states[text] = row[: len(text)].to(network.dtype)
+        width = max(map(len, texts))
+        out = torch.zeros(len(texts), width, network.width, device=network.device)
+        for row, text in enumerate(texts):
+            out[row, : len(text)] = self._low_states[text].float()
+        return out
+
+    def _positions(self, rows: int, tokens: int) -> Any:
+        return (self._start + torch.arange(tokens, device=self._network.device))[None].expand(rows, tokens)
+
+
+def _padded(texts: Sequence[Sequence[int]], device: Any) -> Any:
+    # What stands behind a text is never looked at: later tokens see only what `visible` shows, earlier ones nothing.
+    out = torch.zeros(len(texts), max(map(len, texts)), dtype=torch.long)
+    for row, text in enumerate(texts):
+        out[row, : len(text)] = torch.tensor(text)
+    return out.to(device)
+
+
+def _chunks(examples: Sequence[Example]) -> Iterator[Sequence[Example]]:
+    for at in range(0, len(examples), CHUNK):
+        yield examples[at : at + CHUNK]
+
+
+def _order(n: int, batch: int, seed: int) -> Iterator[list[int]]:
+    """Yield the indexes of each batch: every example once before any comes again."""
+    generator = random.Random(seed)  # noqa: S311 - an order, not a secret
+    waiting: list[int] = []
+    while True:
+        while len(waiting) < batch:
+            waiting = generator.sample(range(n), n) + waiting
+        waiting, part = waiting[:-batch], waiting[-batch:]
+        yield part
