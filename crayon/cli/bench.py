@@ -14,13 +14,13 @@ if TYPE_CHECKING:
 
 app = typer.Typer(add_completion=False, no_args_is_help=True)
 
-_DECIMALS = {"ratio": 3, "nats": 4}
+_DECIMALS = {"ratio": 3, "nats": 4, "s": 3}
 _Runs = Annotated[int, typer.Option("--runs", min=3, max=99, help="Measured repetitions; medians are shown.")]
 
 
 @app.callback()
 def bench() -> None:
-    """Measure the device and the start-up.
+    """Measure the device, blending and the start-up.
 
     Run it with nothing else running: a second busy process beside two compute threads costs far more than its share.
     """
@@ -45,6 +45,30 @@ def device(
 
 
 @app.command()
+def blend(
+    reference: Annotated[str, typer.Argument(metavar="[MODEL]", help="A model with a pool.")] = "smollm2-135m-instruct",
+    *,
+    pool: Annotated[
+        str | None, typer.Option("--pool", metavar="POOL", help="Name or folder of a pool (default: the model's own).")
+    ] = None,
+    runs: _Runs = 15,
+    peft: Annotated[bool, typer.Option("--peft", help="Time PEFT's blending too; needs the extra 'train'.")] = False,
+    as_json: options.JsonOption = False,
+) -> None:
+    """Measure how long customising and blending take, and what a blend costs per token.
+
+    Ratios are no adapter, or live adapters, over the blend, from pairs run in turn. Example: crayon bench blend --json
+    """
+    from crayon.adapters import Pool, find_pool
+    from crayon.bench.blend import bench_blend
+
+    models_dir = options.load_settings({}).models_dir
+    opened = Pool.open(find_pool(pool)) if pool else None
+    report = bench_blend(reference, opened, models_dir=models_dir, runs=runs, peft=peft, progress=console.message)
+    _print(report, as_json=as_json)
+
+
+@app.command()
 def startup(*, runs: _Runs = 9, as_json: options.JsonOption = False) -> None:
     """Measure how long `import crayon` and `crayon --help` take, in fresh processes.
 
@@ -63,13 +87,7 @@ def _print(report: Report, *, as_json: bool) -> None:
     env = record["env"]
     print(f"{env['cpu']}, {env['cores']} cores, llama-cpp-python {env['versions']['llama-cpp-python']}")
     for row in report.rows:
-        value = (
-            f"{row.value:.3f}"
-            if row.unit == "ratio"
-            else f"{row.value:.4f}"
-            if row.unit == "nats"
-            else f"{row.value:.1f}"
-        )
+        value = f"{row.value:.{_DECIMALS.get(row.unit, 1)}f}"
         where = ", ".join(text for text in (row.workload, row.model, row.against and f"against {row.against}") if text)
         low, high = min(row.runs), max(row.runs)
         spread = f" ({low:.3g} to {high:.3g} in {len(row.runs)} runs)" if len(row.runs) > 1 else ""

@@ -1,0 +1,231 @@
+"""What customising and blending cost: the moment before the first token, and every token after it."""
+
+from __future__ import annotations
+
+import functools
+import tempfile
+import time
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, TypeAlias
+
+import numpy as np
+
+from crayon import Crayon
+from crayon.bench.peft import bench_peft, require
+from crayon.bench.report import Report, Row
+from crayon.blending import PoolBlends
+from crayon.completion import Blend
+from crayon.customising.profiles import make_profiles, pool_vectors
+from crayon.data.texts import background_texts
+from crayon.device import DeviceEngine, opening
+from crayon.device.prepare import TurnBench
+from crayon.engine import EncodeRequest
+from crayon.errors import AdapterError
+from crayon.llama.model import Model
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from crayon.adapters.pool import Pool
+    from crayon.llama.adapter import Adapter
+
+    Scaled: TypeAlias = Sequence[tuple[Adapter, float]]
+
+PATIENCE_S = 600.0
+PROMPT, ANSWER = 256, 64
+QUESTION = (
+    "I was looking at {what} this morning and noticed that it is not what I expected at all, so could you please tell "
+    "me what I should do about {what} before the end of week {run}?"
+)
+SUBJECTS = (
+    "my account", "the heating", "my next holiday", "the washing machine", "our meeting", "the shopping list",
+    "my credit card", "the alarm clock", "the train ticket", "my insurance", "the garden", "a parcel",
+    "the kitchen light", "my phone bill", "the car", "dinner",
+)  # fmt: skip
+LABELS = ("money", "house", "travel", "other")
+
+
+def bench_blend(
+    reference: str,
+    pool: Pool | None = None,
+    *,
+    models_dir: Path | None = None,
+    runs: int = 7,
+    peft: bool = False,
+    progress: Callable[[str], None] = lambda _: None,
+) -> Report:
+    """Measure a pool (by default the model's own) on the file the device runs.
+
+    Raises:
+        ModelError: the model is not here.
+        AdapterError: there is no pool for it, it was made for another model, or it has no keys.
+        MissingExtraError: `peft` without the extra 'train'.
+    """
+    found = opening.find(reference, models_dir=models_dir, download=False)
+    if pool is None:
+        pool = next(iter(opening.pools(opening.AUTO, found.source_sha256)), None)
+    if pool is None:
+        raise AdapterError(f"no pool is shipped for {found.name}; name one with --pool")
+    pool.check_base(found.source_sha256, found.name)
+    if pool.manifest.encoder is None:
+        raise AdapterError(f"pool {pool.id} has no keys, so samples cannot be compared with its members")
+    add_weighted = require() if peft else None
+    model = f"{found.name} {found.path.stem}"
+    report = Report("blend", {found.name: found.source_sha256, f"pool {pool.id}": pool.manifest.tensors_sha256})
+    with Model(found.path) as loaded, TurnBench(loaded, PROMPT, ANSWER) as bench:
+        blends = PoolBlends(loaded, [pool], contexts=(bench.context,), capacity=len(pool) + 2)
+        try:
+            progress("blending and activating")
+            activate = _activate(blends, bench, pool, model, runs)
+            progress("tokens under a blend, beside none and beside live adapters")
+            tokens = _tokens(blends, bench, pool, model, runs)
+        finally:
+            bench.context.set_adapters()
+            blends.close()
+    progress("customising")
+    with DeviceEngine(
+        found.path,
+        name=found.name,
+        background=background_texts(),
+        cache_dir=found.cache_dir,
+        source_sha256=found.source_sha256,
+        pools=[pool],
+    ) as engine:
+        weights, *customise = _customise(engine, pool, model, runs, activate.value / 1000)
+    report.rows += [weights, activate, *customise, *tokens]
+    if add_weighted is not None:
+        progress("PEFT's add_weighted_adapter")
+        report.rows += bench_peft(add_weighted, pool, runs)
+    return report
+
+
+def _activate(blends: PoolBlends, bench: TurnBench, pool: Pool, model: str, runs: int) -> Row:
+    """Time a new blend each time, of all members: sum, image, llama.cpp's loading, and applying it."""
+    rng = np.random.default_rng(0)
+    taken = []
+    for _ in range(5 * runs + 1):
+        blend = _blend(pool, rng)
+        started = time.perf_counter()
+        with blends(blend) as adapters:
+            bench.context.set_adapters(adapters)
+        taken.append(1000 * (time.perf_counter() - started))
+    # The first makes the image that the others fill in.
+    return Row.median("blend_and_activate_ms", "ms", taken[1:], model=model, workload=_members(pool))
+
+
+def _tokens(blends: PoolBlends, bench: TurnBench, pool: Pool, model: str, runs: int) -> list[Row]:
+    """Race one blend against no adapter and against live adapters, each run between two of the other's."""
+    rng = np.random.default_rng(1)
+    blend = _blend(pool, rng)
+    with ExitStack() as stack:
+        blended = stack.enter_context(blends(blend))
+        single = [stack.enter_context(blends(_one(pool, k))) for k in range(len(pool))]
+        live = [(lease[0][0], weight) for lease, weight in zip(single, blend.weights, strict=True)]
+        plain_prefill, plain_decode = _race(bench, blended, (), runs)
+        _, live_decode = _race(bench, blended, live, runs)
+    reading, writing = f"{PROMPT} in", f"{ANSWER} out after {PROMPT}"
+    return [
+        Row.median(
+            "prefill_ratio_vs_no_adapter", "ratio", plain_prefill, model=model, workload=reading, against="no adapter"
+        ),
+        Row.median(
+            "decode_ratio_vs_no_adapter", "ratio", plain_decode, model=model, workload=writing, against="no adapter"
+        ),
+        Row.median(
+            "decode_ratio_vs_live_adapters",
+            "ratio",
+            live_decode,
+            model=model,
+            workload=writing,
+            against=f"{len(pool)} live adapters with scales",
+        ),
+    ]
+
+
+def _race(bench: TurnBench, ours: Scaled, theirs: Scaled, runs: int) -> tuple[list[float], list[float]]:
+    """Return theirs over ours for reading and for writing; each of ours is held against the two around it."""
+
+    def turn(adapters: Scaled) -> tuple[float, float]:
+        bench.context.set_adapters(adapters)
+        return bench.turn()
+
+    turn(ours)  # touches everything once
+    turn(theirs)
+    around, own = [turn(theirs)], []
+    for _ in range(runs):
+        own.append(turn(ours))
+        around.append(turn(theirs))
+    reading, writing = (
+        [(around[i][at] + around[i + 1][at]) / (2 * mine[at]) for i, mine in enumerate(own)] for at in (0, 1)
+    )
+    return reading, writing
+
+
+def _customise(engine: DeviceEngine, pool: Pool, model: str, runs: int, activate_s: float) -> list[Row]:
+    usable, checked, weighed = [], [], []
+    with tempfile.TemporaryDirectory() as folder, Crayon(engine, hardness=False, customizations_dir=folder) as client:
+        for run in range(runs + 1):
+            ready: list[float] = []
+            samples = [(text, LABELS[i % len(LABELS)]) for i, text in enumerate(_questions(run))]
+            started = time.perf_counter()
+            client.customize(
+                "bench",
+                samples,
+                replace=True,
+                timeout=PATIENCE_S,
+                ready=functools.partial(_stamp, ready),
+            )
+            checked.append(time.perf_counter() - ready[0])
+            usable.append(ready[0] - started + activate_s)
+    texts = _questions(runs + 1)
+    tokens = engine.encode(EncodeRequest(texts=texts)).result(PATIENCE_S).usage.prompt_tokens
+    states = engine.encode_raw(EncodeRequest(texts=texts)).result(PATIENCE_S)
+    vectors, background = (pool_vectors(rows, pool.centre) for rows in (states.states, states.background))
+    for _ in range(10 * runs + 1):
+        started = time.perf_counter()
+        make_profiles(vectors, background, pool.keys, pool.names, pool.manifest.gate)
+        weighed.append(1000 * (time.perf_counter() - started))
+    count = len(texts)
+    about = f"{count} samples of about {tokens / count:.0f} tokens"
+    # The first of each warms up; the background's states are computed once on a machine and kept.
+    return [
+        Row.median("weights_ms", "ms", weighed[1:], model=model, workload=f"{count} embedded samples"),
+        Row.median(
+            "customize_16_s",
+            "s",
+            usable[1:],
+            model=model,
+            workload=about,
+            note="embedding, profiles, weights, files kept, and the blend as in blend_and_activate_ms",
+        ),
+        Row.median(
+            "customize_check_16_s",
+            "s",
+            checked[1:],
+            model=model,
+            workload=about,
+            note="the leave-one-out check that follows, while the customisation is already usable",
+        ),
+    ]
+
+
+def _stamp(times: list[float], _: object) -> None:
+    times.append(time.perf_counter())
+
+
+def _questions(run: int) -> tuple[str, ...]:
+    return tuple(QUESTION.format(what=what, run=run) for what in SUBJECTS)
+
+
+def _blend(pool: Pool, rng: np.random.Generator) -> Blend:
+    """Return random weights that sum to 1, none of them 0."""
+    return Blend(pool.id, tuple(float(weight) for weight in rng.dirichlet(np.full(len(pool), 5.0))))
+
+
+def _one(pool: Pool, index: int) -> Blend:
+    return Blend(pool.id, tuple(float(k == index) for k in range(len(pool))))
+
+
+def _members(pool: Pool) -> str:
+    return f"{len(pool)} members of rank {pool.manifest.rank}, {len(pool.manifest.targets)} matrices"
