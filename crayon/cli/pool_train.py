@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -48,11 +49,8 @@ def train(
     runs, in the very prompt that `ask` sends, and measured on items they never saw; those that gain too little are
     left out and listed. Example: crayon pool train my-recipe.toml --out my-pool
     """
-    try:
-        import torch
-        import transformers  # noqa: F401 - looked for here, so that what is missing is said before anything runs
-    except ImportError:
-        raise MissingExtraError("train", "`crayon pool train`") from None
+    if any(importlib.util.find_spec(name) is None for name in ("torch", "transformers", "accelerate")):
+        raise MissingExtraError("train", "`crayon pool train`")
     from dataclasses import replace
 
     from crayon.training.build import Builder
@@ -60,10 +58,6 @@ def train(
 
     if dtype not in {"auto", "float32", "bfloat16"}:
         raise ConfigError("--dtype", f"must be auto, float32 or bfloat16, not {dtype!r}")
-    try:
-        torch.device(device)
-    except RuntimeError:
-        raise ConfigError("--device", f"{device!r} is no device of torch; try cpu or cuda") from None
     plan = load_recipe(recipe)
     if members:
         known = {member.name: member for member in plan.members}

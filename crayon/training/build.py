@@ -156,7 +156,7 @@ class Builder:
         training["too_long"] = {task.recipe.name: task.too_long for task in kept if task.too_long}
         members = [self._member(task, scores[task.recipe.name]) for task in kept]
         if GENERALIST in vectors:
-            members.append(self._generalist_member(kept))
+            members.append(self._generalist_member())
             names.append(GENERALIST)
             # It is never chosen by similarity: the gate gives it its part. Any unit key will do.
             keys = np.vstack([keys, keys.mean(axis=0) / np.linalg.norm(keys.mean(axis=0))])
@@ -367,8 +367,8 @@ class Builder:
             score=score,
         )
 
-    def _generalist_member(self, tasks: Sequence[Task]) -> Member:
-        members = [task.recipe for task in tasks]
+    def _generalist_member(self) -> Member:
+        members = [task.recipe for task in self._tasks]
         return Member(
             name=GENERALIST,
             title="All tasks of the pool together",
@@ -376,7 +376,7 @@ class Builder:
             alpha=self.recipe.alpha,
             datasets=tuple(dict.fromkeys(source_name(s) for m in members for s in m.sources)),
             licences=tuple(dict.fromkeys(m.licence for m in members if m.licence)),
-            items=sum(len(task.train) for task in tasks),
+            items=sum(len(task.train) for task in self._tasks),
         )
 
 

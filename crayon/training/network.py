@@ -17,7 +17,7 @@ import transformers
 from torch.nn import functional
 
 from crayon.adapters.formats.matrices import module_name
-from crayon.errors import AdapterError, ModelFileError
+from crayon.errors import AdapterError, ConfigError, ModelFileError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -96,10 +96,12 @@ class Network:
 
     Raises:
         ModelFileError: transformers cannot read the file.
+        ConfigError: torch has no such device.
     """
 
     def __init__(self, path: Path, *, device: str = "cpu", dtype: str = "auto") -> None:
         transformers.utils.logging.disable_progress_bar()
+        self.device = _device(device)
         try:
             model = transformers.AutoModelForCausalLM.from_pretrained(
                 path.parent,
@@ -109,7 +111,6 @@ class Network:
             )
         except (OSError, ValueError, KeyError) as error:
             raise ModelFileError(f"{path}: transformers cannot read it ({type(error).__name__}: {error})") from None
-        self.device = torch.device(device)
         self.dtype = _dtype(dtype, self.device)
         model.eval().requires_grad_(requires_grad=False).to(self.device)
         self._model = model.model
@@ -205,6 +206,15 @@ class Network:
     def logits(self, states: Any) -> Any:
         """Return float32 logits of last-layer states (n, width)."""
         return functional.linear(self._model.norm(states).to(self._head.dtype), self._head).float()
+
+
+def _device(name: str) -> Any:
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:  # torch asserts where it was built without that kind
+        raise ConfigError("device", f"torch cannot compute on {name!r} here: {error}") from None
+    return device
 
 
 def _dtype(name: str, device: Any) -> Any:

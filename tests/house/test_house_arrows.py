@@ -61,9 +61,9 @@ LIBRARIES: dict[str, set[str]] = {
     "prompt_toolkit": {"cli"},
     "rich": {"cli"},
     "huggingface_hub": {"models"},
-    "torch": {"training"},
+    "torch": {"training", "bench"},
     "transformers": {"training"},
-    "peft": {"training"},
+    "peft": {"training", "bench"},
 }
 
 
