@@ -4,15 +4,30 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from crayon.customising.device_calls import check_layer, on_this_device, pool_of
+from crayon.customising.device_calls import PoolEngine, check_layer, pool_of
 from crayon.customising.profiles import pool_vectors
 from crayon.errors import AdapterError, EngineError, InvalidRequestError
 from crayon.router.scope import ScopeGate
 
 if TYPE_CHECKING:
+    from crayon.adapters.pool import Pool
     from crayon.customising.customization import Customization
     from crayon.engine import Engine, RawStates
     from crayon.router.scope import ScopeVerdict
+
+
+def pool_for(customization: Customization, engine: Engine) -> Pool:
+    """Return the engine's pool that a customisation is for.
+
+    Raises:
+        AdapterError: the engine does not have it.
+    """
+    try:
+        if not isinstance(engine, PoolEngine):
+            raise AdapterError("the device engine has no adapter pools")
+        return pool_of(engine, customization.pool_id)
+    except AdapterError as error:
+        raise AdapterError(f"customisation {customization.name!r}: {error}; or customise again") from None
 
 
 class ProfileGate:
@@ -24,10 +39,7 @@ class ProfileGate:
     """
 
     def __init__(self, customization: Customization, engine: Engine) -> None:
-        try:
-            self._pool = pool_of(on_this_device(engine), customization.pool_id)
-        except AdapterError as error:
-            raise AdapterError(f"customisation {customization.name!r}: {error}; or customise again") from None
+        self._pool = pool_for(customization, engine)
         self._gate = ScopeGate([profile.scope() for profile in customization.profiles])
         if self._gate.scopes[0].centre.size != self._pool.centre.size:
             raise AdapterError(f"customisation {customization.name!r} is damaged: its centres have another size")

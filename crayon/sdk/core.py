@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from crayon.completion import Blend, Source
-from crayon.customising.profile_gate import ProfileGate
+from crayon.customising.profile_gate import ProfileGate, pool_for
 from crayon.customising.profiles import BASE
 from crayon.data.scope_files import load_scope
 from crayon.data.texts import background_texts
@@ -82,6 +82,9 @@ class Core:
                 self.engines.open(source)
         if self._scopes and self.engines.configured(Source.DEVICE):
             self._scope_gate(None if self._timeout is None else time.monotonic() + self._timeout)
+        if self._customization is not None:
+            custom = self.customizations.find("customization", self._customization)
+            pool_for(custom, self.engines.open(Source.DEVICE))
 
     # -- calls
 
