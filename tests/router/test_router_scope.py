@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from crayon.errors import InvalidRequestError
-from crayon.router import FittedScope, Scope, ScopeGate, fit_scope
+from crayon.router import FittedScope, Scope, ScopeGate, fit_few, fit_scope
+from crayon.router.scope import STAY_MARGIN
 
 DIMENSIONS = 32
 TEXTS = tuple(f"example number {i}" for i in range(8))
@@ -150,3 +151,53 @@ def test_bad_scopes_are_refused(options, words):
 
 def test_a_scope_keeps_its_examples_as_a_tuple():
     assert Scope("a", list(TEXTS)).examples == TEXTS
+
+
+@pytest.mark.parametrize("n", [1, 3, 7])
+def test_few_examples_are_inside_and_most_of_the_background_is_not(n):
+    examples, background = cloud(0, n), cloud(1, 40, None)
+    fitted = fit_few("mine", examples, background)
+    assert all(fitted.score(row) >= fitted.threshold - 1e-6 for row in examples)
+    assert np.mean([fitted.score(row) >= fitted.threshold for row in background]) < 0.3
+    assert np.mean([fitted.score(row) >= fitted.threshold for row in cloud(2, 40)]) > 0.9
+    assert len(fitted.own) == n
+
+
+def test_few_examples_all_alike_do_not_hide_each_other():
+    fitted = fit_few("mine", np.repeat(cloud(0, 1), 4, axis=0), cloud(1, 40, None))
+    assert fitted.own == pytest.approx((1.0,) * 4)
+
+
+def test_few_examples_need_a_background_of_their_own_size():
+    with pytest.raises(InvalidRequestError, match="at least 2 texts"):
+        fit_few("mine", cloud(0, 2), cloud(1, 1))
+    with pytest.raises(InvalidRequestError, match="dimensions"):
+        fit_few("mine", cloud(0, 2), cloud(1, 4)[:, :5])
+    with pytest.raises(InvalidRequestError, match="cancel each other out"):
+        fit_few("mine", np.stack([cloud(0, 1)[0], -cloud(0, 1)[0]]), cloud(1, 4))
+
+
+def between(first: float, second: float) -> np.ndarray:
+    row = np.zeros(DIMENSIONS, np.float32)
+    row[:2] = first, second
+    return row
+
+
+def test_the_last_scope_stays_until_another_is_clearly_nearer():
+    axes = np.eye(2, DIMENSIONS, dtype=np.float32)
+    gate = ScopeGate([FittedScope("a", axes[0], 0.5, ()), FittedScope("b", axes[1], 0.5, ())])
+    near_b = between(0.68, 0.73)
+    assert gate.judge(near_b).name == "b"
+    stayed = gate.judge(near_b, last="a")
+    assert (stayed.name, stayed.inside) == ("a", True)
+    assert stayed.threshold == pytest.approx(0.5 - STAY_MARGIN)
+    assert gate.judge(between(0.6, 0.8), last="a").name == "b"
+    assert gate.judge(near_b, last="of another customisation") == gate.judge(near_b)
+
+
+def test_a_follow_up_a_little_outside_does_not_leave_the_last_scope():
+    gate = ScopeGate([FittedScope("a", between(1, 0), 0.5, ())])
+    query = between(0.45, math.sqrt(1 - 0.45**2))
+    assert not gate.judge(query).inside
+    assert gate.judge(query, last="a").inside
+    assert not gate.judge(between(0.35, math.sqrt(1 - 0.35**2)), last="a").inside

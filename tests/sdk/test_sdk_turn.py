@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from crayon.completion import FinishReason, Mode, Reason, Source, Timings, Usage
+from crayon.completion import Blend, FinishReason, Mode, Reason, Source, Timings, Usage
 from crayon.engine import Delta, Finished, Started, TokenSignal
 from crayon.errors import (
     CrayonError,
@@ -21,6 +21,7 @@ from crayon.router import Hardness, ScopeVerdict, allowed_sources
 from crayon.sampling import Sampling
 from crayon.sdk.actions import Done, Embed, Emit, Fail, Generate, Read
 from crayon.sdk.options import Call
+from crayon.sdk.query_gate import Choice
 from crayon.sdk.turn import FIRST_TOKEN_SHARE, Turn
 
 FINISHED = Finished(FinishReason.STOP, Usage(), Timings())
@@ -133,6 +134,16 @@ def test_holdback_is_the_time_from_the_first_token_to_its_release():
     assert (done.completion.ttft_ms, done.completion.total_ms) == (1500.0, 2000.0)
 
 
+def test_a_deadline_that_passes_while_the_profile_is_chosen_ends_the_turn():
+    clock = Clock()
+    turn = make(Mode.ONLY_ON_DEVICE, clock=clock, choosing=True)
+    assert turn.begin() == Embed("hi", 10.0)
+    clock.now = 10.0
+    action = turn.embedded(None, 10_000.0, PLAIN)
+    assert isinstance(action.error, DeadlineExceededError)
+    assert isinstance(make(Mode.ONLY_ON_DEVICE, choosing=True).timed_out().error, DeadlineExceededError)
+
+
 ERRORS = st.sampled_from(
     [
         lambda: EngineError("crash"),
@@ -154,13 +165,19 @@ STEPS = st.lists(
 )
 
 
-def embedding(turn, scoped):
+WEIGHED = Choice("custom", "p", Blend("pool", (0.5,)))
+PLAIN = Choice("custom", "base", None)
+
+
+def embedding(turn, scoped, choosing):
     """What the device's embedding leads to."""
-    assert turn.allowed.gated
+    assert turn.allowed.gated or choosing
+    assert turn.ledger.choice is None, "a query is embedded once"
     if scoped == "broken":
         return turn.failed(EngineError("no embedding"))
-    inside = scoped == "inside"
-    return turn.embedded(ScopeVerdict("s", 0.9 if inside else 0.1, 0.5, inside, {"s": 0.5}), 1.0)
+    inside = scoped != "outside"
+    verdict = ScopeVerdict("s", 0.9 if inside else 0.1, 0.5, inside, {"s": 0.5}) if scoped else None
+    return turn.embedded(verdict, 1.0, (WEIGHED if inside else PLAIN) if choosing else None)
 
 
 def reading(turn, clock, action, step):
@@ -171,7 +188,7 @@ def reading(turn, clock, action, step):
     return turn.failed(step()) if callable(step) else turn.received(step)
 
 
-def play(turn, clock, steps, starts, scoped):
+def play(turn, clock, steps, starts, scoped, *, choosing=False):
     """Drive a turn through what happens to it; return its last action, the attempts and what was shown."""
     steps, starts = list(steps), list(starts)
     attempts, emitted, held = [], [], 0
@@ -180,8 +197,10 @@ def play(turn, clock, steps, starts, scoped):
         clock.now += 0.01
         match action:
             case Embed():
-                action = embedding(turn, scoped)
+                action = embedding(turn, scoped, choosing)
             case Generate():
+                on_device = action.source is Source.DEVICE
+                assert action.request.blend == (turn.ledger.choice.blend if choosing and on_device else None)
                 assert not emitted, "never a silent switch"
                 attempts.append(action.source)
                 held = 0
@@ -210,13 +229,15 @@ def play(turn, clock, steps, starts, scoped):
     private=st.booleans(),
     scoped=st.sampled_from([None, "inside", "outside", "broken"]),
     gated=st.booleans(),
+    choosing=st.booleans(),
 )
-def test_promises_hold_whatever_happens(steps, starts, mode, private, scoped, gated):
+def test_promises_hold_whatever_happens(steps, starts, mode, private, scoped, gated, choosing):
     if private and mode is Mode.ONLY_ON_SERVER:
         mode = Mode.PREFER_ON_SERVER
     clock = Clock()
-    turn = make(mode, private=private, clock=clock, scoped=scoped is not None, hardness=Hardness() if gated else None)
-    action, attempts, emitted = play(turn, clock, steps, starts, scoped)
+    hardness = Hardness() if gated else None
+    turn = make(mode, private=private, clock=clock, scoped=scoped is not None, choosing=choosing, hardness=hardness)
+    action, attempts, emitted = play(turn, clock, steps, starts, scoped, choosing=choosing)
     shown = "".join(piece.text for piece in emitted)
     if mode is Mode.ONLY_ON_DEVICE or private:
         assert Source.SERVER not in attempts
@@ -230,6 +251,8 @@ def test_promises_hold_whatever_happens(steps, starts, mode, private, scoped, ga
         assert getattr(action.error, "partial", shown) == shown
         return
     check_report(action.completion, attempts, emitted)
+    route = action.completion.route
+    assert (route.profile is not None) == (choosing and route.source is Source.DEVICE)
 
 
 def check_report(completion, attempts, emitted):
