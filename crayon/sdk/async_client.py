@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from crayon.completion import Mode
 from crayon.engine import EncodeRequest, deadline_after
-from crayon.sdk.async_stream import AsyncAnswerStream, open_async
+from crayon.sdk.async_stream import AsyncAnswerStream, gate_async, open_async
 from crayon.sdk.conversation import AsyncConversation
 from crayon.sdk.core import Core
 from crayon.sdk.waiting import wait_for_async
@@ -261,7 +261,7 @@ class AsyncCrayon:
         if known:
             return blend
         until = deadline_after(call.timeout)
-        gate = await asyncio.to_thread(self._core.query_gate, call, until)
+        gate = await gate_async(self._core, call, until)
         request = EncodeRequest(texts=(call.messages[-1].content,), deadline=until)
         choice = gate.judge(
             await wait_for_async(gate.encode(await open_async(self._core.engines, source), request), until)

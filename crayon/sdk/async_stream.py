@@ -15,7 +15,10 @@ from crayon.sdk.waiting import wait_for_async
 if TYPE_CHECKING:
     from crayon.engine import Engine
     from crayon.sdk.actions import Action
+    from crayon.sdk.core import Core
     from crayon.sdk.engines import Engines
+    from crayon.sdk.options import Call
+    from crayon.sdk.query_gate import QueryGate
     from crayon.sdk.turn import Turn
 
 
@@ -66,8 +69,7 @@ class AsyncAnswerStream(Answer):
 
     async def _embed(self, turn: Turn, action: Embed) -> Action:
         try:
-            # In a thread: the device's model may have to be opened and the scopes fitted first.
-            gate = await asyncio.to_thread(self._core.query_gate, self._call, action.until)
+            gate = await gate_async(self._core, self._call, action.until)
             start = time.perf_counter()
             future = self._encode(gate, self._core.engines.open(Source.DEVICE), action)
             verdict = gate.judge(await wait_for_async(future, action.until))
@@ -104,3 +106,8 @@ class AsyncAnswerStream(Answer):
 async def open_async(engines: Engines, source: Source) -> Engine:
     """Return an engine, opening it on first use in a thread; errors as `Engines.open`."""
     return engines.open(source) if engines.opened(source) else await asyncio.to_thread(engines.open, source)
+
+
+async def gate_async(core: Core, call: Call, until: float | None) -> QueryGate:
+    """Return what judges a call's query; the first time in a thread. Errors as `Core.query_gate`."""
+    return core.query_gate(call, until) if core.gate_ready else await asyncio.to_thread(core.query_gate, call, until)

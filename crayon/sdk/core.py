@@ -185,6 +185,11 @@ class Core:
             return True, call.blend
         return choice is not None, None if choice is None else choice.blend
 
+    @property
+    def gate_ready(self) -> bool:
+        """Whether `query_gate` returns without delay."""
+        return self.engines.opened(Source.DEVICE) and (not self._scopes or self._gate is not None)
+
     def query_gate(self, call: Call, until: float | None) -> QueryGate:
         """Return what judges a call's query; the first time the scopes are fitted.
 
