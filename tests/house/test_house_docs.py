@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import io
 import re
 import shlex
@@ -15,11 +16,13 @@ import typer
 from serving_tools import Serving
 
 import crayon
+from crayon.adapters import Gate, Manifest
 from crayon.cli.app import app
 from crayon.completion import Reason
 from crayon.config import NOT_SETTINGS, setting_keys, variable
 from crayon.errors import CrayonError
 from crayon.server.engines.echo import EchoEngine
+from crayon.training.recipe import MemberRecipe, Recipe, load_recipe
 from crayon.wire.status import TABLE
 
 if TYPE_CHECKING:
@@ -27,7 +30,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [path for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))) if path.exists()]
-GUIDES = ("customising", "models", "routing", "sdk", "server")
+GUIDES = ("customising", "models", "pools", "routing", "sdk", "server")
 FENCE = re.compile(r"^(?P<indent> *)```(?P<language>\w*)$")
 COMMENT = re.compile(r"^ *<!-- (run|run with a server|output) -->$")
 LINK = re.compile(r"(?<!\!)\[[^\]]*\]\(([^)\s]+)\)")
@@ -245,10 +248,13 @@ def test_the_guide_has_examples_that_run(name: str) -> None:
 
 
 @pytest.mark.parametrize("block", [block for block in BLOCKS if block.language == "toml"], ids=str)
-def test_scope_files_load(block: Block, tmp_path: Path) -> None:
-    path = tmp_path / "scope.toml"
+def test_scope_files_and_recipes_load(block: Block, tmp_path: Path) -> None:
+    path = tmp_path / "file.toml"
     path.write_text(block.text, encoding="utf-8")
-    assert crayon.load_scope(str(path)).examples
+    if block.page.stem == "pools":
+        assert load_recipe(str(path)).members
+    else:
+        assert crayon.load_scope(str(path)).examples
 
 
 # -- command lines
@@ -316,6 +322,13 @@ def test_shell_lines_are_split_into_commands() -> None:
 def test_routing_names_every_reason() -> None:
     text = (ROOT / "docs" / "routing.md").read_text(encoding="utf-8")
     assert [reason for reason in Reason if f"| `{reason}` |" not in text] == []
+
+
+def test_pools_names_every_field_of_a_manifest_and_every_key_of_a_recipe() -> None:
+    text = (ROOT / "docs" / "pools.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`\[*(\w+)\]*`", text))
+    keys = {field.name for kind in (Manifest, Recipe, MemberRecipe, Gate) for field in dataclasses.fields(kind)}
+    assert sorted(keys - named) == []
 
 
 def test_sdk_names_every_public_error() -> None:
