@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from crayon.cli import console, options
+from crayon.machine import usable_cores
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 app = typer.Typer(add_completion=False, no_args_is_help=True)
 
+# Each has its own context and adapters in memory.
+MOST_WORKERS = 4
 RESULTS, ANSWERS = "customize.json", "answers.sqlite"
 
 
@@ -64,6 +67,9 @@ def customize(
         ),
     ] = None,
     tasks: Annotated[int | None, typer.Option("--tasks", metavar="N", help="Most tasks in pool.")] = None,
+    workers: Annotated[
+        int, typer.Option("--workers", min=0, max=16, help="Questions answered side by side, one core each (0: all).")
+    ] = 0,
     out: Annotated[
         Path | None,
         typer.Option("--out", metavar="FOLDER", help="For answers, which a later run takes up, and for the result."),
@@ -108,6 +114,7 @@ def customize(
             settings,
             cache,
             all_data=Pool.open(find_pool(all_data)) if all_data else None,
+            workers=workers or min(usable_cores(), MOST_WORKERS),
             tell=console.message,
         )
     text = json.dumps(report.as_json(), indent=2, ensure_ascii=False)
@@ -158,6 +165,8 @@ def _engine(found: Any, pools: Sequence[Any]) -> Any:
         background=background_texts(),
         cache_dir=found.cache_dir,
         source_sha256=found.source_sha256,
+        # Short prompts gain little from threads, and threads that wait for each other lose much beside other work.
+        threads=1,
         pools=pools,
     )
 

@@ -6,6 +6,7 @@ import functools
 import hashlib
 import time
 from collections.abc import Callable
+from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -14,7 +15,7 @@ from crayon.errors import AdapterError, ModelError
 from crayon.eval.beside import Beside
 from crayon.eval.cases import make_cases, own_tasks
 from crayon.eval.results import CaseResults, Outcome
-from crayon.eval.subject import Subject
+from crayon.eval.subject import Question, Subject
 from crayon.eval.summary import rows
 from crayon.eval.variants import Others, Variants
 from crayon.models import prepared
@@ -77,6 +78,7 @@ def evaluate(
     cache: AnswerCache,
     *,
     all_data: Pool | None = None,
+    workers: int = 1,
     tell: Tell = lambda _: None,
 ) -> EvalReport:
     """Measure what customising is worth with a pool.
@@ -88,6 +90,7 @@ def evaluate(
         settings: how much to measure.
         cache: where answers are kept; a run that was killed goes on from there.
         all_data: a pool of one member that was trained on all data; by default the pool's generalist.
+        workers: how many questions are answered side by side, each on a device of its own.
         tell: takes lines about the progress.
 
     Raises:
@@ -108,12 +111,13 @@ def evaluate(
     for control, why in missing.items():
         tell(f"left out: {control} ({why})")
     name = f"{model.name} {model.quantization}".strip()
-    with open_engine(beside.pools) as engine:
-        subject = Subject(engine, cache, f"{model.sha256} {prepared.library_version()}")
+    with ExitStack() as stack:
+        stack.callback(cache.save)
+        engines = [stack.enter_context(open_engine(beside.pools)) for _ in range(max(workers, 1))]
+        subject = stack.enter_context(closing(Subject(engines, cache, f"{model.sha256} {prepared.library_version()}")))
         variants = Variants(subject, pool, own_tasks(pool.manifest), settings, others)
         progress = _Progress(cases, variants, tell)
         results = [_answer(case, variants, subject, progress) for case in cases]
-    cache.save()
     return EvalReport(
         "eval customize",
         {name: model.sha256, f"pool {pool.id}": pool.manifest.tensors_sha256},
@@ -136,10 +140,8 @@ def _answer(case: Case, variants: Variants, subject: Subject, progress: _Progres
 def _answer_items(case: Case, variant: Variant, outcome: Outcome, subject: Subject, step: Callable[[], None]) -> None:
     # By blend: what the prefix cache holds is of one blend.
     order = sorted(range(len(case.items)), key=lambda i: subject.identity(variant.blends[i]))
-    found = {}
-    for i in order:
-        found[i] = subject.answer(case.items[i], variant.blends[i], variant.shots)
-        step()
+    questions = [Question(case.items[i], variant.blends[i], variant.shots) for i in order]
+    found = dict(zip(order, subject.answers(questions, step), strict=True))
     outcome.answers.append([found[i] for i in range(len(case.items))])
     outcome.plain.append([not variant.shots and not subject.identity(blend) for blend in variant.blends])
 

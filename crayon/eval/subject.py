@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
-import time
-from dataclasses import dataclass
+import queue
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,7 +18,7 @@ from crayon.customising.device_calls import DeviceCalls
 from crayon.errors import AdapterError, PromptTooLongError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -44,23 +46,34 @@ class Answer:
     too_long: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Question:
+    """An item to be answered under a blend (None: the base), after these turns."""
+
+    item: Item
+    blend: Blend | None = None
+    shots: tuple[Message, ...] = ()
+
+
 class Subject:
-    """Answers through the SDK and scores through the engine, each thing once.
+    """Answers through the SDK and scores through the engine, each thing once. Used by one thread.
 
     Args:
-        engine: the device, with every pool that blends will name; it stays the caller's to close.
+        engines: the device, as often as questions are answered side by side, each with every pool that blends will
+            name; they stay the caller's to close.
         cache: where answers are kept.
         model_key: stands for the model file and the library.
     """
 
-    def __init__(self, engine: DeviceEngine, cache: AnswerCache, model_key: str) -> None:
+    def __init__(self, engines: Sequence[DeviceEngine], cache: AnswerCache, model_key: str) -> None:
         self._cache = cache
         self._key = model_key
-        self._client = Crayon(engine, hardness=False)
-        self._calls = _KeptCalls(engine, cache, model_key)
-        self._digests = {pool.id: _PoolDigest(pool) for pool in engine.pools}
-        self.computed = 0
-        self.seconds = 0.0
+        self._calls = _KeptCalls(engines[0], cache, model_key)
+        self._digests = {pool.id: _PoolDigest(pool) for pool in engines[0].pools}
+        self._clients: queue.SimpleQueue[Crayon] = queue.SimpleQueue()
+        for engine in engines:
+            self._clients.put(Crayon(engine, hardness=False))
+        self._workers = ThreadPoolExecutor(len(engines), thread_name_prefix="crayon-eval")
 
     @property
     def calls(self) -> DeviceCalls:
@@ -76,56 +89,91 @@ class Subject:
             raise AdapterError(f"there is no pool {blend.pool_id!r} here")
         return digest.of(blend)
 
-    def answer(self, item: Item, blend: Blend | None, shots: Sequence[Message] = ()) -> Answer:
-        """Return what the model answers, and how likely it finds each option; shots too long are halved."""
-        identity = self.identity(blend)
-        key = self._cache.key(
-            "answer-1", self._key, identity, [[m.role, m.content] for m in shots], item.prompt, item.choices
-        )
-        kept = self._cache.get(key)
-        if kept is not None:
-            text, sums, means, too_long = json.loads(kept)
-            return Answer(text, tuple(sums), tuple(means), too_long)
-        started = time.monotonic()
-        found = self._compute(item, blend if identity else None, tuple(shots))
-        self.seconds += time.monotonic() - started
-        self.computed += 1
-        self._cache.put(key, json.dumps([found.text, found.sums, found.means, found.too_long]).encode())
+    def answers(self, questions: Sequence[Question], step: Callable[[], None] = lambda: None) -> list[Answer]:
+        """Return what the model answers, and how likely it finds each option; turns too long are halved.
+
+        `step` is called for each answer.
+        """
+        work: list[tuple[str, Callable[[Crayon], bytes]]] = []
+        for question in questions:
+            identity = self.identity(question.blend)
+            turns = [[message.role, message.content] for message in question.shots]
+            item = question.item
+            key = self._cache.key("answer-1", self._key, identity, turns, item.prompt, item.choices)
+            asked = question if identity else replace(question, blend=None)
+            work.append((key, functools.partial(_answered, asked)))
+        found = []
+        for data in self._each(work):
+            text, sums, means, too_long = json.loads(data)
+            found.append(Answer(text, tuple(sums), tuple(means), too_long))
+            step()
         return found
 
-    def likelihood(self, item: Item, blend: Blend | None) -> float:
-        """Return the log-probability per token of the right answer: what searches are led by."""
+    def likelihood(self, items: Sequence[Item], blend: Blend | None) -> float:
+        """Return the mean log-probability per token of the right answers: what searches are led by."""
         identity = self.identity(blend)
-        key = self._cache.key("likelihood-1", self._key, identity, item.prompt, item.answer_text)
-        kept = self._cache.get(key)
-        if kept is not None:
-            return float(json.loads(kept))
-        started = time.monotonic()
-        scores = self._client.score(item.prompt, [item.answer_text], blend=blend, timeout=PATIENCE_S)
-        self.seconds += time.monotonic() - started
-        value = scores.scores[0].mean
-        self._cache.put(key, json.dumps(value).encode())
-        return value
+        work: list[tuple[str, Callable[[Crayon], bytes]]] = [
+            (
+                self._cache.key("likelihood-1", self._key, identity, item.prompt, item.answer_text),
+                functools.partial(_likelihood, item, blend if identity else None),
+            )
+            for item in items
+        ]
+        return float(np.mean([json.loads(data) for data in self._each(work)]))
 
-    def _compute(self, item: Item, blend: Blend | None, shots: tuple[Message, ...]) -> Answer:
-        # The options first and the free answer right after: the prompt is computed once for both.
-        messages = [*shots, Message("user", item.prompt)]
+    def close(self) -> None:
+        """End the threads; questions that wait are dropped."""
+        self._workers.shutdown(cancel_futures=True)
+
+    def _each(self, work: Sequence[tuple[str, Callable[[Crayon], bytes]]]) -> Iterator[bytes]:
+        """Yield what each piece of work comes to, in order: kept from before, or computed side by side."""
+        kept = [self._cache.get(key) for key, _ in work]
+        futures = {
+            i: self._workers.submit(self._run, compute) for i, (_, compute) in enumerate(work) if kept[i] is None
+        }
         try:
-            sums: tuple[float, ...] = ()
-            means: tuple[float, ...] = ()
-            limit = MAX_TOKENS
-            if item.choices:
-                scores = self._client.score(messages, item.choices, blend=blend, timeout=PATIENCE_S).scores
-                sums = tuple(round(score.total, 5) for score in scores)
-                means = tuple(round(score.mean, 5) for score in scores)
-                limit = min(MOST_TOKENS, SPARE_TOKENS + max(len(score.token_logprobs) for score in scores))
-            done = self._client.ask(messages, blend=blend, timeout=PATIENCE_S, temperature=0.0, max_tokens=limit)
-            return Answer(done.text, sums, means)
-        except PromptTooLongError:
-            if not shots:
-                return Answer("", too_long=True)
-            half = len(shots) // 4 * 2  # whole pairs of question and answer
-            return self._compute(item, blend, shots[len(shots) - half :])
+            for i, value in enumerate(kept):
+                if value is None:
+                    value = futures.pop(i).result()
+                    self._cache.put(work[i][0], value)
+                yield value
+        finally:
+            for future in futures.values():
+                future.cancel()
+
+    def _run(self, compute: Callable[[Crayon], bytes]) -> bytes:
+        client = self._clients.get()
+        try:
+            return compute(client)
+        finally:
+            self._clients.put(client)
+
+
+def _answered(question: Question, client: Crayon) -> bytes:
+    # The options first and the free answer right after: the prompt is computed once for both.
+    item, shots = question.item, question.shots
+    messages = [*shots, Message("user", item.prompt)]
+    sums: list[float] = []
+    means: list[float] = []
+    limit = MAX_TOKENS
+    try:
+        if item.choices:
+            scores = client.score(messages, item.choices, blend=question.blend, timeout=PATIENCE_S).scores
+            sums = [round(score.total, 5) for score in scores]
+            means = [round(score.mean, 5) for score in scores]
+            limit = min(MOST_TOKENS, SPARE_TOKENS + max(len(score.token_logprobs) for score in scores))
+        done = client.ask(messages, blend=question.blend, timeout=PATIENCE_S, temperature=0.0, max_tokens=limit)
+    except PromptTooLongError:
+        if not shots:
+            return json.dumps(["", [], [], True]).encode()
+        half = len(shots) // 4 * 2  # whole pairs of question and answer
+        return _answered(replace(question, shots=shots[len(shots) - half :]), client)
+    return json.dumps([done.text, sums, means, False]).encode()
+
+
+def _likelihood(item: Item, blend: Blend | None, client: Crayon) -> bytes:
+    scores = client.score(item.prompt, [item.answer_text], blend=blend, timeout=PATIENCE_S)
+    return json.dumps(scores.scores[0].mean).encode()
 
 
 class _KeptCalls(DeviceCalls):

@@ -150,7 +150,7 @@ class Variants:
         search = Search([1.0 / count] * count, [0.0] * count, seed=draw)
         for _ in range(SEARCHES):
             blend = self._blend(np.array(search.propose()))
-            search.tell(float(np.mean([self._subject.likelihood(item, blend) for item in items])))
+            search.tell(self._subject.likelihood(items, blend))
         return self._blend(search.best)
 
     def _group(self, case: Case) -> list[int]:

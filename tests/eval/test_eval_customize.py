@@ -24,7 +24,7 @@ from crayon.eval.answer_cache import AnswerCache
 from crayon.eval.customize import EvalReport, ModelUnderTest, evaluate
 from crayon.eval.extra_pools import pool_of_vectors, random_pool
 from crayon.eval.settings import CONTROLS, EvalSettings
-from crayon.eval.subject import Subject
+from crayon.eval.subject import Question, Subject
 from crayon.messages import Message
 
 if TYPE_CHECKING:
@@ -101,9 +101,8 @@ def test_a_second_run_computes_nothing_and_finds_the_same(
     def never(*_: Any) -> Any:
         raise AssertionError("computed again")
 
-    monkeypatch.setattr(Subject, "_compute", never)
     monkeypatch.setattr(DeviceEngine, "encode_raw", never)
-    monkeypatch.setattr(DeviceEngine, "score", never)
+    monkeypatch.setattr(Subject, "_run", never)
     assert run(model_path, pool, settings, cache).rows == first.rows
 
 
@@ -111,25 +110,25 @@ def test_a_killed_run_goes_on_where_it_was(
     model_path: Path, pool: Pool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = replace(SETTINGS, groups=("in_pool",), controls=("base",))
-    compute, count = Subject._compute, 0
+    compute, count, killed_at = Subject._run, 0, 6
 
-    def killed(subject: Subject, *rest: Any) -> Any:
+    def killed(subject: Subject, work: Any) -> Any:
         nonlocal count
         count += 1
-        if count == 6:
+        if count == killed_at:
             raise KeyboardInterrupt
-        return compute(subject, *rest)
+        return compute(subject, work)
 
-    monkeypatch.setattr(Subject, "_compute", killed)
+    monkeypatch.setattr(Subject, "_run", killed)
     with AnswerCache(tmp_path / "answers") as kept, pytest.raises(KeyboardInterrupt):
         run(model_path, pool, settings, kept)
     with AnswerCache(tmp_path / "answers") as kept:
         assert run(model_path, pool, settings, kept).rows
-    distinct = count
-    count = 100
+    resumed, count, killed_at = count, 0, 0
     with AnswerCache(tmp_path / "others") as kept:
         run(model_path, pool, settings, kept)
-    assert distinct == count - 100 + 1  # the one that was killed was asked for twice
+    # Twice is asked for what was cut off, and for what had been answered after it.
+    assert count < resumed <= count + SETTINGS.items
 
 
 def test_without_torch_and_all_data_the_rest_is_measured(
@@ -148,6 +147,15 @@ def test_without_torch_and_all_data_the_rest_is_measured(
     metrics = {row.metric for row in report.rows}
     assert {"unseen_gain", "unseen_gain_vs_uniform", "unseen_extra_gain"} <= metrics
     assert "unseen_gain_vs_fresh" not in metrics
+
+
+def test_questions_are_answered_side_by_side(model_path: Path, pool: Pool, tmp_path: Path) -> None:
+    settings = replace(SETTINGS, groups=("in_pool",), controls=("base", "own"))
+    rows = []
+    for workers in (1, 3):
+        with AnswerCache(tmp_path / str(workers)) as kept:
+            rows.append(run(model_path, pool, settings, kept, workers=workers).rows)
+    assert rows[0] == rows[1]
 
 
 def test_the_generalist_is_the_all_data_control(model_path: Path, pool: Pool, cache: AnswerCache) -> None:
@@ -173,7 +181,7 @@ def test_a_pool_without_keys_is_refused(model_path: Path, cache: AnswerCache) ->
 def test_blends_are_told_by_what_they_do(model_path: Path, pool: Pool, cache: AnswerCache) -> None:
     alone = pool_of_vectors(pool, "alone", pool.b[1:2])
     with engine_of(model_path, [pool, alone]) as engine:
-        subject = Subject(engine, cache, "model")
+        subject = Subject([engine], cache, "model")
         assert subject.identity(None) == subject.identity(Blend(pool.id, (0.0, 0.0, 0.0))) == ""
         own = subject.identity(Blend(pool.id, (0.0, 1.0, 0.0)))
         assert own == subject.identity(Blend(alone.id, (1.0,)))
@@ -181,19 +189,21 @@ def test_blends_are_told_by_what_they_do(model_path: Path, pool: Pool, cache: An
         assert own != subject.identity(Blend(pool.id, (1.0, 0.0, 0.0)))
         with pytest.raises(AdapterError, match="no pool"):
             subject.identity(Blend("another", (1.0,)))
+        subject.close()
 
 
 def test_examples_that_do_not_fit_are_halved(model_path: Path, pool: Pool, cache: AnswerCache) -> None:
     item = load_items("toy", "test")[0]
     turns = [Message("user", "long " * 90), Message("assistant", "answer")]
     with engine_of(model_path, [pool]) as engine:
-        subject = Subject(engine, cache, "model")
+        subject = Subject([engine], cache, "model")
         # Two pairs of about 450 tokens fit the context of 1,024.
-        many, two = (subject.answer(item, None, turns * count) for count in (16, 2))
+        many, two, one = subject.answers([Question(item, None, tuple(turns * count)) for count in (16, 2, 1)])
         assert not many.too_long
         assert many.sums == pytest.approx(two.sums, abs=CLOSE)
-        assert two.sums != pytest.approx(subject.answer(item, None, turns).sums, abs=CLOSE)
-        assert subject.answer(replace(item, question="x y " * 900), None).too_long
+        assert two.sums != pytest.approx(one.sums, abs=CLOSE)
+        assert subject.answers([Question(replace(item, question="x y " * 900))])[0].too_long
+        subject.close()
 
 
 def test_random_adapters_are_as_long_as_the_members(pool: Pool) -> None:
