@@ -17,24 +17,36 @@ if TYPE_CHECKING:
 class Gate:
     """How similarity (cosines, -1 to 1) becomes weights.
 
-    Below `floor` no member fits and the base answers alone. From `sharpen` on the best member is close enough to answer
-    alone. Between the two the members share by softmax of cosine / `temperature`, the base taking part as if it were a
-    member of similarity `floor`.
+    Below `floor` no member fits and the base answers alone. A member whose own threshold the samples reach is as near
+    as its own task: it answers alone. Between the two the members share `mass` by softmax of cosine / `temperature`,
+    and the base keeps the rest: where no member knows the task, a weaker change does better than a full one.
+
+    Args:
+        temperature: of the softmax.
+        sharpen: the threshold of a member that `alone` says nothing of.
+        alone: one threshold a member; () for none.
+        floor: below it no member fits.
+        mass: what members share where none is near enough to answer alone.
     """
 
-    temperature: float = 0.1
+    temperature: float = 0.2
     sharpen: float = 0.9
+    alone: tuple[float, ...] = ()
     floor: float = 0.3
+    mass: float = 0.6
 
     def __post_init__(self) -> None:
         if not 0.001 <= self.temperature <= 100.0:
             raise AdapterError(f"gate.temperature is {self.temperature}; it must be between 0.001 and 100")
         if not -1.0 <= self.floor <= 2.0:
             raise AdapterError(f"gate.floor is {self.floor}; it must be between -1 and 2 (2: always the base)")
-        if not -1.0 <= self.sharpen <= 2.0:
-            raise AdapterError(
-                f"gate.sharpen is {self.sharpen}; it must be between -1 and 2 (2: never one member alone)"
-            )
+        for threshold in (self.sharpen, *self.alone):
+            if not -1.0 <= threshold <= 2.0:
+                raise AdapterError(
+                    f"gate.sharpen is {threshold}; it must be between -1 and 2 (2: never one member alone)"
+                )
+        if not 0.0 < self.mass <= 1.0:
+            raise AdapterError(f"gate.mass is {self.mass}; it must be above 0 and at most 1")
 
 
 def similarities(samples: NDArray[np.float32], keys: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -67,15 +79,21 @@ def weights(similarity: NDArray[np.floating], gate: Gate) -> NDArray[np.float64]
     Args:
         similarity: (K,) finite cosines.
         gate: the pool's.
+
+    Raises:
+        InvalidRequestError: `gate.alone` has thresholds for another number of members.
     """
+    if len(gate.alone) not in (0, len(similarity)):
+        raise InvalidRequestError(
+            "gate.alone", f"has {len(gate.alone)} thresholds for {len(similarity)} members; give one for each, or none"
+        )
     share = np.zeros(len(similarity))
     best = int(np.argmax(similarity))
     if similarity[best] < gate.floor:
         return share
-    if similarity[best] >= gate.sharpen:
+    if similarity[best] >= (gate.alone[best] if gate.alone else gate.sharpen):
         share[best] = 1.0
         return share
-    # No overflow: nothing is larger than the best, and the base is not either.
+    # No overflow: nothing is larger than the best.
     odds = np.exp((np.asarray(similarity, np.float64) - similarity[best]) / gate.temperature)
-    base = np.exp((gate.floor - similarity[best]) / gate.temperature)
-    return np.asarray(odds / (odds.sum() + base))
+    return np.asarray(gate.mass * odds / odds.sum())

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from pool_tools import unit
 
 from crayon.adapters import Gate, gate_weights, similarities
-from crayon.errors import InvalidRequestError
+from crayon.errors import AdapterError, InvalidRequestError
 
 GATE = Gate(temperature=0.1, sharpen=0.9, floor=0.3)
 cosines = st.lists(st.floats(-1.0, 1.0), min_size=1, max_size=12).map(np.array)
@@ -62,16 +62,24 @@ def test_a_close_member_answers_alone() -> None:
     assert gate_weights(np.array([0.7, 0.95, 0.92]), GATE).tolist() == [0.0, 1.0, 0.0]
 
 
-def test_between_them_members_share_and_the_base_keeps_some() -> None:
+def test_between_them_members_share_and_the_base_keeps_the_rest() -> None:
     weights = gate_weights(np.array([0.6, 0.5, 0.3]), GATE)
     assert weights[0] / weights[1] == pytest.approx(np.exp(1.0))
-    # The base takes part as a member at the floor would.
-    assert 1.0 - weights.sum() == pytest.approx(weights[2])
+    assert weights.sum() == pytest.approx(GATE.mass)
 
 
-def test_the_base_keeps_less_the_nearer_the_members_are() -> None:
-    kept = [1.0 - gate_weights(np.array([best, 0.2]), GATE).sum() for best in (0.35, 0.5, 0.7, 0.85)]
-    assert kept == sorted(kept, reverse=True)
+def test_each_member_may_have_a_threshold_of_its_own() -> None:
+    gate = Gate(floor=0.1, alone=(0.5, 0.8))
+    assert gate_weights(np.array([0.55, 0.3]), gate).tolist() == [1.0, 0.0]
+    assert gate_weights(np.array([0.3, 0.75]), gate).sum() == pytest.approx(gate.mass)
+    with pytest.raises(InvalidRequestError, match=r"gate\.alone"):
+        gate_weights(np.array([0.5, 0.5, 0.5]), gate)
+
+
+@pytest.mark.parametrize("fields", [{"mass": 0.0}, {"mass": 1.1}, {"mass": float("nan")}, {"alone": (0.5, 3.0)}])
+def test_gates_out_of_bounds_are_refused(fields: dict[str, float]) -> None:
+    with pytest.raises(AdapterError, match="gate"):
+        Gate(**fields)  # type: ignore[arg-type]  # wrong on purpose
 
 
 @given(similarity=cosines, gate=gates, seed=st.integers(0, 100))
