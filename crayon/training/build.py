@@ -2,32 +2,32 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from safetensors.torch import load_file, save_file
 
 from crayon.adapters.formats.matrices import BaseShapes
-from crayon.adapters.gate import weights
+from crayon.adapters.gate import similarities, weights
 from crayon.adapters.lora import LoraTensors
 from crayon.adapters.manifest import BaseModel, Encoder, Manifest, Member, Rejected, Score, Target
 from crayon.adapters.pool import Pool
 from crayon.adapters.shared_a import join_b, random_a, split_b
+from crayon.data.texts import background_texts
 from crayon.device import DeviceEngine
 from crayon.engine import EncodeRequest
 from crayon.errors import AdapterError, ConfigError
 from crayon.llama.model import Model
 from crayon.models import prepared, resolve
+from crayon.training.checkpoints import Checkpoints, digest
+from crayon.training.descent import TrainState, Watch
 from crayon.training.examples import Prompts
 from crayon.training.network import Network
+from crayon.training.recipe import GENERALIST
 from crayon.training.tasks import KEY_TEXTS, Task, clustered_tasks, listed_tasks, source_name
-from crayon.training.trainer import Accuracy, Trainer, TrainState
+from crayon.training.trainer import Accuracy, Trainer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -35,10 +35,10 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from crayon.data.qa import Item
     from crayon.training.examples import Example
     from crayon.training.recipe import Recipe
 
-GENERALIST = "generalist"
 SAMPLES = 16  # of a simulated user, where weights are computed as for a real one
 
 
@@ -76,8 +76,7 @@ class Builder:
         dtype: str = "auto",
         progress: Callable[[Event], None] = lambda _: None,
     ) -> None:
-        self.recipe, self._work, self._progress = recipe, work, progress
-        work.mkdir(parents=True, exist_ok=True)
+        self.recipe, self._progress = recipe, progress
         local = resolve(recipe.model, models_dir=models_dir)
         # Members correct what the device runs, so they are trained on the file that the device runs.
         self.path = prepared.usable(local, models_dir) or local.path
@@ -91,20 +90,29 @@ class Builder:
             self._tasks = (
                 clustered_tasks(recipe, prompts, self._embed) if recipe.clusters else listed_tasks(recipe, prompts)
             )
-            self._held_out = [
-                (prompts.examples(source.items("train")), source.items("train")) for source in recipe.held_out
-            ]
+            self._held_out = [_held_out(source.items("train"), recipe, prompts) for source in recipe.held_out]
         self.first = layers // 2 if recipe.first_layer is None else recipe.first_layer
+        end = layers if recipe.end_layer is None else recipe.end_layer
+        if not 0 <= self.first < end <= layers:
+            raise ConfigError("first_layer", f"layers {self.first} to {end} are not among the model's {layers}")
         self.network = Network(self.path, device=device, dtype=dtype)
         self.targets = tuple(
             Target(name, *self.network.shape(name))
-            for layer in range(self.first, recipe.end_layer or layers)
+            for layer in range(self.first, end)
             for name in (f"blk.{layer}.{matrix}.weight" for matrix in recipe.matrices)
         )
         self._base = BaseModel(local.name, local.sha256, self._shapes.architecture, layers, width)
         self.a = {t.name: random_a(recipe.seed, t.name, recipe.rank, t.inputs) for t in self.targets}
         self.network.adapt(self.targets, recipe.rank, recipe.alpha / recipe.rank, self.a)
         self.trainer = Trainer(self.network, self._start, self.first, self._end)
+        network = self.network
+        self._kept = Checkpoints(
+            work,
+            [
+                *(local.sha256, self.path.name, str(network.dtype), network.device.type, self._start, self._end),
+                *(recipe.kind, recipe.rank, recipe.alpha, recipe.seed, [target.name for target in self.targets]),
+            ],
+        )
 
     # -- the whole
 
@@ -145,21 +153,22 @@ class Builder:
         keys, centre = self._keys(kept)
         training: dict[str, Any] = {"recipe": recipe.name, "seed": recipe.seed, "batch": recipe.batch}
         names = [task.recipe.name for task in kept]
-        if recipe.blended_steps:
+        if recipe.blended_steps and len(kept) > 1:
             blended = self._blended(names, kept, vectors, keys)
             before, after = (self._judge(choice, names, keys, centre) for choice in (vectors, blended))
-            training["blended"] = {"held_out_before": before, "held_out_after": after, "kept": after > before}
-            if after > before:
+            rescored = {task.recipe.name: self._score(task, blended[task.recipe.name]) for task in kept}
+            wins = after > before and all(score.gain >= recipe.min_gain for score in rescored.values())
+            training["blended"] = {"held_out_before": before, "held_out_after": after, "kept": wins}
+            if wins:
                 vectors = blended
-                scores |= {task.recipe.name: self._score(task, vectors[task.recipe.name]) for task in kept}
+                scores |= rescored
         training["seconds"] = round(time.monotonic() - started)
         training["too_long"] = {task.recipe.name: task.too_long for task in kept if task.too_long}
         members = [self._member(task, scores[task.recipe.name]) for task in kept]
         if GENERALIST in vectors:
             members.append(self._generalist_member())
             names.append(GENERALIST)
-            # It is never chosen by similarity: the gate gives it its part. Any unit key will do.
-            keys = np.vstack([keys, keys.mean(axis=0) / np.linalg.norm(keys.mean(axis=0))])
+            keys = np.vstack([keys, _middle(keys)])
         manifest = Manifest(
             name=recipe.name,
             title=recipe.title,
@@ -228,41 +237,17 @@ class Builder:
         seed: int,
         init: NDArray[np.float32] | None,
     ) -> NDArray[np.float32]:
-        recipe = self.recipe
-        identity = [
-            *(recipe.model, str(self.path.stat().st_size), recipe.rank, recipe.alpha, recipe.seed, recipe.batch),
-            *(name, steps, rate, seed, "zeros" if init is None else _hash(init)),
-            [target.name for target in self.targets],
-            hashlib.sha256(repr([(e.prompt, e.answer) for e in examples]).encode()).hexdigest(),
-        ]
-        path = self._work / f"{name}-{_hash(json.dumps(identity).encode())}.safetensors"
-        resume = None
-        if path.is_file():
-            found = load_file(path)
-            if "done" in found:
-                return np.ascontiguousarray(found["b"].numpy())
-            resume = TrainState(int(found["step"]), found["b"], found["mean"], found["square"])
+        made_of = [steps, rate, seed, self.recipe.batch, "zeros" if init is None else digest(init), _digest(examples)]
 
-        def save(state: TrainState) -> None:
-            kept = {"b": state.b, "mean": state.mean, "square": state.square, "step": torch.tensor(state.step)}
-            _write(path, kept)
+        def train(resume: TrainState | None, save: Callable[[TrainState], None]) -> NDArray[np.float32]:
+            watch = Watch(resume, save, self._teller(f"training {name}", steps))
+            batch = self.recipe.batch
+            return self.trainer.train(examples, steps=steps, rate=rate, batch=batch, seed=seed, init=init, watch=watch)
 
-        def tell(step: int, loss: float) -> None:
-            self._progress(Event(f"training {name}", step / steps, f"loss {loss:.2f}"))
+        return self._kept.trained(name, made_of, train)
 
-        b = self.trainer.train(
-            examples,
-            steps=steps,
-            rate=rate,
-            batch=recipe.batch,
-            seed=seed,
-            init=init,
-            resume=resume,
-            save=save,
-            progress=tell,
-        )
-        _write(path, {"b": torch.from_numpy(b), "done": torch.tensor(1)})
-        return b
+    def _teller(self, what: str, steps: int) -> Callable[[int, float], None]:
+        return lambda step, loss: self._progress(Event(what, step / steps, f"loss {loss:.2f}"))
 
     def _score(self, task: Task, b: NDArray[np.float32]) -> Score:
         self._progress(Event(f"scoring {task.recipe.name}", 0.0))
@@ -274,13 +259,8 @@ class Builder:
         return Score(base=round(before, 1), member=round(after, 1), n=member.n, metric=metric)
 
     def _accuracy(self, task: Task, b: NDArray[np.float32] | None) -> Accuracy:
-        made_of = [repr([(e.prompt, e.answer) for e in task.test]), "" if b is None else _hash(b), self.recipe.rank]
-        path = self._work / f"score-{task.recipe.name}-{_hash(json.dumps(made_of).encode())}.json"
-        if path.is_file():
-            return Accuracy(**json.loads(path.read_text()))
-        found = self.trainer.accuracy(task.test, b)
-        path.write_text(json.dumps(asdict(found)))
-        return found
+        made_of = [_digest(task.test), "base" if b is None else digest(b)]
+        return self._kept.measured(task.recipe.name, made_of, lambda: self.trainer.accuracy(task.test, b))
 
     def _embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Return mean states (texts, D) as the device itself computes them."""
@@ -294,9 +274,12 @@ class Builder:
         return np.concatenate(found)
 
     def _keys(self, tasks: Sequence[Task]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Return unit keys (K, D) and the centre (D,) that was subtracted: the mean of the tasks' means."""
+        """Return unit keys (K, D) and the centre (D,) that was subtracted: the mean of the tasks' means.
+
+        The only task of a pool would be its own centre: then it is the mean of the background texts.
+        """
         means = np.stack([self._embed(task.texts).mean(axis=0) for task in tasks])
-        centre = means.mean(axis=0)
+        centre = (means if len(means) > 1 else self._embed(background_texts())).mean(axis=0)
         keys = means - centre
         return keys / np.linalg.norm(keys, axis=1, keepdims=True), centre.astype(np.float32)
 
@@ -308,28 +291,24 @@ class Builder:
         keys: NDArray[np.float32],
     ) -> dict[str, NDArray[np.float32]]:
         """Return members trained further as blends: each batch is a task's, without the task's own member."""
+        recipe = self.recipe
         similarity = keys @ keys.T
         np.fill_diagonal(similarity, -1.0)
-        shares = np.stack([weights(row, replace(self.recipe.gate, sharpen=2.0, floor=-1.0)) for row in similarity])
-        b = torch.nn.Parameter(torch.from_numpy(np.stack([vectors[name] for name in names])))
-        mean, square = torch.zeros_like(b), torch.zeros_like(b)
-        steps, rng = self.recipe.blended_steps, np.random.default_rng(self.recipe.seed)
-        for step in range(steps):
-            k = int(rng.integers(len(tasks)))
-            batch = [tasks[k].train[i] for i in rng.integers(len(tasks[k].train), size=self.recipe.batch)]
-            share = torch.from_numpy(shares[k].astype(np.float32))
-            self.network.apply(share @ b)
-            loss = self.trainer.loss(batch)
-            (gradient,) = torch.autograd.grad(loss, b)
-            gradient *= torch.clamp(1.0 / (gradient.norm() + 1e-9), max=1.0)
-            mean.mul_(0.9).add_(gradient, alpha=0.1)
-            square.mul_(0.99).addcmul_(gradient, gradient, value=0.01)
-            with torch.no_grad():
-                size = self.recipe.blended_rate / (1 - 0.9 ** (step + 1))
-                b.addcdiv_(mean, (square / (1 - 0.99 ** (step + 1))).sqrt_().add_(1e-8), value=-size)
-            self._progress(Event("training blends", (step + 1) / steps, f"loss {float(loss.detach()):.2f}"))
-        self.network.apply(None)
-        return vectors | dict(zip(names, b.detach().numpy(), strict=True))
+        shares = np.stack([weights(row, replace(recipe.gate, sharpen=2.0, floor=-1.0, alone=())) for row in similarity])
+        np.fill_diagonal(shares, 0.0)
+        init = np.stack([vectors[name] for name in names])
+        steps, rate, batch, seed = recipe.blended_steps, recipe.blended_rate, recipe.batch, recipe.seed
+        examples = [task.train for task in tasks]
+
+        def train(resume: TrainState | None, save: Callable[[TrainState], None]) -> NDArray[np.float32]:
+            watch = Watch(resume, save, self._teller("training blends", steps))
+            return self.trainer.train_blends(
+                examples, shares, init, steps=steps, rate=rate, batch=batch, seed=seed, watch=watch
+            )
+
+        made_of = [steps, rate, batch, digest(shares), digest(init), [_digest(part) for part in examples]]
+        trained = self._kept.trained("blends", made_of, train)
+        return vectors | dict(zip(names, trained, strict=True))
 
     def _judge(
         self,
@@ -339,17 +318,14 @@ class Builder:
         centre: NDArray[np.float32],
     ) -> float:
         """Return the mean accuracy, in points, on tasks that no member knows, blended as for a user of 16 samples."""
-        if not self._held_out:
-            raise ConfigError("held_out", "a blended stage needs tasks to be judged on; add [[held_out]] tables")
         points = []
-        for examples, items in self._held_out:
-            states = self._embed([item.prompt for item in items[:SAMPLES]]) - centre
+        for texts, measured in self._held_out:
+            states = self._embed(texts) - centre
             unit = states / np.linalg.norm(states, axis=1, keepdims=True)
-            direction = unit.mean(axis=0)
-            share = weights(keys @ (direction / np.linalg.norm(direction)), self.recipe.gate)
+            share = weights(similarities(unit, keys), replace(self.recipe.gate, alone=()))
             b = sum(float(w) * vectors[name] for w, name in zip(share, names, strict=True))
-            measured = examples[SAMPLES : SAMPLES + self.recipe.scored_items]
-            points.append(self.trainer.accuracy(measured, np.asarray(b, np.float32)).scored)
+            found = self.trainer.accuracy(measured, np.asarray(b, np.float32))
+            points.append(found.exact if math.isnan(found.scored) else found.scored)
         return float(np.mean(points))
 
     # -- the card
@@ -380,12 +356,20 @@ class Builder:
         )
 
 
-def _hash(data: Any) -> str:
-    raw = data if isinstance(data, bytes) else np.ascontiguousarray(data).tobytes()
-    return hashlib.sha256(raw).hexdigest()[:16]
+def _digest(examples: Sequence[Example]) -> str:
+    return digest(repr([(e.prompt, e.answer, e.options, e.gold) for e in examples]).encode())
 
 
-def _write(path: Path, tensors: dict[str, Any]) -> None:
-    partial = path.with_suffix(".partial")
-    save_file(tensors, partial)
-    partial.replace(path)
+def _held_out(items: Sequence[Item], recipe: Recipe, prompts: Prompts) -> tuple[tuple[str, ...], list[Example]]:
+    """Return the texts of a simulated user's samples, and other questions of that user."""
+    measured = prompts.examples(items[SAMPLES : SAMPLES + recipe.scored_items])
+    if not measured:
+        raise ConfigError("held_out", f"a task has only {len(items)} items, and {SAMPLES} of them are samples")
+    return tuple(item.prompt for item in items[:SAMPLES]), measured
+
+
+def _middle(keys: NDArray[np.floating]) -> NDArray[np.floating]:
+    """Return a unit vector near to all keys; if they cancel out (those of two tasks do), one that is near to none."""
+    mean = keys.mean(axis=0)
+    length = float(np.linalg.norm(mean))
+    return np.asarray(mean / length if length > 1e-3 else np.linalg.svd(keys)[2][-1])

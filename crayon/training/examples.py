@@ -65,12 +65,11 @@ class Prompts:
         if tuple(tokens[:n]) != self.start:
             # The question's first letters merged with the template's last; its own tokens then start earlier.
             raise InvalidRequestError("question", "does not start as chats of this model do")
-        return Example(
-            tuple(tokens[n:]),
-            (*self._model.tokenize(answer), self.end),
-            tuple(tuple(self._model.tokenize(choice)) for choice in choices),
-            gold,
-        )
+        options = tuple(tuple(self._model.tokenize(choice)) for choice in choices)
+        if not all(options):
+            raise InvalidRequestError("choices", "hold an empty one")
+        known = options if gold is not None else ()
+        return Example(tuple(tokens[n:]), (*self._model.tokenize(answer), self.end), known, gold if known else None)
 
     def examples(self, items: Iterable[Item]) -> list[Example]:
         """Return the tokens of many items."""

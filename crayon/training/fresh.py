@@ -40,7 +40,7 @@ class FreshTrainer:
         manifest = pool.manifest
         local = resolve(manifest.base.name)
         self._path = prepared.usable(local) or local.path
-        with Model(self._path) as model:
+        with Model(self._path, vocab_only=True) as model:
             prompts = Prompts(model)
         network = Network(self._path)
         network.adapt(

@@ -7,7 +7,6 @@ what is trained, blended and stored. It may differ between the rows of a batch. 
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -63,23 +62,22 @@ class Past:
     def update(self, keys: Any, values: Any, layer: int, *_: Any, **__: Any) -> tuple[Any, Any]:
         """Keep a layer's keys and values, (rows, heads, tokens, size); return those of all tokens so far."""
         self.kept[layer] = (keys, values)
-        if self.before is None:
-            return keys, values
-        found = self.before.all(layer)
-        if self.rows is not None:
-            found = tuple(part[self.rows] if len(part) > 1 else part for part in found)
-        start = [part.expand(len(keys), -1, -1, -1) for part in found]
-        return torch.cat([start[0], keys], 2), torch.cat([start[1], values], 2)
+        return self.all(layer)
 
-    def all(self, layer: int) -> tuple[Any, ...]:
+    def all(self, layer: int) -> tuple[Any, Any]:
         """Return keys and values of a layer, from the very start."""
         if self.before is None:
             return self.kept[layer]
-        own = self.kept[layer]
-        found = self.before.all(layer)
-        if self.rows is not None:
-            found = tuple(part[self.rows] if len(part) > 1 else part for part in found)
-        return tuple(torch.cat([f.expand(len(o), -1, -1, -1), o], 2) for f, o in zip(found, own, strict=True))
+        keys, values = (
+            torch.cat([self._row_for_row(earlier, len(own)), own], 2)
+            for earlier, own in zip(self.before.all(layer), self.kept[layer], strict=True)
+        )
+        return keys, values
+
+    def _row_for_row(self, earlier: Any, rows: int) -> Any:
+        if self.rows is not None and len(earlier) > 1:
+            earlier = earlier[self.rows]
+        return earlier.expand(rows, -1, -1, -1)
 
     def get_seq_length(self, *_: Any) -> int:
         """Return 0: positions and masks are given."""
@@ -123,6 +121,7 @@ class Network:
                 module.forward = self._linear[name] = Linear(module, self.dtype)
         self._targets: tuple[tuple[Linear, Target], ...] = ()
         self._rank, self._scale = 1, 1.0
+        self.rows = 1  # of a batch, where each has B's of its own
 
     def shape(self, target: str) -> tuple[int, int]:
         """Return rows and columns of a matrix by its GGUF name.
@@ -168,6 +167,7 @@ class Network:
                 linear.a = vector[start:end].reshape(self._rank, target.inputs)
                 start = end
             vector = vector[start:]
+        self.rows = 1 if vector is None or vector.dim() == 1 else len(vector)
         start = 0
         for linear, target in self._targets:
             end = start + self._rank * target.outputs
@@ -224,8 +224,3 @@ def _dtype(name: str, device: Any) -> Any:
         return torch.bfloat16
     # Without hardware for it, bfloat16 is far slower than float32.
     return torch.bfloat16 if torch.cpu.get_capabilities().get("avx512_bf16") else torch.float32
-
-
-def schedule(step: int, steps: int, warmup: int = 5) -> float:
-    """Return the share of the learning rate at a step: a short rise, then half a cosine down to a twentieth."""
-    return min(1.0, (step + 1) / warmup) * max(0.05, 0.5 * (1 + math.cos(math.pi * step / max(steps, 1))))

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import tomllib
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import Any, Literal
 
 from crayon.adapters.gate import Gate
+from crayon.adapters.manifest import Member
+from crayon.adapters.records import record
 from crayon.customising.samples import read_samples
 from crayon.data.qa import Item, load_items
-from crayon.errors import ConfigError, InvalidRequestError
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
+from crayon.errors import AdapterError, ConfigError, InvalidRequestError
 
 MAX_RECIPE_BYTES = 1 << 20
-Made = TypeVar("Made")
+GENERALIST = "generalist"
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +26,10 @@ class Source:
     dataset: str = ""
     task: str | None = None
     file: str = ""
+
+    def __post_init__(self) -> None:
+        if bool(self.dataset) == bool(self.file):
+            raise ConfigError("sources", "each must name either a dataset or a file")
 
     def items(self, split: str) -> list[Item]:
         """Return the items of a split; a file of samples is split here, every fifth sample being held out.
@@ -65,6 +68,17 @@ class MemberRecipe:
     items: int = 1000
     steps: int | None = None
     rate: float | None = None
+
+    def __post_init__(self) -> None:
+        _checked("member", name=self.name, title=self.title, licences=(self.licence,))
+        if self.name == GENERALIST:
+            raise ConfigError("member.name", f"{GENERALIST!r} is the member that is trained on all tasks; use another")
+        if not self.sources:
+            raise ConfigError("member.sources", f"{self.name} has none; add {{ dataset = ... }} or {{ file = ... }}")
+        if self.items < 1 or (self.steps is not None and self.steps < 1):
+            raise ConfigError(f"member {self.name}", "items and steps must be at least 1")
+        if self.rate is not None and self.rate <= 0:
+            raise ConfigError(f"member {self.name}", "rate must be above 0")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,20 +126,26 @@ class Recipe:
     scored_items: int = 200
 
     def __post_init__(self) -> None:
+        _checked("recipe", name=self.name, title=self.title, rank=self.rank, alpha=self.alpha)
         if not self.members:
             raise ConfigError("member", "the recipe has none; add [[member]] tables")
         names = [member.name for member in self.members]
         if len(set(names)) != len(names):
             raise ConfigError("member.name", "two members have one name")
-        for key in ("rank", "batch", "member_steps", "max_tokens", "scored_items"):
-            if getattr(self, key) < 1:
-                raise ConfigError(key, "must be at least 1")
+        least = {"batch": 1, "member_steps": 1, "max_tokens": 1, "scored_items": 1}
+        for key, bound in (least | {"seed": 0, "generalist_steps": 0, "blended_steps": 0}).items():
+            if getattr(self, key) < bound:
+                raise ConfigError(key, f"must be at least {bound}")
+        if not min(self.rate, self.member_rate, self.blended_rate) > 0:
+            raise ConfigError("rate", "rate, member_rate and blended_rate must be above 0")
+        if not self.matrices or len(set(self.matrices)) != len(self.matrices):
+            raise ConfigError("matrices", "must be different names, at least one")
         if self.clusters < 0 or self.clusters == 1:
             raise ConfigError("clusters", "must be 0 (members as listed) or at least 2")
-        if self.kind not in {"shared", "independent"}:
-            raise ConfigError("kind", f"must be 'shared' or 'independent', not {self.kind!r}")
         if self.kind == "independent" and self.blended_steps:
             raise ConfigError("blended_steps", "blends are trained in shared pools only; set it to 0")
+        if self.blended_steps and not self.held_out:
+            raise ConfigError("held_out", "a blended stage needs tasks to be judged on; add some")
 
 
 def load_recipe(reference: str) -> Recipe:
@@ -143,29 +163,18 @@ def load_recipe(reference: str) -> Recipe:
         table = tomllib.loads(data.decode())
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigError("recipe", f"{reference!r} is no recipe of ours and no TOML file ({error})") from None
-    table["members"] = tuple(_member(entry) for entry in table.pop("member", []))
-    table["held_out"] = tuple(_made(Source, entry, "held_out") for entry in table.get("held_out", []))
-    if "gate" in table:
-        table["gate"] = _made(Gate, table["gate"], "gate")
-    if "matrices" in table:
-        table["matrices"] = tuple(table["matrices"])
-    return _made(Recipe, table, "recipe")
-
-
-def _member(entry: Mapping[str, Any]) -> MemberRecipe:
-    table = dict(entry)
-    table["sources"] = tuple(_made(Source, source, "member.sources") for source in table.get("sources", []))
-    return _made(MemberRecipe, table, f"member {table.get('name', '?')}")
-
-
-def _made(kind: type[Made], table: Mapping[str, Any], where: str) -> Made:
-    if not isinstance(table, dict):
-        raise ConfigError(where, "must be a table")
-    known = {field.name for field in fields(kind)}  # type: ignore[arg-type]  # only our dataclasses come here
-    for key in table:
-        if key not in known:
-            raise ConfigError(f"{where}.{key}", f"is unknown; there are {', '.join(sorted(known))}")
+    if "members" in table:
+        raise ConfigError("recipe", "has the unknown field 'members'; write [[member]] tables")
+    table["members"] = table.pop("member", [])
     try:
-        return kind(**table)
-    except TypeError as error:
-        raise ConfigError(where, f"does not hold what it must: {error}") from None
+        return record(Recipe, table, "recipe")
+    except AdapterError as error:
+        raise ConfigError("recipe", str(error).removeprefix("recipe: ").replace("JSON object", "table")) from None
+
+
+def _checked(where: str, **said: Any) -> None:
+    """Refuse what a pool could not say of itself: better now than after an hour of training."""
+    try:
+        Member(**{"title": "-", "rank": 1, "alpha": 1.0, **said})
+    except AdapterError as error:
+        raise ConfigError(where, str(error).removeprefix("pool: ")) from None

@@ -55,9 +55,7 @@ def clustered_tasks(
     """
     train: list[Item] = []
     test: list[Item] = []
-    licence: dict[str, str] = {}
     for member in recipe.members:
-        licence |= {source_name(source): member.licence for source in member.sources}
         for kept, found in zip((train, test), _items(member, recipe), strict=True):
             kept += found
     raw = embed([item.prompt for item in train])
@@ -73,7 +71,7 @@ def clustered_tasks(
         member = MemberRecipe(
             name=f"cluster-{k + 1:02d}",
             title="Mostly " + ", ".join(name.replace("_", " ") for name, _ in mix),
-            sources=tuple({source for m in recipe.members for source in m.sources}),
+            sources=tuple(dict.fromkeys(source for m in recipe.members for source in m.sources)),
             licence="; ".join(sorted({m.licence for m in recipe.members if m.licence})),
         )
         measured = [item for item, cluster in zip(test, other, strict=True) if cluster == k]
@@ -122,8 +120,10 @@ def _task(recipe: Recipe, member: MemberRecipe, train: list[Item], test: list[It
     examples = prompts.examples(train)
     short = tuple(example for example in examples if example.tokens <= recipe.max_tokens)
     measured = tuple(example for example in prompts.examples(test) if example.tokens <= recipe.max_tokens)
-    if not short or not measured:
-        raise ConfigError("max_tokens", f"{member.name} has no item of at most {recipe.max_tokens} tokens")
+    for kept, use in ((short, "trained"), (measured, "measured")):
+        if not kept:
+            problem = f"{member.name} has no item of at most {recipe.max_tokens} tokens to be {use} on"
+            raise ConfigError("max_tokens", problem)
     texts = tuple(item.prompt for item in spread(train, KEY_TEXTS))
     return Task(replace(member, items=len(short)), short, measured, texts, len(examples) - len(short))
 

@@ -10,10 +10,11 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from crayon.training.network import Past, schedule
+from crayon.training.descent import Watch, descend
+from crayon.training.network import Past
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -22,26 +23,19 @@ if TYPE_CHECKING:
 
 CHUNK = 16  # questions measured together
 HEAD_ROWS = 256  # rows of logits at a time: 256 x 49,152 floats are 50 MB
-SAVE_EVERY = 50
+LOW_BYTES = 2 << 30  # of states under the first adapted layer that are kept; others are computed whenever needed
 
 
 @dataclass(frozen=True, slots=True)
 class Accuracy:
-    """Points, 0 to 100: `scored` by the likeliest choice, `exact` by greedy writing. NaN where there are no choices."""
+    """Points, 0 to 100: `scored` by the likeliest choice, `exact` by greedy writing.
+
+    `scored` is NaN unless all examples have choices.
+    """
 
     scored: float
     exact: float
     n: int
-
-
-@dataclass(slots=True)
-class TrainState:
-    """Where a training stands: enough to go on exactly as if it had not stopped."""
-
-    step: int
-    b: Any
-    mean: Any
-    square: Any
 
 
 class Trainer:
@@ -58,6 +52,7 @@ class Trainer:
         self._network, self._first, self._end = network, first, end
         self._start = len(start)
         self._low_states: dict[tuple[int, ...], Any] = {}
+        self._room = LOW_BYTES
         self._visible = torch.ones(1, self._start, dtype=torch.bool, device=network.device)
         self._below = Past()
         with torch.no_grad():
@@ -76,11 +71,9 @@ class Trainer:
         batch: int,
         seed: int,
         init: NDArray[np.float32] | None = None,
-        resume: TrainState | None = None,
-        save: Callable[[TrainState], None] = lambda _: None,
-        progress: Callable[[int, float], None] = lambda _step, _loss: None,
+        watch: Watch | None = None,
     ) -> NDArray[np.float32]:
-        """Return B's, (N,), trained with AdamW on the answers' tokens; equal arguments give equal results.
+        """Return B's, (N,), trained on the answers' tokens; equal arguments give equal results.
 
         With `init` of A's and B's, (M + N,), both are trained and returned.
 
@@ -91,35 +84,68 @@ class Trainer:
             batch: examples in a batch.
             seed: orders the examples.
             init: where to start (B's of zeros).
-            resume: a state that `save` was given, to go on from.
-            save: called every 50 steps.
-            progress: called with each step and its loss, in nats per token.
+            watch: is told of it, and may bring a state to go on from.
         """
-        network = self._network
-        start = torch.zeros(network.size) if init is None else torch.from_numpy(init.copy())
-        b = torch.nn.Parameter((start if resume is None else resume.b).to(network.device))
-        mean = torch.zeros_like(b) if resume is None else resume.mean.to(network.device)
-        square = torch.zeros_like(b) if resume is None else resume.square.to(network.device)
-        order = _order(len(examples), batch, seed)
-        done = 0 if resume is None else resume.step
-        for _ in range(done):
-            next(order)
-        for step in range(done, steps):
-            network.apply(b)
-            loss = self.loss([examples[i] for i in next(order)])
-            (gradient,) = torch.autograd.grad(loss, b)
-            gradient *= torch.clamp(1.0 / (gradient.norm() + 1e-9), max=1.0)
-            # AdamW without decay, written out so that its state is three tensors.
-            mean.mul_(0.9).add_(gradient, alpha=0.1)
-            square.mul_(0.99).addcmul_(gradient, gradient, value=0.01)
-            with torch.no_grad():
-                size = rate * schedule(step, steps) / (1 - 0.9 ** (step + 1))
-                b.addcdiv_(mean, (square / (1 - 0.99 ** (step + 1))).sqrt_().add_(1e-8), value=-size)
-            progress(step + 1, float(loss.detach()))
-            if (step + 1) % SAVE_EVERY == 0:
-                save(TrainState(step + 1, b.detach().cpu().clone(), mean.cpu().clone(), square.cpu().clone()))
-        network.apply(None)
-        return np.ascontiguousarray(b.detach().cpu().numpy())
+
+        def loss(b: Any, indexes: list[int]) -> Any:
+            self._network.apply(b)
+            return self.loss([examples[i] for i in indexes])
+
+        start = np.zeros(self._network.size, np.float32) if init is None else init
+        return self._descend(start, _order(len(examples), batch, seed), loss, steps, rate, watch)
+
+    def train_blends(
+        self,
+        tasks: Sequence[Sequence[Example]],
+        shares: NDArray[np.floating],
+        init: NDArray[np.float32],
+        *,
+        steps: int,
+        rate: float,
+        batch: int,
+        seed: int,
+        watch: Watch | None = None,
+    ) -> NDArray[np.float32]:
+        """Return the B's of all members, (K, N), trained further as blends; equal arguments give equal results.
+
+        Args:
+            tasks: examples of each task; a batch is of one task.
+            shares: for each task the weights of its blend, (tasks, K).
+            init: where to start, (K, N).
+            steps: how many batches.
+            rate: the highest learning rate.
+            batch: examples in a batch.
+            seed: draws tasks and examples.
+            watch: is told of it, and may bring a state to go on from.
+        """
+        weights = torch.from_numpy(shares.astype(np.float32)).to(self._network.device)
+
+        def batches() -> Iterator[tuple[int, list[int]]]:
+            rng = np.random.default_rng(seed)
+            while True:
+                task = int(rng.integers(len(tasks)))
+                yield task, rng.integers(len(tasks[task]), size=batch).tolist()
+
+        def loss(b: Any, drawn: tuple[int, list[int]]) -> Any:
+            task, indexes = drawn
+            self._network.apply(weights[task] @ b)
+            return self.loss([tasks[task][i] for i in indexes])
+
+        return self._descend(init, batches(), loss, steps, rate, watch)
+
+    def _descend(
+        self,
+        start: NDArray[np.float32],
+        batches: Iterator[Any],
+        loss: Any,
+        steps: int,
+        rate: float,
+        watch: Watch | None,
+    ) -> NDArray[np.float32]:
+        first = torch.from_numpy(start).to(self._network.device)
+        b = descend(first, batches, loss, steps=steps, rate=rate, watch=watch or Watch())
+        self._network.apply(None)
+        return np.ascontiguousarray(b.cpu().numpy())
 
     def loss(self, batch: Sequence[Example]) -> Any:
         """Return the mean negative log-likelihood of the answers' tokens, in nats, under the B's applied."""
@@ -139,11 +165,10 @@ class Trainer:
 
     def _accuracy(self, examples: Sequence[Example], b: NDArray[np.float32] | None) -> Accuracy:
         self._network.apply(None if b is None else torch.from_numpy(b).to(self._network.device))
-        with_options = [example for example in examples if example.options]
         scored = float("nan")
-        if with_options:
-            sums = list(self._option_scores(with_options))
-            gold = [example.gold for example in with_options]
+        if all(example.options for example in examples):
+            sums = list(self._option_scores(examples))
+            gold = [example.gold for example in examples]
             rules = (0,) if b is not None else (1, 2)
             scored = max(
                 100.0 * float(np.mean([int(np.argmax(s[rule])) == g for s, g in zip(sums, gold, strict=True)]))
@@ -187,10 +212,11 @@ class Trainer:
             # The start stands before the prompt, the prompt before the option.
             states = network.run(states, positions, visible, Past(below, rows), 0, self._first)
             states = network.run(states, positions, visible, Past(upper, rows), self._first, network.layers)
-            yield from self._sum_options(batch, options, first[rows], states)
+            beginnings = first[rows, torch.tensor([option[0] for option in options], device=network.device)]
+            yield from self._sum_options(batch, options, beginnings.tolist(), states)
 
     def _sum_options(
-        self, batch: Sequence[Example], options: Sequence[tuple[int, ...]], first: Any, states: Any
+        self, batch: Sequence[Example], options: Sequence[tuple[int, ...]], first: Sequence[float], states: Any
     ) -> Iterator[NDArray[np.float64]]:
         where = [(row, at) for row, option in enumerate(options) for at in range(len(option))]
         following = [(*options[row], self._end)[at + 1] for row, at in where]
@@ -204,7 +230,7 @@ class Trainer:
         totals = np.empty((3, len(options)))
         at = 0
         for row, option in enumerate(options):
-            inside = float(first[row, option[0]]) + float(found[at : at + len(option) - 1].sum())
+            inside = first[row] + float(found[at : at + len(option) - 1].sum())
             totals[:, row] = inside + found[at + len(option) - 1], inside, inside / len(option)
             at += len(option)
         start = 0
@@ -231,33 +257,38 @@ class Trainer:
     def _above(self) -> Past:
         """Return the start's keys and values in the adapted layers: they depend on the B's applied."""
         past = Past()
-        positions = torch.arange(self._start, device=self._network.device)[None]
-        self._network.run(self._start_states, positions, (), past, self._first, self._network.layers)
+        # Once for all rows, unless each row has B's of its own.
+        rows = self._network.rows
+        positions = torch.arange(self._start, device=self._network.device)[None].expand(rows, -1)
+        states = self._start_states.expand(rows, -1, -1)
+        self._network.run(states, positions, (), past, self._first, self._network.layers)
         return past
 
     def _lower(self, texts: Sequence[tuple[int, ...]]) -> Any:
         """Return the states under the first adapted layer, (texts, longest, width); they are kept."""
-        network = self._network
-        missing = sorted({text for text in texts if text not in self._low_states}, key=len)
-        for at in range(0, len(missing), CHUNK):
-            part = missing[at : at + CHUNK]
-            tokens = _padded(part, network.device)
-            with torch.no_grad():
-                states = network.run(
-                    network.embed(tokens),
-                    self._positions(*tokens.shape),
-                    (self._visible,),
-                    Past(self._below),
-                    0,
-                    self._first,
-                )
-            for text, row in zip(part, states, strict=True):
-                self._low_states[text] = row[: len(text)].to(network.dtype)
         width = max(map(len, texts))
-        out = torch.zeros(len(texts), width, network.width, device=network.device)
+        out = torch.zeros(len(texts), width, self._network.width, device=self._network.device)
         for row, text in enumerate(texts):
-            out[row, : len(text)] = self._low_states[text].float()
+            states = self._low_states.get(text)
+            if states is None:
+                states = self._low(text)
+                if states.nbytes <= self._room:
+                    self._low_states[text] = states
+                    self._room -= states.nbytes
+            out[row, : len(text)] = states.float()
         return out
+
+    def _low(self, text: tuple[int, ...]) -> Any:
+        # One text at a time: in a batch its numbers would depend, in their last bits, on the texts beside it, and a
+        # training that goes on would not be the one that was stopped. It is no slower: nothing is padded.
+        network = self._network
+        with torch.no_grad():
+            tokens = torch.tensor([text], device=network.device)
+            positions = self._positions(1, len(text))
+            below = Past(self._below)
+            return network.run(network.embed(tokens), positions, (self._visible,), below, 0, self._first)[0].to(
+                network.dtype
+            )
 
     def _positions(self, rows: int, tokens: int) -> Any:
         return (self._start + torch.arange(tokens, device=self._network.device))[None].expand(rows, tokens)
