@@ -195,8 +195,13 @@ class DeviceEngine:
         worker.submit(job)
         return stream
 
-    def score(self, request: ScoreRequest) -> Future[ScoreResult]:
+    def score(self, request: ScoreRequest, *, ended: bool = False) -> Future[ScoreResult]:
         """Score continuations of one prompt.
+
+        Args:
+            request: the prompt and its continuations.
+            ended: score the token that ends an answer as well, as each continuation's last: else the start of a longer
+                text is never less likely than the whole.
 
         Raises:
             PromptTooLongError: the prompt, or a continuation after it, does not fit; the field names it.
@@ -212,10 +217,12 @@ class DeviceEngine:
         for i, part in enumerate(lists):
             if not part:
                 raise InvalidRequestError(f"continuations[{i}]", "holds nothing that the model has tokens for")
-            if len(tokens) + len(part) > self.n_ctx:
-                raise PromptTooLongError(len(tokens) + len(part), self.n_ctx, f"continuations[{i}]")
+            if len(tokens) + len(part) + ended > self.n_ctx:
+                raise PromptTooLongError(len(tokens) + len(part) + ended, self.n_ctx, f"continuations[{i}]")
         future: Future[ScoreResult] = Future()
         job = Job(future, request.deadline)
+        if ended:
+            lists = [[*part, self._model.eos] for part in lists]
         job.steps = self._compute.score(job.succeed, tokens, lists, blend, hold)
         self._submit(worker, future, job)
         return future

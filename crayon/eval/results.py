@@ -19,12 +19,15 @@ if TYPE_CHECKING:
     Points: TypeAlias = NDArray[np.float64]
 
 Metric: TypeAlias = Literal["scored", "free"]
+# Whole and with the answer's end, whole without it, per token.
+Rule: TypeAlias = Literal["ended", "whole", "token"]
+RULES: tuple[Rule, ...] = ("ended", "whole", "token")
 METRICS: tuple[Metric, ...] = ("scored", "free")
 WORKLOADS: dict[Metric, str] = {"scored": "scored option texts", "free": "greedy free generation"}
 SCORING_NOTE = (
-    "options by the sum of their tokens' log-probabilities, without the end of the answer; per token where options "
-    f"have more than {LONG_CHOICE_WORDS:g} words on average; the base, alone or with examples, by whichever of the "
-    "two is better on the task"
+    "options by the log-probability of their tokens and of the answer's end, or per token where they have more than "
+    f"{LONG_CHOICE_WORDS:g} words on average; the base, alone or with examples, by whichever is best on the task: "
+    "whole with or without the end, or per token; far tasks all as the base"
 )
 _BETTER = ("base", "fewshot")
 
@@ -58,32 +61,40 @@ class CaseResults:
         return self._scored(variant, outcome)
 
     def _scored(self, variant: str, outcome: Outcome) -> Points:
-        by_sum, by_mean = self._by(outcome, "sums"), self._by(outcome, "means")
+        base = self.outcomes.get("base")
         plain = np.array(outcome.plain)
-        points = np.empty_like(by_sum)
+        points = np.empty(plain.shape)
         for task in set(self.case.of_task):
             own = np.array(self.case.of_task) == task
+            # Where the blend is the base it is scored as the base is: else doing nothing would look like harm.
+            as_base = self._best(base, own) if base is not None else self._rule(own)
             if variant in _BETTER:
-                points[:, own] = max(by_sum[:, own], by_mean[:, own], key=np.mean)
-                continue
-            points[:, own] = (by_mean if self._long(own) else by_sum)[:, own]
-            if "base" in self.outcomes:
-                # Where the blend is the base it is scored as the base is: else doing nothing would look like harm.
-                base = self.outcomes["base"]
-                better = self._by(base, "means")[:, own].mean() > self._by(base, "sums")[:, own].mean()
-                points[plain & own] = (by_mean if better else by_sum)[plain & own]
+                rule = self._best(outcome, own)
+            elif self.case.group == "far":
+                rule = as_base
+            else:
+                rule = self._rule(own)
+            points[:, own] = self._by(outcome, rule)[:, own]
+            points[plain & own] = self._by(outcome, as_base)[plain & own]
         return points
 
-    def _by(self, outcome: Outcome, field: Literal["sums", "means"]) -> Points:
-        """Return the points if options are compared by this field."""
+    def _best(self, outcome: Outcome, own: NDArray[np.bool_]) -> Rule:
+        """Return the way of comparing options that gives most points on a task's items."""
+        return max(RULES, key=lambda rule: float(self._by(outcome, rule)[:, own].mean()))
+
+    def _by(self, outcome: Outcome, rule: Rule) -> Points:
+        """Return the points if options are compared this way."""
         right = [
             [
-                not answer.too_long and int(np.argmax(getattr(answer, field))) == item.answer
+                not answer.too_long and int(np.argmax(_values(answer, rule))) == item.answer
                 for answer, item in zip(row, self.case.items, strict=True)
             ]
             for row in outcome.answers
         ]
         return 100.0 * np.array(right, np.float64)
+
+    def _rule(self, own: NDArray[np.bool_]) -> Rule:
+        return "token" if self._long(own) else "ended"
 
     def _long(self, own: NDArray[np.bool_]) -> bool:
         """Whether the options of a task are long."""
@@ -94,3 +105,9 @@ class CaseResults:
             for choice in item.choices
         ]
         return float(np.mean(words)) > LONG_CHOICE_WORDS
+
+
+def _values(answer: Answer, rule: Rule) -> list[float]:
+    if rule == "ended":
+        return [text + end for text, end in zip(answer.sums, answer.ends, strict=True)]
+    return list(answer.sums if rule == "whole" else answer.means)

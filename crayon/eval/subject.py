@@ -15,6 +15,7 @@ import numpy as np
 from crayon import Crayon, Message
 from crayon.adapters.blend import check_weights
 from crayon.customising.device_calls import DeviceCalls
+from crayon.engine import ScoreRequest, deadline_after
 from crayon.errors import AdapterError, PromptTooLongError
 
 if TYPE_CHECKING:
@@ -38,11 +39,16 @@ PATIENCE_S = 600.0
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What came out for one item; `sums` and `means` hold the log-probability of each option, whole and per token."""
+    """What came out for one item.
+
+    For each option `sums` and `means` hold the log-probability of its text, whole and per token, and `ends` that of the
+    answer's end after it.
+    """
 
     text: str
     sums: tuple[float, ...] = ()
     means: tuple[float, ...] = ()
+    ends: tuple[float, ...] = ()
     too_long: bool = False
 
 
@@ -70,9 +76,9 @@ class Subject:
         self._key = model_key
         self._calls = _KeptCalls(engines[0], cache, model_key)
         self._digests = {pool.id: _PoolDigest(pool) for pool in engines[0].pools}
-        self._clients: queue.SimpleQueue[Crayon] = queue.SimpleQueue()
+        self._sides: queue.SimpleQueue[_Side] = queue.SimpleQueue()
         for engine in engines:
-            self._clients.put(Crayon(engine, hardness=False))
+            self._sides.put(_Side(engine, Crayon(engine, hardness=False)))
         self._workers = ThreadPoolExecutor(len(engines), thread_name_prefix="crayon-eval")
 
     @property
@@ -94,27 +100,27 @@ class Subject:
 
         `step` is called for each answer.
         """
-        work: list[tuple[str, Callable[[Crayon], bytes]]] = []
+        work: list[tuple[str, Callable[[_Side], bytes]]] = []
         for question in questions:
             identity = self.identity(question.blend)
             turns = [[message.role, message.content] for message in question.shots]
             item = question.item
-            key = self._cache.key("answer-1", self._key, identity, turns, item.prompt, item.choices)
+            key = self._cache.key("answer-2", self._key, identity, turns, item.prompt, item.choices)
             asked = question if identity else replace(question, blend=None)
             work.append((key, functools.partial(_answered, asked)))
         found = []
         for data in self._each(work):
-            text, sums, means, too_long = json.loads(data)
-            found.append(Answer(text, tuple(sums), tuple(means), too_long))
+            text, sums, means, ends, too_long = json.loads(data)
+            found.append(Answer(text, tuple(sums), tuple(means), tuple(ends), too_long))
             step()
         return found
 
     def likelihood(self, items: Sequence[Item], blend: Blend | None) -> float:
         """Return the mean log-probability per token of the right answers: what searches are led by."""
         identity = self.identity(blend)
-        work: list[tuple[str, Callable[[Crayon], bytes]]] = [
+        work: list[tuple[str, Callable[[_Side], bytes]]] = [
             (
-                self._cache.key("likelihood-1", self._key, identity, item.prompt, item.answer_text),
+                self._cache.key("likelihood-2", self._key, identity, item.prompt, item.answer_text),
                 functools.partial(_likelihood, item, blend if identity else None),
             )
             for item in items
@@ -125,7 +131,7 @@ class Subject:
         """End the threads; questions that wait are dropped."""
         self._workers.shutdown(cancel_futures=True)
 
-    def _each(self, work: Sequence[tuple[str, Callable[[Crayon], bytes]]]) -> Iterator[bytes]:
+    def _each(self, work: Sequence[tuple[str, Callable[[_Side], bytes]]]) -> Iterator[bytes]:
         """Yield what each piece of work comes to, in order: kept from before, or computed side by side."""
         kept = [self._cache.get(key) for key, _ in work]
         futures = {
@@ -141,39 +147,58 @@ class Subject:
             for future in futures.values():
                 future.cancel()
 
-    def _run(self, compute: Callable[[Crayon], bytes]) -> bytes:
-        client = self._clients.get()
+    def _run(self, compute: Callable[[_Side], bytes]) -> bytes:
+        side = self._sides.get()
         try:
-            return compute(client)
+            return compute(side)
         finally:
-            self._clients.put(client)
+            self._sides.put(side)
 
 
-def _answered(question: Question, client: Crayon) -> bytes:
+@dataclass(frozen=True, slots=True)
+class _Side:
+    """One device, as it is and behind the SDK."""
+
+    engine: DeviceEngine
+    client: Crayon
+
+
+def _answered(question: Question, side: _Side) -> bytes:
     # The options first and the free answer right after: the prompt is computed once for both.
-    item, shots = question.item, question.shots
-    messages = [*shots, Message("user", item.prompt)]
-    sums: list[float] = []
-    means: list[float] = []
+    item, shots, blend = question.item, question.shots, question.blend
+    messages = (*shots, Message("user", item.prompt))
+    options: list[tuple[float, ...]] = []
     limit = MAX_TOKENS
     try:
         if item.choices:
-            scores = client.score(messages, item.choices, blend=question.blend, timeout=PATIENCE_S).scores
-            sums = [round(score.total, 5) for score in scores]
-            means = [round(score.mean, 5) for score in scores]
-            limit = min(MOST_TOKENS, SPARE_TOKENS + max(len(score.token_logprobs) for score in scores))
-        done = client.ask(messages, blend=question.blend, timeout=PATIENCE_S, temperature=0.0, max_tokens=limit)
+            options = _scored(side.engine, messages, item.choices, blend)
+            limit = min(MOST_TOKENS, SPARE_TOKENS + max(len(each) for each in options))
+        done = side.client.ask(messages, blend=blend, timeout=PATIENCE_S, temperature=0.0, max_tokens=limit)
     except PromptTooLongError:
         if not shots:
-            return json.dumps(["", [], [], True]).encode()
+            return json.dumps(["", [], [], [], True]).encode()
         half = len(shots) // 4 * 2  # whole pairs of question and answer
-        return _answered(replace(question, shots=shots[len(shots) - half :]), client)
-    return json.dumps([done.text, sums, means, False]).encode()
+        return _answered(replace(question, shots=shots[len(shots) - half :]), side)
+    sums = [round(sum(each[:-1]), 5) for each in options]
+    means = [round(sum(each[:-1]) / (len(each) - 1), 5) for each in options]
+    return json.dumps([done.text, sums, means, [round(each[-1], 5) for each in options], False]).encode()
 
 
-def _likelihood(item: Item, blend: Blend | None, client: Crayon) -> bytes:
-    scores = client.score(item.prompt, [item.answer_text], blend=blend, timeout=PATIENCE_S)
-    return json.dumps(scores.scores[0].mean).encode()
+def _likelihood(item: Item, blend: Blend | None, side: _Side) -> bytes:
+    (own,) = _scored(side.engine, (Message("user", item.prompt),), (item.answer_text,), blend)
+    return json.dumps(sum(own) / len(own)).encode()
+
+
+def _scored(
+    engine: DeviceEngine, messages: tuple[Message, ...], texts: tuple[str, ...], blend: Blend | None
+) -> list[tuple[float, ...]]:
+    """Return the log-probabilities of each text's tokens, and of the answer's end after them."""
+    request = ScoreRequest(messages=messages, continuations=texts, blend=blend, deadline=deadline_after(PATIENCE_S))
+    future = engine.score(request, ended=True)
+    try:
+        return [score.token_logprobs for score in future.result(PATIENCE_S).scores]
+    finally:
+        future.cancel()
 
 
 class _KeptCalls(DeviceCalls):

@@ -162,3 +162,13 @@ def test_a_cancelled_score_frees_its_slot(engine: DeviceEngine, step_by_step: di
 def test_a_passed_deadline_ends_it(engine: DeviceEngine) -> None:
     with pytest.raises(DeadlineExceededError):
         engine.score(request(OPTIONS, deadline=0.0)).result(120)
+
+
+def test_the_end_of_an_answer_is_scored_where_asked_for(engine: DeviceEngine) -> None:
+    wanted = request(["in", "in an", "a"], "the end?")
+    plain, ended = engine.score(wanted).result(60), engine.score(wanted, ended=True).result(60)
+    for before, after in zip(plain.scores, ended.scores, strict=True):
+        assert after.token_logprobs[:-1] == pytest.approx(before.token_logprobs, abs=CLOSE)
+        assert len(after.token_logprobs) == len(before.token_logprobs) + 1
+    # The end is judged after the text, so other texts make it more or less likely.
+    assert len({round(score.token_logprobs[-1], 3) for score in ended.scores}) == 3

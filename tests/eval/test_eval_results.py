@@ -9,14 +9,16 @@ from crayon.eval.subject import Answer
 
 SHORT = ("yes", "no")
 LONG = ("the first of all the options", "the second of all the options")
-FIRST_BY_SUM = Answer("yes", (-1.0, -2.0), (-2.0, -1.0))
-SECOND_BY_SUM = Answer("no", (-2.0, -1.0), (-1.0, -2.0))
+ENDS = (-0.5, -0.5)
+FIRST_BY_SUM = Answer("yes", (-1.0, -2.0), (-2.0, -1.0), ENDS)
+SECOND_BY_SUM = Answer("no", (-2.0, -1.0), (-1.0, -2.0), ENDS)
+FIRST_BY_END = Answer("yes", (-2.0, -1.0), (-2.0, -1.0), (-0.1, -9.0))
 
 
-def results(choices: tuple[str, ...], **answers: Answer) -> CaseResults:
+def results(choices: tuple[str, ...], group: str = "in_pool", **answers: Answer) -> CaseResults:
     """Results of one draw of two items, both of whose right option is the first."""
     item = Item("toy/1", "toy", "task", "Question?", choices[0], "", choices, 0)
-    found = CaseResults(Case("far", "toy", (Task("toy", (("toy", None),)),), (item, item), (0, 0), ()))
+    found = CaseResults(Case(group, "toy", (Task("toy", (("toy", None),)),), (item, item), (0, 0), ()))
     for name, answer in answers.items():
         found.outcomes[name] = Outcome([[answer, answer]], [[name in ("base", "kept")] * 2])
     return found
@@ -35,8 +37,18 @@ def test_short_options_are_compared_whole_and_long_ones_per_token() -> None:
     assert points(found, "blend") == [[0.0, 0.0]]
 
 
-def test_the_base_has_the_better_of_both() -> None:
-    for answer in (FIRST_BY_SUM, SECOND_BY_SUM):
+def test_the_end_of_the_answer_counts() -> None:
+    assert points(results(SHORT, base=FIRST_BY_END, blend=FIRST_BY_END), "blend") == [[100.0, 100.0]]
+
+
+def test_far_tasks_are_scored_as_the_base_is() -> None:
+    found = results(SHORT, "far", base=SECOND_BY_SUM, blend=SECOND_BY_SUM)
+    assert points(found, "blend") == points(found, "base") == [[100.0, 100.0]]
+    assert points(results(SHORT, base=SECOND_BY_SUM, blend=SECOND_BY_SUM), "blend") == [[0.0, 0.0]]
+
+
+def test_the_base_has_the_best_of_all_ways() -> None:
+    for answer in (FIRST_BY_SUM, SECOND_BY_SUM, FIRST_BY_END):
         for choices in (SHORT, LONG):
             assert points(results(choices, base=answer, fewshot=answer), "base") == [[100.0, 100.0]]
             assert points(results(choices, base=answer, fewshot=answer), "fewshot") == [[100.0, 100.0]]
@@ -55,7 +67,7 @@ def test_a_prompt_that_does_not_fit_is_wrong() -> None:
 
 
 def test_free_answers_are_compared_as_texts() -> None:
-    found = results(SHORT, base=Answer("Yes.", (-2.0, -1.0), (-2.0, -1.0)))
+    found = results(SHORT, base=Answer("Yes.", (-2.0, -1.0), (-2.0, -1.0), ENDS))
     free = found.points("base", "free")
     assert free is not None
     assert free.tolist() == [[100.0, 100.0]]
