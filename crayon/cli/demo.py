@@ -53,7 +53,8 @@ def demo(
 
     Fetches both models where they are absent (1.2 GB), prepares the device's model for this CPU once (a few minutes),
     starts a server on this machine and asks questions of three kinds: what the device is made for, everyday, hard.
-    Each answer says where it was written and why. Stops the server at the end, and whenever it is interrupted.
+    Each answer says where it was written and why. Then a user's 16 samples customise the device, which is asked the
+    same questions before and after. Stops the server at the end, and whenever it is interrupted.
 
     Gates and sampling are the defaults, whatever the settings say; device and models_dir are taken from them.
     """
@@ -76,10 +77,10 @@ def _run(settings: Settings, engine: EngineKind, server_model: str, *, as_json: 
     from crayon.cli.client import device_options, quiet_grpc
     from crayon.cli.demo_summary import print_summary, summary_json
     from crayon.cli.prepare import prepare_model
-    from crayon.data.demo_script import demo_script
+    from crayon.data.demo_script import demo_script, demo_task
 
     quiet_grpc()
-    script, watch = demo_script(), _Watch()
+    script, task, watch = demo_script(), demo_task(), _Watch()
     watch.step("models", "models")
     local = _fetch(settings.device.model, settings.models_dir, watch)
     arguments, served = ["--engine", engine.value, "--ctx", "2048", "--slots", "2"], engine.value
@@ -93,26 +94,32 @@ def _run(settings: Settings, engine: EngineKind, server_model: str, *, as_json: 
     with ChildServer(arguments) as server:
         watch.detail(f"{served} on {server.address}, ready in {watch.seconds:.1f} s")
         watch.step("device", "the device, and what it is made for")
-        from crayon.sdk import Crayon  # not before the server runs: it takes a moment
+        # Not before the server runs: they take a moment.
+        from crayon.cli.demo_task import task_section
+        from crayon.device import DeviceEngine
+        from crayon.sdk import Crayon
 
-        with Crayon(
-            device=settings.device.model,
-            server=server.address,
-            scopes=SCOPES,
-            system=script.system,
-            max_tokens=script.max_tokens,
-            device_options=device_options(settings),
-        ) as client:
-            client.load()
-            watch.detail(f"{local.name}, made for {' and '.join(SCOPES)}, loaded in {watch.seconds:.1f} s")
-            outcomes = _ask_all(client, script, show=not as_json)
-        failed = _failure(server, outcomes)
+        with DeviceEngine.open(settings.device.model, **device_options(settings)) as device:
+            with Crayon(
+                device=device,
+                server=server.address,
+                scopes=SCOPES,
+                system=script.system,
+                max_tokens=script.max_tokens,
+            ) as client:
+                client.load()
+                watch.detail(f"{local.name}, made for {' and '.join(SCOPES)}, loaded in {watch.seconds:.1f} s")
+                outcomes = _ask_all(client, script, show=not as_json)
+            failed = _failure(server, outcomes)
+            if not as_json:
+                _heading("Summary", "bold", "cyan")
+                print_summary(outcomes)
+                _heading(task.title, "bold", "cyan")
+            customised = task_section(device, server.address, task, show=not as_json)
         if as_json:
             head = {"device": local.name, "prepared": info.chosen, "server": served, "scopes": SCOPES}
-            print(json.dumps({**head, "seconds": watch.times(), **summary_json(outcomes)}, ensure_ascii=False))
-        else:
-            _heading("Summary", "bold", "cyan")
-            print_summary(outcomes)
+            sums = {**summary_json(outcomes), "customised": customised}
+            print(json.dumps({**head, "seconds": watch.times(), **sums}, ensure_ascii=False))
     console.message(f"server stopped, {watch.times()['total']:.0f} s in all", "dim")
     return failed
 

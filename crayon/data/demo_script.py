@@ -5,6 +5,7 @@ from __future__ import annotations
 import tomllib
 from dataclasses import dataclass
 from importlib import resources
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,8 +25,30 @@ class DemoScript:
     groups: tuple[QuestionGroup, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class DemoTask:
+    """A user's task: samples to customise with, and questions to ask before and after, each with its answer."""
+
+    name: str
+    title: str
+    max_tokens: int
+    samples: tuple[tuple[str, str], ...]
+    questions: tuple[tuple[str, str], ...]
+
+
 def demo_script() -> DemoScript:
     """Return the script that comes with Crayon."""
-    table = tomllib.loads(resources.files("crayon.data").joinpath("demo.toml").read_text(encoding="utf-8"))
+    table = _read("demo.toml")
     groups = tuple(QuestionGroup(group["name"], tuple(group["questions"])) for group in table["group"])
     return DemoScript(table["system"], table["max_tokens"], groups)
+
+
+def demo_task() -> DemoTask:
+    """Return the user's task that comes with Crayon."""
+    table = _read("demo_task.toml")
+    samples, questions = (tuple((text, answer) for text, answer in table[key]) for key in ("samples", "questions"))
+    return DemoTask(table["name"], table["title"], table["max_tokens"], samples, questions)
+
+
+def _read(name: str) -> dict[str, Any]:
+    return tomllib.loads(resources.files("crayon.data").joinpath(name).read_text(encoding="utf-8"))

@@ -11,18 +11,23 @@ import subprocess
 import sys
 import time
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import psutil
 import pytest
+from keyed_pool import keyed_pool
 from tiny_chat import write_model
+from tiny_pool import shared_pool
 
-from crayon import load_scope, scope_names
+from crayon import Blend, Crayon, load_scope, scope_names
+from crayon.adapters import Gate
 from crayon.cli.child_server import ChildServer
 from crayon.cli.demo_summary import Outcome, print_summary, totals
+from crayon.cli.demo_task import is_right, tokens_per_s
 from crayon.cli.paragraph import Paragraph
 from crayon.completion import Completion, FinishReason, Reason, Route, Source, Timings, Usage
-from crayon.data.demo_script import demo_script
+from crayon.data.demo_script import demo_script, demo_task
 from crayon.errors import ServerInterruptedError, ServerUnavailableError
 from crayon.models import prepared, resolve
 
@@ -43,6 +48,15 @@ def test_the_script_has_three_groups_of_questions_that_no_scope_was_made_from() 
     asked = [question.casefold() for _, question in QUESTIONS]
     assert len(set(asked)) == len(asked) >= 12
     assert not examples.intersection(asked)
+
+
+def test_the_users_task_has_16_samples_and_other_questions_of_the_same_kinds() -> None:
+    task = demo_task()
+    assert len(task.samples) == 16
+    assert len(task.questions) >= 10
+    texts = [text for text, _ in (*task.samples, *task.questions)]
+    assert len({text.casefold() for text in texts}) == len(texts)
+    assert {answer for _, answer in task.questions} <= {answer for _, answer in task.samples}
 
 
 # -- the whole program, with a small random model on the device
@@ -79,6 +93,8 @@ class Place:
         self.command = [*CRAYON, "demo", "--engine", "echo", "--device", str(model)]
         # One thread: threads that spin for each other's cores take many times as long.
         settings = {"CRAYON_MODELS_DIR": str(models_dir), "CRAYON_DEVICE__THREADS": "1"}
+        self.customizations = folder / "customizations"
+        settings["CRAYON_CUSTOMIZATIONS_DIR"] = str(self.customizations)
         self.environment = {**os.environ, **settings, "TMPDIR": str(self.temporary)}
 
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -182,6 +198,7 @@ def test_a_whole_run_as_json(place: Place) -> None:
     for source, found in by_source.items():
         expected = statistics.median(answer["ttft_ms"] for answer in found)
         assert summary["median_ttft_ms"][source] == pytest.approx(expected, abs=0.001)
+    assert record["customised"] == {"left_out": "no adapter pool comes with Crayon for tiny-chat"}
     assert not place.servers()
     assert not list(place.temporary.iterdir())
 
@@ -199,8 +216,65 @@ def test_a_whole_run_as_text(place: Place) -> None:
         assert f"  {question}" in lines
     assert sum("first token" in line and "tokens/s" in line for line in lines) == len(QUESTIONS)
     assert f"of {len(QUESTIONS)} answered on the device" in done.stdout
+    assert lines[-2:] == [demo_task().title, "  left out: no adapter pool comes with Crayon for tiny-chat"]
     assert "\x1b" not in done.stdout + done.stderr
     assert not place.servers()
+
+
+def test_a_users_task_is_asked_before_and_after_as_json(place: Place, tiny_model: Path, tmp_path: Path) -> None:
+    pool = keyed_pool(tiny_model, gate=Gate(floor=-1.0))
+    pool.save(tmp_path / "pool")
+    place.environment["CRAYON_DEVICE__POOLS"] = str(tmp_path / "pool")
+    done = place.run("--json")
+    assert done.returncode == 0, done.stderr
+    found, task = json.loads(done.stdout)["customised"], demo_task()
+    assert (found["pool"], found["samples"], found["bytes_sent"]) == (pool.id, 16, 0)
+    assert [(row["question"], row["wanted"]) for row in found["questions"]] == list(task.questions)
+    (weights,) = found["profiles"]
+    assert tuple(weights) == pool.names
+    assert sum(weights.values()) > 0.5
+    options = {"threads": 1, "pools": [pool], "models_dir": tmp_path / "models"}
+    blend = Blend(pool.id, tuple(weights.values()))
+    with Crayon(str(tiny_model), device_options=options, max_tokens=task.max_tokens) as client:
+        for row in found["questions"]:
+            assert row["before"] == client.ask(row["question"]).text
+            assert row["after"] == client.ask(row["question"], blend=blend).text
+    assert any(row["before"] != row["after"] for row in found["questions"])
+    assert found["right"] == {"before": 0, "after": 0}, "a random model knows no banking"
+    assert min(found["tokens_per_s"].values()) > 0
+    assert not list(place.temporary.iterdir())
+    assert not place.customizations.exists()
+
+
+def test_a_users_task_is_asked_before_and_after_as_text(place: Place, tiny_model: Path, tmp_path: Path) -> None:
+    keyed_pool(tiny_model, gate=Gate(floor=-1.0)).save(tmp_path / "pool")
+    place.environment["CRAYON_DEVICE__POOLS"] = str(tmp_path / "pool")
+    done = place.run()
+    assert done.returncode == 0, done.stderr
+    task, lines = demo_task(), done.stdout.splitlines()
+    section = lines[lines.index(task.title) :]
+    assert any(line.startswith("  profile ") and line.endswith(": 16 samples") for line in section)
+    assert any("##" in line and "similarity" in line for line in section)
+    assert any(line.startswith("  weighed and ready in ") for line in section)
+    for question, wanted in task.questions:
+        assert any(line.startswith(f"  {question[:30]}") and line.endswith(f"  {wanted}") for line in section)
+    count = len(task.questions)
+    assert section[-3] == f"  right, word for word: 0 of {count} before, 0 after"
+    assert section[-2].startswith("  price: ")
+    assert section[-1] == "  0 bytes left the device, samples and questions included"
+    assert max(map(len, section)) <= 110
+    assert "\x1b" not in done.stdout
+
+
+def test_a_pool_without_keys_leaves_the_users_task_out(place: Place, tiny_model: Path, tmp_path: Path) -> None:
+    pool = shared_pool(tiny_model)
+    pool.save(tmp_path / "pool")
+    place.environment["CRAYON_DEVICE__POOLS"] = str(tmp_path / "pool")
+    done = place.run("--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["customised"] == {
+        "left_out": f"the adapter pool {pool.id} has no keys to compare samples with"
+    }
 
 
 @pytest.mark.parametrize(
@@ -332,6 +406,30 @@ def test_totals_and_table(capsys: pytest.CaptureFixture[str]) -> None:
     assert "1 not answered" in shown
     assert "107 bytes" in shown
     assert max(map(len, shown.splitlines())) <= 110
+
+
+@pytest.mark.parametrize(
+    ("said", "right"),
+    [
+        ("pay bill", True),
+        ("Pay bill.", True),
+        (" pay  bill\n", True),
+        ("pay", False),
+        ("pay bill now", False),
+        ("", False),
+    ],
+)
+def test_an_answer_is_right_word_for_word(said: str, right: bool) -> None:
+    assert is_right(replace(completion(Source.DEVICE, 1.0), text=said), "pay bill") is right
+
+
+def test_rates_count_the_step_that_found_the_end() -> None:
+    # Three tokens and their end are three steps after the first token; three tokens that were cut off are two.
+    ended = replace(completion(Source.DEVICE, 1.0), usage=Usage(10, 3), timings=Timings(0.0, 1.0, 30.0))
+    cut = replace(ended, finish_reason=FinishReason.LENGTH, timings=Timings(0.0, 1.0, 20.0))
+    assert tokens_per_s([ended]) == pytest.approx(100.0)
+    assert tokens_per_s([ended, cut]) == pytest.approx(100.0)
+    assert tokens_per_s([]) == 0.0
 
 
 def test_totals_without_any_answer(capsys: pytest.CaptureFixture[str]) -> None:
