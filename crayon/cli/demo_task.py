@@ -187,7 +187,8 @@ class _Table:
         question = max(len(question) for question, _ in task.questions)
         # Indent, and two spaces between columns; what is left is for question and first answer.
         room = max(40, min(columns, WIDTH) - 2 - 6 - 2 * label)
-        self._widths = (min(question, room // 2), room - min(question, room // 2), label, label)
+        question = min(question, room * 3 // 5)
+        self._widths = (question, room - question, label, label)
 
     def head(self) -> None:
         self._show(("question", "before", "after", "wanted"), "dim")
