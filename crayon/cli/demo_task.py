@@ -203,7 +203,8 @@ class _Table:
 
 
 def _cut(text: str, width: int) -> str:
-    line = " ".join(text.split())
+    # A model may say anything, also what has no width; a cell is one line of visible characters.
+    line = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in " ".join(text.split()))
     return (line if len(line) <= width else f"{line[: width - 3].rstrip()}...").ljust(width)
 
 
