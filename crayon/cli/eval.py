@@ -14,8 +14,11 @@ from crayon.machine import usable_cores
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from crayon.adapters import Pool
     from crayon.bench.report import Row
-    from crayon.eval.customize import EvalReport
+    from crayon.device import DeviceEngine
+    from crayon.device.opening import Opening
+    from crayon.eval.customize import EvalReport, ModelUnderTest
     from crayon.eval.settings import EvalSettings
 
 app = typer.Typer(add_completion=False, no_args_is_help=True)
@@ -147,15 +150,18 @@ def _numbers(text: str | None) -> tuple[int, ...] | None:
         raise InvalidRequestError("--samples", f"must be numbers with commas between, not {text!r}") from None
 
 
-def _model(reference: str, models_dir: Path | None) -> Any:
+def _model(reference: str, models_dir: Path | None) -> tuple[Opening, ModelUnderTest]:
     from crayon.device import opening
     from crayon.eval.customize import ModelUnderTest
+    from crayon.models import resolve
 
     found = opening.find(reference, models_dir=models_dir, download=False)
+    if found.path == resolve(reference, download=False, models_dir=models_dir).path:
+        console.warning(f"{found.name} was never prepared for this machine: the published file is measured")
     return found, ModelUnderTest.of(found.path, found.name, found.path.stem)
 
 
-def _engine(found: Any, pools: Sequence[Any]) -> Any:
+def _engine(found: Opening, pools: Sequence[Pool]) -> DeviceEngine:
     from crayon.data.texts import background_texts
     from crayon.device import DeviceEngine
 

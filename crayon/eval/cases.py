@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from crayon.eval.settings import EvalSettings
 
 GENERALIST = "generalist"
-# A task without options is scored by what it writes alone; items with more context than this are left out.
+# Items with more text than this are left out.
 MAX_PROMPT_CHARS = 6000
 
 
@@ -193,7 +193,8 @@ def _test(task: Task, count: int, seed: int) -> list[Item]:
 
 def _train(task: Task, settings: EvalSettings) -> tuple[list[Item], list[Item]]:
     """Return the train items kept apart as further test items, and those that samples are drawn from."""
-    items = list({item.prompt.casefold(): item for item in task.items("train")}.values())
+    # Some data sets ask one question twice, with two answers: samples must not contradict each other.
+    items = list({" ".join(item.prompt.split()).casefold(): item for item in task.items("train")}.values())
     random.Random(f"{settings.seed}|extra|{task.name}").shuffle(items)  # noqa: S311 - reproducible, not secret
     kept = settings.extra if task.member is None and task.parts in [((d, t),) for d, t in settings.unseen] else 0
     return items[:kept], items[kept:]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import json
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -12,6 +14,8 @@ from crayon.eval.cases import Task, make_cases, own_tasks, pairs
 from crayon.eval.settings import EvalSettings
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from crayon.adapters import Pool
 
 SETTINGS = EvalSettings(
@@ -43,6 +47,18 @@ def test_draws_differ_and_are_the_same_again(pool: Pool) -> None:
     first, again = make_cases(pool.manifest, SETTINGS), make_cases(pool.manifest, SETTINGS)
     assert first == again
     assert len({case.draws[i] for case in first[:1] for i in range(3)}) == 3
+
+
+def test_a_question_with_two_answers_is_a_sample_once(pool: Pool, data: Path) -> None:
+    path = data / "qa" / "toy.train.jsonl.gz"
+    text = gzip.decompress(path.read_bytes()).decode()
+    others = [json.loads(line) for line in text.splitlines()]
+    for item in others:
+        wrong = (item["answer"] + 1) % 3
+        item.update(question=item["question"].upper() + " ", answer=wrong, answer_text=item["choices"][wrong])
+    path.write_bytes(gzip.compress("\n".join([text, *map(json.dumps, others)]).encode()))
+    case = make_cases(pool.manifest, replace(SETTINGS, groups=("in_pool",), samples=(24,)))[0]
+    assert len(case.samples(0, 24)) == 24
 
 
 def test_fewer_samples_are_among_more(pool: Pool) -> None:
