@@ -124,20 +124,7 @@ class Builder:
         """
         started = time.monotonic()
         recipe = self.recipe
-        vectors: dict[str, NDArray[np.float32]] = {}
-        init = self._start_vector()
-        if recipe.generalist_steps:
-            init = vectors[GENERALIST] = self.generalist(recipe.generalist_steps)
-        for i, task in enumerate(self._tasks):
-            member = task.recipe
-            vectors[member.name] = self._trained(
-                member.name,
-                task.train,
-                steps=member.steps or recipe.member_steps,
-                rate=member.rate or recipe.member_rate,
-                seed=recipe.seed + 1 + i,
-                init=init,
-            )
+        vectors = self.trained()
         scores, rejected = {}, []
         kept: list[Task] = []
         for task in self._tasks:
@@ -191,6 +178,25 @@ class Builder:
         return Pool.shared(
             manifest, np.stack([self.pool_order(vectors[name]) for name in names]), keys=keys, centre=centre
         )
+
+    def trained(self) -> dict[str, NDArray[np.float32]]:
+        """Return each member's B's, (N,), or of independent ones A's and B's, (M + N,), in transformers' order."""
+        recipe = self.recipe
+        vectors: dict[str, NDArray[np.float32]] = {}
+        init = self._start_vector()
+        if recipe.generalist_steps:
+            init = vectors[GENERALIST] = self.generalist(recipe.generalist_steps)
+        for i, task in enumerate(self._tasks):
+            member = task.recipe
+            vectors[member.name] = self._trained(
+                member.name,
+                task.train,
+                steps=member.steps or recipe.member_steps,
+                rate=member.rate or recipe.member_rate,
+                seed=recipe.seed + 1 + i,
+                init=init,
+            )
+        return vectors
 
     def generalist(self, steps: int) -> NDArray[np.float32]:
         """Return one adapter trained on all tasks, each with an equal share."""
