@@ -41,14 +41,20 @@ class Outcome:
 
 
 class CaseResults:
-    """What one user's variants answered."""
+    """What one user's variants answered; points are asked for when all answers are there."""
 
     def __init__(self, case: Case) -> None:
         self.case = case
         self.outcomes: dict[str, Outcome] = {}
+        self._points: dict[tuple[str, Metric], Points | None] = {}
 
     def points(self, variant: str, metric: Metric) -> Points | None:
         """Return 100 or 0 of each draw and item, shape (draws, items); None where there is nothing to score."""
+        if (variant, metric) not in self._points:
+            self._points[variant, metric] = self._judge(variant, metric)
+        return self._points[variant, metric]
+
+    def _judge(self, variant: str, metric: Metric) -> Points | None:
         outcome = self.outcomes.get(variant)
         if outcome is None or not outcome.answers:
             return None
