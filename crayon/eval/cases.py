@@ -125,7 +125,9 @@ def make_cases(manifest: Manifest, settings: EvalSettings) -> list[Case]:
         if settings.extra:
             cases += [_single("unseen_extra", task, settings) for task in unseen]
     if "mixed" in settings.groups:
-        cases += [_pair(first, second, settings) for first, second in pairs(own, settings.pairs, settings.seed)]
+        # Without options there is nothing to score, and a pair counts only if both its halves do.
+        chosen = [task for task in own if all(item.choices for item in task.items("test"))]
+        cases += [_pair(first, second, settings) for first, second in pairs(chosen, settings.pairs, settings.seed)]
     if "far" in settings.groups:
         cases += [_single("far", Task(dataset, ((dataset, None),)), settings) for dataset in settings.far]
     return cases

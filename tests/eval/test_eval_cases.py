@@ -75,6 +75,18 @@ def test_a_user_of_two_tasks_has_half_of_each(pool: Pool) -> None:
     assert tasks.count(tasks[0]) == 2
 
 
+def test_users_of_two_tasks_have_options_to_choose_from(pool: Pool, data: Path) -> None:
+    path = data / "qa" / "toy.test.jsonl.gz"
+    lines = [json.loads(line) for line in gzip.decompress(path.read_bytes()).decode().splitlines()]
+    for item in lines:
+        if item["task"] == "marks":
+            item.update(choices=[], answer=None)
+    path.write_bytes(gzip.compress("\n".join(map(json.dumps, lines)).encode()))
+    cases = make_cases(pool.manifest, SETTINGS)
+    assert [case.name for case in cases if case.group == "mixed"] == ["vowels+numbers"]
+    assert [case.name for case in cases if case.group == "in_pool"] == ["vowels", "numbers", "marks"]
+
+
 def test_the_task_of_a_member_is_read_from_its_data_sets(pool: Pool) -> None:
     names = {"vowels": "toy/vowels", "numbers": "near", "marks": "toy"}
     members = tuple(replace(member, datasets=(names[member.name],)) for member in pool.manifest.members)
