@@ -16,17 +16,16 @@ from crayon.adapters.manifest import BaseModel, Encoder, Manifest, Member, Rejec
 from crayon.adapters.pool import Pool
 from crayon.adapters.shared_a import join_b, random_a, split_b
 from crayon.data.texts import background_texts
-from crayon.device import DeviceEngine
-from crayon.engine import EncodeRequest
 from crayon.errors import AdapterError, ConfigError
 from crayon.llama.model import Model
 from crayon.models import prepared, resolve
 from crayon.training.checkpoints import Checkpoints, digest
 from crayon.training.descent import TrainState, Watch
+from crayon.training.embedder import Embedder
 from crayon.training.examples import Prompts
 from crayon.training.network import Network
 from crayon.training.recipe import GENERALIST
-from crayon.training.tasks import KEY_TEXTS, Task, clustered_tasks, listed_tasks, source_name
+from crayon.training.tasks import Task, clustered_tasks, listed_tasks, source_name
 from crayon.training.trainer import Accuracy, Trainer
 
 if TYPE_CHECKING:
@@ -83,6 +82,7 @@ class Builder:
         self._local = local
         progress(Event("reading the base model", 0.0, self.path.name))
         self._shapes = BaseShapes.read(self.path)
+        self._embed = Embedder(self.path, lambda done: progress(Event("embedding questions", done)))
         with Model(self.path) as model:
             layers, width = model.n_layer, model.n_embd
             prompts = Prompts(model)
@@ -165,7 +165,7 @@ class Builder:
             alpha=recipe.alpha,
             targets=self.targets,
             members=tuple(members),
-            encoder=Encoder(layer=self._layer, dimensions=keys.shape[1]),
+            encoder=Encoder(layer=self._embed.layer, dimensions=keys.shape[1]),
             gate=recipe.gate,
             a_seed=recipe.seed if recipe.kind == "shared" else None,
             training=training,
@@ -267,17 +267,6 @@ class Builder:
     def _accuracy(self, task: Task, b: NDArray[np.float32] | None) -> Accuracy:
         made_of = [_digest(task.test), "base" if b is None else digest(b)]
         return self._kept.measured(task.recipe.name, made_of, lambda: self.trainer.accuracy(task.test, b))
-
-    def _embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Return mean states (texts, D) as the device itself computes them."""
-        found = []
-        with DeviceEngine(self.path, pools=()) as engine:
-            for at in range(0, len(texts), KEY_TEXTS):
-                raw = engine.encode_raw(EncodeRequest(texts=tuple(texts[at : at + KEY_TEXTS]))).result()
-                found.append(raw.states)
-                self._layer = raw.layer
-                self._progress(Event("embedding questions", min(1.0, (at + KEY_TEXTS) / len(texts))))
-        return np.concatenate(found)
 
     def _keys(self, tasks: Sequence[Task]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Return unit keys (K, D) and the centre (D,) that was subtracted: the mean of the tasks' means.
