@@ -194,6 +194,8 @@ class Manifest:
         _check_distinct("targets", (target.name for target in self.targets))
         _check_distinct("members", (member.name for member in self.members))
         self._check_ranks()
+        if len(self.gate.alone) not in (0, len(self.members)):
+            raise AdapterError("pool: gate.alone must hold a threshold for each member, or none")
         if self.tensors_sha256 and not _SHA256.fullmatch(self.tensors_sha256):
             raise AdapterError("pool: tensors_sha256 must be 64 hexadecimal digits")
 

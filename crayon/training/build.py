@@ -23,6 +23,7 @@ from crayon.training.checkpoints import Checkpoints, digest
 from crayon.training.descent import TrainState, Watch
 from crayon.training.embedder import Embedder
 from crayon.training.examples import Prompts
+from crayon.training.keys import alone_thresholds, member_keys
 from crayon.training.network import Network
 from crayon.training.recipe import GENERALIST
 from crayon.training.tasks import Task, clustered_tasks, listed_tasks, source_name
@@ -137,7 +138,9 @@ class Builder:
                 rejected.append(Rejected(name=name, reason=reason, score=scores[name]))
         if not kept:
             raise AdapterError("no member gains enough over the base; see the scores in the work folder")
-        keys, centre = self._keys(kept)
+        states, middle = self._states(kept)
+        keys, centre = member_keys(states, middle)
+        alone = alone_thresholds(states, centre, recipe.seed)
         training: dict[str, Any] = {"recipe": recipe.name, "seed": recipe.seed, "batch": recipe.batch}
         names = [task.recipe.name for task in kept]
         if recipe.blended_steps and len(kept) > 1:
@@ -155,7 +158,9 @@ class Builder:
         if GENERALIST in vectors:
             members.append(self._generalist_member())
             names.append(GENERALIST)
-            keys = np.vstack([keys, _middle(keys)])
+            # No similarity chooses it: a key of zeros is near to nothing, and it never answers alone.
+            keys = np.vstack([keys, np.zeros_like(keys[:1])])
+            alone = (*alone, 2.0)
         manifest = Manifest(
             name=recipe.name,
             title=recipe.title,
@@ -166,12 +171,11 @@ class Builder:
             targets=self.targets,
             members=tuple(members),
             encoder=Encoder(layer=self._embed.layer, dimensions=keys.shape[1]),
-            gate=recipe.gate,
+            gate=replace(recipe.gate, alone=recipe.gate.alone or alone),
             a_seed=recipe.seed if recipe.kind == "shared" else None,
             training=training,
             rejected=tuple(rejected),
         )
-        keys = keys.astype(np.float32)
         if recipe.kind == "independent":
             adapters = [LoraTensors(self._tensors(vectors[name]), manifest.scale) for name in names]
             return Pool.independent(manifest, adapters, keys=keys, centre=centre)
@@ -268,15 +272,13 @@ class Builder:
         made_of = [_digest(task.test), "base" if b is None else digest(b)]
         return self._kept.measured(task.recipe.name, made_of, lambda: self.trainer.accuracy(task.test, b))
 
-    def _keys(self, tasks: Sequence[Task]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Return unit keys (K, D) and the centre (D,) that was subtracted: the mean of the tasks' means.
+    def _states(self, tasks: Sequence[Task]) -> tuple[list[NDArray[np.float32]], NDArray[np.float32] | None]:
+        """Return the states of each task's questions, and the centre if it is not that of the tasks.
 
         The only task of a pool would be its own centre: then it is the mean of the background texts.
         """
-        means = np.stack([self._embed(task.texts).mean(axis=0) for task in tasks])
-        centre = (means if len(means) > 1 else self._embed(background_texts())).mean(axis=0)
-        keys = means - centre
-        return keys / np.linalg.norm(keys, axis=1, keepdims=True), centre.astype(np.float32)
+        states = [self._embed(task.texts) for task in tasks]
+        return states, self._embed(background_texts()).mean(axis=0) if len(states) == 1 else None
 
     def _blended(
         self,
@@ -361,10 +363,3 @@ def _held_out(items: Sequence[Item], recipe: Recipe, prompts: Prompts) -> tuple[
     if not measured:
         raise ConfigError("held_out", f"a task has only {len(items)} items, and {SAMPLES} of them are samples")
     return tuple(item.prompt for item in items[:SAMPLES]), measured
-
-
-def _middle(keys: NDArray[np.floating]) -> NDArray[np.floating]:
-    """Return a unit vector near to all keys; if they cancel out (those of two tasks do), one that is near to none."""
-    mean = keys.mean(axis=0)
-    length = float(np.linalg.norm(mean))
-    return np.asarray(mean / length if length > 1e-3 else np.linalg.svd(keys)[2][-1])

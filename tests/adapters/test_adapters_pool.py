@@ -200,7 +200,7 @@ def test_what_contradicts_the_manifest_is_refused() -> None:
         Pool.shared(seeded, b)
     with pytest.raises(AdapterError, match="'centre' has the shape"):
         Pool.shared(seeded, b, keys=keys, centre=centre[:3])
-    with pytest.raises(AdapterError, match=r"row \d has not length 1"):
+    with pytest.raises(AdapterError, match=r"row \d has neither length 1 nor 0"):
         Pool.shared(seeded, b, keys=2 * keys, centre=centre)
     with pytest.raises(AdapterError, match="'keys' holds numbers that are not finite"):
         Pool.shared(seeded, b, keys=keys * np.float32(np.nan), centre=centre)
@@ -355,7 +355,7 @@ def without(name: str) -> dict[str, Any]:
         ({"b": np.zeros((3, 0), np.float16)}, "b is empty"),
         ({"b": np.full((3, 33), np.nan, np.float16)}, "'b' holds numbers that are not finite"),
         ({"a/blk.3.attn_q.weight": np.full((3, 7), np.inf, np.float16)}, "not finite"),
-        ({"keys": np.zeros((3, 4), np.float32)}, "not length 1"),
+        ({"keys": np.full((3, 4), 0.1, np.float32)}, "neither length 1 nor 0"),
         ({"keys": np.ones((3, 4), np.float16)}, "'keys' has the type float16"),
         ({"centre": np.full(4, np.nan, np.float32)}, "'centre' holds numbers"),
     ],

@@ -1,0 +1,34 @@
+"""Keys, and from which similarity on a member answers alone: small cases made by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from crayon.training.keys import alone_thresholds, member_keys
+
+RNG = np.random.default_rng(0)
+
+
+def test_keys_point_from_the_centre_to_each_task() -> None:
+    states = [np.array([[3.0, 1.0], [1.0, 1.0]], np.float32), np.array([[-2.0, 1.0]], np.float32)]
+    keys, centre = member_keys(states)
+    assert centre == pytest.approx([0.0, 1.0])
+    assert keys == pytest.approx(np.array([[1.0, 0.0], [-1.0, 0.0]]))
+    keys, centre = member_keys(states[:1], np.array([2.0, 0.0], np.float32))
+    assert keys == pytest.approx(np.array([[0.0, 1.0]]))
+
+
+def test_a_tight_task_answers_alone_from_higher_on_than_a_loose_one() -> None:
+    direction = RNG.standard_normal(32).astype(np.float32)
+    noise = RNG.standard_normal((100, 32)).astype(np.float32)
+    centre = np.zeros(32, np.float32)
+    tight, loose = alone_thresholds([direction + 0.2 * noise, direction + 3.0 * noise], centre, 0)
+    assert 0.99 < tight <= 1.0
+    assert 0.2 < loose < 0.9
+    assert (tight, loose) == alone_thresholds([direction + 0.2 * noise, direction + 3.0 * noise], centre, 0)
+
+
+def test_two_questions_are_enough() -> None:
+    (threshold,) = alone_thresholds([np.array([[1.0, 0.1], [1.0, -0.1]], np.float32)], np.zeros(2, np.float32), 0)
+    assert threshold == pytest.approx(0.98, abs=0.01)
