@@ -47,7 +47,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning"),
 ]
 
-SAME = 0.02
+SAME = 0.015  # of a row's length; see `apart`
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -135,7 +135,7 @@ def rows(context: Context, tokens: list[int]) -> NDArray[np.float32]:
 
 
 def apart(found: NDArray[np.float32], wanted: NDArray[np.float32]) -> float:
-    """The largest difference of a row beside the row's length: about 0.005 from keys and values in float16."""
+    """The largest difference of a row beside the row's length: 0.005 to 0.008 from keys and values in float16."""
     return float((np.linalg.norm(found - wanted, axis=1) / np.linalg.norm(wanted, axis=1)).max())
 
 
@@ -163,7 +163,7 @@ def test_a_blend_of_the_saved_pool_gives_the_trainers_logits(
         wanted = by_torch(one, np.asarray(vector, np.float32), tokens)
         found = by_llama(model, tokens, pool, weights)
         assert apart(found, wanted) < SAME
-        assert apart(by_torch(one, None, tokens), wanted) > 20 * SAME, "the blend matters"
+        assert apart(by_torch(one, None, tokens), wanted) > 15 * SAME, "the blend matters"
 
 
 def test_rows_of_q_and_k_are_in_llama_cpps_order(built: tuple[Builder, Pool], model: Path) -> None:
@@ -185,7 +185,7 @@ def test_rows_of_q_and_k_are_in_llama_cpps_order(built: tuple[Builder, Pool], mo
                 context.set_adapters()
             adapter.close()
     assert found[0] < SAME
-    assert found[1] > 20 * SAME, "in transformers' order they are wrong"
+    assert found[1] > 15 * SAME, "in transformers' order they are wrong"
 
 
 def written(engine: DeviceEngine, prompt: str, blend: Blend) -> str:
@@ -334,7 +334,7 @@ def test_independent_members_bring_their_own_a(recipe: Recipe, model: Path, tmp_
     tokens = question(model)
     wanted = by_torch(one, one.trained()["sizes"], tokens)
     assert apart(by_llama(model, tokens, pool, (0.0, 1.0, 0.0)), wanted) < SAME
-    assert apart(by_torch(one, None, tokens), wanted) > 20 * SAME
+    assert apart(by_torch(one, None, tokens), wanted) > 15 * SAME
     assert one.build().id == pool.id
 
 
