@@ -87,11 +87,15 @@ class BaseModel:
 
 @dataclass(frozen=True, slots=True)
 class Encoder:
-    """How a text becomes a vector comparable with the keys: the mean over its own tokens of one layer's output."""
+    """How a text becomes a vector comparable with the keys: the mean over its own tokens of one layer's output.
+
+    With `head`, the centred mean goes through a square matrix that comes with the pool.
+    """
 
     layer: int
     dimensions: int
     kind: Literal["layer_mean"] = "layer_mean"
+    head: bool = False
 
     def __post_init__(self) -> None:
         if self.layer < 0 or not 1 <= self.dimensions <= MAX_SIDE:

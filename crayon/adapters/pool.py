@@ -43,6 +43,7 @@ class Pool:
         id: the name on the wire, with the start of a hash of all that decides what weights do.
         keys: (K, D) float32 unit rows, one for each member; D is 0 in a pool without encoder.
         centre: (D,) float32, subtracted from an embedding before it is normalised and compared with the keys.
+        head: (D, D) float32 that the centred embedding, a row, is multiplied with; None: it is taken as it is.
     """
 
     def __init__(self, manifest: Manifest, tensors: Mapping[str, NDArray[np.floating]]) -> None:
@@ -54,6 +55,7 @@ class Pool:
         width = manifest.encoder.dimensions if manifest.encoder else 0
         self.keys: Matrix = tensor_file.as_float32(tensors.get("keys", np.zeros((len(manifest.members), width))))
         self.centre: Matrix = tensor_file.as_float32(tensors.get("centre", np.zeros(width)))
+        self.head: Matrix | None = tensor_file.as_float32(tensors["head"]) if "head" in tensors else None
         self._b: Matrix | None = None
         self._a: dict[str, Matrix] | None = None
         if manifest.kind == "shared":
@@ -86,6 +88,7 @@ class Pool:
         a: Mapping[str, Matrix] | None = None,
         keys: Matrix | None = None,
         centre: Matrix | None = None,
+        head: Matrix | None = None,
     ) -> Pool:
         """Make a pool whose members share A.
 
@@ -94,7 +97,8 @@ class Pool:
             b: (K, N), see `shared_a.join_b`; rounded to `manifest.precision`.
             a: target to (rank, inputs); None with `manifest.a_seed`.
             keys: (K, D) unit rows, and
-            centre: (D,), where the manifest names an encoder.
+            centre: (D,), where the manifest names an encoder;
+            head: (D, D), where the encoder has one; rounded to F16.
 
         Raises:
             AdapterError: a shape is not what the manifest says, or a number is not finite.
@@ -102,7 +106,7 @@ class Pool:
         stored: dict[str, NDArray[np.floating]] = {"b": tensor_file.rounded(b, manifest)}
         for name, matrix in (a or {}).items():
             stored[f"a/{name}"] = tensor_file.rounded(matrix, manifest)
-        return cls._made(manifest, stored, keys, centre)
+        return cls._made(manifest, stored, keys, centre, head)
 
     @classmethod
     def independent(
@@ -112,6 +116,7 @@ class Pool:
         *,
         keys: Matrix | None = None,
         centre: Matrix | None = None,
+        head: Matrix | None = None,
     ) -> Pool:
         """Make a pool of adapters that have each their own A and B.
 
@@ -119,7 +124,8 @@ class Pool:
             manifest: of kind "independent"; its hash is filled in here.
             adapters: one for each member, of its scale; a member may leave out targets.
             keys: (K, D) unit rows, and
-            centre: (D,), where the manifest names an encoder.
+            centre: (D,), where the manifest names an encoder;
+            head: (D, D), where the encoder has one; rounded to F16.
 
         Raises:
             AdapterError: an adapter does not fit the manifest, or a number is not finite.
@@ -133,7 +139,7 @@ class Pool:
             for name, (a, b) in lora.tensors.items():
                 stored[f"a/{k}/{name}"] = tensor_file.rounded(a, manifest)
                 stored[f"b/{k}/{name}"] = tensor_file.rounded(b, manifest)
-        return cls._made(manifest, stored, keys, centre)
+        return cls._made(manifest, stored, keys, centre, head)
 
     @classmethod
     def _made(
@@ -142,10 +148,13 @@ class Pool:
         stored: dict[str, NDArray[np.floating]],
         keys: Matrix | None,
         centre: Matrix | None,
+        head: Matrix | None,
     ) -> Pool:
         for name, vectors in (("keys", keys), ("centre", centre)):
             if vectors is not None:
                 stored[name] = np.ascontiguousarray(vectors, np.float32)
+        if head is not None:
+            stored["head"] = np.ascontiguousarray(head, np.float16)
         tensor_file.check(manifest, stored)
         return cls(replace(manifest, tensors_sha256=tensor_file.sha256(tensor_file.dump(stored))), stored)
 

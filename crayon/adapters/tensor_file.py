@@ -58,6 +58,8 @@ def most_bytes(manifest: Manifest) -> int:
     sides = sum(target.outputs + target.inputs for target in manifest.targets)
     width = manifest.encoder.dimensions if manifest.encoder else 0
     numbers = len(manifest.members) * (sides * manifest.rank + width) + width
+    if manifest.encoder and manifest.encoder.head:
+        numbers += width * width
     return min(4 * numbers + _HEADER_BYTES, _MOST_BYTES)
 
 
@@ -109,6 +111,8 @@ def check(manifest: Manifest, tensors: Mapping[str, NDArray[np.floating]]) -> No
         _check_one(tensors, left, "keys", (len(manifest.members), width), _TYPES["F32"])
         _check_one(tensors, left, "centre", (width,), _TYPES["F32"])
         lengths = np.linalg.norm(tensors["keys"], axis=1)
+        if manifest.encoder.head:
+            _check_one(tensors, left, "head", (width, width), _TYPES["F16"])
         # A key of zeros is that of a member which similarity does not choose.
         off = np.minimum(np.abs(lengths - 1.0), lengths)
         if off.max() > _UNIT:

@@ -181,7 +181,7 @@ def _customise(engine: DeviceEngine, pool: Pool, model: str, runs: int, activate
     texts = _questions(runs + 1)
     tokens = engine.encode(EncodeRequest(texts=texts)).result(PATIENCE_S).usage.prompt_tokens
     states = engine.encode_raw(EncodeRequest(texts=texts)).result(PATIENCE_S)
-    vectors, background = (pool_vectors(rows, pool.centre) for rows in (states.states, states.background))
+    vectors, background = (pool_vectors(rows, pool.centre, pool.head) for rows in (states.states, states.background))
     for _ in range(10 * runs + 1):
         started = time.perf_counter()
         make_profiles(vectors, background, pool.keys, pool.names, pool.manifest.gate)

@@ -108,7 +108,8 @@ class DeviceCalls:
         check_layer(pool, states)
         if len(states.background) < 2:
             raise AdapterError("the engine has no background texts to compare the samples with; open it by reference")
-        return pool_vectors(states.states, pool.centre), pool_vectors(states.background, pool.centre)
+        own, others = (pool_vectors(rows, pool.centre, pool.head) for rows in (states.states, states.background))
+        return own, others
 
     def score(self, messages: tuple[Message, ...], texts: Sequence[str], blend: Blend | None) -> ScoreResult:
         """Return how likely each text is as the answer; errors as `Engine.score`."""

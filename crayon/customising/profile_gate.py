@@ -52,6 +52,6 @@ class ProfileGate:
         """
         check_layer(self._pool, states)
         try:
-            return self._gate.judge(pool_vectors(states.states, self._pool.centre)[0], last=last)
+            return self._gate.judge(pool_vectors(states.states, self._pool.centre, self._pool.head)[0], last=last)
         except InvalidRequestError as error:
             raise EngineError(f"the device's embedding is unusable: {error}") from error

@@ -61,8 +61,10 @@ class Profile:
         return FittedScope(self.name, unit_rows(self.name, [self.centre])[0], self.threshold, ())
 
 
-def pool_vectors(states: NDArray[np.floating], centre: NDArray[np.floating]) -> NDArray[np.float32]:
-    """Return mean states, shape (n, D), as unit rows in the space of a pool's keys: its centre is (D,).
+def pool_vectors(
+    states: NDArray[np.floating], centre: NDArray[np.floating], head: NDArray[np.floating] | None = None
+) -> NDArray[np.float32]:
+    """Return mean states, (n, D), as unit rows in the space of a pool's keys: its centre is (D,), its head (D, D).
 
     Raises:
         InvalidRequestError: other dimensions than the pool's, or a state that is not finite.
@@ -71,7 +73,8 @@ def pool_vectors(states: NDArray[np.floating], centre: NDArray[np.floating]) -> 
         raise InvalidRequestError(
             "samples", f"have states of shape {states.shape}, the pool's have {centre.size} numbers"
         )
-    return unit_rows("samples", np.asarray(states, np.float64) - centre)
+    centred = np.asarray(states, np.float64) - centre
+    return unit_rows("samples", centred if head is None else centred @ head)
 
 
 def split(vectors: NDArray[np.float32], keys: NDArray[np.float32]) -> NDArray[np.intp]:

@@ -211,7 +211,8 @@ class _KeptCalls(DeviceCalls):
 
     def vectors(self, pool: Pool, texts: Sequence[str]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Return texts and background in the pool's space."""
-        centre = hashlib.sha256(pool.centre.tobytes()).hexdigest()
+        head = b"" if pool.head is None else pool.head.tobytes()
+        centre = hashlib.sha256(pool.centre.tobytes() + head).hexdigest()
         keys = [self._cache.key("vector-1", self._key, centre, str(pool.manifest.encoder), text) for text in texts]
         background_key = self._cache.key("background-1", self._key, centre, str(pool.manifest.encoder))
         kept = [self._cache.get(key) for key in keys]

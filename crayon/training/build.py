@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import time
 from dataclasses import dataclass, replace
@@ -23,7 +24,7 @@ from crayon.training.checkpoints import Checkpoints, digest
 from crayon.training.descent import TrainState, Watch
 from crayon.training.embedder import Embedder
 from crayon.training.examples import Prompts
-from crayon.training.keys import alone_thresholds, member_keys
+from crayon.training.keys import alone_thresholds, member_keys, placed, whitening
 from crayon.training.network import Network
 from crayon.training.recipe import GENERALIST
 from crayon.training.tasks import Task, clustered_tasks, listed_tasks, source_name
@@ -139,13 +140,15 @@ class Builder:
         if not kept:
             raise AdapterError("no member gains enough over the base; see the scores in the work folder")
         states, middle = self._states(kept)
-        keys, centre = member_keys(states, middle)
-        alone = alone_thresholds(states, centre, recipe.seed)
+        head = whitening(states)
+        keys, centre = member_keys(states, middle, head)
+        alone = alone_thresholds(states, centre, head, recipe.seed)
         training: dict[str, Any] = {"recipe": recipe.name, "seed": recipe.seed, "batch": recipe.batch}
         names = [task.recipe.name for task in kept]
         if recipe.blended_steps and len(kept) > 1:
             blended = self._blended(names, kept, vectors, keys)
-            before, after = (self._judge(choice, names, keys, centre) for choice in (vectors, blended))
+            place = functools.partial(placed, centre=centre, head=head)
+            before, after = (self._judge(choice, names, keys, place) for choice in (vectors, blended))
             rescored = {task.recipe.name: self._score(task, blended[task.recipe.name]) for task in kept}
             wins = after > before and all(score.gain >= recipe.min_gain for score in rescored.values())
             training["blended"] = {"held_out_before": before, "held_out_after": after, "kept": wins}
@@ -170,7 +173,7 @@ class Builder:
             alpha=recipe.alpha,
             targets=self.targets,
             members=tuple(members),
-            encoder=Encoder(layer=self._embed.layer, dimensions=keys.shape[1]),
+            encoder=Encoder(layer=self._embed.layer, dimensions=keys.shape[1], head=head is not None),
             gate=replace(recipe.gate, alone=recipe.gate.alone or alone),
             a_seed=recipe.seed if recipe.kind == "shared" else None,
             training=training,
@@ -178,10 +181,9 @@ class Builder:
         )
         if recipe.kind == "independent":
             adapters = [LoraTensors(self._tensors(vectors[name]), manifest.scale) for name in names]
-            return Pool.independent(manifest, adapters, keys=keys, centre=centre)
-        return Pool.shared(
-            manifest, np.stack([self.pool_order(vectors[name]) for name in names]), keys=keys, centre=centre
-        )
+            return Pool.independent(manifest, adapters, keys=keys, centre=centre, head=head)
+        rows = np.stack([self.pool_order(vectors[name]) for name in names])
+        return Pool.shared(manifest, rows, keys=keys, centre=centre, head=head)
 
     def trained(self) -> dict[str, NDArray[np.float32]]:
         """Return each member's B's, (N,), or of independent ones A's and B's, (M + N,), in transformers' order."""
@@ -312,14 +314,12 @@ class Builder:
         vectors: dict[str, NDArray[np.float32]],
         names: Sequence[str],
         keys: NDArray[np.float32],
-        centre: NDArray[np.float32],
+        place: Callable[[NDArray[np.float32]], NDArray[np.float32]],
     ) -> float:
         """Return the mean accuracy, in points, on tasks that no member knows, blended as for a user of 16 samples."""
         points = []
         for texts, measured in self._held_out:
-            states = self._embed(texts) - centre
-            unit = states / np.linalg.norm(states, axis=1, keepdims=True)
-            share = weights(similarities(unit, keys), replace(self.recipe.gate, alone=()))
+            share = weights(similarities(place(self._embed(texts)), keys), replace(self.recipe.gate, alone=()))
             b = sum(float(w) * vectors[name] for w, name in zip(share, names, strict=True))
             found = self.trainer.accuracy(measured, np.asarray(b, np.float32))
             points.append(found.exact if math.isnan(found.scored) else found.scored)
