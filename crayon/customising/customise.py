@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from crayon.customising.customization import Customization, check_name
 from crayon.customising.device_calls import pool_of
-from crayon.customising.expectation import Case, expect, few_of, left_out_weights, make_cases
+from crayon.customising.expectation import Case, compare, expected, few_of, left_out_weights, make_cases
 from crayon.customising.profiles import make_profiles
 from crayon.customising.refine import MAX_CASES, MAX_EVALUATIONS, Refined, refine
 
@@ -110,7 +110,8 @@ def check(
         if weights is not None:
             plan.append((case, weights))
     plan += [(case, found.weights) for found in held.values() for case in found.held_out]
-    expectation = expect(calls, made.pool_id, plan, metric, lambda done, total: progress("check", done, total))
+    outcomes = compare(calls, made.pool_id, plan, parts, metric, lambda done, total: progress("check", done, total))
+    expectation = expected(outcomes, metric)
     note = _note(made, plan, refining=refining)
     if plan and expectation is None:
         note = "nothing could be checked: every question with its answers is longer than the context"

@@ -46,6 +46,10 @@ class PoolEngine(Engine, Protocol):
         """Return mean states, not centred."""
         ...
 
+    def score(self, request: ScoreRequest, *, ended: bool = False) -> Future[ScoreResult]:
+        """Score continuations; with `ended`, the last of each is the token that ends the answer."""
+        ...
+
 
 def on_this_device(engine: Engine) -> PoolEngine:
     """Return `engine` if it computes here: samples go to no other.
@@ -111,11 +115,13 @@ class DeviceCalls:
         own, others = (pool_vectors(rows, pool.centre, pool.head) for rows in (states.states, states.background))
         return own, others
 
-    def score(self, messages: tuple[Message, ...], texts: Sequence[str], blend: Blend | None) -> ScoreResult:
-        """Return how likely each text is as the answer; errors as `Engine.score`."""
+    def score(
+        self, messages: tuple[Message, ...], texts: Sequence[str], blend: Blend | None, *, ended: bool = False
+    ) -> ScoreResult:
+        """Return how likely each text is as the answer, its end included if asked for; errors as `Engine.score`."""
         until = self._until()
         request = ScoreRequest(messages=messages, continuations=tuple(texts), blend=blend, deadline=until)
-        return self._wait(self.engine.score(request), until)
+        return self._wait(self.engine.score(request, ended=ended), until)
 
     def _until(self) -> float | None:
         if self._cancelled():

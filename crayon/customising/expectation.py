@@ -30,6 +30,9 @@ MAX_CASES = 24
 LONG_CHOICE_WORDS = 4.0
 
 Metric = Literal["accuracy", "logprob"]
+# How choices are compared: by their tokens and the answer's end, by their tokens alone, or per token.
+Rule = Literal["ended", "whole", "token"]
+RULES: tuple[Rule, ...] = ("ended", "whole", "token")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,9 +45,19 @@ class Case:
     right: int
 
     @property
-    def long(self) -> bool:
-        """Whether the choices are compared per token."""
-        return sum(len(text.split()) for text in self.texts) > LONG_CHOICE_WORDS * len(self.texts)
+    def rule(self) -> Rule:
+        """How the choices are compared: without its end, a choice that continues another one would never win."""
+        long = sum(len(text.split()) for text in self.texts) > LONG_CHOICE_WORDS * len(self.texts)
+        return "token" if long else "ended"
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a sample of a profile is worth under the plain base and under its weights: points, or nats a token."""
+
+    part: int
+    base: float
+    customised: float
 
 
 def make_cases(
@@ -87,41 +100,55 @@ def left_out_weights(
     return tuple(float(value) for value in np.round(found, 2))
 
 
-def expect(
+def compare(
     calls: DeviceCalls,
     pool_id: str,
     plan: Sequence[tuple[Case, tuple[float, ...]]],
+    parts: NDArray[np.intp],
     metric: Metric,
     progress: Callable[[int, int], None] = lambda *_: None,
-) -> Expectation | None:
-    """Score each case under the plain base and under its weights; None where nothing could be scored.
+) -> list[Outcome]:
+    """Score each case under the plain base and under its weights.
 
+    Choices are compared by the case's rule. The plain base was never taught where an answer ends: on each profile it is
+    given the rule that gets most of its samples right, so that nothing counts as gained that another rule gives too.
     A case that is too long for the context is left out.
     """
     # By weights: what one blend has computed serves the next case.
     ordered = sorted(plan, key=lambda item: item[1])
-    base: list[float] = []
-    blended: list[float] = []
+    found: list[tuple[int, dict[Rule, float], float | None]] = []
     for i, (case, own) in enumerate(ordered):
         progress(i, len(ordered))
-        blend = Blend(pool_id, own) if any(own) else None
         try:
-            plain = worth(calls, case, None, metric)
-            base.append(plain)
-            blended.append(plain if blend is None else worth(calls, case, blend, metric))
+            plain = _plain_worth(calls, case, metric)
+            worthy = worth(calls, case, Blend(pool_id, own), metric) if any(own) else None
         except PromptTooLongError:
-            del base[len(blended) :]
+            continue
+        found.append((int(parts[case.sample]), plain, worthy))
     progress(len(ordered), len(ordered))
-    if not base:
+    outcomes: list[Outcome] = []
+    for part in sorted({part for part, _, _ in found}):
+        mine = [(plain, worthy) for each, plain, worthy in found if each == part]
+        best = max(RULES, key=lambda rule: sum(plain[rule] for plain, _ in mine))
+        for plain, worthy in mine:
+            outcomes.append(Outcome(part, plain[best], plain[best] if worthy is None else worthy))
+    return outcomes
+
+
+def expected(outcomes: Sequence[Outcome], metric: Metric) -> Expectation | None:
+    """Return the means with their interval; None where nothing could be scored."""
+    if not outcomes:
         return None
-    low, high = _interval(np.array(blended) - np.array(base), 100.0 if metric == "accuracy" else 0.0)
+    base = np.array([outcome.base for outcome in outcomes])
+    customised = np.array([outcome.customised for outcome in outcomes])
+    low, high = _interval(customised - base, 100.0 if metric == "accuracy" else 0.0)
     return Expectation(
         metric=metric,
-        base=round(float(np.mean(base)), 4),
-        customised=round(float(np.mean(blended)), 4),
+        base=round(float(base.mean()), 4),
+        customised=round(float(customised.mean()), 4),
         low=low,
         high=high,
-        samples=len(base),
+        samples=len(outcomes),
     )
 
 
@@ -133,12 +160,24 @@ def worth(calls: DeviceCalls, case: Case, blend: Blend | None, metric: Metric) -
 
 
 def choice_scores(calls: DeviceCalls, case: Case, blend: Blend | None) -> NDArray[np.float64]:
-    """Return the log-probability of each choice, long ones per token, shape (choices,)."""
+    """Return the log-probability of each choice by the case's rule, shape (choices,)."""
+    return _values(calls.score(case.messages, case.texts, blend, ended=True).scores, case.rule)
 
-    def value(score: ContinuationScore) -> float:
-        return score.mean if case.long else score.total
 
-    return np.array([value(score) for score in calls.score(case.messages, case.texts, blend).scores])
+def _plain_worth(calls: DeviceCalls, case: Case, metric: Metric) -> dict[Rule, float]:
+    """Return what the plain base makes of a case, by each rule."""
+    if metric == "logprob":
+        return dict.fromkeys(RULES, worth(calls, case, None, metric))
+    scores = calls.score(case.messages, case.texts, None, ended=True).scores
+    return {rule: 100.0 * (int(np.argmax(_values(scores, rule))) == case.right) for rule in RULES}
+
+
+def _values(scores: Sequence[ContinuationScore], rule: Rule) -> NDArray[np.float64]:
+    """Return one number for each choice; the last token of each is the answer's end."""
+    if rule == "ended":
+        return np.array([score.total for score in scores])
+    texts = [score.token_logprobs[:-1] for score in scores]
+    return np.array([sum(text) / (len(text) if rule == "token" else 1) for text in texts])
 
 
 def _interval(differences: NDArray[np.float64], unit: float) -> tuple[float, float] | tuple[None, None]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
 
-from crayon.customising.expectation import LONG_CHOICE_WORDS
+from crayon.customising.expectation import LONG_CHOICE_WORDS, RULES, Rule
 from crayon.eval.matching import is_right
 
 if TYPE_CHECKING:
@@ -19,9 +19,6 @@ if TYPE_CHECKING:
     Points: TypeAlias = NDArray[np.float64]
 
 Metric: TypeAlias = Literal["scored", "free"]
-# Whole and with the answer's end, whole without it, per token.
-Rule: TypeAlias = Literal["ended", "whole", "token"]
-RULES: tuple[Rule, ...] = ("ended", "whole", "token")
 METRICS: tuple[Metric, ...] = ("scored", "free")
 WORKLOADS: dict[Metric, str] = {"scored": "scored option texts", "free": "greedy free generation"}
 SCORING_NOTE = (

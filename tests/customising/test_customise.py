@@ -8,12 +8,14 @@ from keyed_pool import BACKGROUND, keyed_pool, questions
 from tiny_pool import shared_pool
 
 from crayon.adapters import Gate
+from crayon.completion import Usage
 from crayon.customising.customise import check, customise
 from crayon.customising.device_calls import DeviceCalls
-from crayon.customising.expectation import MAX_CASES, few_of, left_out_weights, make_cases
+from crayon.customising.expectation import MAX_CASES, Case, choice_scores, compare, few_of, left_out_weights, make_cases
 from crayon.customising.refine import MAX_EVALUATIONS, MAX_TOTAL, Search
 from crayon.customising.sample import Sample
 from crayon.device import DeviceEngine
+from crayon.engine import ContinuationScore, ScoreResult
 from crayon.errors import AdapterError, CancelledError, DeadlineExceededError, InvalidRequestError, PrivacyError
 from crayon.messages import Message
 from crayon.server.engines.echo import EchoEngine
@@ -94,11 +96,17 @@ def test_the_expectation_is_leave_one_out_against_the_plain_base(calls):
     assert (found.metric, found.samples) == ("accuracy", 8)
     assert seen[0] == ("check", 0, 8)
     assert seen[-1] == ("check", 8, 8)
-    right = 0
+    right = {"ended": 0, "whole": 0, "token": 0}
     for sample in draft.samples:
-        result = calls.score((Message("user", sample.question),), ("red", "green"), None)
-        right += sample.answer == ("red", "green")[int(np.argmax([score.total for score in result.scores]))]
-    assert found.base == pytest.approx(100.0 * right / 8)
+        result = calls.score((Message("user", sample.question),), ("red", "green"), None, ended=True)
+        texts = [score.token_logprobs[:-1] for score in result.scores]
+        for rule, values in (
+            ("ended", [score.total for score in result.scores]),
+            ("whole", [sum(text) for text in texts]),
+            ("token", [np.mean(text) for text in texts]),
+        ):
+            right[rule] += sample.answer == ("red", "green")[int(np.argmax(values))]
+    assert found.base == pytest.approx(100.0 * max(right.values()) / 8), "the base has the rule that suits it best"
     assert found.low < found.gain < found.high
 
 
@@ -108,6 +116,54 @@ def test_free_answers_are_compared_by_log_probability(calls):
     assert found.metric == "logprob"
     assert found.base < 0
     assert found.customised != found.base
+
+
+class Told:
+    """Stands for the device: each text's log-probabilities, the end's last, under the base and under any blend."""
+
+    def __init__(self, plain, blended):
+        self.plain, self.blended = plain, blended
+
+    def score(self, messages, texts, blend, *, ended=False):
+        known = self.plain if blend is None else self.blended
+        lists = [known[text] if ended else known[text][:-1] for text in texts]
+        return ScoreResult(tuple(ContinuationScore(tuple(each)) for each in lists), Usage(1, 0), "told")
+
+
+def cases_of(*answers, choices=("todo list", "todo list update"), part=0):
+    return [
+        Case(i, (Message("user", "?"),), choices, choices.index(answer)) for i, answer in enumerate(answers, start=part)
+    ]
+
+
+def test_a_label_that_continues_another_label_can_win():
+    sure = {"todo list": (-0.1, -9.0), "todo list update": (-0.2, -0.1)}
+    (case,) = cases_of("todo list update")
+    assert int(np.argmax(choice_scores(Told(sure, sure), case, None))) == case.right
+    ended_early = {"todo list": (-0.1, -0.1), "todo list update": (-0.2, -0.1)}
+    assert int(np.argmax(choice_scores(Told(ended_early, ended_early), case, None))) != case.right
+
+
+def test_long_choices_are_compared_per_token_without_the_end():
+    choices = ("a b c d e f", "a much longer text of many words")
+    (case,) = cases_of(choices[1], choices=choices)
+    told = {choices[0]: (-1.0, -1.0, -1.0, 0.0), choices[1]: (-0.9, -0.9, -0.9, -0.9, -0.9, -9.0)}
+    assert choice_scores(Told(told, told), case, None).tolist() == pytest.approx([-1.0, -0.9])
+
+
+def test_the_base_is_given_the_rule_that_suits_each_profile():
+    # By the ends, which mean nothing to it, the base would be wrong on what its texts get right; and the reverse.
+    ends = {"red": (-1.0, -5.0), "green": (-2.0, -1.0)}
+    cases = cases_of("red", "red", "green", choices=("red", "green"))
+    plan = [(case, (0.0, 1.0)) for case in cases]
+    outcomes = compare(Told(ends, ends), "pool@0", plan, np.array([0, 0, 1]), "accuracy")
+    assert [(outcome.part, outcome.base, outcome.customised) for outcome in outcomes] == [
+        (0, 100.0, 0.0),
+        (0, 100.0, 0.0),
+        (1, 100.0, 100.0),
+    ]
+    kept = compare(Told(ends, ends), "pool@0", [(case, (0.0, 0.0)) for case in cases], np.zeros(3, int), "accuracy")
+    assert all(outcome.base == outcome.customised for outcome in kept), "where the base is kept nothing is lost"
 
 
 def test_a_case_too_long_with_its_answer_is_left_out(calls):
@@ -147,7 +203,7 @@ def test_refining_keeps_only_what_is_better_on_held_out_samples(calls):
     draft = customise(calls, "mine", labelled("vowels", 16))
     scored = []
     real = calls.score
-    calls.score = lambda messages, texts, blend: scored.append(blend) or real(messages, texts, blend)
+    calls.score = lambda messages, texts, blend, **more: scored.append(blend) or real(messages, texts, blend, **more)
     found = check(calls, draft, refining=True)
     start = draft.customization.profiles[0]
     assert found.profiles[0].refined == (found.profiles[0].weights != start.weights)

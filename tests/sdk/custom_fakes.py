@@ -7,11 +7,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
-from sdk_fakes import DIMENSIONS, Fake, embed, hash_of
+from sdk_fakes import DIMENSIONS, USAGE, Fake, embed, hash_of
 from tiny_pool import RANK, TARGETS, shared_pool
 
 from crayon.adapters import Encoder, Gate, Pool
-from crayon.engine import RawStates
+from crayon.engine import ContinuationScore, RawStates, ScoreResult
 
 TOPICS = ("colour", "number")
 LAYER = 1
@@ -55,6 +55,15 @@ class Device(Fake):
 
     def __post_init__(self):
         self.vectors = self.vectors or (lambda text: topic_vector(text) - BACKGROUND.mean(axis=0))
+
+    def score(self, request, *, ended=False):
+        """Each text is as likely as it is short; its end, where asked for, is as likely after each."""
+        self.scored.append(request)
+        future = Future()
+        tail = (-1.0,) if ended else ()
+        scores = tuple(ContinuationScore((-float(len(text)), *tail)) for text in request.continuations)
+        future.set_result(ScoreResult(scores, USAGE, self.name))
+        return future
 
     def encode_raw(self, request):
         self.raw.append(request)

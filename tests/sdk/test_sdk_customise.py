@@ -343,11 +343,11 @@ async def test_a_cancelled_task_stops_customising(folder):
 
     real = device.score
 
-    def score(request):
+    def score(request, *, ended):
         import time
 
         time.sleep(0.05)
-        return real(request)
+        return real(request, ended=ended)
 
     device.score = score
     async with AsyncCrayon(device, customizations_dir=folder) as client:
