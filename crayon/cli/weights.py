@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from crayon.cli import console
@@ -11,7 +12,7 @@ from crayon.cli import console
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from crayon.customising.customization import Customization, Expectation
+    from crayon.customising.customization import Customization, Expectation, Refused
     from crayon.customising.profiles import Profile
 
 BAR = 30
@@ -25,6 +26,11 @@ def weight_lines(customization: Customization, current: str | None = None) -> It
         mark = " (in use)" if profile.name == current else ""
         refined = ", refined on the samples" if profile.refined else ""
         yield f"profile {profile.name}: {_count(profile.samples, 'sample')}{refined}{mark}"
+        refused = customization.refused(profile.name)
+        if refused is not None:
+            yield "  the plain base is kept, which did better on the samples; refused was:"
+            yield from _bars(customization, replace(profile, weights=refused.weights))
+            continue
         if not profile.fits:
             best = max(zip(profile.similarity, customization.members, strict=True))
             yield f"  no member of the pool fits (closest: {best[1]}, similarity {best[0]:.2f}): the plain base is kept"
@@ -37,9 +43,12 @@ def expectation_lines(customization: Customization) -> Iterator[str]:
     found = customization.expectation
     if found is not None:
         yield from _figures(found)
+        yield from (_refusal(found, refused) for refused in found.refused)
     if customization.note:
         yield customization.note
-    if not customization.fits:
+    if not customization.fits and found is not None and found.refused:
+        yield "this customisation changes no answer; --refine or more samples may find a blend that helps"
+    elif not customization.fits:
         yield "this customisation changes no answer; samples nearer to a member of the pool would"
 
 
@@ -88,6 +97,16 @@ def _figures(found: Expectation) -> Iterator[str]:
         yield "the plain base did better on your samples: try --refine, give more samples, or do without it"
     elif found.low is not None and found.low <= 0 and found.gain:
         yield "your samples are too few, or the difference too small, to be sure of it"
+
+
+def _refusal(found: Expectation, refused: Refused) -> str:
+    with_it, without = refused.customised, refused.base
+    if found.metric == "accuracy":
+        figures = f"{with_it:.0f} % right with its blend, {without:.0f} % without"
+    else:
+        figures = f"log-probability {with_it:.2f} per token with its blend, {without:.2f} without"
+    how = _count(refused.samples, "sample")
+    return f"profile {refused.profile}: {figures} ({how} of yours): the blend is refused, the plain base answers"
 
 
 def _count(number: int, what: str) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from crayon.customising.customization import Customization, check_name
 from crayon.customising.device_calls import pool_of
-from crayon.customising.expectation import Case, compare, expected, few_of, left_out_weights, make_cases
+from crayon.customising.expectation import Case, compare, expected, few_of, judge, left_out_weights, make_cases
 from crayon.customising.profiles import make_profiles
 from crayon.customising.refine import MAX_CASES, MAX_EVALUATIONS, Refined, refine
 
@@ -80,8 +80,9 @@ def check(
 ) -> Customization:
     """Return the draft with what it is expected to be worth, and refined if wished.
 
-    Each of at most 24 answered samples is scored under the weights that the others of its profile give, and under the
-    plain base. A refined profile is judged on the samples that the search did not see.
+    Each of about 24 answered samples is scored under the weights that the others of its profile give, and under the
+    plain base. A refined profile is judged on the samples that the search did not see. A profile that does worse than
+    the base on 8 samples or more keeps the base: what would have been is in the expectation's `refused`.
     """
     made, parts = draft.customization, draft.parts
     cases, metric = make_cases(draft.samples, parts, system)
@@ -111,7 +112,11 @@ def check(
             plan.append((case, weights))
     plan += [(case, found.weights) for found in held.values() for case in found.held_out]
     outcomes = compare(calls, made.pool_id, plan, parts, metric, lambda done, total: progress("check", done, total))
-    expectation = expected(outcomes, metric)
+    refused = judge(outcomes, profiles)
+    expectation = expected(outcomes, metric, profiles, refused)
+    for blend in refused:
+        part = next(part for part, profile in enumerate(profiles) if profile.name == blend.profile)
+        profiles[part] = replace(profiles[part], weights=(0.0,) * len(blend.weights), refined=False)
     note = _note(made, plan, refining=refining)
     if plan and expectation is None:
         note = "nothing could be checked: every question with its answers is longer than the context"

@@ -36,6 +36,25 @@ def check_name(name: object) -> str:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Refused:
+    """A blend that did worse than the plain base on the user's samples, so that the base was kept.
+
+    Args:
+        profile: whose blend it was.
+        weights: one for each member of the pool.
+        base: the plain base's figure on the profile's samples, and
+        customised: the blend's; points, or nats a token.
+        samples: how many samples were scored.
+    """
+
+    profile: str
+    weights: tuple[float, ...]
+    base: float
+    customised: float
+    samples: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Expectation:
     """How the user's own samples fare, each under the weights of the others, against the plain base.
 
@@ -43,10 +62,11 @@ class Expectation:
         metric: "accuracy" in points (0 to 100) where the task is a choice, else "logprob", the mean
             log-probability (nats) of the answers' tokens.
         base: the plain base's figure.
-        customised: the blend's.
+        customised: that of what answers now: the blend, or the base where its blend was refused.
         low: and
         high: 95 % interval of the difference, from the spread over the samples; None after a single one.
         samples: how many samples were scored.
+        refused: blends that did worse than the base, for information; nothing applies them.
     """
 
     metric: Literal["accuracy", "logprob"]
@@ -55,6 +75,7 @@ class Expectation:
     low: float | None
     high: float | None
     samples: int
+    refused: tuple[Refused, ...] = ()
 
     @property
     def gain(self) -> float:
@@ -106,6 +127,9 @@ class Customization:
                 raise AdapterError(f"profile {profile.name!r} has not one weight for each of the pool's members")
             if not profile.centre and len(self.profiles) > 1:
                 raise AdapterError(f"profile {profile.name!r} has no centre, so it cannot be told from the others")
+        for refused in self.expectation.refused if self.expectation else ():
+            if refused.profile not in names or len(refused.weights) != len(self.members):
+                raise AdapterError(f"the refused blend of {refused.profile!r} belongs to no profile or other members")
         if len({len(profile.centre) for profile in self.profiles}) > 1:
             raise AdapterError("the customisation's profiles have centres of different sizes")
 
@@ -113,6 +137,11 @@ class Customization:
     def fits(self) -> bool:
         """Whether any profile changes the base."""
         return any(profile.fits for profile in self.profiles)
+
+    def refused(self, profile: str) -> Refused | None:
+        """Return the blend that was refused to a profile, if one was."""
+        found = self.expectation.refused if self.expectation else ()
+        return next((refused for refused in found if refused.profile == profile), None)
 
     @property
     def scoped(self) -> bool:

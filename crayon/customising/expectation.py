@@ -9,7 +9,7 @@ import numpy as np
 
 from crayon.adapters.gate import similarities, weights
 from crayon.completion import Blend
-from crayon.customising.customization import Expectation
+from crayon.customising.customization import Expectation, Refused
 from crayon.customising.sample import choices_of
 from crayon.errors import PromptTooLongError
 from crayon.messages import Message
@@ -21,11 +21,14 @@ if TYPE_CHECKING:
 
     from crayon.adapters.gate import Gate
     from crayon.customising.device_calls import DeviceCalls
+    from crayon.customising.profiles import Profile
     from crayon.customising.sample import Sample
     from crayon.engine import ContinuationScore
 
 # More samples change the figure little and take their time.
 MAX_CASES = 24
+# Fewer scored samples are no ground to refuse a blend; so many of each profile are scored, if it has them.
+MIN_JUDGED = 8
 # Choices with more words than this on average are compared per token: else the shortest would win.
 LONG_CHOICE_WORDS = 4.0
 
@@ -78,11 +81,13 @@ def make_cases(
 
 
 def few_of(cases: Sequence[Case], parts: NDArray[np.intp], limit: int = MAX_CASES) -> list[Case]:
-    """Return at most `limit` of the cases, from all parts and evenly from the whole list."""
-    ordered = sorted(cases, key=lambda case: parts[case.sample])
-    if len(ordered) <= limit:
-        return ordered
-    return [ordered[i] for i in np.linspace(0, len(ordered) - 1, limit).round().astype(int)]
+    """Return about `limit` of the cases: of each part its share, at least `MIN_JUDGED`, evenly from its list."""
+    found: list[Case] = []
+    for part in sorted({int(parts[case.sample]) for case in cases}):
+        own = [case for case in cases if parts[case.sample] == part]
+        count = min(len(own), max(MIN_JUDGED, round(limit * len(own) / len(cases))))
+        found += [own[i] for i in np.linspace(0, len(own) - 1, count).round().astype(int)]
+    return found
 
 
 def left_out_weights(
@@ -135,12 +140,40 @@ def compare(
     return outcomes
 
 
-def expected(outcomes: Sequence[Outcome], metric: Metric) -> Expectation | None:
-    """Return the means with their interval; None where nothing could be scored."""
+def judge(outcomes: Sequence[Outcome], profiles: Sequence[Profile]) -> tuple[Refused, ...]:
+    """Return the blends that do worse than the plain base on the samples of their profile.
+
+    Of fewer than `MIN_JUDGED` scored samples nothing is concluded.
+    """
+    refused: list[Refused] = []
+    for part, profile in enumerate(profiles):
+        own = [outcome for outcome in outcomes if outcome.part == part]
+        if not profile.fits or len(own) < MIN_JUDGED:
+            continue
+        base, customised = (float(mean) for mean in np.mean([(each.base, each.customised) for each in own], axis=0))
+        if customised < base:
+            refused.append(
+                Refused(
+                    profile=profile.name,
+                    weights=profile.weights,
+                    base=round(base, 4),
+                    customised=round(customised, 4),
+                    samples=len(own),
+                )
+            )
+    return tuple(refused)
+
+
+def expected(
+    outcomes: Sequence[Outcome], metric: Metric, profiles: Sequence[Profile] = (), refused: Sequence[Refused] = ()
+) -> Expectation | None:
+    """Return the means with their interval, the base's own where a profile's blend was refused; None of nothing."""
     if not outcomes:
         return None
+    without = {blend.profile for blend in refused}
+    kept = {part for part, profile in enumerate(profiles) if profile.name in without}
     base = np.array([outcome.base for outcome in outcomes])
-    customised = np.array([outcome.customised for outcome in outcomes])
+    customised = np.array([outcome.base if outcome.part in kept else outcome.customised for outcome in outcomes])
     low, high = _interval(customised - base, 100.0 if metric == "accuracy" else 0.0)
     return Expectation(
         metric=metric,
@@ -149,6 +182,7 @@ def expected(outcomes: Sequence[Outcome], metric: Metric) -> Expectation | None:
         low=low,
         high=high,
         samples=len(outcomes),
+        refused=tuple(refused),
     )
 
 

@@ -15,7 +15,8 @@ from crayon.cli.app import app
 from crayon.cli.repl import Repl
 from crayon.cli.weights import expectation_lines, weight_lines
 from crayon.completion import Mode
-from crayon.customising.customization import Customization, Expectation
+from crayon.customising.customization import Customization, Expectation, Refused
+from crayon.customising.expectation import MIN_JUDGED
 from crayon.customising.profiles import Profile
 from crayon.errors import InvalidRequestError
 
@@ -99,7 +100,8 @@ def test_it_says_plainly_that_no_member_fits(
     assert "this customisation changes no answer" in done.stdout
 
 
-def test_customize_as_json(crayon: Any, samples: Path) -> None:
+def test_customize_as_json(crayon: Any, tmp_path: Path) -> None:
+    samples = write(tmp_path / "few.jsonl", "vowels", count=MIN_JUDGED - 1)
     done = crayon("customize", "mine", "--samples", samples, "--json")
     record = json.loads(done.stdout)
     assert record["name"] == "mine"
@@ -142,7 +144,8 @@ def test_without_a_pool_it_says_so(crayon: Any, samples: Path, monkeypatch: pyte
     assert "no adapter pool is loaded" in done.stderr
 
 
-def test_listing_showing_renaming_exporting_and_deleting(crayon: Any, samples: Path, tmp_path: Path) -> None:
+def test_listing_showing_renaming_exporting_and_deleting(crayon: Any, tmp_path: Path) -> None:
+    samples = write(tmp_path / "few.jsonl", "vowels", count=MIN_JUDGED - 1)
     assert "no customisations" in crayon("customizations", "ls").stderr
     crayon("customize", "one", "--samples", samples)
     crayon("customize", "two", "--samples", write(tmp_path / "s.jsonl", "numbers", count=2), "--no-check")
@@ -150,7 +153,7 @@ def test_listing_showing_renaming_exporting_and_deleting(crayon: Any, samples: P
     assert [line.split()[0] for line in listed] == ["NAME", "one", "two"]
     assert "points" in listed[1]
     shown = crayon("customizations", "show", "one").stdout
-    assert "profile vowels: 8 samples" in shown
+    assert "profile vowels: 7 samples" in shown
     assert "expected: " in shown
     assert crayon("customizations", "rename", "one", "first").exit_code == 0
     assert crayon("customizations", "rename", "one", "first").exit_code == 2
@@ -283,6 +286,27 @@ def test_bars_show_large_weights_first_count_small_ones_and_give_the_base_its_sh
         "  (plain base)   0.30  " + "#" * 9,
         "  1 member more below 0.005",
     ]
+
+
+@pytest.mark.parametrize(
+    ("metric", "base", "customised", "figures"),
+    [
+        ("accuracy", 60.0, 40.0, "40 % right with its blend, 60 % without"),
+        ("logprob", -2.0, -2.5, "log-probability -2.50 per token with its blend, -2.00 without"),
+    ],
+)
+def test_a_refused_blend_is_said_plainly_and_shown(metric: Any, base: float, customised: float, figures: str) -> None:
+    refused = Refused(profile="a", weights=(0.0, 1.0, 0.0), base=base, customised=customised, samples=8)
+    expectation = Expectation(
+        metric=metric, base=base, customised=base, low=None, high=None, samples=8, refused=(refused,)
+    )
+    found = made((0.0, 0.0, 0.0), expectation=expectation)
+    lines = list(weight_lines(found))
+    assert lines[1] == "  the plain base is kept, which did better on the samples; refused was:"
+    assert lines[2].split()[:2] == ["bank", "1.00"]
+    said = list(expectation_lines(found))
+    assert said[1] == f"profile a: {figures} (8 samples of yours): the blend is refused, the plain base answers"
+    assert said[2].startswith("this customisation changes no answer; --refine or more samples")
 
 
 @pytest.mark.parametrize(

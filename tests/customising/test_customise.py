@@ -11,7 +11,16 @@ from crayon.adapters import Gate
 from crayon.completion import Usage
 from crayon.customising.customise import check, customise
 from crayon.customising.device_calls import DeviceCalls
-from crayon.customising.expectation import MAX_CASES, Case, choice_scores, compare, few_of, left_out_weights, make_cases
+from crayon.customising.expectation import (
+    MAX_CASES,
+    MIN_JUDGED,
+    Case,
+    choice_scores,
+    compare,
+    few_of,
+    left_out_weights,
+    make_cases,
+)
 from crayon.customising.refine import MAX_EVALUATIONS, MAX_TOTAL, Search
 from crayon.customising.sample import Sample
 from crayon.device import DeviceEngine
@@ -166,6 +175,78 @@ def test_the_base_is_given_the_rule_that_suits_each_profile():
     assert all(outcome.base == outcome.customised for outcome in kept), "where the base is kept nothing is lost"
 
 
+class Rigged(DeviceCalls):
+    """Finds the right answer with or without a blend, as told; `right` is each question's answer."""
+
+    def __init__(self, engine, samples, *, plain, blended):
+        super().__init__(engine)
+        self.right = {sample.question: sample.answer for sample in samples}
+        self.plain, self.blended = plain, blended
+
+    def score(self, messages, texts, blend, *, ended=False):
+        question = messages[-1].content
+        finds = (self.plain if blend is None else self.blended)(question)
+        likely = [-1.0 if (text == self.right[question]) is finds else -2.0 for text in texts]
+        return ScoreResult(tuple(ContinuationScore((value, -0.5)[: 1 + ended]) for value in likely), Usage(), "rigged")
+
+
+def always(_):
+    return True
+
+
+def never(_):
+    return False
+
+
+def test_a_blend_that_does_worse_than_the_base_is_refused_and_shown(engine):
+    samples = labelled("vowels", 8)
+    rigged = Rigged(engine, samples, plain=always, blended=lambda question: question != samples[0].question)
+    draft = customise(rigged, "mine", samples)
+    found = check(rigged, draft)
+    assert draft.customization.fits, "without the check the blend is used"
+    (profile,) = found.profiles
+    assert profile.weights == (0.0, 0.0, 0.0)
+    assert found.blend(profile.name) is None
+    assert not found.fits
+    refused = found.refused(profile.name)
+    assert refused.weights == draft.customization.profiles[0].weights
+    assert (refused.base, refused.customised, refused.samples) == (100.0, 87.5, 8)
+    assert (found.expectation.customised, found.expectation.gain) == (100.0, 0.0), "what answers now is the base"
+    assert found.expectation.refused == (refused,)
+
+
+@pytest.mark.parametrize(
+    ("count", "plain", "blended"), [(7, always, never), (8, always, always), (8, never, never), (8, never, always)]
+)
+def test_few_samples_equals_and_gains_refuse_nothing(engine, count, plain, blended):
+    samples = labelled("vowels", count)
+    rigged = Rigged(engine, samples, plain=plain, blended=blended)
+    draft = customise(rigged, "mine", samples)
+    found = check(rigged, draft)
+    assert found.profiles == draft.customization.profiles
+    assert found.expectation.refused == ()
+
+
+def test_of_two_profiles_only_the_one_that_does_harm_keeps_the_base(engine):
+    samples = labelled("vowels", 16) + labelled("numbers", 8)
+    vowels = {sample.question for sample in samples[:16]}
+    rigged = Rigged(engine, samples, plain=vowels.__contains__, blended=lambda question: question not in vowels)
+    draft = customise(rigged, "mine", samples)
+    found = check(rigged, draft)
+    assert [profile.fits for profile in found.profiles] == [False, True]
+    assert [refused.profile for refused in found.expectation.refused] == ["vowels"]
+    assert found.refused("numbers") is None
+    assert (found.expectation.base, found.expectation.customised) == (pytest.approx(66.6667), 100.0)
+
+
+def test_free_answers_that_become_less_likely_refuse_the_blend_too(engine):
+    samples = [Sample(text, f"answer {i}") for i, text in enumerate(questions("vowels", 8))]
+    rigged = Rigged(engine, samples, plain=always, blended=never)
+    found = check(rigged, customise(rigged, "mine", samples))
+    assert (found.expectation.metric, found.fits) == ("logprob", False)
+    assert (found.expectation.refused[0].base, found.expectation.refused[0].customised) == (-1.0, -2.0)
+
+
 def test_a_case_too_long_with_its_answer_is_left_out(calls):
     free = [Sample(text, f"answer {i}") for i, text in enumerate(questions("vowels", 4))]
     found = check(calls, customise(calls, "mine", [*free, Sample("vowels here", "red " * 600)])).expectation
@@ -183,9 +264,11 @@ def test_the_system_message_and_few_cases_of_many_from_every_part():
     assert metric == "accuracy"
     assert cases[0].messages == (Message("system", "be brief"), Message("user", samples[0].question))
     few = few_of(cases, parts)
-    assert len(few) == MAX_CASES
-    assert {int(parts[case.sample]) for case in few} == {0, 1}
-    assert len({case.sample for case in few}) == MAX_CASES
+    # Each part its share of them, but never too few to be judged.
+    assert [int((parts[[case.sample for case in few]] == part).sum()) for part in (0, 1)] == [22, MIN_JUDGED]
+    assert len({case.sample for case in few}) == len(few)
+    assert len(few_of(cases[:90], parts)) == MAX_CASES
+    assert few_of(cases[:5], parts) == cases[:5]
 
 
 def test_a_sample_never_weighs_on_its_own_check(pool):
@@ -206,7 +289,11 @@ def test_refining_keeps_only_what_is_better_on_held_out_samples(calls):
     calls.score = lambda messages, texts, blend, **more: scored.append(blend) or real(messages, texts, blend, **more)
     found = check(calls, draft, refining=True)
     start = draft.customization.profiles[0]
-    assert found.profiles[0].refined == (found.profiles[0].weights != start.weights)
+    profile, refused = found.profiles[0], found.refused(start.name)
+    if refused is None:
+        assert profile.refined == (profile.weights != start.weights)
+    else:
+        assert (any(profile.weights), profile.refined) == (False, False)
     searched = [blend for blend in scored if blend is not None]
     assert len(scored) <= MAX_EVALUATIONS * 8 + 2 * 16
     assert all(sum(map(abs, blend.weights)) <= MAX_TOTAL + 0.01 for blend in searched)

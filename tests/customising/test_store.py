@@ -8,7 +8,7 @@ import stat
 import numpy as np
 import pytest
 
-from crayon.customising.customization import Customization, Expectation
+from crayon.customising.customization import Customization, Expectation, Refused
 from crayon.customising.profiles import Profile
 from crayon.customising.sample import Sample
 from crayon.customising.store import CustomizationStore, read_export
@@ -45,12 +45,25 @@ def store(tmp_path):
     return CustomizationStore(tmp_path / "data" / "customizations")
 
 
+@pytest.mark.parametrize(("profile_name", "weights"), [("c", (0.0, 1.0)), ("a", (1.0,))])
+def test_a_refused_blend_that_fits_nothing_is_an_error(profile_name, weights):
+    refused = Refused(profile=profile_name, weights=weights, base=30.0, customised=20.0, samples=8)
+    expectation = Expectation(
+        metric="accuracy", base=30.0, customised=30.0, low=None, high=None, samples=8, refused=(refused,)
+    )
+    with pytest.raises(AdapterError, match="refused blend"):
+        made(expectation=expectation)
+
+
 def files(store, name="travel"):
     return {path.name.split("-")[0]: path for path in (store.folder / name).iterdir()}
 
 
 def test_what_is_saved_is_loaded(store):
-    expectation = Expectation(metric="accuracy", base=30.0, customised=70.5, low=1.5, high=None, samples=9)
+    refused = Refused(profile="b", weights=(0.0, 1.0), base=30.0, customised=20.0, samples=8)
+    expectation = Expectation(
+        metric="accuracy", base=30.0, customised=70.5, low=1.5, high=None, samples=9, refused=(refused,)
+    )
     custom = made(
         profiles=(profile("a"), profile("b", weights=(0.0, 1.0), centre=(0.0, 1.0, 0.0))), expectation=expectation
     )
