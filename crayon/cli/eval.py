@@ -82,7 +82,7 @@ def customize(
     """Measure what customising is worth: in pool, on unseen tasks, for users of two tasks, and far from the pool.
 
     Samples come from train splits, questions from test splits. Answers are kept: a run that was stopped goes on.
-    Controls: base, fewshot, all_data, top1, uniform, uniform_group, fixed, lorahub, fresh, random_b, own.
+    Controls: base, fewshot, all_data, top1, top1_mass, uniform, uniform_group, fixed, lorahub, fresh, random_b, own.
     Example: crayon eval customize --quick
     """
     from crayon.adapters import Pool, find_pool

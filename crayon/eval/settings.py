@@ -13,6 +13,7 @@ CONTROLS = (
     "fewshot",
     "all_data",
     "top1",
+    "top1_mass",
     "uniform",
     "uniform_group",
     "fixed",
@@ -21,7 +22,7 @@ CONTROLS = (
     "random_b",
     "own",
 )
-QUICK_CONTROLS = ("base", "all_data", "top1", "uniform", "uniform_group", "own")
+QUICK_CONTROLS = ("base", "all_data", "top1", "top1_mass", "uniform", "uniform_group", "own")
 FAR_CONTROLS = ("base", "all_data")
 UNSEEN = (("clinc150", "travel"), ("clinc150", "credit_cards"), ("clinc150", "auto_and_commute"))
 FAR = ("arc_challenge", "strategyqa", "openbookqa", "medqa_us", "cosmosqa")

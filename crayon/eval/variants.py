@@ -30,7 +30,7 @@ BLEND = "blend"
 SEARCHES = 40
 # The same for every draw.
 FIXED = ("base", "own", "all_data", "uniform", "uniform_group")
-ORDER = (*FIXED, BLEND, "top1", "fixed", "random_b", "fewshot", "fresh", "lorahub")
+ORDER = (*FIXED, BLEND, "top1", "top1_mass", "fixed", "random_b", "fewshot", "fresh", "lorahub")
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,9 +122,12 @@ class Variants:
         if name == "lorahub":
             return self._same(case, self._searched(case, draw, size))
         draft = customise(self._subject.calls, "eval", case.samples(draw, size), pool_id=self._pool.id)
-        if name == "top1":
+        if name in ("top1", "top1_mass"):
+            shares = np.zeros(len(self._pool))
             best = int(np.argmax(similarities(draft.vectors, self._pool.keys)))
-            return self._same(case, self._shares([best]))
+            # What the gate's mixture gains may come from its smaller total alone.
+            shares[best] = 1.0 if name == "top1" else self._pool.manifest.gate.mass
+            return self._same(case, self._blend(shares))
         if name == "fixed":
             shares = weights(similarities(draft.vectors, self._pool.keys), self._pool.manifest.gate)
             return self._same(case, self._blend(shares))

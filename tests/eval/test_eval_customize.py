@@ -106,6 +106,29 @@ def test_a_second_run_computes_nothing_and_finds_the_same(
     assert run(model_path, pool, settings, cache).rows == first.rows
 
 
+def test_the_nearest_member_answers_alone_in_full_and_at_the_mass_of_the_gate(
+    model_path: Path, pool: Pool, cache: AnswerCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = replace(pool.manifest.gate, mass=0.55)
+    own = Pool.shared(replace(pool.manifest, gate=gate, tensors_sha256=""), pool.b, keys=pool.keys, centre=pool.centre)
+    answer, asked = Subject.answers, []
+
+    def seen(subject: Subject, questions: Sequence[Question], *more: Any) -> Any:
+        asked.append(tuple(sorted({question.blend.weights for question in questions if question.blend is not None})))
+        return answer(subject, questions, *more)
+
+    monkeypatch.setattr(Subject, "answers", seen)
+    settings = replace(SETTINGS, groups=("in_pool",), samples=(8,), draws=1, tasks=1)
+    found = {}
+    for name in ("top1", "top1_mass"):
+        asked.clear()
+        report = run(model_path, own, replace(settings, controls=("base", name)), cache)
+        assert f"in_pool_gain_vs_{name}" in {row.metric for row in report.rows}
+        found[name] = {weights for each in asked for weights in each}
+    assert (1.0, 0.0, 0.0) in found["top1"]
+    assert (0.55, 0.0, 0.0) in found["top1_mass"] - found["top1"]
+
+
 def test_a_killed_run_goes_on_where_it_was(
     model_path: Path, pool: Pool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
