@@ -17,7 +17,7 @@ from crayon.cli.pull_progress import pull_progress
 from crayon.errors import AdapterError, InvalidRequestError
 
 if TYPE_CHECKING:
-    from crayon.adapters import Manifest, Member, Pool
+    from crayon.adapters import LoraTensors, Manifest, Member, Pool
     from crayon.device.pool_check import Finding
     from crayon.models import LocalModel
 
@@ -156,11 +156,19 @@ def import_adapters(
 ) -> None:
     """Make a pool of adapters that were trained elsewhere, exactly as they are.
 
-    Each becomes a member named after its file. Nothing but numbers is read: files that hold Python objects are refused.
+    Each becomes a member named after its file, and the base it says it was made for is shown beside the chosen model.
+    Nothing but numbers is read: files that hold Python objects are refused.
     Example: crayon pool import ./sql-lora ./chess.gguf --name mine && crayon pool check mine
     """
     from crayon.adapters.find import user_pools_dir
-    from crayon.adapters.formats import BaseShapes, member_name, pool_from_adapters, read_adapter, read_base
+    from crayon.adapters.formats import (
+        BaseShapes,
+        claimed_base,
+        member_name,
+        pool_from_adapters,
+        read_adapter,
+        read_base,
+    )
     from crayon.adapters.manifest import check_name
     from crayon.adapters.pool import MANIFEST
 
@@ -174,7 +182,12 @@ def import_adapters(
     settings = options.load_settings({})
     local = _local(model or settings.device.model, settings.models_dir)
     shapes = BaseShapes.read(local.path)
-    loras = {member: read_adapter(path, shapes) for member, path in zip(names, adapters, strict=True)}
+    loras: dict[str, LoraTensors] = {}
+    for member, path in zip(names, adapters, strict=True):
+        loras[member] = read_adapter(path, shapes)
+        # Shapes cannot tell a model from its finetuned sibling; whoever imports it can.
+        claimed = _safe(claimed_base(path)) or "a base it does not name"
+        console.message(f"{member}: made for {claimed}, imported for {_safe(local.name)}")
     made = pool_from_adapters(loras, read_base(local.path, local.name, _source(local)), shapes, name=name)
     folder.parent.mkdir(parents=True, exist_ok=True)
     made.save(folder)

@@ -132,7 +132,8 @@ def test_another_base_is_told(crayon: Crayon, ours: Pool, tmp_path: Path) -> Non
 
 def test_adapters_become_a_pool_and_go_out_again(crayon: Crayon, pools: Path, model: Path, tmp_path: Path) -> None:
     files = [write_adapter(tmp_path / name, i, tiny_shapes(), 1.5) for i, name in enumerate(("My SQL.gguf", "b.gguf"))]
-    crayon("pool", "import", *files, "--name", "mine", "--model", model)
+    said = crayon("pool", "import", *files, "--name", "mine", "--model", model).stderr
+    assert "my-sql: made for a base it does not name, imported for tiny-chat" in said
     pool = Pool.open(pools / "mine")
     assert pool.names == ("my-sql", "b")
     assert pool.manifest.kind == "independent"
@@ -146,7 +147,13 @@ def test_adapters_become_a_pool_and_go_out_again(crayon: Crayon, pools: Path, mo
         for target in wanted.tensors:
             assert found.delta(target) == pytest.approx(wanted.delta(target), abs=1e-5)
     # What went out can come in: a single adapter is a pool, too.
-    crayon("pool", "import", tmp_path / "out", "--name", "again", "--model", model, "--to", tmp_path / "again")
+    config = tmp_path / "out" / "adapter_config.json"
+    settings = json.loads(config.read_text()) | {"base_model_name_or_path": "maker/other\x1b[2J"}
+    config.write_text(json.dumps(settings))
+    said = crayon(
+        "pool", "import", tmp_path / "out", "--name", "again", "--model", model, "--to", tmp_path / "again"
+    ).stderr
+    assert "out: made for maker/other [2J, imported for tiny-chat" in said
     assert Pool.open(tmp_path / "again").names == ("out",)
 
 
