@@ -7,58 +7,35 @@ blend changes, on average.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 from serving_tools import PATIENCE, Serving
 
-from crayon.adapters import Manifest, Member, Pool, Target, read_manifest
-from crayon.adapters.find import find_pool, pool_names
-from crayon.adapters.formats import BaseShapes, read_base
+from crayon.adapters import Pool
+from crayon.adapters.find import find_pool
 from crayon.client import RemoteEngine
 from crayon.completion import Blend
 from crayon.device import DeviceEngine
 from crayon.engine import ScoreRequest
-from crayon.errors import ModelError
 from crayon.messages import Message
 from crayon.models import resolve
 from crayon.server.engines.llama_cpp import LlamaCppEngine
 
 if TYPE_CHECKING:
     from crayon.engine import Engine
-    from crayon.models import LocalModel
 
 PROMPTS = ("What is the capital of France?", "My card was declined at the petrol station, what now?")
 OPTIONS = ("The capital is Paris.", "Please call your bank.", "print('hello')")
 
 
-def pool_for(local: LocalModel) -> Pool:
-    """The pool that was trained for the model, if there is one here; else one of two random members."""
-    for name in pool_names():
-        if read_manifest(find_pool(name)).base.source_sha256 == local.sha256:
-            return Pool.open(find_pool(name))
-    shapes = BaseShapes.read(local.path)
-    base = read_base(local.path, local.name, local.sha256)
-    targets = tuple(
-        Target(name, *shape)
-        for name, shape in shapes.targets.items()
-        if int(name.split(".")[1]) >= base.n_layer // 2 and name.split(".")[2] in {"attn_q", "attn_v", "ffn_down"}
-    )
-    rank = 8
-    manifest = Manifest(
-        name="random",
-        title="Two random members",
-        kind="shared",
-        base=base,
-        rank=rank,
-        alpha=2.0 * rank,
-        targets=targets,
-        members=tuple(Member(name=name, title=name, rank=rank, alpha=2.0 * rank) for name in ("one", "two")),
-        a_seed=1,
-    )
-    b = 0.1 * np.random.default_rng(0).standard_normal((2, sum(target.outputs * rank for target in targets)))
-    return Pool.shared(manifest, b.astype(np.float32))
+def pool_for(model: str) -> Pool:
+    """The pool trained for a model: the shipped one, or the small one that was trained for this test."""
+    if model.startswith("smollm2"):
+        return Pool.open(find_pool("smollm2-135m"))
+    return Pool.open(Path(__file__).parents[1] / "pools" / "qwen2.5-coder-0.5b")
 
 
 def scores(engine: Engine, blend: Blend | None) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
@@ -72,11 +49,8 @@ def scores(engine: Engine, blend: Blend | None) -> np.ndarray[tuple[int], np.dty
 @pytest.mark.models
 @pytest.mark.parametrize("model", ["smollm2-135m-instruct", "qwen2.5-coder-0.5b-instruct"])
 def test_weights_over_grpc_give_the_local_blend(model: str) -> None:
-    try:
-        local = resolve(model, download=model.startswith("smollm2"))
-    except ModelError:
-        pytest.skip(f"{model} is not on this machine; fetch it with: crayon models pull {model}")
-    pool = pool_for(local)
+    local = resolve(model)
+    pool = pool_for(model)
     k = len(pool)
     blends = [Blend(pool.id, tuple(weights)) for weights in (*np.eye(k)[[0, -1]].tolist(), [1.0 / k] * k)]
     with DeviceEngine(local.path, n_ctx=512, threads=1, source_sha256=local.sha256, pools=(pool,)) as device:
