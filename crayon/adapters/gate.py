@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
+NORMAL, MOST = 16, 64  # samples that thresholds are given for, and beyond which they rise no more
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gate:
     """How similarity (cosines, -1 to 1) becomes weights.
@@ -21,12 +24,18 @@ class Gate:
     as its own task: it answers alone. Between the two the members share `mass` by softmax of cosine / `temperature`,
     and the base keeps the rest: where no member knows the task, a weaker change does better than a full one.
 
+    Thresholds are those for 16 samples. The mean of fewer samples is a noisier direction: with unit vectors of mean
+    pairwise cosine r, similarity s to the true direction obeys s^2 / (1 - s^2) = n r / (1 - r), so the odds of a
+    threshold are scaled by n / 16 (`scaled`).
+
     Args:
         temperature: of the softmax.
         sharpen: the threshold of a member that `alone` says nothing of.
         alone: one threshold a member; () for none.
         floor: below it no member fits.
         mass: what members share where none is near enough to answer alone.
+        mixes: whether each member takes part in such a blend; () for all. Where the nearest member does not, the base
+            is kept: what some members learned (the answers' form, a bias) harms other tasks.
     """
 
     temperature: float = 0.2
@@ -34,6 +43,7 @@ class Gate:
     alone: tuple[float, ...] = ()
     floor: float = 0.3
     mass: float = 0.6
+    mixes: tuple[bool, ...] = ()
 
     def __post_init__(self) -> None:
         if not 0.001 <= self.temperature <= 100.0:
@@ -73,27 +83,42 @@ def similarities(samples: NDArray[np.float32], keys: NDArray[np.float32]) -> NDA
     return np.asarray(keys.astype(np.float64) @ (mean / max(length, 1e-9)), np.float64)
 
 
-def weights(similarity: NDArray[np.floating], gate: Gate) -> NDArray[np.float64]:
+def scaled(threshold: float, samples: int) -> float:
+    """Return a threshold for 16 samples as one for fewer or more; those above 1 or not above 0 stay."""
+    if samples == NORMAL or not 0.0 < threshold < 1.0:
+        return threshold
+    odds = threshold**2 / (1.0 - threshold**2) * min(samples, MOST) / NORMAL
+    return float(np.sqrt(odds / (1.0 + odds)))
+
+
+def weights(similarity: NDArray[np.floating], gate: Gate, samples: int = 16) -> NDArray[np.float64]:
     """Return (K,) weights, each from 0 to 1, summing to at most 1: what is missing stays with the base.
 
     Args:
         similarity: (K,) finite cosines.
         gate: the pool's.
+        samples: how many the similarity was computed from.
 
     Raises:
-        InvalidRequestError: `gate.alone` has thresholds for another number of members.
+        InvalidRequestError: the gate was made for another number of members.
     """
-    if len(gate.alone) not in (0, len(similarity)):
-        raise InvalidRequestError(
-            "gate.alone", f"has {len(gate.alone)} thresholds for {len(similarity)} members; give one for each, or none"
-        )
+    for name, given in (("alone", gate.alone), ("mixes", gate.mixes)):
+        if len(given) not in (0, len(similarity)):
+            raise InvalidRequestError(
+                f"gate.{name}", f"has {len(given)} entries for {len(similarity)} members; give one for each, or none"
+            )
     share = np.zeros(len(similarity))
     best = int(np.argmax(similarity))
-    if similarity[best] < gate.floor:
+    # One or two samples are near to something by chance.
+    floor = max(scaled(gate.floor, samples), gate.floor / 2) if gate.floor > 0.0 else gate.floor
+    if similarity[best] < floor:
         return share
-    if similarity[best] >= (gate.alone[best] if gate.alone else gate.sharpen):
+    if similarity[best] >= scaled(gate.alone[best] if gate.alone else gate.sharpen, samples):
         share[best] = 1.0
+        return share
+    if gate.mixes and not gate.mixes[best]:
         return share
     # No overflow: nothing is larger than the best.
     odds = np.exp((np.asarray(similarity, np.float64) - similarity[best]) / gate.temperature)
+    odds *= np.asarray(gate.mixes or np.ones(len(odds)), np.float64)
     return np.asarray(gate.mass * odds / odds.sum())

@@ -198,8 +198,9 @@ class Manifest:
         _check_distinct("targets", (target.name for target in self.targets))
         _check_distinct("members", (member.name for member in self.members))
         self._check_ranks()
-        if len(self.gate.alone) not in (0, len(self.members)):
-            raise AdapterError("pool: gate.alone must hold a threshold for each member, or none")
+        for name, given in (("alone", self.gate.alone), ("mixes", self.gate.mixes)):
+            if len(given) not in (0, len(self.members)):
+                raise AdapterError(f"pool: gate.{name} must hold one entry for each member, or none")
         if self.tensors_sha256 and not _SHA256.fullmatch(self.tensors_sha256):
             raise AdapterError("pool: tensors_sha256 must be 64 hexadecimal digits")
 

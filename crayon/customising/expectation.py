@@ -101,7 +101,8 @@ def left_out_weights(
     others[sample] = False
     if not others.any():
         return None
-    found = weights(similarities(vectors[others], keys), gate)
+    rest = vectors[others]
+    found = weights(similarities(rest, keys), gate, len(rest))
     return tuple(float(value) for value in np.round(found, 2))
 
 

@@ -137,7 +137,7 @@ def make_profiles(
         profiles.append(
             Profile(
                 name=name,
-                weights=_numbers(weights(similarity, gate)),
+                weights=_numbers(weights(similarity, gate, len(own))),
                 similarity=_numbers(similarity),
                 samples=len(own),
                 threshold=round(fitted.threshold, 6),

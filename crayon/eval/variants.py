@@ -129,7 +129,8 @@ class Variants:
             shares[best] = 1.0 if name == "top1" else self._pool.manifest.gate.mass
             return self._same(case, self._blend(shares))
         if name == "fixed":
-            shares = weights(similarities(draft.vectors, self._pool.keys), self._pool.manifest.gate)
+            similarity = similarities(draft.vectors, self._pool.keys)
+            shares = weights(similarity, self._pool.manifest.gate, len(draft.vectors))
             return self._same(case, self._blend(shares))
         chosen = self._per_query(case, draft)
         if name == "random_b" and self._others.random_pool is not None:

@@ -145,6 +145,7 @@ class Builder:
         alone = alone_thresholds(states, centre, head, recipe.seed)
         training: dict[str, Any] = {"recipe": recipe.name, "seed": recipe.seed, "batch": recipe.batch}
         names = [task.recipe.name for task in kept]
+        mixes = tuple(task.recipe.mixes for task in kept)
         if recipe.blended_steps and len(kept) > 1:
             blended = self._blended(names, kept, vectors, keys)
             place = functools.partial(placed, centre=centre, head=head)
@@ -164,6 +165,7 @@ class Builder:
             # No similarity chooses it: a key of zeros is near to nothing, and it never answers alone.
             keys = np.vstack([keys, np.zeros_like(keys[:1])])
             alone = (*alone, 2.0)
+            mixes = (*mixes, True)
         manifest = Manifest(
             name=recipe.name,
             title=recipe.title,
@@ -174,7 +176,7 @@ class Builder:
             targets=self.targets,
             members=tuple(members),
             encoder=Encoder(layer=self._embed.layer, dimensions=keys.shape[1], head=head is not None),
-            gate=replace(recipe.gate, alone=recipe.gate.alone or alone),
+            gate=replace(recipe.gate, alone=alone, mixes=mixes),
             a_seed=recipe.seed if recipe.kind == "shared" else None,
             training=training,
             rejected=tuple(rejected),

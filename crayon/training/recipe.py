@@ -59,7 +59,10 @@ class Source:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MemberRecipe:
-    """One member: its task, how many of its items are used, and how long it trains (None: the recipe's default)."""
+    """One member: its task, how many of its items are used, and how long it trains (None: the recipe's default).
+
+    `mixes` False keeps it out of blends for users whom no member fits: it only answers alone.
+    """
 
     name: str
     title: str
@@ -67,6 +70,7 @@ class MemberRecipe:
     licence: str = ""
     items: int = 1000
     steps: int | None = None
+    mixes: bool = True
     rate: float | None = None
 
     def __post_init__(self) -> None:

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from pool_tools import unit
 
 from crayon.adapters import Gate, gate_weights, similarities
+from crayon.adapters.gate import scaled
 from crayon.errors import AdapterError, InvalidRequestError
 
 GATE = Gate(temperature=0.1, sharpen=0.9, floor=0.3)
@@ -89,3 +90,46 @@ def test_the_order_of_members_does_not_matter(
     distinct = np.unique(similarity)  # of two equally near ones, sharpening takes the first
     order = np.random.default_rng(seed).permutation(len(distinct))
     assert gate_weights(distinct[order], gate) == pytest.approx(gate_weights(distinct, gate)[order])
+
+
+def test_thresholds_follow_the_number_of_samples() -> None:
+    assert scaled(0.6, 16) == pytest.approx(0.6)
+    assert scaled(2.0, 4) == 2.0
+    assert scaled(-1.0, 4) == -1.0
+    # By the formula of the docstring: 0.6 has odds 0.5625, a quarter of the samples a quarter of them.
+    assert scaled(0.6, 4) == pytest.approx(np.sqrt(0.140625 / 1.140625))
+    assert [scaled(0.6, n) for n in (1, 4, 16, 64)] == sorted(scaled(0.6, n) for n in (1, 4, 16, 64))
+    assert scaled(0.6, 1000) == scaled(0.6, 64)
+    similarity = np.array([0.5, 0.2])
+    gate = Gate(floor=0.1, alone=(0.6, 0.6))
+    assert gate_weights(similarity, gate, 16).sum() == pytest.approx(gate.mass)
+    assert gate_weights(similarity, gate, 6).tolist() == [1.0, 0.0]
+
+
+def test_the_formula_of_the_thresholds_holds_for_random_directions() -> None:
+    rng = np.random.default_rng(0)
+    direction = np.zeros(200)
+    direction[0] = 1.0
+    rows = rng.standard_normal((4000, 200)) * 0.15 + direction
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    found = {
+        n: np.mean(
+            [
+                similarities(rows[i : i + n].astype(np.float32), direction[None].astype(np.float32))
+                for i in range(0, 1600, n)
+            ]
+        )
+        for n in (4, 16)
+    }
+    assert scaled(float(found[16]), 4) == pytest.approx(found[4], abs=0.01)
+
+
+def test_members_that_do_not_mix_answer_alone_or_not_at_all() -> None:
+    gate = Gate(floor=0.1, alone=(0.8, 0.8, 0.8), mixes=(True, False, True))
+    assert gate_weights(np.array([0.3, 0.85, 0.2]), gate).tolist() == [0.0, 1.0, 0.0]
+    assert not gate_weights(np.array([0.3, 0.7, 0.2]), gate).any()
+    shares = gate_weights(np.array([0.5, 0.45, 0.4]), gate)
+    assert shares[1] == 0.0
+    assert shares.sum() == pytest.approx(gate.mass)
+    with pytest.raises(InvalidRequestError, match=r"gate\.mixes"):
+        gate_weights(np.array([0.5, 0.5]), Gate(floor=0.1, mixes=(True,)))
