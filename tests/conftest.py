@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from typing import TYPE_CHECKING
 
 import pytest
@@ -16,3 +17,9 @@ def device_model_path() -> Path:
     from crayon.models import resolve
 
     return resolve("smollm2-135m-instruct").path
+
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # Started in the background of a script, where shells ignore Ctrl-C for all that follows: programs under test must
+    # not inherit that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
