@@ -110,7 +110,8 @@ def check(manifest: Manifest, tensors: Mapping[str, NDArray[np.floating]]) -> No
         width = manifest.encoder.dimensions
         _check_one(tensors, left, "keys", (len(manifest.members), width), _TYPES["F32"])
         _check_one(tensors, left, "centre", (width,), _TYPES["F32"])
-        lengths = np.linalg.norm(tensors["keys"], axis=1)
+        # In double precision: the square of a large float32 overflows.
+        lengths = np.linalg.norm(tensors["keys"].astype(np.float64), axis=1)
         if manifest.encoder.head:
             _check_one(tensors, left, "head", (width, width), _TYPES["F16"])
         # A key of zeros is that of a member which similarity does not choose.

@@ -356,6 +356,7 @@ def without(name: str) -> dict[str, Any]:
         ({"b": np.full((3, 33), np.nan, np.float16)}, "'b' holds numbers that are not finite"),
         ({"a/blk.3.attn_q.weight": np.full((3, 7), np.inf, np.float16)}, "not finite"),
         ({"keys": np.full((3, 4), 0.1, np.float32)}, "neither length 1 nor 0"),
+        ({"keys": np.full((3, 4), 3e38, np.float32)}, "neither length 1 nor 0"),
         ({"keys": np.ones((3, 4), np.float16)}, "'keys' has the type float16"),
         ({"centre": np.full(4, np.nan, np.float32)}, "'centre' holds numbers"),
     ],
