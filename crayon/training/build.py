@@ -16,6 +16,7 @@ from crayon.adapters.lora import LoraTensors
 from crayon.adapters.manifest import BaseModel, Encoder, Manifest, Member, Rejected, Score, Target
 from crayon.adapters.pool import Pool
 from crayon.adapters.shared_a import join_b, random_a, split_b
+from crayon.customising.profiles import pool_vectors
 from crayon.data.texts import background_texts
 from crayon.errors import AdapterError, ConfigError
 from crayon.llama.model import Model
@@ -24,7 +25,7 @@ from crayon.training.checkpoints import Checkpoints, digest
 from crayon.training.descent import TrainState, Watch
 from crayon.training.embedder import Embedder
 from crayon.training.examples import Prompts
-from crayon.training.keys import alone_thresholds, member_keys, placed, whitening
+from crayon.training.keys import alone_thresholds, member_keys, whitening
 from crayon.training.network import Network
 from crayon.training.recipe import GENERALIST
 from crayon.training.tasks import Task, clustered_tasks, listed_tasks, source_name
@@ -148,7 +149,7 @@ class Builder:
         mixes = tuple(task.recipe.mixes for task in kept)
         if recipe.blended_steps and len(kept) > 1:
             blended = self._blended(names, kept, vectors, keys)
-            place = functools.partial(placed, centre=centre, head=head)
+            place = functools.partial(pool_vectors, centre=centre, head=head)
             before, after = (self._judge(choice, names, keys, place) for choice in (vectors, blended))
             rescored = {task.recipe.name: self._score(task, blended[task.recipe.name]) for task in kept}
             wins = after > before and all(score.gain >= recipe.min_gain for score in rescored.values())

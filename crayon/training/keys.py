@@ -43,13 +43,6 @@ def whitening(states: Sequence[NDArray[np.float32]]) -> NDArray[np.float32] | No
     return np.asarray((vectors * scale) @ vectors.T, np.float16).astype(np.float32)  # as the pool's file keeps it
 
 
-def placed(
-    states: NDArray[np.float32], centre: NDArray[np.float32], head: NDArray[np.float32] | None
-) -> NDArray[np.float32]:
-    """Return mean states (n, D) as unit rows in the space of the keys."""
-    return unit(_through(states - centre, head))
-
-
 def member_keys(
     states: Sequence[NDArray[np.float32]], centre: NDArray[np.float32] | None, head: NDArray[np.float32] | None
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from crayon.training.keys import alone_thresholds, member_keys, placed, whitening
+from crayon.customising.profiles import pool_vectors
+from crayon.training.keys import alone_thresholds, member_keys, whitening
 
 RNG = np.random.default_rng(0)
 
@@ -47,6 +48,6 @@ def test_whitening_takes_out_what_differs_within_tasks() -> None:
     single = states[0][:50]
 
     # The first number alone tells the tasks apart: with the head it weighs more in a vector.
-    with_head, without = placed(single, centre, head), placed(single, centre, None)
+    with_head, without = pool_vectors(single, centre, head), pool_vectors(single, centre)
     assert np.mean(with_head @ keys[0]) > np.mean(without @ plain[0])
     assert whitening(states[:1]) is None
