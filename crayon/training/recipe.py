@@ -130,6 +130,10 @@ class Recipe:
     scored_items: int = 200
 
     def __post_init__(self) -> None:
+        if self.gate.alone or self.gate.mixes:
+            raise ConfigError(
+                "gate", "leave out alone and mixes: training measures the one, each [[member]] says the other"
+            )
         _checked("recipe", name=self.name, title=self.title, rank=self.rank, alpha=self.alpha)
         if not self.members:
             raise ConfigError("member", "the recipe has none; add [[member]] tables")
