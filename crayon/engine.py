@@ -12,12 +12,13 @@ import threading
 import time
 import uuid
 from collections import deque
+from concurrent.futures import CancelledError as FutureCancelledError
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol, Self, TypeAlias, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, Self, TypeAlias, TypeVar, runtime_checkable
 
 from crayon.completion import Blend, FinishReason, Timings, Usage
-from crayon.errors import CancelledError, CrayonError, InvalidRequestError
+from crayon.errors import CancelledError, CrayonError, DeadlineExceededError, InvalidRequestError
 from crayon.messages import check_unicode
 from crayon.sampling import Sampling
 
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from crayon.messages import Message
+
+
+T = TypeVar("T")
 
 
 def new_request_id() -> str:
@@ -47,6 +51,25 @@ def deadline_after(seconds: float | None) -> float | None:
     if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not seconds > 0:
         raise InvalidRequestError("deadline", f"must be more than 0 seconds, not {seconds!r}")
     return time.monotonic() + seconds
+
+
+def wait_for(future: Future[T], until: float | None, what: str = "the call") -> T:
+    """Wait for a future until a `time.monotonic()`; it is cancelled if the wait ends before it does.
+
+    Raises:
+        DeadlineExceededError: `until` passed.
+        CancelledError: somebody cancelled it.
+    """
+    try:
+        return future.result(None if until is None else max(0.0, until - time.monotonic()))
+    except CrayonError:
+        raise  # some are TimeoutErrors too
+    except FutureCancelledError:
+        raise CancelledError(f"{what} was cancelled") from None
+    except TimeoutError:
+        raise DeadlineExceededError from None
+    finally:
+        future.cancel()
 
 
 def _not_empty(messages: Sized) -> None:

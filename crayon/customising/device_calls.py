@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import time
-from concurrent.futures import CancelledError as FutureCancelledError
-from typing import TYPE_CHECKING, Protocol, TypeVar, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from crayon.customising.profiles import pool_vectors
-from crayon.engine import EncodeRequest, Engine, ScoreRequest
+from crayon.engine import EncodeRequest, Engine, ScoreRequest, wait_for
 from crayon.errors import (
     AdapterError,
     CancelledError,
-    CrayonError,
-    DeadlineExceededError,
     InvalidRequestError,
     PrivacyError,
     PromptTooLongError,
@@ -30,7 +27,7 @@ if TYPE_CHECKING:
     from crayon.engine import RawStates, ScoreResult
     from crayon.messages import Message
 
-T = TypeVar("T")
+WHAT = "customising"
 
 
 @runtime_checkable
@@ -104,7 +101,7 @@ class DeviceCalls:
         """
         until = self._until()
         try:
-            states = self._wait(self.engine.encode_raw(EncodeRequest(texts=tuple(texts), deadline=until)), until)
+            states = wait_for(self.engine.encode_raw(EncodeRequest(texts=tuple(texts), deadline=until)), until, WHAT)
         except PromptTooLongError as error:
             number = int(error.field.removeprefix("texts[").removesuffix("]")) + 1
             problem = f"has {error.prompt_tokens} tokens, at most {error.limit} fit; shorten it or leave it out"
@@ -121,24 +118,12 @@ class DeviceCalls:
         """Return how likely each text is as the answer, its end included if asked for; errors as `Engine.score`."""
         until = self._until()
         request = ScoreRequest(messages=messages, continuations=tuple(texts), blend=blend, deadline=until)
-        return self._wait(self.engine.score(request, ended=ended), until)
+        return wait_for(self.engine.score(request, ended=ended), until, WHAT)
 
     def _until(self) -> float | None:
         if self._cancelled():
-            raise CancelledError("customising was cancelled")
+            raise CancelledError(f"{WHAT} was cancelled")
         return None if self._patience is None else time.monotonic() + self._patience
-
-    def _wait(self, future: Future[T], until: float | None) -> T:
-        try:
-            return future.result(None if until is None else max(0.0, until - time.monotonic()))
-        except CrayonError:
-            raise  # some are TimeoutErrors too
-        except FutureCancelledError:
-            raise CancelledError("customising was cancelled") from None
-        except TimeoutError:
-            raise DeadlineExceededError from None
-        finally:
-            future.cancel()
 
 
 def check_layer(pool: Pool, states: RawStates) -> None:

@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Self
 
 from crayon.completion import Mode
-from crayon.engine import EncodeRequest, deadline_after
+from crayon.engine import EncodeRequest, deadline_after, wait_for
 from crayon.sdk.conversation import Conversation
 from crayon.sdk.core import Core
 from crayon.sdk.stream import AnswerStream
-from crayon.sdk.waiting import wait_for
 
 if TYPE_CHECKING:
     import os

@@ -12,7 +12,7 @@ from crayon.customising.profile_gate import ProfileGate, pool_for
 from crayon.customising.profiles import BASE
 from crayon.data.scope_files import load_scope
 from crayon.data.texts import background_texts
-from crayon.engine import EncodeRequest, Engine, ScoreRequest
+from crayon.engine import EncodeRequest, Engine, ScoreRequest, wait_for
 from crayon.errors import InvalidRequestError
 from crayon.messages import Message, normalise_messages
 from crayon.router.hardness import Hardness
@@ -24,7 +24,6 @@ from crayon.sdk.engines import Engines
 from crayon.sdk.options import Call, check_timeout, resolve_private, resolve_sampling
 from crayon.sdk.query_gate import Choice, QueryGate, choice_of
 from crayon.sdk.turn import Turn
-from crayon.sdk.waiting import wait_for
 
 if TYPE_CHECKING:
     import os

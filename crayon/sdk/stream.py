@@ -6,10 +6,10 @@ import time
 from typing import TYPE_CHECKING, Self
 
 from crayon.completion import Source
+from crayon.engine import wait_for
 from crayon.errors import CrayonError, EngineError
 from crayon.sdk.actions import Done, Embed, Generate, Read
 from crayon.sdk.answer import Answer, Piece
-from crayon.sdk.waiting import wait_for
 
 if TYPE_CHECKING:
     from crayon.sdk.actions import Action

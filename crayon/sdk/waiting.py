@@ -1,10 +1,9 @@
-"""Waiting for a future with a deadline, from a thread and from asyncio, with our errors."""
+"""Waiting for a future with a deadline from asyncio, with our errors; from a thread: `crayon.engine.wait_for`."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from concurrent.futures import CancelledError as FutureCancelledError
 from typing import TYPE_CHECKING, TypeVar
 
 from crayon.errors import CancelledError, CrayonError, DeadlineExceededError
@@ -13,25 +12,6 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
 
 T = TypeVar("T")
-
-
-def wait_for(future: Future[T], until: float | None) -> T:
-    """Wait for a future until a `time.monotonic()`; it is cancelled if the wait ends before it does.
-
-    Raises:
-        DeadlineExceededError: `until` passed.
-        CancelledError: somebody cancelled it.
-    """
-    try:
-        return future.result(None if until is None else max(0.0, until - time.monotonic()))
-    except CrayonError:
-        raise  # some are TimeoutErrors too
-    except FutureCancelledError:
-        raise CancelledError("the call was cancelled") from None
-    except TimeoutError:
-        raise DeadlineExceededError from None
-    finally:
-        future.cancel()
 
 
 async def wait_for_async(future: Future[T], until: float | None) -> T:
