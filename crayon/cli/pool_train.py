@@ -34,6 +34,14 @@ def train(
         int | None,
         typer.Option(help="Make this many members of clusters of similar questions, in place of the recipe's tasks."),
     ] = None,
+    all_data: Annotated[
+        bool,
+        typer.Option(
+            "--all-data",
+            help="Train one adapter on all tasks, with as many batches as the whole pool: what `crayon eval customize "
+            "--all-data` holds the pool against.",
+        ),
+    ] = False,
     independent: Annotated[
         bool, typer.Option("--independent", help="Give each member an A of its own, trained with its B.")
     ] = False,
@@ -69,7 +77,7 @@ def train(
         plan = replace(plan, kind="independent")
     if clusters is not None:
         plan = replace(plan, clusters=clusters)
-    folder = out or Path(plan.name)
+    folder = out or Path(f"{plan.name}-all-data" if all_data else plan.name)
     started = time.monotonic()
     settings = options.load_settings({})
     builder = Builder(
@@ -80,7 +88,7 @@ def train(
         dtype=dtype,
         progress=_Progress(),
     )
-    pool = builder.build()
+    pool = builder.all_data() if all_data else builder.build()
     pool.save(folder)
     console.message(f"{pool.id}: {len(pool)} members in {(time.monotonic() - started) / 60:.0f} min, in {folder}")
     for member in pool.manifest.members:

@@ -13,7 +13,7 @@ import numpy as np
 from crayon.adapters.formats.matrices import BaseShapes
 from crayon.adapters.gate import similarities, weights
 from crayon.adapters.lora import LoraTensors
-from crayon.adapters.manifest import BaseModel, Encoder, Manifest, Member, Rejected, Score, Target
+from crayon.adapters.manifest import BaseModel, Encoder, Manifest, Rejected, Score, Target
 from crayon.adapters.pool import Pool
 from crayon.adapters.shared_a import join_b, random_a, split_b
 from crayon.customising.profiles import pool_vectors
@@ -21,6 +21,7 @@ from crayon.data.texts import background_texts
 from crayon.errors import AdapterError, ConfigError
 from crayon.llama.model import Model
 from crayon.models import prepared, resolve
+from crayon.training.card import generalist_card, member_card
 from crayon.training.checkpoints import Checkpoints, digest
 from crayon.training.descent import TrainState, Watch
 from crayon.training.embedder import Embedder
@@ -28,7 +29,7 @@ from crayon.training.examples import Prompts
 from crayon.training.keys import alone_thresholds, member_keys, whitening
 from crayon.training.network import Network
 from crayon.training.recipe import GENERALIST
-from crayon.training.tasks import Task, clustered_tasks, listed_tasks, source_name
+from crayon.training.tasks import Task, clustered_tasks, listed_tasks
 from crayon.training.trainer import Accuracy, Trainer
 
 if TYPE_CHECKING:
@@ -159,9 +160,9 @@ class Builder:
                 scores |= rescored
         training["seconds"] = round(time.monotonic() - started)
         training["too_long"] = {task.recipe.name: task.too_long for task in kept if task.too_long}
-        members = [self._member(task, scores[task.recipe.name]) for task in kept]
+        members = [member_card(recipe, task, scores[task.recipe.name]) for task in kept]
         if GENERALIST in vectors:
-            members.append(self._generalist_member())
+            members.append(generalist_card(recipe, self._tasks))
             names.append(GENERALIST)
             # No similarity chooses it: a key of zeros is near to nothing, and it never answers alone.
             keys = np.vstack([keys, np.zeros_like(keys[:1])])
@@ -187,6 +188,36 @@ class Builder:
             return Pool.independent(manifest, adapters, keys=keys, centre=centre, head=head)
         rows = np.stack([self.pool_order(vectors[name]) for name in names])
         return Pool.shared(manifest, rows, keys=keys, centre=centre, head=head)
+
+    def all_data(self) -> Pool:
+        """Return the pool's hardest rival, a pool of one: trained on all tasks together, by as many batches as `build`.
+
+        It has no keys: nothing is chosen, it answers everything.
+
+        Raises:
+            ConfigError: the recipe's adapters have A's of their own.
+        """
+        recipe = self.recipe
+        if recipe.kind != "shared":
+            raise ConfigError("kind", "the adapter of all data is trained on a shared A; drop --independent")
+        steps = recipe.generalist_steps + recipe.blended_steps
+        steps += sum(task.recipe.steps or recipe.member_steps for task in self._tasks)
+        vector = self.generalist(steps)
+        name = f"{recipe.name}-all-data"
+        manifest = Manifest(
+            name=name,
+            title="One adapter for all tasks of the pool together",
+            kind=recipe.kind,
+            base=self._base,
+            rank=recipe.rank,
+            alpha=recipe.alpha,
+            targets=self.targets,
+            members=(generalist_card(recipe, self._tasks),),
+            encoder=None,
+            a_seed=recipe.seed,
+            training={"recipe": recipe.name, "seed": recipe.seed, "batch": recipe.batch, "steps": steps},
+        )
+        return Pool.shared(manifest, self.pool_order(vector)[np.newaxis])
 
     def trained(self) -> dict[str, NDArray[np.float32]]:
         """Return each member's B's, (N,), or of independent ones A's and B's, (M + N,), in transformers' order."""
@@ -327,33 +358,6 @@ class Builder:
             found = self.trainer.accuracy(measured, np.asarray(b, np.float32))
             points.append(found.exact if math.isnan(found.scored) else found.scored)
         return float(np.mean(points))
-
-    # -- the card
-
-    def _member(self, task: Task, score: Score) -> Member:
-        recipe = task.recipe
-        return Member(
-            name=recipe.name,
-            title=recipe.title,
-            rank=self.recipe.rank,
-            alpha=self.recipe.alpha,
-            datasets=tuple(source_name(source) for source in recipe.sources),
-            licences=(recipe.licence,) if recipe.licence else (),
-            items=len(task.train),
-            score=score,
-        )
-
-    def _generalist_member(self) -> Member:
-        members = [task.recipe for task in self._tasks]
-        return Member(
-            name=GENERALIST,
-            title="All tasks of the pool together",
-            rank=self.recipe.rank,
-            alpha=self.recipe.alpha,
-            datasets=tuple(dict.fromkeys(source_name(s) for m in members for s in m.sources)),
-            licences=tuple(dict.fromkeys(m.licence for m in members if m.licence)),
-            items=sum(len(task.train) for task in self._tasks),
-        )
 
 
 def _digest(examples: Sequence[Example]) -> str:

@@ -515,6 +515,21 @@ def test_crayon_pool_train_makes_a_pool_that_checks(
     assert checked.exit_code == 0, checked.output
 
 
+def test_one_adapter_is_trained_on_all_data_for_as_long_as_the_whole_pool(
+    runner: CliRunner, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    recipe = write_recipe(tmp_path / "toy.toml", model, generalist_steps=2, member_steps=5)
+    result = runner.invoke(app, ["pool", "train", str(recipe), "--all-data", "--dtype", "float32"])
+    assert result.exit_code == 0, result.output
+    pool = Pool.open(tmp_path / "toy-all-data")
+    assert pool.names == ("generalist",)
+    assert pool.manifest.training["steps"] == 2 + 3 * 5
+    assert pool.manifest.encoder is None
+    assert np.abs(pool.b).max() > 0
+    assert set(pool.manifest.members[0].datasets) == {"toys/colours", "toys/sizes", "words"}
+
+
 def test_crayon_pool_train_makes_clusters_and_independent_members(
     runner: CliRunner, model: Path, tmp_path: Path
 ) -> None:
@@ -538,6 +553,7 @@ def test_crayon_pool_train_makes_clusters_and_independent_members(
         ({}, ["--dtype", "float8"], "must be auto, float32 or bfloat16"),
         ({}, ["--device", "abacus"], "torch cannot compute on 'abacus'"),
         ({"held_out": True, "blended_steps": 1}, ["--independent"], "blends are trained in shared pools only"),
+        ({}, ["--independent", "--all-data"], "is trained on a shared A"),
     ],
 )
 def test_crayon_pool_train_refuses_what_it_cannot_train(
