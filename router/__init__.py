@@ -2,19 +2,48 @@
 
 from __future__ import annotations
 
+from crayon.router.bounds import (
+    Passed,
+    deferral_floor,
+    fixed_sequence,
+    lower_bound,
+    min_kept,
+    upper_bound,
+)
 from crayon.router.decision import Decision
 from crayon.router.features import Features, RunningSignals, TokenFeatures
 from crayon.router.hardness import Hardness, HardnessGate, Verdict
+from crayon.router.metrics import (
+    Curve,
+    Interval,
+    Outcomes,
+    apgr,
+    auroc,
+    bootstrap_accuracy,
+    bootstrap_difference,
+    cpt,
+    curve,
+    ibc_lift,
+    oracle_curve,
+    outcomes,
+    pgr,
+    random_curve,
+    selected_risk,
+)
 from crayon.router.policy import Allowed, allowed_sources, is_private, parse_mode
 from crayon.router.scope import FittedScope, Scope, ScopeGate, ScopeVerdict, fit_few, fit_scope
 
 __all__ = [
     "Allowed",
+    "Curve",
     "Decision",
     "Features",
     "FittedScope",
     "Hardness",
     "HardnessGate",
+    "Interval",
+    "Outcomes",
+    "Passed",
     "RunningSignals",
     "Scope",
     "ScopeGate",
@@ -22,8 +51,25 @@ __all__ = [
     "TokenFeatures",
     "Verdict",
     "allowed_sources",
+    "apgr",
+    "auroc",
+    "bootstrap_accuracy",
+    "bootstrap_difference",
+    "cpt",
+    "curve",
+    "deferral_floor",
     "fit_few",
     "fit_scope",
+    "fixed_sequence",
+    "ibc_lift",
     "is_private",
+    "lower_bound",
+    "min_kept",
+    "oracle_curve",
+    "outcomes",
     "parse_mode",
+    "pgr",
+    "random_curve",
+    "selected_risk",
+    "upper_bound",
 ]
