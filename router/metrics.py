@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     Values: TypeAlias = NDArray[np.float64]
 
-ROUNDS = 2000
+ROUNDS = 1000
 _SEED = 150
 # Two accuracies that differ by less are the same number, summed in another order.
 _SAME = 1e-12
@@ -78,6 +78,18 @@ class Curve:
             InvalidRequestError: the share is not in [0, 1].
         """
         return float(np.interp(_share("share", share), self.share, self.accuracy))
+
+    def first(self, accuracy: float) -> float | None:
+        """Return the least share at which the curve reaches this accuracy, or None: it never does."""
+        reached = np.flatnonzero(self.accuracy >= accuracy - _SAME)
+        if not len(reached):
+            return None
+        after = int(reached[0])
+        if after == 0:
+            return 0.0
+        low, high = self.accuracy[after - 1], self.accuracy[after]
+        part = min(1.0, float((accuracy - low) / (high - low)))
+        return float(self.share[after - 1] + part * (self.share[after] - self.share[after - 1]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,16 +178,7 @@ def cpt(routed: Curve, recovered: float) -> float | None:
         raise InvalidRequestError("recovered", f"must be a number above 0, such as 0.5, not {recovered!r}")
     if pgr(routed.device, routed.device, routed.server) is None:
         return None
-    wanted = routed.device + recovered * (routed.server - routed.device)
-    reached = np.flatnonzero(routed.accuracy >= wanted - _SAME)
-    if not len(reached):
-        return None
-    after = int(reached[0])
-    if after == 0:
-        return 0.0
-    low, high = routed.accuracy[after - 1], routed.accuracy[after]
-    part = min(1.0, float((wanted - low) / (high - low)))
-    return float(routed.share[after - 1] + part * (routed.share[after] - routed.share[after - 1]))
+    return routed.first(routed.device + recovered * (routed.server - routed.device))
 
 
 def ibc_lift(
