@@ -1,4 +1,4 @@
-"""What each side says to a query: the device under a blend or as it is, the server over gRPC with the options listed."""
+"""What each side says to a query: the device under a blend or plain, the server over gRPC with the options listed."""
 
 from __future__ import annotations
 

@@ -25,8 +25,8 @@ class Query:
     """One question of a user's traffic; `kind` is the task's name where it is the user's own, else where it is from."""
 
     item: Item
-    own: bool
     kind: str
+    own: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +67,7 @@ def _user(group: str, task: Task, intents: Sequence[Task], settings: RouteSettin
     others = [other for other in intents if other.name != task.name and other.dataset == SCOPE_DATASET]
     half = settings.items // 2
     own = shuffled(task.items("test"), settings.seed, "test", task.name)[:half]
-    queries = [Query(item, True, task.name) for item in own]
+    queries = [Query(item, task.name, own=True) for item in own]
     kinds: list[tuple[str, list[Item]]] = [
         (OTHERS, [item for other in others for item in other.items("test")]),
         *((name, [item for item in load_items(name, "test") if item.choices]) for name in settings.strangers),
@@ -76,7 +76,8 @@ def _user(group: str, task: Task, intents: Sequence[Task], settings: RouteSettin
         count = len(own) // len(kinds) + (i < len(own) % len(kinds))
         # The same strangers for every user, so that the server is asked once.
         queries += [
-            Query(item, False, kind) for item in shuffled(items, settings.seed, "strangers", _name(kind, task))[:count]
+            Query(item, kind, own=False)
+            for item in shuffled(items, settings.seed, "strangers", _name(kind, task))[:count]
         ]
     train = _distinct(task.items("train"))
     draws = tuple(
