@@ -12,9 +12,19 @@ from crayon.router.bounds import (
 )
 from crayon.router.calibration import Calibration, Report, calibrate
 from crayon.router.cases import Case, Prior, Priors
+from crayon.router.combiner import Combiner, fit_combiner
 from crayon.router.decision import Decision
 from crayon.router.device_map import DeviceMap, fit_device_map
-from crayon.router.features import Features, RunningSignals, TokenFeatures
+from crayon.router.drift import Change, ShareKeeper
+from crayon.router.features import (
+    ChoiceFeatures,
+    Features,
+    RunningSignals,
+    TokenFeatures,
+    choice_features,
+    gate_shift,
+    likelihood_ratio,
+)
 from crayon.router.hardness import Hardness, HardnessGate, Verdict
 from crayon.router.metrics import (
     Curve,
@@ -34,15 +44,23 @@ from crayon.router.metrics import (
     selected_risk,
 )
 from crayon.router.policy import Allowed, allowed_sources, is_private, parse_mode
+from crayon.router.record import Binding, CalibrationRecord
 from crayon.router.rules import ProfileRule
 from crayon.router.scope import FittedScope, Scope, ScopeGate, ScopeVerdict, fit_few, fit_scope
+from crayon.router.signals import SIGNALS, default_signal, signal_value
 from crayon.router.targets import Best, MaxDeviceError, MinQuality, ServerShare, Target
 
 __all__ = [
+    "SIGNALS",
     "Allowed",
     "Best",
+    "Binding",
     "Calibration",
+    "CalibrationRecord",
     "Case",
+    "Change",
+    "ChoiceFeatures",
+    "Combiner",
     "Curve",
     "Decision",
     "DeviceMap",
@@ -64,6 +82,7 @@ __all__ = [
     "ScopeGate",
     "ScopeVerdict",
     "ServerShare",
+    "ShareKeeper",
     "Target",
     "TokenFeatures",
     "Verdict",
@@ -73,15 +92,20 @@ __all__ = [
     "bootstrap_accuracy",
     "bootstrap_difference",
     "calibrate",
+    "choice_features",
     "cpt",
     "curve",
+    "default_signal",
     "deferral_floor",
+    "fit_combiner",
     "fit_device_map",
     "fit_few",
     "fit_scope",
     "fixed_sequence",
+    "gate_shift",
     "ibc_lift",
     "is_private",
+    "likelihood_ratio",
     "lower_bound",
     "min_kept",
     "oracle_curve",
@@ -90,5 +114,6 @@ __all__ = [
     "pgr",
     "random_curve",
     "selected_risk",
+    "signal_value",
     "upper_bound",
 ]

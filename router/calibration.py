@@ -200,7 +200,7 @@ def _threshold(benefits: Values, share: float) -> tuple[float, float, float]:
 def _folds(cases: Sequence[Case], count: int) -> NDArray[np.int_]:
     """Return the fold of each case, shape (cases,): every profile spread evenly, in a fixed random order."""
     order = np.random.default_rng(_SEED).permutation(len(cases))
-    by_profile = sorted(order, key=lambda i: (cases[i].profile is not None, cases[i].profile or ""))
+    by_profile = sorted(order.tolist(), key=lambda i: (cases[i].profile is not None, cases[i].profile or ""))
     folds = np.empty(len(cases), dtype=np.int_)
     folds[by_profile] = np.arange(len(cases)) % count
     return folds
@@ -213,7 +213,7 @@ def _out_of_fold(cases: Sequence[Case], priors: Priors, names: Sequence[str | No
     for fold in np.unique(folds):
         rules = fit_rules([c for c, f in zip(cases, folds, strict=True) if f != fold], priors, names)
         own = np.flatnonzero(folds == fold)
-        gains[own] = rules.benefits([cases[i] for i in own])
+        gains[own] = rules.benefits([cases[i] for i in own.tolist()])
     return gains
 
 

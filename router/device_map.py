@@ -13,17 +13,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from crayon.router.logistic import fit_logistic
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    from numpy.typing import NDArray
 
     from crayon.router.cases import Prior
 
 MIN_DECODED = 8
 # Of the slope per standard deviation of the signal: a normal prior of standard deviation 3.
 _SLOPE_PRIOR = 1 / 9
-_NEWTON_STEPS = 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,34 +77,8 @@ def fit_device_map(sure: Sequence[float | None], right: Sequence[float], prior: 
         return constant
     rights = float(y.sum())
     high, low = (rights + 1) / (rights + 2), 1 / (len(y) - rights + 2)
-    slope, intercept = _newton((x - centre) / spread, y * high + (1 - y) * low)
+    columns = np.column_stack([(x - centre) / spread, np.ones(len(x))])
+    slope, intercept = fit_logistic(columns, y * high + (1 - y) * low, np.array([_SLOPE_PRIOR, 0.0])).tolist()
     if slope <= 0:
         return constant
     return DeviceMap(slope / spread, intercept - slope * centre / spread, mean, len(right))
-
-
-def _newton(z: NDArray[np.float64], target: NDArray[np.float64]) -> tuple[float, float]:
-    """Return slope and intercept of least cross-entropy, by Newton steps that are halved until they gain."""
-    columns = np.column_stack([z, np.ones(len(z))])
-    penalty = np.array([_SLOPE_PRIOR, 0.0])
-
-    def loss(at: NDArray[np.float64]) -> float:
-        f = columns @ at
-        return float(np.sum(np.logaddexp(0.0, f) - target * f) + penalty @ at**2 / 2)
-
-    share = float(target.mean())
-    theta = np.array([0.0, math.log(share / (1 - share))])
-    now = loss(theta)
-    for _ in range(_NEWTON_STEPS):
-        p = 1 / (1 + np.exp(-np.clip(columns @ theta, -500, 500)))
-        gradient = columns.T @ (p - target) + penalty * theta
-        curvature = (columns * np.maximum(p * (1 - p), 1e-12)[:, np.newaxis]).T @ columns + np.diag(penalty)
-        step = np.linalg.solve(curvature, gradient)
-        size = 1.0
-        while size > 1e-6 and loss(theta - size * step) > now:
-            size /= 2
-        theta = theta - size * step
-        before, now = now, loss(theta)
-        if before - now < 1e-10:
-            break
-    return float(theta[0]), float(theta[1])

@@ -79,11 +79,11 @@ def fit_rules(cases: Sequence[Case], priors: Priors, profiles: Sequence[str | No
     scopes = {name: _fit_scope([c for c in cases if c.profile == name]) for name in profiles if name is not None}
     outside = [c for c in cases if c.profile is not None and c.inside_score < scopes[c.profile]]
     gone = {id(case) for case in outside}
-    rules = {}
+    rules: dict[str | None, ProfileRule] = {}
     for name in profiles:
         inside = [c for c in cases if c.profile == name and id(c) not in gone]
         server = priors.profiles.get(name, priors.server)
-        rules[name] = _fit_rule(name, scopes.get(name, 0.0), inside, priors.device, server)
+        rules[name] = _fit_rule(name, 0.0 if name is None else scopes[name], inside, priors.device, server)
     if not scopes:
         return Rules(rules, None)
     return Rules(rules, _fit_rule(None, 0.0, outside, priors.outside_device, priors.outside_server))
