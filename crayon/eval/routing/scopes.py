@@ -10,7 +10,6 @@ from crayon.bench.report import Row
 from crayon.customising.customise import customise
 from crayon.data.qa import load_items
 from crayon.eval.cases import as_samples
-from crayon.eval.routing.settings import SCOPE_DATASET
 from crayon.eval.routing.traffic import shuffled
 from crayon.router.metrics import auroc
 from crayon.router.scope import ScopeGate
@@ -29,14 +28,14 @@ def scope_rows(
     pool: Pool, subject: Subject, settings: RouteSettings, model: str, tell: Callable[[str], None]
 ) -> list[Row]:
     """Return the mean AUROC over the domains in turn: against queries of no domain, and against the other domains."""
-    test = load_items(SCOPE_DATASET, "test")
+    test = load_items(settings.intents, "test")
     domains = sorted({item.task for item in test} - {OUT_OF_SCOPE})
     tell(f"scope: embedding {len(test)} queries of {len(domains)} domains")
     vectors, _ = subject.calls.vectors(pool, [item.prompt for item in test])
     task = np.array([item.task for item in test])
     found: dict[str, dict[str, list[float]]] = {"scope_auroc_oos": {}, "scope_auroc_domains": {}}
     for domain in domains:
-        train = load_items(SCOPE_DATASET, "train", domain)
+        train = load_items(settings.intents, "train", domain)
         for draw in range(settings.draws):
             samples = as_samples(shuffled(train, settings.seed, domain, draw)[: settings.samples])
             made = customise(subject.calls, "eval", samples, pool_id=pool.id).customization
@@ -54,6 +53,8 @@ def scope_rows(
                     found[name].setdefault(domain, []).append(value)
     rows = []
     for name, by_domain in found.items():
+        if not by_domain:
+            continue  # the data set has no such queries
         means = [float(np.mean(values)) for values in by_domain.values()]
         note = ", ".join(f"{domain} {mean:.3f}" for domain, mean in zip(by_domain, means, strict=True))
         rows.append(

@@ -12,7 +12,7 @@ from crayon.eval.settings import SAMPLES, UNSEEN
 STRANGERS = ("arc_challenge", "social_iqa", "strategyqa", "openbookqa")
 # What a calibration knows of strangers: train items of data sets that no user's traffic holds.
 KNOWN_STRANGERS = ("open_trivia", "piqa", "mmlu_other", "winogrande")
-SCOPE_DATASET = "clinc150"
+INTENTS = "clinc150"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,7 +26,9 @@ class RouteSettings:
         known: strangers that a calibration has, all together.
         draws: how often samples are drawn.
         samples: how many samples a user has.
-        strangers: data sets that strangers are from, beside other tasks of the user's own.
+        strangers: data sets that strangers are from, beside other tasks of `intents`.
+        known_strangers: data sets that calibrations have strangers from; beside other tasks of `intents`.
+        intents: the data set whose tasks are told apart by the scope gate.
         error: the device error that is promised in the test of the promise, and
         confidence: its confidence.
         promises: how often that test draws a calibration set, and
@@ -44,6 +46,8 @@ class RouteSettings:
     draws: int = 3
     samples: int = SAMPLES
     strangers: tuple[str, ...] = STRANGERS
+    known_strangers: tuple[str, ...] = KNOWN_STRANGERS
+    intents: str = INTENTS
     error: float = 0.2
     confidence: float = 0.9
     promises: int = 200

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from crayon.data.qa import load_items
 from crayon.eval.cases import Task, own_tasks
-from crayon.eval.routing.settings import KNOWN_STRANGERS, SCOPE_DATASET
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -53,7 +52,7 @@ def make_users(manifest: Manifest, settings: RouteSettings) -> list[User]:
         InvalidRequestError: a data set or task is not there.
     """
     own = [task for task in own_tasks(manifest) if all(item.choices for item in task.items("test"))]
-    own.sort(key=lambda task: task.dataset != SCOPE_DATASET)
+    own.sort(key=lambda task: task.dataset != settings.intents)
     unseen = [Task(task, ((dataset, task),)) for dataset, task in settings.unseen]
     intents = [*own, *unseen]
     chosen = own[: settings.users] if settings.users else own
@@ -64,7 +63,7 @@ def make_users(manifest: Manifest, settings: RouteSettings) -> list[User]:
 
 
 def _user(group: str, task: Task, intents: Sequence[Task], settings: RouteSettings) -> User:
-    others = [other for other in intents if other.name != task.name and other.dataset == SCOPE_DATASET]
+    others = [other for other in intents if other.name != task.name and other.dataset == settings.intents]
     half = settings.items // 2
     own = shuffled(task.items("test"), settings.seed, "test", task.name)[:half]
     queries = [Query(item, task.name, own=True) for item in own]
@@ -87,9 +86,9 @@ def _user(group: str, task: Task, intents: Sequence[Task], settings: RouteSettin
 
 
 def _known(others: Sequence[Task], settings: RouteSettings) -> list[Item]:
-    per_kind = settings.known // (len(KNOWN_STRANGERS) + 1)
+    per_kind = settings.known // (len(settings.known_strangers) + 1)
     found = []
-    for name in KNOWN_STRANGERS:
+    for name in settings.known_strangers:
         items = [item for item in load_items(name, "train") if item.choices and item.answer is not None]
         found += shuffled(items, settings.seed, "known", name)[:per_kind]
     near = [item for other in others for item in other.items("train")[:20]]
