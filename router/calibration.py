@@ -38,6 +38,8 @@ _SEED = 150
 class Report:
     """What the cases say about a calibration. Accuracies are shares; what could not be measured is None.
 
+    With a promise on device errors all but `cases` and `duplicates` is of the half of the cases kept for testing.
+
     Args:
         cases: different ones used.
         duplicates: further ones of the same ids, left out.

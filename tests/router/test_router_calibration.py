@@ -18,7 +18,9 @@ from crayon.router import (
     Priors,
     ServerShare,
     calibrate,
+    curve,
     fit_device_map,
+    random_curve,
 )
 
 FEW = 10  # bootstrap rounds, where no interval is looked at
@@ -204,6 +206,45 @@ def test_the_least_share_that_reaches_a_quality_is_sent():
     assert found.report.random == pytest.approx(
         found.report.device + found.report.share * (found.report.server - found.report.device)
     )
+
+
+def mixed(n, seed):
+    """Four tasks with the accuracies and AUROCs of a 135M device and its 1.5B server, each on a scale of its own."""
+    rng = np.random.default_rng(seed)
+    tasks = [  # profile, device, server, slope, where its signal lies
+        ("banking", 0.84, 0.74, 3.0, -0.2),
+        ("credit", 0.36, 0.70, 1.0, -1.0),
+        ("travel", 0.60, 0.88, 2.5, -0.4),
+        ("science", 0.37, 0.64, 0.1, -0.1),
+    ]
+    cases = []
+    for profile, device, server, slope, place in tasks:
+        for z in rng.normal(0, 1, n):
+            right = rng.random() < logistic(slope * z + math.log(device / (1 - device)) * (1 + slope**2 / 8))
+            answered = float(rng.random() < server)
+            sure = float(place + z / 10)
+            cases.append(
+                Case(profile=profile, inside_score=0.1, sure=sure, device_right=float(right), server_right=answered)
+            )
+    return cases
+
+
+def test_on_tasks_of_different_scales_one_gain_beats_one_threshold_and_never_falls_below_the_device():
+    fresh = mixed(2500, seed=22)
+    device, server = [c.device_right for c in fresh], [c.server_right for c in fresh]
+    found = calibrate(mixed(100, seed=21), ServerShare(0.5), rounds=FEW)
+    need = np.array([found.benefit(c.profile, c.inside_score, c.sure) for c in fresh])
+    joint, plain = curve(device, server, need), curve(device, server, [-c.sure for c in fresh])
+    straight = random_curve(device, server)
+    for share in (0.2, 0.5):
+        assert joint.at(share) > plain.at(share) + 0.02
+        assert joint.at(share) > straight.at(share) + 0.03
+    sent = np.array([found.sends(gain) for gain in need])
+    assert sent.mean() == pytest.approx(0.5, abs=0.05)
+    for profile in ("banking", "credit", "travel", "science"):
+        own = np.array([c.profile == profile for c in fresh])
+        alone = np.mean(np.array(device)[own])
+        assert np.mean(np.where(sent, server, device)[own]) > alone - 0.01
 
 
 def test_agreement_with_the_server_stands_in_for_labels():
