@@ -303,6 +303,15 @@ def test_an_impossible_promise_is_refused_with_one_that_holds():
         calibrate([replace(case, device_right=0.5) for case in cases], MaxDeviceError(0.1), rounds=FEW)
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_where_nothing_tells_queries_apart_the_gain_over_random_is_reported_as_none(seed):
+    """What one fold has too few of the others have too many of: means over the others must not order the folds."""
+    cases = [replace(case, sure=None) for case in draw(60, seed=seed, server=0.9)]
+    report = calibrate(cases, ServerShare(0.4), rounds=FEW).report
+    assert report.gain.value == pytest.approx(0, abs=1e-9)
+    assert report.accuracy.value == pytest.approx(report.random)
+
+
 def test_duplicates_count_once():
     cases = [replace(case, id=f"q{i % 30}") for i, case in enumerate(draw(60))]
     found = calibrate(cases, rounds=FEW)
