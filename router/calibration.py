@@ -38,6 +38,8 @@ _SEED = 150
 class Report:
     """What the cases say about a calibration. Accuracies are shares; what could not be measured is None.
 
+    With a promise on device errors all but `cases` and `duplicates` is of the half of the cases kept for testing.
+
     Args:
         cases: different ones used.
         duplicates: further ones of the same ids, left out.
@@ -45,7 +47,8 @@ class Report:
         device: accuracy when nothing is sent, of all cases.
         server: accuracy when everything is sent.
         share: expected share of queries sent.
-        accuracy: expected accuracy, of rules fitted on other cases than they are measured on.
+        accuracy: expected accuracy, of rules fitted on other cases than they are measured on; its interval tells
+            what other queries would have given, not what other fits would.
         random: accuracy of sending as many at random.
         gain: `accuracy` minus `random`, paired.
         curve: (share, accuracy) of the router at other shares, out of fold likewise.
@@ -207,14 +210,20 @@ def _folds(cases: Sequence[Case], count: int) -> NDArray[np.int_]:
 
 
 def _out_of_fold(cases: Sequence[Case], priors: Priors, names: Sequence[str | None]) -> Values:
-    """Return the gain of each case by rules fitted on the others, shape (cases,)."""
+    """Return how each case ranks by its gain, from rules fitted on the other folds, shape (cases,), from 0 to 1.
+
+    It is the rank within the case's own fold (in a tie the middle one): gains of two folds come from two fits, and what
+    one fold has too few of, the other fits have too many of, so that comparing them would be biased.
+    """
     folds = _folds(cases, FOLDS)
-    gains = np.empty(len(cases))
+    ranks = np.empty(len(cases))
     for fold in np.unique(folds):
         rules = fit_rules([c for c, f in zip(cases, folds, strict=True) if f != fold], priors, names)
         own = np.flatnonzero(folds == fold)
-        gains[own] = rules.benefits([cases[i] for i in own.tolist()])
-    return gains
+        gains = rules.benefits([cases[i] for i in own.tolist()])
+        _, place, sizes = np.unique(gains, return_inverse=True, return_counts=True)
+        ranks[own] = ((np.cumsum(sizes) - sizes / 2) / len(own))[place]
+    return ranks
 
 
 def _known(cases: Sequence[Case]) -> NDArray[np.int_]:

@@ -19,6 +19,7 @@ from crayon.router import strict
 from crayon.router.calibration import Calibration, Report
 from crayon.router.combiner import Combiner
 from crayon.router.device_map import DeviceMap
+from crayon.router.features import MAX_HELD
 from crayon.router.metrics import Interval
 from crayon.router.rules import ProfileRule
 from crayon.router.signals import SIGNALS
@@ -71,16 +72,19 @@ class CalibrationRecord:
         calibration: rules, thresholds, target, counts and curve.
         signal: the hardness signal that `sure` was, by name in `SIGNALS`, or "combiner".
         date: when it was made, ISO 8601.
+        hold_tokens: over how many tokens the signal was read (1 to 64); at run time it has to be as many.
         combiner: where `signal` is "combiner".
 
     Raises:
-        ConfigError: the date is none, the signal is unknown, or combiner and signal do not go together.
+        ConfigError: the date is none, the signal is unknown, the tokens are out of range, or combiner and signal do not
+            go together.
     """
 
     binding: Binding
     calibration: Calibration
     signal: str
     date: str
+    hold_tokens: int = 8
     combiner: Combiner | None = None
 
     def __post_init__(self) -> None:
@@ -88,6 +92,8 @@ class CalibrationRecord:
             raise ConfigError("calibration.date", f"must be as 2026-11-25 or 2026-11-25T16:00:00Z, not {self.date!r}")
         if self.signal not in {*SIGNALS, COMBINED}:
             raise ConfigError("calibration.signal", f"must be one of {', '.join([*SIGNALS, COMBINED])}")
+        if isinstance(self.hold_tokens, bool) or not 1 <= self.hold_tokens <= MAX_HELD:
+            raise ConfigError("calibration.hold_tokens", f"must be 1 to {MAX_HELD}, not {self.hold_tokens!r}")
         if (self.combiner is not None) != (self.signal == COMBINED):
             raise ConfigError("calibration.combiner", f"must be there if, and only if, the signal is {COMBINED!r}")
 
@@ -109,6 +115,7 @@ class CalibrationRecord:
             "version": VERSION,
             "date": self.date,
             "signal": self.signal,
+            "hold_tokens": self.hold_tokens,
             "binding": {**_slots(self.binding), "profiles": dict(self.binding.profiles)},
             "combiner": _slots(self.combiner) if self.combiner else None,
             "calibration": _calibration_out(self.calibration),
@@ -125,7 +132,7 @@ class CalibrationRecord:
         data = strict.read_json(text, "calibration")
         if data.get("version") != VERSION:
             raise ConfigError("calibration.version", f"must be {VERSION}, not {data.get('version')!r:.40}; {AGAIN}")
-        names = ("version", "date", "signal", "binding", "combiner", "calibration", "digest")
+        names = ("version", "date", "signal", "hold_tokens", "binding", "combiner", "calibration", "digest")
         strict.mapping(data, "calibration", names)
         content = {name: data[name] for name in names[:-1]}
         digest = strict.text(data["digest"], "calibration.digest")
@@ -136,6 +143,7 @@ class CalibrationRecord:
             calibration=_calibration_in(data["calibration"]),
             signal=strict.text(data["signal"], "calibration.signal"),
             date=strict.text(data["date"], "calibration.date"),
+            hold_tokens=strict.count(data["hold_tokens"], "calibration.hold_tokens"),
             combiner=None if data["combiner"] is None else Combiner.from_dict(data["combiner"]),
         )
 

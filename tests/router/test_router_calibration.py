@@ -18,7 +18,9 @@ from crayon.router import (
     Priors,
     ServerShare,
     calibrate,
+    curve,
     fit_device_map,
+    random_curve,
 )
 
 FEW = 10  # bootstrap rounds, where no interval is looked at
@@ -206,6 +208,45 @@ def test_the_least_share_that_reaches_a_quality_is_sent():
     )
 
 
+def mixed(n, seed):
+    """Four tasks with the accuracies and AUROCs of a 135M device and its 1.5B server, each on a scale of its own."""
+    rng = np.random.default_rng(seed)
+    tasks = [  # profile, device, server, slope, where its signal lies
+        ("banking", 0.84, 0.74, 3.0, -0.2),
+        ("credit", 0.36, 0.70, 1.0, -1.0),
+        ("travel", 0.60, 0.88, 2.5, -0.4),
+        ("science", 0.37, 0.64, 0.1, -0.1),
+    ]
+    cases = []
+    for profile, device, server, slope, place in tasks:
+        for z in rng.normal(0, 1, n):
+            right = rng.random() < logistic(slope * z + math.log(device / (1 - device)) * (1 + slope**2 / 8))
+            answered = float(rng.random() < server)
+            sure = float(place + z / 10)
+            cases.append(
+                Case(profile=profile, inside_score=0.1, sure=sure, device_right=float(right), server_right=answered)
+            )
+    return cases
+
+
+def test_on_tasks_of_different_scales_one_gain_beats_one_threshold_and_never_falls_below_the_device():
+    fresh = mixed(2500, seed=22)
+    device, server = [c.device_right for c in fresh], [c.server_right for c in fresh]
+    found = calibrate(mixed(100, seed=21), ServerShare(0.5), rounds=FEW)
+    need = np.array([found.benefit(c.profile, c.inside_score, c.sure) for c in fresh])
+    joint, plain = curve(device, server, need), curve(device, server, [-c.sure for c in fresh])
+    straight = random_curve(device, server)
+    for share in (0.2, 0.5):
+        assert joint.at(share) > plain.at(share) + 0.02
+        assert joint.at(share) > straight.at(share) + 0.03
+    sent = np.array([found.sends(gain) for gain in need])
+    assert sent.mean() == pytest.approx(0.5, abs=0.05)
+    for profile in ("banking", "credit", "travel", "science"):
+        own = np.array([c.profile == profile for c in fresh])
+        alone = np.mean(np.array(device)[own])
+        assert np.mean(np.where(sent, server, device)[own]) > alone - 0.01
+
+
 def test_agreement_with_the_server_stands_in_for_labels():
     cases = [replace(case, server_right=1.0) for case in draw(200, seed=9)]
     found = calibrate(cases, MinQuality(0.9), rounds=FEW)
@@ -260,6 +301,15 @@ def test_an_impossible_promise_is_refused_with_one_that_holds():
         calibrate(cases[:40], MaxDeviceError(0.1), rounds=FEW)
     with pytest.raises(InvalidRequestError, match="0 or 1"):
         calibrate([replace(case, device_right=0.5) for case in cases], MaxDeviceError(0.1), rounds=FEW)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_where_nothing_tells_queries_apart_the_gain_over_random_is_reported_as_none(seed):
+    """What one fold has too few of the others have too many of: means over the others must not order the folds."""
+    cases = [replace(case, sure=None) for case in draw(60, seed=seed, server=0.9)]
+    report = calibrate(cases, ServerShare(0.4), rounds=FEW).report
+    assert report.gain.value == pytest.approx(0, abs=1e-9)
+    assert report.accuracy.value == pytest.approx(report.random)
 
 
 def test_duplicates_count_once():

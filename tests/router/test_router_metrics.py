@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from crayon.errors import InvalidRequestError
 from crayon.router import metrics
 
+# Ids and flags of 200 of RouteLLM's evaluation rows (Apache-2.0): Mixtral-8x7B and GPT-4 on public questions.
 ROWS = list(csv.DictReader((Path(__file__).parent / "routellm_200.csv").read_text("utf-8").splitlines()))
 DEVICE = np.array([int(row["small_correct"]) for row in ROWS])
 SERVER = np.array([int(row["large_correct"]) for row in ROWS])
@@ -110,6 +111,20 @@ def test_figures_of_200_real_pairs_of_answers():
     )  # triangle, plateau, descent
     assert metrics.apgr(oracle) == pytest.approx(area / gap)
     assert metrics.apgr(oracle) > 1
+
+
+def test_a_noisy_router_on_200_real_pairs_measures_as_counted_one_by_one():
+    rng = np.random.default_rng(2)
+    need = np.round(SERVER - DEVICE + rng.normal(0, 1.0, len(DEVICE)), 1)  # with ties
+    assert len(set(need)) < len(need)
+    routed = metrics.curve(DEVICE, SERVER, need)
+    shares = np.linspace(0, 1, 1001)
+    counted = np.array([naive_accuracy(DEVICE, SERVER, need, share) for share in shares])
+    assert [routed.at(float(share)) for share in shares] == pytest.approx(counted)
+    assert routed.area == pytest.approx(np.mean((counted[1:] + counted[:-1]) / 2), abs=1e-4)
+    half = DEVICE.mean() + 0.5 * (SERVER.mean() - DEVICE.mean())
+    assert metrics.cpt(routed, 0.5) == pytest.approx(shares[np.argmax(counted >= half)], abs=1e-3)
+    assert metrics.auroc(DEVICE, -need) == pytest.approx(naive_auroc(DEVICE, -need))
 
 
 def test_random_orders_recover_half_of_the_gap_on_average():

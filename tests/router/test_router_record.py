@@ -51,6 +51,7 @@ def record(target=None):
         calibration=calibrate(cases(), target, rounds=20),
         signal="mean_logprob",
         date="2026-11-25T16:00:00Z",
+        hold_tokens=12,
     )
 
 
@@ -138,6 +139,9 @@ def edit(path, value):
         (["date"], 5, "calibration.date"),
         (["signal"], "luck", "calibration.signal"),
         (["signal"], ..., "calibration.signal"),
+        (["hold_tokens"], 0, "calibration.hold_tokens"),
+        (["hold_tokens"], 65, "calibration.hold_tokens"),
+        (["hold_tokens"], 8.0, "calibration.hold_tokens"),
         (["more"], 1, "calibration.more"),
         (["binding", "pool_id"], None, "calibration.binding.pool_id"),
         (["binding", "profiles", "bank"], 1, "calibration.binding.profiles.bank"),
