@@ -61,6 +61,10 @@ class Reason(StrEnum):
     """The query is unlike the examples of every scope and profile."""
     UNSURE = "unsure"
     """The device's first tokens were too unsure."""
+    SERVER_BETTER = "server_better"
+    """By the calibration the server is more often right on this profile, however sure the device is."""
+    NO_GAIN = "no_gain"
+    """By the calibration nothing is gained by sending the query, so the device answers."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import threading
 from concurrent.futures import Future
 from pathlib import Path
@@ -169,6 +170,12 @@ class DeviceEngine:
         blends = bool(self._adapters or self._blends or self._shipped)
         capabilities = {GENERATE, SCORE, ENCODE} | ({BLEND} if blends else set())
         return (ModelInfo(self._name, self.n_ctx, self._source_sha256, self._quantization, frozenset(capabilities)),)
+
+    @property
+    def template_sha256(self) -> str:
+        """Hash of the model's chat template: what a score means depends on it."""
+        source = self._model.metadata.get("tokenizer.chat_template", "")
+        return hashlib.sha256(str(source).encode()).hexdigest()
 
     @property
     def pools(self) -> tuple[Pool, ...]:

@@ -77,6 +77,11 @@ class HardnessGate:
         return self._verdict
 
     @property
+    def threshold(self) -> float:
+        """At or above which the answer is let go."""
+        return self.settings.threshold
+
+    @property
     def score(self) -> float | None:
         """Mean log-probability of the tokens seen, or None before the first."""
         return self._seen.mean_logprob if self._seen.tokens else None

@@ -22,6 +22,8 @@ REASONS: dict[Reason, str] = {
     Reason.CONFIDENT: "confident",
     Reason.OUT_OF_SCOPE: "out of scope",
     Reason.UNSURE: "the device was unsure",
+    Reason.SERVER_BETTER: "calibrated: the server is better at this",
+    Reason.NO_GAIN: "calibrated: nothing is gained by sending it",
 }
 
 

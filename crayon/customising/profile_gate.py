@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from crayon.customising.device_calls import PoolEngine, check_layer, pool_of
@@ -10,6 +12,8 @@ from crayon.errors import AdapterError, EngineError, InvalidRequestError
 from crayon.router.scope import ScopeGate
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from crayon.adapters.pool import Pool
     from crayon.customising.customization import Customization
     from crayon.engine import Engine, RawStates
@@ -33,14 +37,24 @@ def pool_for(customization: Customization, engine: Engine) -> Pool:
 class ProfileGate:
     """The profiles of one customisation as scopes, on the engine that has its pool.
 
+    Args:
+        customization: whose profiles.
+        engine: the device's.
+        moved: how far each profile's threshold is moved, as a calibration says.
+
     Raises:
         AdapterError: the engine does not have the pool, or the centres are of another size than its keys.
         InvalidRequestError: the profiles have no centres.
     """
 
-    def __init__(self, customization: Customization, engine: Engine) -> None:
+    def __init__(
+        self, customization: Customization, engine: Engine, moved: Mapping[str | None, float] = MappingProxyType({})
+    ) -> None:
         self._pool = pool_for(customization, engine)
-        self._gate = ScopeGate([profile.scope() for profile in customization.profiles])
+        scopes = [profile.scope() for profile in customization.profiles]
+        self._gate = ScopeGate(
+            [replace(scope, threshold=scope.threshold + moved.get(scope.name, 0.0)) for scope in scopes]
+        )
         if self._gate.scopes[0].centre.size != self._pool.centre.size:
             raise AdapterError(f"customisation {customization.name!r} is damaged: its centres have another size")
 

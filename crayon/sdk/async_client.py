@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from crayon.messages import MessagesLike
     from crayon.router.hardness import Hardness
     from crayon.router.scope import Scope
+    from crayon.sdk.calibrations import CalibrationLike
     from crayon.sdk.customizations import CustomizationLike, SamplesLike
     from crayon.sdk.options import BlendLike, Call, SamplingOptions
 
@@ -47,6 +48,7 @@ class AsyncCrayon:
         private: bool = False,
         customization: CustomizationLike | None = None,
         customizations_dir: str | os.PathLike[str] | None = None,
+        calibration: CalibrationLike = "auto",
         device_options: Mapping[str, Any] | None = None,
         server_options: Mapping[str, Any] | None = None,
         **sampling: Unpack[SamplingOptions],
@@ -65,6 +67,7 @@ class AsyncCrayon:
             sampling=sampling,
             customization=customization,
             customizations_dir=customizations_dir,
+            calibration=calibration,
         )
 
     async def ask(
@@ -224,7 +227,7 @@ class AsyncCrayon:
 
     async def close(self) -> None:
         """Close the engines that this client opened; running calls on them fail. Safe to call twice."""
-        await asyncio.to_thread(self._core.engines.close)
+        await asyncio.to_thread(self._core.close)
 
     async def __aenter__(self) -> Self:
         return self

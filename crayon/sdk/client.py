@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from crayon.messages import MessagesLike
     from crayon.router.hardness import Hardness
     from crayon.router.scope import Scope
+    from crayon.sdk.calibrations import CalibrationLike
     from crayon.sdk.customizations import CustomizationLike, SamplesLike
     from crayon.sdk.options import BlendLike, Call, SamplingOptions
 
@@ -45,6 +46,8 @@ class Crayon:
         customization: what the device was customised for, by name: each query is answered by the profile it belongs
             to, and one outside of all goes to the server, or to the plain base where that is not allowed.
         customizations_dir: where customisations are kept; by default the user's data folder for Crayon.
+        calibration: "auto" lets the calibration that `calibrate` kept decide where there is one; False ignores it; a
+            path uses the record in that file.
         device_options: keywords for opening the device's model.
         server_options: keywords for the connection to the server.
         sampling: defaults for every call, see `Sampling`.
@@ -68,6 +71,7 @@ class Crayon:
         private: bool = False,
         customization: CustomizationLike | None = None,
         customizations_dir: str | os.PathLike[str] | None = None,
+        calibration: CalibrationLike = "auto",
         device_options: Mapping[str, Any] | None = None,
         server_options: Mapping[str, Any] | None = None,
         **sampling: Unpack[SamplingOptions],
@@ -86,6 +90,7 @@ class Crayon:
             sampling=sampling,
             customization=customization,
             customizations_dir=customizations_dir,
+            calibration=calibration,
         )
 
     def ask(
@@ -268,7 +273,7 @@ class Crayon:
 
     def close(self) -> None:
         """Close the engines that this client opened; running calls on them fail. Safe to call twice."""
-        self._core.engines.close()
+        self._core.close()
 
     def __enter__(self) -> Self:
         return self

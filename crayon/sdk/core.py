@@ -19,6 +19,7 @@ from crayon.router.hardness import Hardness
 from crayon.router.policy import Allowed, allowed_sources, parse_mode
 from crayon.router.scope import Scope, ScopeGate, fit_scope
 from crayon.sampling import Sampling
+from crayon.sdk.calibrations import AUTO, Calibrations
 from crayon.sdk.customizations import Customizations, samples_of
 from crayon.sdk.engines import Engines
 from crayon.sdk.options import Call, check_timeout, resolve_private, resolve_sampling
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from crayon.completion import Mode
     from crayon.customising.customization import Customization
     from crayon.messages import MessagesLike
+    from crayon.sdk.calibrations import CalibrationLike
     from crayon.sdk.customizations import CustomizationLike, SamplesLike
     from crayon.sdk.options import BlendLike
 
@@ -56,6 +58,7 @@ class Core:
         sampling: Mapping[str, Any],
         customization: CustomizationLike | None = None,
         customizations_dir: str | os.PathLike[str] | None = None,
+        calibration: CalibrationLike = AUTO,
     ) -> None:
         self._mode = parse_mode(mode)
         self._timeout = check_timeout(timeout)
@@ -66,6 +69,7 @@ class Core:
         self._hardness = _hardness(hardness)
         self.engines = Engines(device, server, device_options or {}, server_options or {})
         self.customizations = Customizations(customizations_dir)
+        self.calibrations = Calibrations(calibration, self.customizations)
         self._customization = customization
         if customization is not None:
             self.customizations.find("customization", customization)
@@ -137,6 +141,7 @@ class Core:
             choosing=choosing,
             choice=choice,
             hardness=self._hardness,
+            calibrated=self.calibrations.router(call, hold=self._hardness is not None) if allowed.gated else None,
             server=self.engines.server_address,
             request_bytes=self.engines.request_bytes,
         )
@@ -144,6 +149,20 @@ class Core:
     def needed_first(self, allowed: Allowed) -> tuple[Source, ...]:
         """Return the engines to open before the clock starts: a server is quick to open, a fallback device waits."""
         return tuple(source for source in allowed.sources if source is Source.SERVER or source is allowed.sources[0])
+
+    def prepare(self, call: Call, allowed: Allowed) -> None:
+        """Read and check the calibration for a call that the gates decide; its engines are open. May block.
+
+        Raises:
+            ConfigError: it is damaged, or was made for something else than what runs.
+        """
+        if allowed.gated:
+            self.calibrations.prepare(call, self.engines)
+
+    def close(self) -> None:
+        """Write down what is kept of the server share, and close the engines that were opened here."""
+        self.calibrations.close()
+        self.engines.close()
 
     def score_request(self, call: Call, continuations: Iterable[str], blend: Blend | None) -> ScoreRequest:
         """Return the request of a `score` call under the blend that was chosen; its time starts now."""
@@ -199,7 +218,9 @@ class Core:
         """
         profiles = None
         if call.customization is not None and _only_choice(call) is None:
-            profiles = ProfileGate(call.customization, self.engines.open(Source.DEVICE))
+            record = self.calibrations.record(call)
+            moved = {rule.profile: rule.scope for rule in record.calibration.rules} if record else {}
+            profiles = ProfileGate(call.customization, self.engines.open(Source.DEVICE), moved)
         return QueryGate(self._scope_gate(until) if self._scopes else None, profiles, call)
 
     def _scope_gate(self, until: float | None) -> ScopeGate:

@@ -13,6 +13,7 @@ from crayon.router.features import Features
 if TYPE_CHECKING:
     from crayon.completion import Blend, Reason
     from crayon.errors import CrayonError
+    from crayon.router.decide import CalibratedGate
     from crayon.router.hardness import HardnessGate
     from crayon.router.scope import ScopeVerdict
     from crayon.sdk.query_gate import Choice
@@ -47,7 +48,7 @@ class Ledger:
         reason: Reason,
         score: float | None = None,
         threshold: float | None = None,
-        gate: HardnessGate | None = None,
+        gate: HardnessGate | CalibratedGate | None = None,
     ) -> None:
         """Write down one more decision; `gate` is the hardness gate that took it."""
         similarity = self.scope.similarity if self.scope else {}

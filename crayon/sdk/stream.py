@@ -35,6 +35,7 @@ class AnswerStream(Answer):
             if self._turn is None:
                 for source in self._core.needed_first(self._allowed):
                     self._core.engines.open(source)
+                self._core.prepare(self._call, self._allowed)
             turn = self._turn or self._begin()
             while True:
                 piece = self._settle(turn)

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from crayon.completion import Route
     from crayon.engine import Event
+    from crayon.router.decide import CalibratedGate, CalibratedRouter
     from crayon.router.hardness import Hardness
     from crayon.router.policy import Allowed
     from crayon.router.scope import ScopeVerdict
@@ -52,7 +53,7 @@ class _Attempt:
 
     source: Source
     request: GenerateRequest
-    gate: HardnessGate | None = None
+    gate: HardnessGate | CalibratedGate | None = None
     first_by: float | None = None
     first_at: float | None = None
     started: Started | None = None
@@ -70,6 +71,7 @@ class Turn:
         choosing: whether the query's embedding chooses the profile that the device answers with.
         choice: that profile where there is nothing to choose.
         hardness: settings of the hardness gate, or None to let every device answer go at once.
+        calibrated: a calibration in use; where it knows the query's profile, it takes the place of both gates' own.
         server: address of the server, for the report.
         request_bytes: size of a request on the wire.
         clock: a monotonic clock, in seconds.
@@ -84,6 +86,7 @@ class Turn:
         choosing: bool = False,
         choice: Choice | None = None,
         hardness: Hardness | None = None,
+        calibrated: CalibratedRouter | None = None,
         server: str | None = None,
         request_bytes: Callable[[GenerateRequest], int] = lambda _: 0,
         clock: Callable[[], float] = time.monotonic,
@@ -94,6 +97,8 @@ class Turn:
         self._choosing = choosing
         self._waiting: bool | None = None  # for the profile; then whether the attempt is gated
         self._hardness = hardness
+        self._calibrated = calibrated
+        self._ruled = False  # whether the calibration decides by the device's first tokens
         self._request_bytes = request_bytes
         self._clock = clock
         self._t0 = clock()
@@ -129,6 +134,9 @@ class Turn:
         first, reason = self.allowed.sources[0], self.allowed.reason
         if self.allowed.gated and self._scoped:
             return self._embed()
+        ruled = self._rule() if self.allowed.gated else None
+        if ruled is not None:
+            return ruled
         self.ledger.decide(first, reason)
         return self._run(first, gated=self.allowed.gated)
 
@@ -140,6 +148,9 @@ class Turn:
             gated, self._waiting = bool(self._waiting), None
             return self._run(Source.DEVICE, gated=gated)
         self.ledger.scope = verdict
+        ruled = self._rule()
+        if ruled is not None:
+            return ruled
         source = Source.DEVICE if verdict.inside else Source.SERVER
         reason = Reason.IN_SCOPE if verdict.inside else Reason.OUT_OF_SCOPE
         self.ledger.decide(source, reason, verdict.score, verdict.threshold)
@@ -197,9 +208,29 @@ class Turn:
         )
         return self._run(Source.DEVICE)
 
-    # -- the hardness gate
+    # -- the calibration, and the hardness gate
 
-    def _weigh(self, attempt: _Attempt, gate: HardnessGate, delta: Delta) -> Action:
+    def _rule(self) -> Action | None:
+        """Let the calibration decide; None: there is none, or it knows nothing of the query or only of its answer."""
+        ruling = self._calibrated.before(*self._place) if self._calibrated else None
+        if ruling is None:
+            return None
+        if ruling.source is None:
+            self._ruled = True
+            return None
+        self.ledger.decide(ruling.source, ruling.reason, ruling.score, ruling.threshold)
+        return self._run(ruling.source)
+
+    @property
+    def _place(self) -> tuple[ScopeVerdict | None, str | None]:
+        return self.ledger.scope, self.ledger.choice.profile if self.ledger.choice else None
+
+    def _new_gate(self) -> HardnessGate | CalibratedGate | None:
+        if self._ruled and self._calibrated:
+            return self._calibrated.gate(*self._place)
+        return HardnessGate(self._hardness) if self._hardness else None
+
+    def _weigh(self, attempt: _Attempt, gate: HardnessGate | CalibratedGate, delta: Delta) -> Action:
         if delta.text and not delta.signals and not gate.tokens:
             # An engine without signals cannot be judged: its answer counts as it is.
             attempt.gate = None
@@ -211,12 +242,12 @@ class Turn:
             gate.push(signal)
         return self._judged(attempt, gate)
 
-    def _judged(self, attempt: _Attempt, gate: HardnessGate) -> Action:
+    def _judged(self, attempt: _Attempt, gate: HardnessGate | CalibratedGate) -> Action:
         if gate.verdict is Verdict.HOLD:
             return self._read()
         attempt.gate = None
         self.ledger.holdback_ms = 1000.0 * (self._clock() - attempt.first_at) if attempt.first_at is not None else 0.0
-        threshold = gate.settings.threshold
+        threshold = gate.threshold
         if gate.verdict is Verdict.ESCALATE:
             self._discard()
             self.ledger.decide(Source.SERVER, Reason.UNSURE, gate.score, threshold, gate)
@@ -259,8 +290,7 @@ class Turn:
             deadline=self.deadline,
             request_id=request_id if self._attempts == 1 else f"{request_id}-{self._attempts}",
         )
-        gate = HardnessGate(self._hardness) if gated and self._hardness else None
-        self._attempt = _Attempt(source, request, gate, first_by)
+        self._attempt = _Attempt(source, request, self._new_gate() if gated else None, first_by)
         return Generate(source, request)
 
     def _running(self) -> _Attempt:

@@ -21,10 +21,11 @@ from crayon.eval.routing import page
 from crayon.eval.routing.decide import Routed
 from crayon.eval.routing.run import Measured, evaluate_route
 from crayon.eval.routing.settings import RouteSettings
-from crayon.eval.routing.sides import ServerSide, listed, said
+from crayon.eval.routing.sides import ServerSide, said
 from crayon.eval.routing.summary import points
 from crayon.eval.routing.traffic import Query, User, make_users
 from crayon.eval.subject import Subject
+from crayon.sdk.listing import listed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

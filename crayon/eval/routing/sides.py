@@ -13,6 +13,7 @@ from crayon.customising.expectation import LONG_CHOICE_WORDS
 from crayon.engine import ScoreRequest, deadline_after
 from crayon.eval.subject import Question
 from crayon.messages import Message
+from crayon.sdk.listing import listed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -35,12 +36,6 @@ class Said:
     index: int
     right: bool
     margin: float
-
-
-def listed(question: str, choices: Sequence[str]) -> str:
-    """Return the question with its options listed, as a larger model is asked."""
-    options = "\n".join(f"- {choice}" for choice in choices)
-    return f"{question}\n\nOptions:\n{options}\n\nAnswer with one of the options, and nothing else."
 
 
 def said(values: Sequence[float], item: Item) -> Said:

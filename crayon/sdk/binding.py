@@ -1,0 +1,54 @@
+"""What a calibration is bound to, read off the engines that run."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import TYPE_CHECKING
+
+from crayon.customising.profile_gate import pool_for
+from crayon.router.record import Binding
+
+if TYPE_CHECKING:
+    from crayon.customising.customization import Customization
+    from crayon.engine import Engine, ModelInfo
+
+
+def binding_of(device: Engine, customization: Customization | None, server_model: str = "") -> Binding:
+    """Return what runs on the device, under which weights, and which model is behind the server.
+
+    Args:
+        device: the device's engine.
+        customization: what is in use, if anything.
+        server_model: as `server_model_of` gives it; "" where the server was not asked.
+
+    Raises:
+        AdapterError: the customisation's pool is not there.
+    """
+    model = device.models()[0]
+    pool_id, profiles = "", {}
+    if customization is not None:
+        pool = pool_for(customization, device)
+        pool_id = f"{pool.id} {pool.manifest.tensors_sha256[:16]}".strip()
+        # Rounded numbers of ours as JSON: the same on every machine.
+        profiles = {
+            profile.name: _hash([profile.weights, profile.centre, profile.threshold])
+            for profile in customization.profiles
+        }
+    return Binding(
+        base_model=model.source_sha256 or model.name,
+        quantization=model.quantization,
+        pool_id=pool_id,
+        profiles=profiles,
+        prompt_template=str(getattr(device, "template_sha256", "")),
+        server_model=server_model,
+    )
+
+
+def server_model_of(model: ModelInfo) -> str:
+    """Return what stands for a server's model: its name, and the hash of its file where the server tells it."""
+    return f"{model.name} {model.source_sha256[:16]}".strip()
+
+
+def _hash(value: object) -> str:
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()

@@ -1,0 +1,220 @@
+"""What a calibration says of one query: who answers and why, before the device decodes and after its first tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from crayon.completion import Reason, Source
+from crayon.router.features import Features, RunningSignals, TokenFeatures
+from crayon.router.hardness import Verdict
+from crayon.router.record import COMBINED
+from crayon.router.signals import SIGNALS, signal_value
+
+if TYPE_CHECKING:
+    from crayon.engine import TokenSignal
+    from crayon.router.record import CalibrationRecord
+    from crayon.router.rules import ProfileRule
+    from crayon.router.scope import ScopeVerdict
+
+# Those that are read from the tokens of an answer: the device has to decode for them.
+TOKEN_SIGNALS = frozenset(
+    name for name, read in SIGNALS.items() if read(Features(tokens=TokenFeatures(1))) is not None
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Ruling:
+    """What is decided about a query.
+
+    Args:
+        source: who answers; None: the device decodes first, and its signal decides.
+        reason: why; without a source, what holds if the device keeps it.
+        benefit: the estimated gain of sending the query, from -1 to 1.
+        score: the number that decided: a signal or a scope score; or, for `NO_GAIN` and `SERVER_BETTER`, how much
+            more often the device is estimated to be right than the server.
+        threshold: at or above which the device answers.
+        hardness: the threshold of the hardness signal for this query; None where the signal decides nothing.
+    """
+
+    source: Source | None
+    reason: Reason
+    benefit: float
+    score: float | None = None
+    threshold: float | None = None
+    hardness: float | None = None
+
+
+def decide(
+    record: CalibrationRecord,
+    verdict: ScopeVerdict | None,
+    features: Features | None = None,
+    *,
+    profile: str | None = None,
+    lam: float | None = None,
+    coin: float = 1.0,
+) -> Ruling | None:
+    """Return who answers a query, or None: it belongs to nothing that was calibrated.
+
+    Args:
+        record: the calibration.
+        verdict: where the query belongs, with thresholds that the record's rules have moved; None without scopes.
+        features: what was measured of the device's answer; None before it decodes.
+        profile: that which answers where there is no verdict.
+        lam: a query is sent if it gains more than this; the calibration's by default.
+        coin: a number in [0, 1), new for each query, for queries of equal gain.
+    """
+    calibration = record.calibration
+    rule = _rule(record, verdict, profile)
+    if rule is None:
+        return None
+    tie = calibration.tie if lam is None else 0.0
+    lam = calibration.lam if lam is None else lam
+    inside = verdict is None or verdict.inside
+    hardness = rule.at(lam).hardness if inside else None
+    if hardness is not None and features is None and waits(record):
+        reason = Reason.CONFIDENT if verdict is None else Reason.IN_SCOPE
+        return Ruling(None, reason, rule.benefit, hardness=hardness)
+    sure = None if hardness is None else _sure(record, features or Features(scope_margin=_margin(verdict)))
+    benefit = rule.benefit_of(sure)
+    sent = bool(benefit > 0 and (benefit > lam or (benefit == lam and coin < tie)))
+    source = Source.SERVER if sent else Source.DEVICE
+    if sure is None:
+        if sent and verdict is not None and not inside:
+            return Ruling(source, Reason.OUT_OF_SCOPE, benefit, verdict.score, verdict.threshold)
+        # Turned round, so that at or above the threshold the device answers, as for every other reason.
+        return Ruling(source, Reason.SERVER_BETTER if sent else Reason.NO_GAIN, benefit, 0.0 - benefit, 0.0 - lam)
+    if sent:
+        return Ruling(source, Reason.UNSURE, benefit, sure, hardness, hardness)
+    if verdict is not None:
+        return Ruling(source, Reason.IN_SCOPE, benefit, verdict.score, verdict.threshold, hardness)
+    return Ruling(source, Reason.CONFIDENT, benefit, sure, hardness, hardness)
+
+
+def waits(record: CalibrationRecord) -> bool:
+    """Return whether the record's hardness signal is read from tokens, so that the device has to decode for it."""
+    names = record.combiner.signals if record.combiner is not None else (record.signal,)
+    return any(name in TOKEN_SIGNALS for name in names)
+
+
+def _rule(record: CalibrationRecord, verdict: ScopeVerdict | None, profile: str | None) -> ProfileRule | None:
+    if verdict is not None and not verdict.inside:
+        return record.calibration.outside
+    name = profile if verdict is None else verdict.name
+    return next((rule for rule in record.calibration.rules if rule.profile == name), None)
+
+
+def _sure(record: CalibrationRecord, features: Features) -> float | None:
+    if record.signal == COMBINED and record.combiner is not None:
+        return record.combiner.sure(features)
+    return signal_value(record.signal, features)
+
+
+def _margin(verdict: ScopeVerdict | None) -> float | None:
+    return None if verdict is None else verdict.score - verdict.threshold
+
+
+def _ignore(_: float) -> None:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class CalibratedRouter:
+    """A record in use for one query; without input or output.
+
+    Args:
+        record: the calibration.
+        lam: in place of the calibration's, as the share's keeper has it.
+        coin: as in `decide`.
+        hold: whether the device's tokens may be held back for its signal; if not, it answers what is inside.
+        decided: is told the estimated gain once it is decided who answers.
+    """
+
+    record: CalibrationRecord
+    lam: float | None = None
+    coin: float = 1.0
+    hold: bool = True
+    decided: Callable[[float], None] = _ignore
+
+    def before(self, verdict: ScopeVerdict | None, profile: str | None = None) -> Ruling | None:
+        """Return what is decided before the device decodes; None: nothing that was calibrated."""
+        if not self.hold and (verdict is None or verdict.inside):
+            return None
+        ruling = decide(self.record, verdict, profile=profile, lam=self.lam, coin=self.coin)
+        if ruling is not None and ruling.source is not None:
+            self.decided(ruling.benefit)
+        return ruling
+
+    def after(self, features: TokenFeatures, verdict: ScopeVerdict | None, profile: str | None = None) -> Ruling | None:
+        """Return what is decided by the device's first tokens."""
+        similarity = verdict.similarity if verdict is not None else {}
+        seen = Features(similarity, features, scope_margin=_margin(verdict))
+        return decide(self.record, verdict, seen, profile=profile, lam=self.lam, coin=self.coin)
+
+    def gate(self, verdict: ScopeVerdict | None, profile: str | None = None) -> CalibratedGate:
+        """Return what holds the device's first tokens back until its signal has been read."""
+        return CalibratedGate(self, verdict, profile)
+
+
+class CalibratedGate:
+    """Reads as many tokens as the calibration did, then lets the answer go or sends the query away.
+
+    It takes the place of `HardnessGate`. It decides by the estimated gain, which the threshold only restates.
+    """
+
+    def __init__(self, router: CalibratedRouter, verdict: ScopeVerdict | None, profile: str | None) -> None:
+        self._router = router
+        self._place = (verdict, profile)
+        self._seen = RunningSignals()
+        self._verdict = Verdict.HOLD
+        self._ruling = decide(router.record, verdict, profile=profile, lam=router.lam, coin=router.coin)
+
+    @property
+    def verdict(self) -> Verdict:
+        """The verdict so far; RELEASE and ESCALATE are final."""
+        return self._verdict
+
+    @property
+    def threshold(self) -> float | None:
+        """At or above which the answer is let go."""
+        return None if self._ruling is None else self._ruling.hardness
+
+    @property
+    def score(self) -> float | None:
+        """The signal of the tokens seen, or None before the first."""
+        if not self._seen.tokens:
+            return None
+        return _sure(self._router.record, Features(tokens=self._seen.features(), scope_margin=_margin(self._place[0])))
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens it has seen."""
+        return self._seen.tokens
+
+    def features(self) -> TokenFeatures:
+        """Return the aggregates of the tokens seen."""
+        return self._seen.features()
+
+    def push(self, signal: TokenSignal) -> Verdict:
+        """Take in the next token; ignored once the verdict is final."""
+        if self._verdict is Verdict.HOLD:
+            self._seen.add(signal)
+            if self._seen.tokens >= self._router.record.hold_tokens:
+                self._settle()
+        return self._verdict
+
+    def finish(self) -> Verdict:
+        """Decide on what there is, the answer has ended; one without a token escalates, it helps nobody."""
+        if self._verdict is Verdict.HOLD:
+            if self._seen.tokens:
+                self._settle()
+            else:
+                self._verdict = Verdict.ESCALATE
+        return self._verdict
+
+    def _settle(self) -> None:
+        ruling = self._router.after(self._seen.features(), *self._place)
+        if ruling is not None:
+            self._router.decided(ruling.benefit)
+        self._verdict = Verdict.ESCALATE if ruling and ruling.source is Source.SERVER else Verdict.RELEASE
