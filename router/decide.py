@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -13,6 +12,8 @@ from crayon.router.record import COMBINED
 from crayon.router.signals import SIGNALS, signal_value
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from crayon.engine import TokenSignal
     from crayon.router.record import CalibrationRecord
     from crayon.router.rules import ProfileRule

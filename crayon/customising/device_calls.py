@@ -6,7 +6,7 @@ import time
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from crayon.customising.profiles import pool_vectors
-from crayon.engine import EncodeRequest, Engine, ScoreRequest, wait_for
+from crayon.engine import EncodeRequest, Engine, GenerateRequest, ScoreRequest, wait_for
 from crayon.errors import (
     AdapterError,
     CancelledError,
@@ -24,8 +24,9 @@ if TYPE_CHECKING:
 
     from crayon.adapters.pool import Pool
     from crayon.completion import Blend
-    from crayon.engine import RawStates, ScoreResult
+    from crayon.engine import RawStates, ScoreResult, Stream
     from crayon.messages import Message
+    from crayon.sampling import Sampling
 
 WHAT = "customising"
 
@@ -83,12 +84,19 @@ class DeviceCalls:
         engine: who computes.
         patience: seconds for one call; None waits for ever.
         cancelled: whether the caller has given up; asked before each call.
+        what: what is done, for messages.
     """
 
     def __init__(
-        self, engine: Engine, *, patience: float | None = 120.0, cancelled: Callable[[], bool] = lambda: False
+        self,
+        engine: Engine,
+        *,
+        patience: float | None = 120.0,
+        cancelled: Callable[[], bool] = lambda: False,
+        what: str = WHAT,
     ) -> None:
         self.engine = on_this_device(engine)
+        self._what = what
         self._patience = patience
         self._cancelled = cancelled
 
@@ -101,7 +109,8 @@ class DeviceCalls:
         """
         until = self._until()
         try:
-            states = wait_for(self.engine.encode_raw(EncodeRequest(texts=tuple(texts), deadline=until)), until, WHAT)
+            request = EncodeRequest(texts=tuple(texts), deadline=until)
+            states = wait_for(self.engine.encode_raw(request), until, self._what)
         except PromptTooLongError as error:
             number = int(error.field.removeprefix("texts[").removesuffix("]")) + 1
             problem = f"has {error.prompt_tokens} tokens, at most {error.limit} fit; shorten it or leave it out"
@@ -118,11 +127,17 @@ class DeviceCalls:
         """Return how likely each text is as the answer, its end included if asked for; errors as `Engine.score`."""
         until = self._until()
         request = ScoreRequest(messages=messages, continuations=tuple(texts), blend=blend, deadline=until)
-        return wait_for(self.engine.score(request, ended=ended), until, WHAT)
+        return wait_for(self.engine.score(request, ended=ended), until, self._what)
+
+    def generate(self, messages: tuple[Message, ...], sampling: Sampling, blend: Blend | None) -> Stream:
+        """Start an answer; errors as `Engine.generate`, and the deadline is the engine's to hold."""
+        return self.engine.generate(
+            GenerateRequest(messages=messages, sampling=sampling, blend=blend, deadline=self._until())
+        )
 
     def _until(self) -> float | None:
         if self._cancelled():
-            raise CancelledError(f"{WHAT} was cancelled")
+            raise CancelledError(f"{self._what} was cancelled")
         return None if self._patience is None else time.monotonic() + self._patience
 
 

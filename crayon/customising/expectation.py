@@ -196,7 +196,7 @@ def worth(calls: DeviceCalls, case: Case, blend: Blend | None, metric: Metric) -
 
 def choice_scores(calls: DeviceCalls, case: Case, blend: Blend | None) -> NDArray[np.float64]:
     """Return the log-probability of each choice by the case's rule, shape (choices,)."""
-    return _values(calls.score(case.messages, case.texts, blend, ended=True).scores, case.rule)
+    return rule_values(calls.score(case.messages, case.texts, blend, ended=True).scores, case.rule)
 
 
 def _plain_worth(calls: DeviceCalls, case: Case, metric: Metric) -> dict[Rule, float]:
@@ -204,10 +204,10 @@ def _plain_worth(calls: DeviceCalls, case: Case, metric: Metric) -> dict[Rule, f
     if metric == "logprob":
         return dict.fromkeys(RULES, worth(calls, case, None, metric))
     scores = calls.score(case.messages, case.texts, None, ended=True).scores
-    return {rule: 100.0 * (int(np.argmax(_values(scores, rule))) == case.right) for rule in RULES}
+    return {rule: 100.0 * (int(np.argmax(rule_values(scores, rule))) == case.right) for rule in RULES}
 
 
-def _values(scores: Sequence[ContinuationScore], rule: Rule) -> NDArray[np.float64]:
+def rule_values(scores: Sequence[ContinuationScore], rule: Rule) -> NDArray[np.float64]:
     """Return one number for each choice; the last token of each is the answer's end."""
     if rule == "ended":
         return np.array([score.total for score in scores])

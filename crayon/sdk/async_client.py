@@ -23,7 +23,9 @@ if TYPE_CHECKING:
     from crayon.engine import EncodeResult, Engine, ScoreResult
     from crayon.messages import MessagesLike
     from crayon.router.hardness import Hardness
+    from crayon.router.record import CalibrationRecord
     from crayon.router.scope import Scope
+    from crayon.router.targets import Target
     from crayon.sdk.calibrations import CalibrationLike
     from crayon.sdk.customizations import CustomizationLike, SamplesLike
     from crayon.sdk.options import BlendLike, Call, SamplingOptions
@@ -203,6 +205,43 @@ class AsyncCrayon:
             )
         finally:
             gone.set()  # a task that was cancelled leaves no work behind on the device
+
+    async def calibrate(
+        self,
+        customization: CustomizationLike | None = None,
+        *,
+        samples: SamplesLike | None = None,
+        traffic: SamplesLike | None = None,
+        target: Target | None = None,
+        ask_server: bool = False,
+        private: bool | None = None,
+        hold_tokens: int | None = None,
+        timeout: float | None = None,  # noqa: ASYNC109 # one meaning on both clients: the patience of each step
+        confirm: Callable[[int, str], bool] | None = None,
+        progress: Callable[[str, int, int], None] | None = None,
+    ) -> CalibrationRecord:
+        """Calibrate who answers, and keep the record; as `Crayon.calibrate`, and without blocking the event loop.
+
+        `confirm` and `progress` are called from another thread.
+        """
+        gone = threading.Event()
+        try:
+            return await asyncio.to_thread(
+                self._core.calibrate,
+                customization,
+                private=private,
+                timeout=timeout,
+                hold_tokens=hold_tokens,
+                samples=samples,
+                traffic=traffic,
+                target=target,
+                ask_server=ask_server,
+                confirm=confirm,
+                progress=progress,
+                cancelled=gone.is_set,
+            )
+        finally:
+            gone.set()
 
     async def customization(self, name: CustomizationLike) -> Customization:
         """Return a customisation by its name, or from an exported file (a path that ends with .json).

@@ -71,7 +71,7 @@ class AsyncAnswerStream(Answer):
 
     async def _embed(self, turn: Turn, action: Embed) -> Action:
         try:
-            gate = await gate_async(self._core, self._call, action.until)
+            gate = await gate_async(self._core, self._call, action.until, gated=self._allowed.gated)
             start = time.perf_counter()
             future = self._encode(gate, self._core.engines.open(Source.DEVICE), action)
             verdict = gate.judge(await wait_for_async(future, action.until))
@@ -110,6 +110,8 @@ async def open_async(engines: Engines, source: Source) -> Engine:
     return engines.open(source) if engines.opened(source) else await asyncio.to_thread(engines.open, source)
 
 
-async def gate_async(core: Core, call: Call, until: float | None) -> QueryGate:
+async def gate_async(core: Core, call: Call, until: float | None, *, gated: bool = False) -> QueryGate:
     """Return what judges a call's query; the first time in a thread. Errors as `Core.query_gate`."""
-    return core.query_gate(call, until) if core.gate_ready else await asyncio.to_thread(core.query_gate, call, until)
+    if core.gate_ready:
+        return core.query_gate(call, until, gated=gated)
+    return await asyncio.to_thread(core.query_gate, call, until, gated=gated)

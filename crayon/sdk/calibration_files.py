@@ -6,7 +6,6 @@ import contextlib
 import hashlib
 import json
 import logging
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from crayon.customising.customization import check_name
@@ -17,6 +16,8 @@ from crayon.router.drift import ShareKeeper
 from crayon.router.record import CalibrationRecord
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from crayon.customising.customization import Customization
 
 RECORD = "calibration.json"

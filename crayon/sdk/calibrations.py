@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from crayon.sdk.options import Call
 
     # "auto" uses what is kept where there is one, False uses none, a path uses that file.
-    CalibrationLike: TypeAlias = Literal["auto", False] | str | os.PathLike[str]
+    CalibrationLike: TypeAlias = Literal[False] | str | os.PathLike[str]
 
 AUTO = "auto"
 # After so many decisions the state of the share is written down.

@@ -19,6 +19,7 @@ from crayon.router.hardness import Hardness
 from crayon.router.policy import Allowed, allowed_sources, parse_mode
 from crayon.router.scope import Scope, ScopeGate, fit_scope
 from crayon.sampling import Sampling
+from crayon.sdk.calibrate_call import CalibrateCall, calibrate_call
 from crayon.sdk.calibrations import AUTO, Calibrations
 from crayon.sdk.customizations import Customizations, samples_of
 from crayon.sdk.engines import Engines
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from crayon.completion import Mode
     from crayon.customising.customization import Customization
     from crayon.messages import MessagesLike
+    from crayon.router.record import CalibrationRecord
     from crayon.sdk.calibrations import CalibrationLike
     from crayon.sdk.customizations import CustomizationLike, SamplesLike
     from crayon.sdk.options import BlendLike
@@ -208,8 +210,10 @@ class Core:
         """Whether `query_gate` returns without delay."""
         return self.engines.opened(Source.DEVICE) and (not self._scopes or self._gate is not None)
 
-    def query_gate(self, call: Call, until: float | None) -> QueryGate:
+    def query_gate(self, call: Call, until: float | None, *, gated: bool = False) -> QueryGate:
         """Return what judges a call's query; the first time the scopes are fitted.
+
+        Where the gates decide the call, a calibration's thresholds hold for the profiles.
 
         Raises:
             InvalidRequestError: the device sees too little difference between a scope's examples.
@@ -218,7 +222,7 @@ class Core:
         """
         profiles = None
         if call.customization is not None and _only_choice(call) is None:
-            record = self.calibrations.record(call)
+            record = self.calibrations.record(call) if gated else None
             moved = {rule.profile: rule.scope for rule in record.calibration.rules} if record else {}
             profiles = ProfileGate(call.customization, self.engines.open(Source.DEVICE), moved)
         return QueryGate(self._scope_gate(until) if self._scopes else None, profiles, call)
@@ -275,6 +279,26 @@ class Core:
             progress=progress,
             cancelled=cancelled,
         )
+
+    def calibrate(
+        self,
+        customization: CustomizationLike | None,
+        *,
+        private: bool | None,
+        timeout: float | None,
+        hold_tokens: int | None,
+        **wishes: Any,
+    ) -> CalibrationRecord:
+        """Make a calibration and keep it; `Crayon.calibrate` documents the arguments."""
+        self.engines.check_open()
+        call = CalibrateCall(
+            customization=self._customization if customization is None else customization,
+            private=resolve_private(self._private, private),
+            patience=self._timeout if timeout is None else check_timeout(timeout),
+            hold_tokens=(self._hardness or Hardness()).hold_tokens if hold_tokens is None else hold_tokens,
+            **wishes,
+        )
+        return calibrate_call(call, self.engines, self.customizations, system=self._system, sampling=self._sampling)
 
     # -- inside
 

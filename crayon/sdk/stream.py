@@ -67,7 +67,7 @@ class AnswerStream(Answer):
 
     def _embed(self, turn: Turn, action: Embed) -> Action:
         try:
-            gate = self._core.query_gate(self._call, action.until)
+            gate = self._core.query_gate(self._call, action.until, gated=self._allowed.gated)
             start = time.perf_counter()
             future = self._encode(gate, self._core.engines.open(Source.DEVICE), action)
             verdict = gate.judge(wait_for(future, action.until))
