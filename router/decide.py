@@ -23,6 +23,11 @@ if TYPE_CHECKING:
 TOKEN_SIGNALS = frozenset(
     name for name, read in SIGNALS.items() if read(Features(tokens=TokenFeatures(1))) is not None
 )  # fmt: skip
+# The most that a signal can be: a threshold above it lets nothing pass, and needs no decoding to know.
+_CEILINGS = {
+    "mean_logprob": 0.0, "min_logprob": 0.0, "low_logprob": 0.0, "mean_entropy": 0.0, "max_entropy": 0.0,
+    "first_entropy": 0.0, "mean_margin": 1.0, "margin": 1.0, "max_prob": 1.0,
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +79,10 @@ def decide(
     lam = calibration.lam if lam is None else lam
     inside = verdict is None or verdict.inside
     hardness = rule.at(lam).hardness if inside else None
+    ceiling = _CEILINGS.get(record.signal)
+    if hardness is not None and ceiling is not None and hardness > ceiling:
+        benefit = rule.benefit_of(ceiling)
+        return Ruling(Source.SERVER, Reason.SERVER_BETTER, benefit, 0.0 - benefit, 0.0 - lam)
     if hardness is not None and features is None and waits(record):
         reason = Reason.CONFIDENT if verdict is None else Reason.IN_SCOPE
         return Ruling(None, reason, rule.benefit, hardness=hardness)

@@ -174,7 +174,7 @@ def _choices(
     homes: Mapping[str, str | None],
 ) -> list[tuple[str, ...]]:
     """Return the choices of each sample, its own or its task's labels; none at all unless every sample has some."""
-    known = {sample.question: sample for sample in labelled if sample.question in homes}
+    known = {sample.question: sample for sample in labelled if sample.answer is not None and sample.question in homes}
     labels = {
         name: choices_of([sample for question, sample in known.items() if homes[question] == name])
         for name in {place.profile for place in places}
