@@ -186,6 +186,11 @@ class CalibratedGate:
         return self._verdict
 
     @property
+    def hold_tokens(self) -> int:
+        """At most this many tokens are held back."""
+        return self._router.record.hold_tokens
+
+    @property
     def threshold(self) -> float | None:
         """At or above which the answer is let go."""
         return None if self._ruling is None else self._ruling.hardness

@@ -77,6 +77,11 @@ class HardnessGate:
         return self._verdict
 
     @property
+    def hold_tokens(self) -> int:
+        """At most this many tokens are held back."""
+        return self.settings.hold_tokens
+
+    @property
     def threshold(self) -> float:
         """At or above which the answer is let go."""
         return self.settings.threshold

@@ -11,6 +11,7 @@ from crayon.engine import EncodeRequest, deadline_after
 from crayon.sdk.async_stream import AsyncAnswerStream, gate_async, open_async
 from crayon.sdk.conversation import AsyncConversation
 from crayon.sdk.core import Core
+from crayon.sdk.route_calls import AsyncRouteCalls
 from crayon.sdk.waiting import wait_for_async
 
 if TYPE_CHECKING:
@@ -23,15 +24,13 @@ if TYPE_CHECKING:
     from crayon.engine import EncodeResult, Engine, ScoreResult
     from crayon.messages import MessagesLike
     from crayon.router.hardness import Hardness
-    from crayon.router.record import CalibrationRecord
     from crayon.router.scope import Scope
-    from crayon.router.targets import Target
     from crayon.sdk.calibrations import CalibrationLike
     from crayon.sdk.customizations import CustomizationLike, SamplesLike
     from crayon.sdk.options import BlendLike, Call, SamplingOptions
 
 
-class AsyncCrayon:
+class AsyncCrayon(AsyncRouteCalls):
     """Asks a small model on the device, and a larger one behind a server where that is allowed and needed.
 
     `Crayon` for asyncio: the same names, arguments and results. Nothing here blocks the event loop.
@@ -205,43 +204,6 @@ class AsyncCrayon:
             )
         finally:
             gone.set()  # a task that was cancelled leaves no work behind on the device
-
-    async def calibrate(
-        self,
-        customization: CustomizationLike | None = None,
-        *,
-        samples: SamplesLike | None = None,
-        traffic: SamplesLike | None = None,
-        target: Target | None = None,
-        ask_server: bool = False,
-        private: bool | None = None,
-        hold_tokens: int | None = None,
-        timeout: float | None = None,  # noqa: ASYNC109 # one meaning on both clients: the patience of each step
-        confirm: Callable[[int, str], bool] | None = None,
-        progress: Callable[[str, int, int], None] | None = None,
-    ) -> CalibrationRecord:
-        """Calibrate who answers, and keep the record; as `Crayon.calibrate`, and without blocking the event loop.
-
-        `confirm` and `progress` are called from another thread.
-        """
-        gone = threading.Event()
-        try:
-            return await asyncio.to_thread(
-                self._core.calibrate,
-                customization,
-                private=private,
-                timeout=timeout,
-                hold_tokens=hold_tokens,
-                samples=samples,
-                traffic=traffic,
-                target=target,
-                ask_server=ask_server,
-                confirm=confirm,
-                progress=progress,
-                cancelled=gone.is_set,
-            )
-        finally:
-            gone.set()
 
     async def customization(self, name: CustomizationLike) -> Customization:
         """Return a customisation by its name, or from an exported file (a path that ends with .json).

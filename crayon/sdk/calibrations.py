@@ -19,6 +19,8 @@ from crayon.sdk.binding import binding_of, server_model_of
 from crayon.sdk.calibration_files import read_record, read_share, record_path, share_path, write_share
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from crayon.customising.customization import Customization
     from crayon.router.record import Binding, CalibrationRecord
     from crayon.sdk.customizations import Customizations
@@ -96,21 +98,23 @@ class Calibrations:
         active = None if self._off or call.always else self._active.get(_key(call.customization))
         return None if active is None else active.record
 
-    def router(self, call: Call, *, hold: bool, watch: bool = False) -> CalibratedRouter | None:
+    def router(
+        self, call: Call, *, hold: bool, watch: Callable[[float], None] | None = None
+    ) -> CalibratedRouter | None:
         """Return what decides a call, if there is a record; never blocks.
 
         Args:
             call: what is asked for.
             hold: whether the device's first tokens may be held back.
-            watch: decide as it would be decided, and count nothing.
+            watch: is told the estimated gain in place of the share's keeper: nothing is counted.
         """
         active = None if self._off or call.always else self._active.get(_key(call.customization))
         if active is None:
             return None
         lam = None if active.keeper is None else active.keeper.lam
-        if active.keeper is None or watch:
-            return CalibratedRouter(active.record, lam, random.random(), hold)  # noqa: S311 - no secret, only a share
-        return CalibratedRouter(active.record, lam, 1.0, hold, lambda benefit: self._count(active, benefit))
+        coin = random.random() if active.keeper is None else 1.0  # noqa: S311 - no secret, only a share
+        decided = watch if watch is not None else lambda benefit: self._count(active, benefit)
+        return CalibratedRouter(active.record, lam, coin, hold, decided)
 
     def keeper(self, call: Call) -> ShareKeeper | None:
         """Return the state of the share's keeper, where a share is kept."""

@@ -8,6 +8,7 @@ from crayon.completion import Mode
 from crayon.engine import EncodeRequest, deadline_after, wait_for
 from crayon.sdk.conversation import Conversation
 from crayon.sdk.core import Core
+from crayon.sdk.route_calls import RouteCalls
 from crayon.sdk.stream import AnswerStream
 
 if TYPE_CHECKING:
@@ -20,15 +21,13 @@ if TYPE_CHECKING:
     from crayon.engine import EncodeResult, Engine, ScoreResult
     from crayon.messages import MessagesLike
     from crayon.router.hardness import Hardness
-    from crayon.router.record import CalibrationRecord
     from crayon.router.scope import Scope
-    from crayon.router.targets import Target
     from crayon.sdk.calibrations import CalibrationLike
     from crayon.sdk.customizations import CustomizationLike, SamplesLike
     from crayon.sdk.options import BlendLike, Call, SamplingOptions
 
 
-class Crayon:
+class Crayon(RouteCalls):
     """Asks a small model on the device, and a larger one behind a server where that is allowed and needed.
 
     Model and server are opened on first use (`load` does it now); close the client, or use `with`.
@@ -249,55 +248,6 @@ class Crayon:
             replace=replace,
             timeout=timeout,
             ready=ready,
-            progress=progress,
-        )
-
-    def calibrate(
-        self,
-        customization: CustomizationLike | None = None,
-        *,
-        samples: SamplesLike | None = None,
-        traffic: SamplesLike | None = None,
-        target: Target | None = None,
-        ask_server: bool = False,
-        private: bool | None = None,
-        hold_tokens: int | None = None,
-        timeout: float | None = None,
-        confirm: Callable[[int, str], bool] | None = None,
-        progress: Callable[[str, int, int], None] | None = None,
-    ) -> CalibrationRecord:
-        """Calibrate who answers, on labelled samples, and keep the record: later calls are decided by it.
-
-        Args:
-            customization: the one to calibrate, by name; by default the client's own, or the plain device model.
-            samples: labelled ones, or their file; by default those that the customisation was made from.
-            traffic: questions without labels in their place: the server's answers stand for the truth.
-            target: `ServerShare`, `MinQuality` or `MaxDeviceError`; None sends wherever the server is the better one.
-            ask_server: send the questions to the server, to learn how often it is right. Else that is believed, not
-                measured.
-            private: True refuses to send anything.
-            hold_tokens: over how many tokens the device's sureness is read, and how many are held back from then on.
-            timeout: seconds for each single answer; the client's own by default.
-            confirm: is told how many texts are to be sent and where to, before any is; False calls it off.
-            progress: is called with "device" or "server", answers done and answers in all.
-
-        Raises:
-            InvalidRequestError: too few labelled samples, or an impossible target: says what would be possible.
-            PrivacyError: the server should be asked, and this is private. Nothing was sent.
-            CancelledError: `confirm` called it off. Nothing was sent.
-            ServerError: the server cannot be asked, or answers with what are no scores.
-            AdapterError: the customisation's pool or samples are not there.
-        """
-        return self._core.calibrate(
-            customization,
-            private=private,
-            timeout=timeout,
-            hold_tokens=hold_tokens,
-            samples=samples,
-            traffic=traffic,
-            target=target,
-            ask_server=ask_server,
-            confirm=confirm,
             progress=progress,
         )
 

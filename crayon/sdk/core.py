@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from crayon.completion import Mode
     from crayon.customising.customization import Customization
     from crayon.messages import MessagesLike
+    from crayon.router.decide import CalibratedRouter
     from crayon.router.record import CalibrationRecord
     from crayon.sdk.calibrations import CalibrationLike
     from crayon.sdk.customizations import CustomizationLike, SamplesLike
@@ -132,8 +133,8 @@ class Core:
             )
         return call, allowed
 
-    def turn(self, call: Call, allowed: Allowed) -> Turn:
-        """Return a turn whose time starts now."""
+    def turn(self, call: Call, allowed: Allowed, *, watch: Callable[[float], None] | None = None) -> Turn:
+        """Return a turn whose time starts now; with `watch` only to look at: it is told the estimated gain."""
         choice = _only_choice(call)
         choosing = call.customization is not None and choice is None
         return Turn(
@@ -143,10 +144,13 @@ class Core:
             choosing=choosing,
             choice=choice,
             hardness=self._hardness,
-            calibrated=self.calibrations.router(call, hold=self._hardness is not None) if allowed.gated else None,
+            calibrated=self._calibrated(call, watch) if allowed.gated else None,
             server=self.engines.server_address,
             request_bytes=self.engines.request_bytes,
         )
+
+    def _calibrated(self, call: Call, watch: Callable[[float], None] | None) -> CalibratedRouter | None:
+        return self.calibrations.router(call, hold=self._hardness is not None, watch=watch)
 
     def needed_first(self, allowed: Allowed) -> tuple[Source, ...]:
         """Return the engines to open before the clock starts: a server is quick to open, a fallback device waits."""

@@ -98,6 +98,7 @@ class Turn:
         self._waiting: bool | None = None  # for the profile; then whether the attempt is gated
         self._hardness = hardness
         self._calibrated = calibrated
+        self.gate: HardnessGate | CalibratedGate | None = None  # of the device's last attempt, for who explains
         self._ruled = False  # whether the calibration decides by the device's first tokens
         self._request_bytes = request_bytes
         self._clock = clock
@@ -109,6 +110,11 @@ class Turn:
         self._text: list[str] = []
         self._ttft: float | None = None
         self._finished: Finished | None = None
+
+    @property
+    def most_held(self) -> int:
+        """How many tokens the gate may hold back."""
+        return 0 if self.gate is None else self.gate.hold_tokens
 
     @property
     def _named(self) -> bool:
@@ -227,8 +233,10 @@ class Turn:
 
     def _new_gate(self) -> HardnessGate | CalibratedGate | None:
         if self._ruled and self._calibrated:
-            return self._calibrated.gate(*self._place)
-        return HardnessGate(self._hardness) if self._hardness else None
+            self.gate = self._calibrated.gate(*self._place)
+        else:
+            self.gate = HardnessGate(self._hardness) if self._hardness else None
+        return self.gate
 
     def _weigh(self, attempt: _Attempt, gate: HardnessGate | CalibratedGate, delta: Delta) -> Action:
         if delta.text and not delta.signals and not gate.tokens:

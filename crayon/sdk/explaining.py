@@ -1,0 +1,178 @@
+"""Who would answer a query and why: one turn, up to the point where something would be shown or sent."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from crayon.completion import Source
+from crayon.engine import EncodeRequest, wait_for
+from crayon.errors import CrayonError, DeadlineExceededError, EngineError
+from crayon.router.features import Features
+from crayon.router.signals import SIGNALS, signal_value
+from crayon.sdk.actions import Embed, Fail, Generate, Read
+
+if TYPE_CHECKING:
+    from crayon.completion import Reason
+    from crayon.router.policy import Allowed
+    from crayon.router.scope import ScopeVerdict
+    from crayon.router.targets import Target
+    from crayon.sdk.actions import Action
+    from crayon.sdk.core import Core
+    from crayon.sdk.options import Call
+    from crayon.sdk.turn import Turn
+
+_POLL = 3600.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hold:
+    """What the hardness gate read: `signal` by name, its value against the threshold, over so many tokens."""
+
+    signal: str
+    score: float | None
+    threshold: float | None
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InUse:
+    """The calibration in use.
+
+    Args:
+        date: when it was made.
+        target: what for.
+        lam: a query is sent if it gains more than this; where a server share is kept, as it stands now.
+        benefit: the estimated gain of sending this query; None where nothing was calibrated for it.
+        share: server share of all gated queries so far, where one is kept.
+    """
+
+    date: str
+    target: Target
+    lam: float
+    benefit: float | None = None
+    share: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Explanation:
+    """Who would answer a query and why.
+
+    Args:
+        source: the side.
+        reason: why.
+        score: the number that decides, if one does, and
+        threshold: at or above which the device answers.
+        allowed: the sides that may answer, the preferred one first, and
+        allowed_reason: why that one is first.
+        scope: the closest scope or profile with its score and threshold; None where none was looked at.
+        customization: what the device would answer with, and
+        profile: which of its profiles; "base" is the plain base.
+        hold: what the hardness gate read; None where it had no say.
+        signals: every signal that was measured, by name; higher is surer.
+        calibration: the one in use, if any.
+    """
+
+    source: Source
+    reason: Reason
+    score: float | None
+    threshold: float | None
+    allowed: tuple[Source, ...]
+    allowed_reason: Reason
+    scope: ScopeVerdict | None = None
+    customization: str | None = None
+    profile: str | None = None
+    hold: Hold | None = None
+    signals: dict[str, float] = field(default_factory=dict)
+    calibration: InUse | None = None
+
+
+def explain(core: Core, call: Call, allowed: Allowed) -> Explanation:
+    """Return who would answer a call; nothing is sent. Errors as `Crayon.explain`."""
+    benefits: list[float] = []
+    if allowed.gated:
+        core.calibrations.prepare(call, core.engines, server=False)
+    elif allowed.sources[0] is Source.DEVICE:
+        core.engines.open(Source.DEVICE)
+    turn = core.turn(call, allowed, watch=benefits.append)
+    action = turn.begin()
+    if isinstance(action, Embed):
+        action = _embed(core, turn, call, allowed, action)
+    if isinstance(action, Generate) and action.source is Source.DEVICE and turn.gate is not None:
+        action = _hold(core, turn, action)
+    if isinstance(action, Fail):
+        raise action.error
+    return _told(core, turn, call, allowed, benefits)
+
+
+def _embed(core: Core, turn: Turn, call: Call, allowed: Allowed, action: Embed) -> Action:
+    try:
+        gate = core.query_gate(call, action.until, gated=allowed.gated)
+        request = EncodeRequest(texts=(action.text,), deadline=action.until)
+        verdict = gate.judge(wait_for(gate.encode(core.engines.open(Source.DEVICE), request), action.until))
+    except CrayonError as error:
+        return turn.failed(error)
+    return turn.embedded(verdict.scope, 0.0, verdict.choice)
+
+
+def _hold(core: Core, turn: Turn, action: Generate) -> Action:
+    """Let the device decode what would be held back, until the gate has decided."""
+    # No more tokens than can be held: the rest would be for nobody.
+    sampling = replace(action.request.sampling, max_tokens=min(action.request.sampling.max_tokens, turn.most_held))
+    try:
+        stream = core.engines.open(Source.DEVICE).generate(replace(action.request, sampling=sampling))
+        with stream:
+            step = turn.begun()
+            while isinstance(step, Read):
+                left = _POLL if step.until is None else min(_POLL, step.until - time.monotonic())
+                event = stream.get(max(0.0, left))
+                if event is not None:
+                    step = turn.received(event)
+                elif step.until is not None and time.monotonic() >= step.until:
+                    raise DeadlineExceededError
+            return step
+    except StopIteration:
+        return turn.failed(EngineError("the engine ended its answer without finishing it"))
+    except CrayonError as error:
+        return turn.failed(error)
+
+
+def _told(core: Core, turn: Turn, call: Call, allowed: Allowed, benefits: list[float]) -> Explanation:
+    decision, ledger, gate = turn.ledger.last, turn.ledger, turn.gate
+    if decision is None:
+        raise EngineError("nothing was decided")
+    record = core.calibrations.record(call) if allowed.gated else None
+    keeper = core.calibrations.keeper(call) if record else None
+    margin = ledger.scope.score - ledger.scope.threshold if ledger.scope else None
+    seen = Features(scope_margin=margin) if gate is None else Features(tokens=gate.features(), scope_margin=margin)
+    values = {name: signal_value(name, seen) for name in SIGNALS}
+    return Explanation(
+        source=decision.source,
+        reason=decision.reason,
+        score=decision.score,
+        threshold=decision.threshold,
+        allowed=allowed.sources,
+        allowed_reason=allowed.reason,
+        scope=ledger.scope,
+        customization=ledger.choice.customization if ledger.choice else None,
+        profile=ledger.choice.profile if ledger.choice else None,
+        hold=None
+        if gate is None
+        else Hold(
+            signal=record.signal if record and benefits else "mean_logprob",
+            score=gate.score,
+            threshold=gate.threshold,
+            tokens=gate.tokens,
+        ),
+        signals={name: value for name, value in values.items() if value is not None},
+        calibration=None
+        if record is None
+        else InUse(
+            date=record.date,
+            target=record.calibration.target,
+            lam=record.calibration.lam if keeper is None else keeper.lam,
+            benefit=benefits[-1] if benefits else None,
+            share=keeper.share if keeper and keeper.n else None,
+        ),
+    )

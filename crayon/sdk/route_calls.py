@@ -1,0 +1,172 @@
+"""What both clients can be asked about routing itself: calibrate it, explain it."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from typing import TYPE_CHECKING
+
+from crayon.sdk.explaining import explain
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from crayon.completion import Mode
+    from crayon.messages import MessagesLike
+    from crayon.router.record import CalibrationRecord
+    from crayon.router.targets import Target
+    from crayon.sdk.core import Core
+    from crayon.sdk.customizations import CustomizationLike, SamplesLike
+    from crayon.sdk.explaining import Explanation
+    from crayon.sdk.options import BlendLike
+
+
+class RouteCalls:
+    """These calls for `Crayon`."""
+
+    _core: Core
+
+    def calibrate(
+        self,
+        customization: CustomizationLike | None = None,
+        *,
+        samples: SamplesLike | None = None,
+        traffic: SamplesLike | None = None,
+        target: Target | None = None,
+        ask_server: bool = False,
+        private: bool | None = None,
+        hold_tokens: int | None = None,
+        timeout: float | None = None,
+        confirm: Callable[[int, str], bool] | None = None,
+        progress: Callable[[str, int, int], None] | None = None,
+    ) -> CalibrationRecord:
+        """Calibrate who answers, on labelled samples, and keep the record: later calls are decided by it.
+
+        Args:
+            customization: the one to calibrate, by name; by default the client's own, or the plain device model.
+            samples: labelled ones, or their file; by default those that the customisation was made from.
+            traffic: questions without labels in their place: the server's answers stand for the truth.
+            target: `ServerShare`, `MinQuality` or `MaxDeviceError`; None sends wherever the server is the better one.
+            ask_server: send the questions to the server, to learn how often it is right. Else that is believed, not
+                measured.
+            private: True refuses to send anything.
+            hold_tokens: over how many tokens the device's sureness is read, and how many are held back from then on.
+            timeout: seconds for each single answer; the client's own by default.
+            confirm: is told how many texts are to be sent and where to, before any is; False calls it off.
+            progress: is called with "device" or "server", answers done and answers in all.
+
+        Raises:
+            InvalidRequestError: too few labelled samples, or an impossible target: says what would be possible.
+            PrivacyError: the server should be asked, and this is private. Nothing was sent.
+            CancelledError: `confirm` called it off. Nothing was sent.
+            ServerError: the server cannot be asked, or answers with what are no scores.
+            AdapterError: the customisation's pool or samples are not there.
+        """
+        return self._core.calibrate(
+            customization,
+            private=private,
+            timeout=timeout,
+            hold_tokens=hold_tokens,
+            samples=samples,
+            traffic=traffic,
+            target=target,
+            ask_server=ask_server,
+            confirm=confirm,
+            progress=progress,
+        )
+
+    def explain(
+        self,
+        messages: MessagesLike,
+        *,
+        blend: BlendLike | None = None,
+        last_profile: str | None = None,
+        mode: Mode | str | None = None,
+        private: bool | None = None,
+        timeout: float | None = None,
+    ) -> Explanation:
+        """Return who would answer and why, with every signal and threshold. Nothing is sent, and no server contacted.
+
+        The device embeds the query and decodes as many tokens as would be held back, as it would for `ask`. That the
+        server serves the model that a calibration was made for is not looked at. Arguments as for `ask`.
+
+        Raises:
+            InvalidRequestError, PrivacyError, ConfigError, DeadlineExceededError, EngineError: as `ask`.
+        """
+        return explain(
+            self._core,
+            *self._core.call(
+                messages,
+                blend=blend,
+                last_profile=last_profile,
+                mode=mode,
+                private=private,
+                timeout=timeout,
+                sampling={},
+            ),
+        )
+
+
+class AsyncRouteCalls:
+    """These calls for `AsyncCrayon`."""
+
+    _core: Core
+
+    async def calibrate(
+        self,
+        customization: CustomizationLike | None = None,
+        *,
+        samples: SamplesLike | None = None,
+        traffic: SamplesLike | None = None,
+        target: Target | None = None,
+        ask_server: bool = False,
+        private: bool | None = None,
+        hold_tokens: int | None = None,
+        timeout: float | None = None,  # noqa: ASYNC109 # one meaning on both clients: the patience of each step
+        confirm: Callable[[int, str], bool] | None = None,
+        progress: Callable[[str, int, int], None] | None = None,
+    ) -> CalibrationRecord:
+        """Calibrate who answers, and keep the record; as `Crayon.calibrate`, and without blocking the event loop.
+
+        `confirm` and `progress` are called from another thread.
+        """
+        gone = threading.Event()
+        try:
+            return await asyncio.to_thread(
+                self._core.calibrate,
+                customization,
+                private=private,
+                timeout=timeout,
+                hold_tokens=hold_tokens,
+                samples=samples,
+                traffic=traffic,
+                target=target,
+                ask_server=ask_server,
+                confirm=confirm,
+                progress=progress,
+                cancelled=gone.is_set,
+            )
+        finally:
+            gone.set()
+
+    async def explain(
+        self,
+        messages: MessagesLike,
+        *,
+        blend: BlendLike | None = None,
+        last_profile: str | None = None,
+        mode: Mode | str | None = None,
+        private: bool | None = None,
+        timeout: float | None = None,  # noqa: ASYNC109 # one meaning on both clients: the deadline of the whole call
+    ) -> Explanation:
+        """Return who would answer and why; nothing is sent. As `Crayon.explain`."""
+        call, allowed = self._core.call(
+            messages,
+            blend=blend,
+            last_profile=last_profile,
+            mode=mode,
+            private=private,
+            timeout=timeout,
+            sampling={},
+        )
+        return await asyncio.to_thread(explain, self._core, call, allowed)

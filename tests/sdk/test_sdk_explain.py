@@ -1,0 +1,145 @@
+"""`explain`: what would be decided and why, and nothing sent."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from calibration_fakes import Choosing, Knowing, Writing, question, samples
+from custom_fakes import Device
+from sdk_fakes import COLOURS, SURE, UNSURE, Fake, FakeServer, Hang, answer
+
+from crayon import (
+    ConfigError,
+    Crayon,
+    DeadlineExceededError,
+    EngineError,
+    PrivacyError,
+    PromptTooLongError,
+    Reason,
+    Scope,
+    Source,
+)
+from crayon.router import ServerShare
+
+ELSEWHERE = "tell me a story"
+COLOUR = "what colour is the sky"
+
+
+class Untouched(FakeServer):
+    """Anything asked of it fails the test."""
+
+    def models(self):
+        raise AssertionError("the server was contacted")
+
+    generate = score = encode = lambda self, *_, **__: self.models()
+
+
+def customised(folder):
+    with Crayon(Choosing("small"), customizations_dir=folder) as client:
+        client.customize("mine", samples(), check=False)
+
+
+def explained(sdk, client, text, **options):
+    return sdk.call_or_value(client.explain(text, **options))
+
+
+def test_the_policy_alone(sdk):
+    for options, source, reason in (
+        ({"mode": "only_on_device"}, Source.DEVICE, Reason.MODE),
+        ({"mode": "only_on_server"}, Source.SERVER, Reason.MODE),
+        ({"mode": "prefer_on_server"}, Source.SERVER, Reason.MODE),
+        ({"private": True}, Source.DEVICE, Reason.PRIVATE),
+    ):
+        device = Fake("small")
+        got = explained(sdk, sdk.make(device, Untouched("large")), "hello", **options)
+        assert (got.source, got.reason, got.hold, got.scope) == (source, reason, None, None)
+        assert got.allowed[0] is source
+        assert device.requests == [], "there is nothing to decode for"
+    with pytest.raises(PrivacyError):
+        explained(sdk, sdk.make(None, Untouched("large")), "hello", private=True)
+
+
+@pytest.mark.parametrize(("logprob", "source", "reason"), [(SURE, "device", "confident"), (UNSURE, "server", "unsure")])
+def test_the_hardness_gate_is_shown_and_only_held_tokens_are_decoded(sdk, logprob, source, reason):
+    device = Fake("small", [answer(" ".join("abcdefghijklmnop"), logprob)])
+    got = explained(sdk, sdk.make(device, Untouched("large")), "hello")
+    assert (got.source, got.reason) == (source, reason)
+    assert (got.hold.signal, got.hold.score, got.hold.threshold) == ("mean_logprob", pytest.approx(logprob), -1.0)
+    assert got.hold.tokens <= 8
+    assert device.requests[0].sampling.max_tokens == 8
+    assert got.signals["mean_logprob"] == pytest.approx(logprob)
+    assert "margin" not in got.signals, "what was not measured is not shown"
+    assert device.streams[0].cancelled or device.streams[0].closed
+
+
+def test_scopes_are_shown(sdk):
+    client = sdk.make(Fake("small"), Untouched("large"), scopes=[Scope("colours", COLOURS)])
+    got = explained(sdk, client, ELSEWHERE)
+    assert (got.source, got.reason, got.scope.name) == (Source.SERVER, Reason.OUT_OF_SCOPE, "colours")
+    assert (got.score, got.threshold) == (got.scope.score, got.scope.threshold)
+    assert got.hold is None
+    got = explained(sdk, client, COLOURS[0])
+    assert (got.source, got.reason) == (Source.DEVICE, Reason.IN_SCOPE)
+    assert got.hold.score > got.hold.threshold
+
+
+def test_a_calibration_is_shown_and_its_share_is_not_moved(sdk, tmp_path):
+    device = Writing("small")
+    make = lambda server: sdk.make(device, server, customization="mine", customizations_dir=tmp_path)  # noqa: E731
+    customised(tmp_path)
+    client = make(Knowing("large"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("crayon.sdk.calibrating.choices_of", lambda _: ())
+        sdk.call(client.calibrate(ask_server=True, target=ServerShare(0.3)))
+    asker = make(Untouched("large"))
+    got = explained(sdk, asker, question("colour", 90, sure=False, right=False))
+    assert (got.customization, got.profile, got.scope.name) == ("mine", "colour", "colour")
+    assert (got.calibration.target, got.calibration.share) == (ServerShare(0.3), None)
+    assert got.calibration.benefit > 0
+    assert (got.source is Source.SERVER) == (got.calibration.benefit > got.calibration.lam)
+    assert got.hold.score == pytest.approx(UNSURE)
+    assert got.hold.threshold != -1.0
+    out = explained(sdk, asker, ELSEWHERE)
+    assert out.hold is None
+    assert out.profile == "base"
+    assert out.calibration.benefit is not None
+    sdk.call_or_value(asker.close())
+    assert not (tmp_path / "mine" / "server-share.json").exists()
+    # And what is explained is what happens.
+    for text in (
+        question("colour", 90, sure=False, right=False),
+        ELSEWHERE,
+        question("colour", 91, sure=True, right=True),
+    ):
+        want = explained(sdk, client, text)
+        route = sdk.call(client.ask(text)).route
+        assert (want.source, want.reason) == (route.source, route.reason)
+        assert (want.score, want.threshold) == (pytest.approx(route.score), pytest.approx(route.threshold))
+
+
+def test_a_record_that_does_not_hold_is_said(sdk, tmp_path):
+    customised(tmp_path)
+    client = sdk.make(Choosing("small"), customization="mine", customizations_dir=tmp_path)
+    sdk.call(client.calibrate())
+    path = tmp_path / "mine" / "calibration.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "hold_tokens": 3}))
+    with pytest.raises(ConfigError, match="edited"):
+        explained(
+            sdk, sdk.make(Choosing("small"), Untouched("l"), customization="mine", customizations_dir=tmp_path), COLOUR
+        )
+
+
+def test_a_device_that_fails_is_explained_or_raised(sdk):
+    device = Device("small", [PromptTooLongError(9, 8)])
+    got = explained(sdk, sdk.make(device, Untouched("large")), "hello")
+    assert (got.source, got.reason) == (Source.SERVER, Reason.DEVICE_FAILED)
+    broken = Device("small", [[EngineError("gone")]])
+    assert explained(sdk, sdk.make(broken, Untouched("large")), "hello").reason is Reason.DEVICE_FAILED
+    with pytest.raises(DeadlineExceededError):
+        explained(sdk, sdk.make(Device("small", [[Hang]]), Untouched("large"), timeout=0.05), "hello")
+
+
+def test_a_crayon_without_a_server_explains_that_too():
+    got = Crayon(Fake("small")).explain("hello")
+    assert (got.source, got.reason) == (Source.DEVICE, Reason.NO_SERVER)
