@@ -26,6 +26,8 @@ COMMANDS: dict[str, CommandEntry] = {
     "customizations": CommandEntry(
         "crayon.cli.customizations", "List, show, rename, delete and export customisations."
     ),
+    "calibrate": CommandEntry("crayon.cli.calibrate", "Measure who answers what better, and set the thresholds."),
+    "route": CommandEntry("crayon.cli.route", "See how queries are routed."),
     "models": CommandEntry("crayon.cli.models", "List, fetch, inspect, prepare and remove models."),
     "pool": CommandEntry("crayon.cli.pool", "List, show, check, train, import and export adapter pools."),
     "doctor": CommandEntry("crayon.cli.doctor", "Check this machine, the library, the models and the server."),

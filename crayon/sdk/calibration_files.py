@@ -66,6 +66,11 @@ def read_record(path: Path) -> CalibrationRecord:
         raise ConfigError(error.key, str(error).removeprefix(f"{error.key}: "), str(path)) from None
 
 
+def kept_record(path: Path) -> CalibrationRecord | None:
+    """Return the calibration at a path, or None: there is none. Errors as `read_record`."""
+    return read_record(path) if path.exists() else None
+
+
 def write_record(path: Path, record: CalibrationRecord) -> None:
     """Keep a calibration, at once or not at all; the share kept for an older one goes.
 

@@ -19,7 +19,7 @@ from crayon.router.hardness import Hardness
 from crayon.router.policy import Allowed, allowed_sources, parse_mode
 from crayon.router.scope import Scope, ScopeGate, fit_scope
 from crayon.sampling import Sampling
-from crayon.sdk.calibrate_call import CalibrateCall, calibrate_call
+from crayon.sdk.calibrate_call import CalibrateCall, calibrate_call, path_of
 from crayon.sdk.calibrations import AUTO, Calibrations
 from crayon.sdk.customizations import Customizations, samples_of
 from crayon.sdk.engines import Engines
@@ -30,6 +30,7 @@ from crayon.sdk.turn import Turn
 if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
     from typing import Literal
 
     from crayon.completion import Mode
@@ -303,6 +304,12 @@ class Core:
             **wishes,
         )
         return calibrate_call(call, self.engines, self.customizations, system=self._system, sampling=self._sampling)
+
+    def calibration_path(self, customization: CustomizationLike | None) -> Path:
+        """Return where the calibration of a customisation is kept, or of the device's model; it need not be there."""
+        value = self._customization if customization is None else customization
+        custom = None if value is None else self.customizations.find("customization", value)
+        return path_of(custom, self.engines, self.customizations)
 
     # -- inside
 

@@ -6,6 +6,7 @@ import asyncio
 import threading
 from typing import TYPE_CHECKING
 
+from crayon.sdk.calibration_files import delete_record, kept_record
 from crayon.sdk.explaining import explain
 
 if TYPE_CHECKING:
@@ -74,6 +75,24 @@ class RouteCalls:
             confirm=confirm,
             progress=progress,
         )
+
+    def calibration(self, customization: CustomizationLike | None = None) -> CalibrationRecord | None:
+        """Return the calibration that is kept of a customisation (or of the plain device model), if there is one.
+
+        Raises:
+            InvalidRequestError: there is no such customisation.
+            ConfigError: the record was edited or is damaged.
+        """
+        return kept_record(self._core.calibration_path(customization))
+
+    def forget_calibration(self, customization: CustomizationLike | None = None) -> None:
+        """Remove the calibration that is kept, and its server share.
+
+        Raises:
+            InvalidRequestError: there is no such customisation.
+            ConfigError: there is no calibration of it.
+        """
+        delete_record(self._core.calibration_path(customization))
 
     def explain(
         self,
@@ -148,6 +167,16 @@ class AsyncRouteCalls:
             )
         finally:
             gone.set()
+
+    async def calibration(self, customization: CustomizationLike | None = None) -> CalibrationRecord | None:
+        """Return the calibration that is kept; as `Crayon.calibration`."""
+        path = await asyncio.to_thread(self._core.calibration_path, customization)
+        return await asyncio.to_thread(kept_record, path)
+
+    async def forget_calibration(self, customization: CustomizationLike | None = None) -> None:
+        """Remove the calibration that is kept; as `Crayon.forget_calibration`."""
+        path = await asyncio.to_thread(self._core.calibration_path, customization)
+        await asyncio.to_thread(delete_record, path)
 
     async def explain(
         self,
