@@ -62,7 +62,7 @@ class Conditions:
         if isinstance(given, str) or not isinstance(given, Sequence):
             raise InvalidRequestError("conditions.device_languages", "must be a list of codes such as 'en'")
         for code in given:
-            if code not in LANGUAGES:
+            if not isinstance(code, str) or code not in LANGUAGES:
                 known = ", ".join(sorted(LANGUAGES))
                 raise InvalidRequestError(
                     "conditions.device_languages", f"{code!r} cannot be told from others; these can: {known}"

@@ -107,7 +107,7 @@ class Meters:
             now = self._clock()
             known = {name: average.read(now) for name, average in self._averages.items()}
             return Measured(
-                **known,  # type: ignore[arg-type] # the names are its fields
+                **known,
                 device_running=self._running,
                 battery_percent=None if power is None else power.percent,
                 plugged=None if power is None else power.plugged,
