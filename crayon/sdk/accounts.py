@@ -181,6 +181,8 @@ class Account:
         self._accounts = accounts
         self.source = source
         self._reserved = reserved
+        self.sent = False
+        """Whether the engine took the request, so that it may cost something."""
         self._counted = counted
         self._begin = time.monotonic()
         self._seen = _Seen()
@@ -236,6 +238,8 @@ class Account:
         if seen.finished is not None:
             usage = seen.finished.usage
             return Cost(usage.prompt_tokens or least, max(usage.completion_tokens, seen.tokens))
+        if not self.sent:
+            return None
         untouched = seen.started is None and not seen.tokens
         return None if untouched and isinstance(error, NOT_TAKEN) else Cost(least, seen.tokens)
 

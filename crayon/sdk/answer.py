@@ -121,22 +121,26 @@ class Answer:
             self._future.cancel()
         return self._future
 
-    def _pay(self, action: Generate) -> Account | BudgetError:
-        """Open the request's account; waits for the budget's file where there is a budget."""
+    def _pay(self, action: Generate) -> BudgetError | None:
+        """Open the request's account, or return why not; waits for the budget's file where there is a budget."""
         try:
-            return self._core.accounts.open(action.source, action.request, counted=self._counted)
+            self._account = self._core.accounts.open(action.source, action.request, counted=self._counted)
         except BudgetError as error:
             return error
-
-    def _start(self, turn: Turn, engine: Engine, action: Generate, account: Account | BudgetError) -> Action:
-        if isinstance(account, BudgetError):
-            return turn.spent(account)
-        self._account = account
         self._counted = self._counted or action.source is Source.SERVER
-        if self._closed:  # closed by another thread just before
+        if self._closed:  # while this waited
+            self._close_account()
+        return None
+
+    def _start(self, turn: Turn, engine: Engine, action: Generate, refused: BudgetError | None) -> Action:
+        if refused is not None:
+            return turn.spent(refused)
+        account = self._account
+        if account is None:
             return self._failed(turn, CancelledError("the answer was closed before it began"))
         try:
             self._stream = engine.generate(action.request)
+            account.sent = True
         except CrayonError as error:
             self._close_account(error)
             return turn.failed(error)

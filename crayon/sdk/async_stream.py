@@ -68,8 +68,8 @@ class AsyncAnswerStream(Answer):
                     return self._failed(turn, error)
                 # Only the server's account may wait, for the budget's file.
                 waits = action.source is Source.SERVER and self._core.accounts.spending.budget is not None
-                account = await asyncio.to_thread(self._pay, action) if waits else self._pay(action)
-                return self._start(turn, engine, action, account)
+                refused = await asyncio.to_thread(self._pay, action) if waits else self._pay(action)
+                return self._start(turn, engine, action, refused)
             case Read() as action:
                 return await self._read(turn, action)
             case other:

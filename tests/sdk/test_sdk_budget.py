@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import errno
 import json
@@ -15,6 +16,7 @@ from pathlib import Path
 
 import pytest
 from sdk_fakes import UNSURE, Fake, FakeServer, Hang, answer, delta
+from serving_tools import until
 
 from crayon import Budget, BudgetError, ConfigError, OverloadedError, Reason, ServerInterruptedError, Source
 from crayon.errors import ServerUnavailableError
@@ -188,6 +190,29 @@ def test_two_processes_lose_no_charge(folder):
     assert sorted(path.name for path in folder.iterdir()) == ["budget.json", "budget.lock"]
 
 
+async def test_a_task_cancelled_while_the_budget_is_asked_sends_nothing_and_costs_nothing(monkeypatch):
+    from crayon import AsyncCrayon
+
+    asked, go, server = threading.Event(), threading.Event(), FakeServer("large")
+    reserve = Spending.reserve
+
+    def slow(self, most):
+        asked.set()
+        go.wait(30)
+        return reserve(self, most)
+
+    monkeypatch.setattr(Spending, "reserve", slow)
+    task = asyncio.create_task(AsyncCrayon(None, server, budget=TOKENS).ask("hi"))
+    await asyncio.to_thread(asked.wait, 30)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    go.set()
+    await asyncio.to_thread(until, lambda: spent().queries == "k")
+    assert spent().tokens == 0
+    assert server.requests == []
+
+
 # -- files that cannot be used
 
 
@@ -272,6 +297,24 @@ def test_on_a_full_disk_nothing_is_sent_and_what_was_known_stays(sdk, folder, mo
     assert sorted(path.name for path in folder.iterdir()) == ["budget.json", "budget.lock"]
     assert "No space left" in caplog.text
     assert sdk.call(client.ask("hi")).route.source is Source.SERVER, "it goes on once there is room"
+
+
+def test_a_file_that_may_not_grow_sends_nothing(folder):
+    code = (
+        "import resource\n"
+        "from crayon.errors import BudgetError\n"
+        "from crayon.router.budget import Budget, Cost\n"
+        "from crayon.sdk.budget_store import BudgetStore\n"
+        "from crayon.sdk.spending import Spending\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (10, 10))\n"
+        "try:\n"
+        "    Spending(Budget(tokens_per_day=100), BudgetStore()).reserve(Cost(1, 1))\n"
+        "except BudgetError as error:\n"
+        "    print(error)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert "cannot be written: File too large" in done.stdout
+    assert [path.name for path in folder.iterdir()] == ["budget.lock"], "nothing half-written is left"
 
 
 def test_a_disk_that_fills_up_during_an_answer_leaves_the_most_charged(sdk, monkeypatch):
