@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from crayon.errors import (
         AdapterError,
         AdapterMismatchError,
+        BudgetError,
         CancelledError,
         ConfigError,
         CrayonError,
@@ -60,6 +61,8 @@ if TYPE_CHECKING:
         UnknownModelError,
     )
     from crayon.messages import Message
+    from crayon.router.budget import Budget
+    from crayon.router.conditions import Conditions
     from crayon.router.hardness import Hardness
     from crayon.router.scope import Scope
     from crayon.sampling import Sampling
@@ -68,6 +71,7 @@ if TYPE_CHECKING:
         AsyncAnswerStream,
         AsyncConversation,
         AsyncCrayon,
+        ClientStatus,
         Conversation,
         Crayon,
         Piece,
@@ -83,18 +87,21 @@ _HOMES = {
     "crayon.data": ("load_scope", "scope_names"),
     "crayon.engine": ("ContinuationScore", "EncodeResult", "Engine", "ScoreResult"),
     "crayon.errors": (
-        "AdapterError", "AdapterMismatchError", "CancelledError", "ConfigError", "CrayonError",
+        "AdapterError", "AdapterMismatchError", "BudgetError", "CancelledError", "ConfigError", "CrayonError",
         "DeadlineExceededError", "DownloadError", "EngineClosedError", "EngineError", "HashMismatchError",
         "InvalidRequestError", "LibraryError", "MissingExtraError", "ModelError", "ModelFileError", "NoSpaceError",
         "OverloadedError", "PrivacyError", "PromptTooLongError", "ServerError", "ServerInterruptedError",
         "ServerRejectedError", "ServerUnavailableError", "UnknownModelError",
     ),
     "crayon.messages": ("Message",),
+    "crayon.router.budget": ("Budget",),
+    "crayon.router.conditions": ("Conditions",),
     "crayon.router.hardness": ("Hardness",),
     "crayon.router.scope": ("Scope",),
     "crayon.sampling": ("Sampling",),
     "crayon.sdk": (
-        "AnswerStream", "AsyncAnswerStream", "AsyncConversation", "AsyncCrayon", "Conversation", "Crayon", "Piece",
+        "AnswerStream", "AsyncAnswerStream", "AsyncConversation", "AsyncCrayon", "ClientStatus", "Conversation",
+        "Crayon", "Piece",
     ),
 }  # fmt: skip
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
@@ -107,8 +114,12 @@ __all__ = [
     "AsyncConversation",
     "AsyncCrayon",
     "Blend",
+    "Budget",
+    "BudgetError",
     "CancelledError",
+    "ClientStatus",
     "Completion",
+    "Conditions",
     "ConfigError",
     "ContinuationScore",
     "Conversation",

@@ -61,6 +61,18 @@ class Reason(StrEnum):
     """The query is unlike the examples of every scope and profile."""
     UNSURE = "unsure"
     """The device's first tokens were too unsure."""
+    BUDGET = "budget"
+    """The budget for the server is used up, so the device answers."""
+    LONG = "long"
+    """The prompt does not fit the device's context, or is longer than the caller wants it to read."""
+    LANGUAGE = "language"
+    """The query is in a language that the device was not chosen for."""
+    DEVICE_SLOW = "device_slow"
+    """The device would take long, and the server is clearly faster."""
+    LOW_BATTERY = "low_battery"
+    """The device's battery is low, and the server is no slower."""
+    NETWORK_SLOW = "network_slow"
+    """The way to the server is slow or loses requests, so the device answers."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,6 +28,7 @@ COMMANDS: dict[str, CommandEntry] = {
     ),
     "models": CommandEntry("crayon.cli.models", "List, fetch, inspect, prepare and remove models."),
     "pool": CommandEntry("crayon.cli.pool", "List, show, check, train, import and export adapter pools."),
+    "route": CommandEntry("crayon.cli.route", "Show what decides where questions go."),
     "doctor": CommandEntry("crayon.cli.doctor", "Check this machine, the library, the models and the server."),
     "config": CommandEntry("crayon.cli.config", "Show the settings and where each one came from."),
     "eval": CommandEntry("crayon.cli.eval", "Measure how good the device's answers are."),

@@ -22,6 +22,12 @@ REASONS: dict[Reason, str] = {
     Reason.CONFIDENT: "confident",
     Reason.OUT_OF_SCOPE: "out of scope",
     Reason.UNSURE: "the device was unsure",
+    Reason.BUDGET: "the budget for the server is used up",
+    Reason.LONG: "too long for the device",
+    Reason.LANGUAGE: "a language that is not the device's",
+    Reason.DEVICE_SLOW: "the device is slow",
+    Reason.LOW_BATTERY: "the battery is low",
+    Reason.NETWORK_SLOW: "the network is slow",
 }
 
 

@@ -4,28 +4,35 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-from crayon.completion import Mode
+from crayon.completion import Mode, Source
 from crayon.engine import EncodeRequest, deadline_after
 from crayon.sdk.async_stream import AsyncAnswerStream, gate_async, open_async
 from crayon.sdk.conversation import AsyncConversation
 from crayon.sdk.core import Core
+from crayon.sdk.status import client_status
 from crayon.sdk.waiting import wait_for_async
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Iterable, Mapping, Sequence
+    from concurrent.futures import Future
     from typing import Literal, Unpack
 
-    from crayon.completion import Blend, Completion, Source
+    from crayon.completion import Blend, Completion
     from crayon.customising.customization import Customization
-    from crayon.engine import EncodeResult, Engine, ScoreResult
+    from crayon.engine import EncodeResult, Engine, ScoreRequest, ScoreResult
     from crayon.messages import MessagesLike
+    from crayon.router.budget import Budget
+    from crayon.router.conditions import Conditions
     from crayon.router.hardness import Hardness
     from crayon.router.scope import Scope
     from crayon.sdk.customizations import CustomizationLike, SamplesLike
     from crayon.sdk.options import BlendLike, Call, SamplingOptions
+    from crayon.sdk.status import ClientStatus
+
+Result = TypeVar("Result")
 
 
 class AsyncCrayon:
@@ -47,6 +54,8 @@ class AsyncCrayon:
         private: bool = False,
         customization: CustomizationLike | None = None,
         customizations_dir: str | os.PathLike[str] | None = None,
+        budget: Budget | None = None,
+        conditions: Conditions | None = None,
         device_options: Mapping[str, Any] | None = None,
         server_options: Mapping[str, Any] | None = None,
         **sampling: Unpack[SamplingOptions],
@@ -65,6 +74,8 @@ class AsyncCrayon:
             sampling=sampling,
             customization=customization,
             customizations_dir=customizations_dir,
+            budget=budget,
+            conditions=conditions,
         )
 
     async def ask(
@@ -132,7 +143,7 @@ class AsyncCrayon:
         call, allowed = self._core.call(messages, blend=blend, mode=mode, private=private, timeout=timeout, sampling={})
         engine = await open_async(self._core.engines, allowed.sources[0])
         request = self._core.score_request(call, continuations, await self._blend(call, allowed.sources[0]))
-        return await wait_for_async(engine.score(request), request.deadline)
+        return await wait_for_async(await self._paid(allowed.sources[0], request, engine.score), request.deadline)
 
     async def encode(
         self,
@@ -149,7 +160,7 @@ class AsyncCrayon:
         source, patience = self._core.encode_call(private=private, timeout=timeout)
         engine = await open_async(self._core.engines, source)
         request = self._core.encode_request(texts, patience)
-        return await wait_for_async(engine.encode(request), request.deadline)
+        return await wait_for_async(await self._paid(source, request, engine.encode), request.deadline)
 
     def chat(
         self,
@@ -214,6 +225,14 @@ class AsyncCrayon:
         """Return the customisations on this device, by name."""
         return await asyncio.to_thread(self._core.customizations.all)
 
+    async def status(self) -> ClientStatus:
+        """Return how this client stands: server, breaker, budget and what it measured. Asks nobody.
+
+        Raises:
+            EngineClosedError: after `close`.
+        """
+        return await asyncio.to_thread(client_status, self._core.engines, self._core.accounts)
+
     async def load(self) -> None:
         """Open the model and the connection and fit the scopes now, instead of at the first call.
 
@@ -254,6 +273,14 @@ class AsyncCrayon:
             sampling=sampling,
         )
         return AsyncAnswerStream(self._core, call, allowed, on_done)
+
+    async def _paid(
+        self, source: Source, request: ScoreRequest | EncodeRequest, start: Callable[[Any], Future[Result]]
+    ) -> Future[Result]:
+        accounts = self._core.accounts
+        if source is Source.DEVICE or accounts.spending.budget is None:
+            return start(request)
+        return await asyncio.to_thread(accounts.paid, source, request, start)
 
     async def _blend(self, call: Call, source: Source) -> Blend | None:
         """Return the weights that a call wants at one side; where it leaves a choice, by its last message."""

@@ -8,6 +8,7 @@ from crayon.completion import Mode
 from crayon.engine import EncodeRequest, deadline_after, wait_for
 from crayon.sdk.conversation import Conversation
 from crayon.sdk.core import Core
+from crayon.sdk.status import client_status
 from crayon.sdk.stream import AnswerStream
 
 if TYPE_CHECKING:
@@ -19,10 +20,13 @@ if TYPE_CHECKING:
     from crayon.customising.customization import Customization
     from crayon.engine import EncodeResult, Engine, ScoreResult
     from crayon.messages import MessagesLike
+    from crayon.router.budget import Budget
+    from crayon.router.conditions import Conditions
     from crayon.router.hardness import Hardness
     from crayon.router.scope import Scope
     from crayon.sdk.customizations import CustomizationLike, SamplesLike
     from crayon.sdk.options import BlendLike, Call, SamplingOptions
+    from crayon.sdk.status import ClientStatus
 
 
 class Crayon:
@@ -45,6 +49,9 @@ class Crayon:
         customization: what the device was customised for, by name: each query is answered by the profile it belongs
             to, and one outside of all goes to the server, or to the plain base where that is not allowed.
         customizations_dir: where customisations are kept; by default the user's data folder for Crayon.
+        budget: how much may go to the server, kept in a file that all of this user's clients share; None: no limit.
+        conditions: when prompt length, language, speed, network and battery have a say; None: only prompts that do
+            not fit the device go to the server at once.
         device_options: keywords for opening the device's model.
         server_options: keywords for the connection to the server.
         sampling: defaults for every call, see `Sampling`.
@@ -68,6 +75,8 @@ class Crayon:
         private: bool = False,
         customization: CustomizationLike | None = None,
         customizations_dir: str | os.PathLike[str] | None = None,
+        budget: Budget | None = None,
+        conditions: Conditions | None = None,
         device_options: Mapping[str, Any] | None = None,
         server_options: Mapping[str, Any] | None = None,
         **sampling: Unpack[SamplingOptions],
@@ -86,6 +95,8 @@ class Crayon:
             sampling=sampling,
             customization=customization,
             customizations_dir=customizations_dir,
+            budget=budget,
+            conditions=conditions,
         )
 
     def ask(
@@ -116,6 +127,7 @@ class Crayon:
         Raises:
             InvalidRequestError: an argument is wrong; the field names it.
             PrivacyError: the call must stay on the device and cannot be answered there.
+            BudgetError: the budget for the server is used up, and only the server may answer.
             DeadlineExceededError: the time was up; what was shown is in `partial`.
             ServerInterruptedError: the server broke off after its first token; `partial` likewise.
             ServerError, EngineError: nobody who was allowed to could answer; notes say what was tried before.
@@ -173,7 +185,7 @@ class Crayon:
         call, allowed = self._core.call(messages, blend=blend, mode=mode, private=private, timeout=timeout, sampling={})
         engine = self._core.engines.open(allowed.sources[0])
         request = self._core.score_request(call, continuations, self._blend(call, allowed.sources[0]))
-        return wait_for(engine.score(request), request.deadline)
+        return wait_for(self._core.accounts.paid(allowed.sources[0], request, engine.score), request.deadline)
 
     def encode(
         self, texts: str | Iterable[str], *, private: bool | None = None, timeout: float | None = None
@@ -186,7 +198,7 @@ class Crayon:
         source, patience = self._core.encode_call(private=private, timeout=timeout)
         engine = self._core.engines.open(source)
         request = self._core.encode_request(texts, patience)
-        return wait_for(engine.encode(request), request.deadline)
+        return wait_for(self._core.accounts.paid(source, request, engine.encode), request.deadline)
 
     def chat(
         self,
@@ -257,6 +269,14 @@ class Crayon:
     def customizations(self) -> tuple[Customization, ...]:
         """Return the customisations on this device, by name."""
         return self._core.customizations.all()
+
+    def status(self) -> ClientStatus:
+        """Return how this client stands: server, breaker, budget and what it measured. Asks nobody.
+
+        Raises:
+            EngineClosedError: after `close`.
+        """
+        return client_status(self._core.engines, self._core.accounts)
 
     def load(self) -> None:
         """Open the model and the connection and fit the scopes now, instead of at the first call.

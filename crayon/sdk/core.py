@@ -19,6 +19,7 @@ from crayon.router.hardness import Hardness
 from crayon.router.policy import Allowed, allowed_sources, parse_mode
 from crayon.router.scope import Scope, ScopeGate, fit_scope
 from crayon.sampling import Sampling
+from crayon.sdk.accounts import Accounts
 from crayon.sdk.customizations import Customizations, samples_of
 from crayon.sdk.engines import Engines
 from crayon.sdk.options import Call, check_timeout, resolve_private, resolve_sampling
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
     from crayon.completion import Mode
     from crayon.customising.customization import Customization
     from crayon.messages import MessagesLike
+    from crayon.router.budget import Budget
+    from crayon.router.conditions import Conditions
     from crayon.sdk.customizations import CustomizationLike, SamplesLike
     from crayon.sdk.options import BlendLike
 
@@ -56,6 +59,8 @@ class Core:
         sampling: Mapping[str, Any],
         customization: CustomizationLike | None = None,
         customizations_dir: str | os.PathLike[str] | None = None,
+        budget: Budget | None = None,
+        conditions: Conditions | None = None,
     ) -> None:
         self._mode = parse_mode(mode)
         self._timeout = check_timeout(timeout)
@@ -65,6 +70,7 @@ class Core:
         self._scopes = _scopes(scopes)
         self._hardness = _hardness(hardness)
         self.engines = Engines(device, server, device_options or {}, server_options or {})
+        self.accounts = Accounts(budget, conditions, self.engines)
         self.customizations = Customizations(customizations_dir)
         self._customization = customization
         if customization is not None:
@@ -102,6 +108,7 @@ class Core:
 
         Raises:
             InvalidRequestError, PrivacyError, ServerUnavailableError: see `allowed_sources` and `Sampling`.
+            BudgetError: the budget is used up, and only the server may answer.
         """
         self.engines.check_open()
         call = Call(
@@ -120,6 +127,7 @@ class Core:
             server=self.engines.configured(Source.SERVER),
             server_away=self.engines.server_away,
         )
+        allowed = self.accounts.affordable(allowed)
         if call.always and call.customization and len(call.customization.profiles) > 1 and _server_only(allowed):
             raise InvalidRequestError(
                 "blend", f"{call.customization.name!r} has several profiles, and only the device can choose among them"
@@ -132,7 +140,7 @@ class Core:
         choosing = call.customization is not None and choice is None
         return Turn(
             call,
-            allowed,
+            self.accounts.fitting(call, allowed),
             scoped=bool(self._scopes) or (choosing and not call.always),
             choosing=choosing,
             choice=choice,
@@ -164,7 +172,7 @@ class Core:
         private = resolve_private(self._private, private)
         if not self.engines.configured(source):
             allowed = allowed_sources(self._mode, private=private, device=False, server=True)
-            source = allowed.sources[0]
+            source = self.accounts.affordable(allowed).sources[0]
         return source, self._timeout if timeout is None else check_timeout(timeout)
 
     def encode_request(self, texts: str | Iterable[str], timeout: float | None) -> EncodeRequest:

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from crayon.completion import Route
     from crayon.engine import Event
+    from crayon.errors import BudgetError
     from crayon.router.hardness import Hardness
     from crayon.router.policy import Allowed
     from crayon.router.scope import ScopeVerdict
@@ -195,6 +196,14 @@ class Turn:
             before.score if before else None,
             before.threshold if before else None,
         )
+        return self._run(Source.DEVICE)
+
+    def spent(self, error: BudgetError) -> Action:
+        """Take in that the budget was used up before the server was asked; nothing was sent."""
+        self._attempt = None
+        if not self._may_stand_in(Source.DEVICE):
+            return Fail(self._final(Source.SERVER, error))
+        self.ledger.decide(Source.DEVICE, Reason.BUDGET)
         return self._run(Source.DEVICE)
 
     # -- the hardness gate
