@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from crayon.router.decision import Decision
 from crayon.router.features import Features, RunningSignals, TokenFeatures
-from crayon.router.hardness import Hardness, HardnessGate, Verdict
+from crayon.router.hardness import ChoiceGate, Hardness, HardnessGate, Verdict, choice_gate
 from crayon.router.policy import Allowed, allowed_sources, is_private, parse_mode
 from crayon.router.scope import FittedScope, Scope, ScopeGate, ScopeVerdict, fit_few, fit_scope
 
 __all__ = [
     "Allowed",
+    "ChoiceGate",
     "Decision",
     "Features",
     "FittedScope",
@@ -22,6 +23,7 @@ __all__ = [
     "TokenFeatures",
     "Verdict",
     "allowed_sources",
+    "choice_gate",
     "fit_few",
     "fit_scope",
     "is_private",

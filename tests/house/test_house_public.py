@@ -20,6 +20,7 @@ PUBLIC = [
     "AsyncCrayon",
     "Blend",
     "CancelledError",
+    "Chosen",
     "Completion",
     "ConfigError",
     "ContinuationScore",

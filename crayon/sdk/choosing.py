@@ -1,0 +1,99 @@
+"""Choosing among given texts: which are allowed, how they are shown to the server, and what scores say of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import islice
+from typing import TYPE_CHECKING
+
+from crayon.customising.choices import choice_values, rule_for
+from crayon.engine import TokenSignal
+from crayon.errors import EngineError, InvalidRequestError
+from crayon.messages import check_unicode
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from crayon.engine import ContinuationScore
+
+MIN_CHOICES, MAX_CHOICES = 2, 100
+
+
+@dataclass(frozen=True, slots=True)
+class Ranking:
+    """One side's view of the choices: the likeliest, and the softmax over all of them, in their order."""
+
+    index: int
+    probabilities: tuple[float, ...]
+
+    @property
+    def margin(self) -> float:
+        """The largest probability minus the second largest."""
+        second, first = sorted(self.probabilities)[-2:]
+        return first - second
+
+    @property
+    def signal(self) -> TokenSignal:
+        """The choice as one token, drawn from as many as there are choices."""
+        entropy = -sum(p * math.log(p) for p in self.probabilities if p > 0)
+        return TokenSignal(math.log(self.probabilities[self.index]), max(0.0, entropy), self.margin)
+
+
+def check_choices(choices: Iterable[str]) -> tuple[str, ...]:
+    """Return the choices: 2 to 100 texts, none empty, none twice (spaces around them aside).
+
+    Raises:
+        InvalidRequestError: they are not; the field names the first one that is wrong.
+    """
+    given: object = choices
+    if isinstance(given, str) or not isinstance(given, Iterable):
+        raise InvalidRequestError("choices", f"must be a list of texts, not {type(given).__name__}")
+    found: list[str] = []
+    seen: dict[str, int] = {}
+    for i, text in enumerate(islice(given, MAX_CHOICES + 1)):
+        field = f"choices[{i}]"
+        if not isinstance(text, str):
+            raise InvalidRequestError(field, f"must be a text, not {type(text).__name__}")
+        if not text.strip():
+            raise InvalidRequestError(field, "is empty; leave it out")
+        check_unicode(field, text)
+        first = seen.setdefault(text.strip(), i)
+        if first != i:
+            raise InvalidRequestError(field, f"is the same text as choices[{first}]; leave one out")
+        found.append(text)
+    if len(found) < MIN_CHOICES:
+        raise InvalidRequestError("choices", f"must be at least {MIN_CHOICES} texts, not {len(found)}")
+    if len(found) > MAX_CHOICES:
+        raise InvalidRequestError(f"choices[{MAX_CHOICES}]", f"is one too many; at most {MAX_CHOICES} are compared")
+    return tuple(found)
+
+
+def listed(question: str, choices: Sequence[str]) -> str:
+    """Return a question with its options: larger models choose better if they see them."""
+    options = "\n".join(f"- {choice.strip()}" for choice in choices)
+    return f"{question}\n\nOptions:\n{options}\n\nAnswer with one of the options, and nothing else."
+
+
+def ranking(choices: Sequence[str], scores: Sequence[ContinuationScore], *, blended: bool, ended: bool) -> Ranking:
+    """Return which of the choices is the likeliest.
+
+    Args:
+        choices: the texts.
+        scores: one for each.
+        blended: whether they were scored under a blend: then the answer's end counts, where the scores hold it.
+        ended: whether the last token of each score is the answer's end.
+
+    Raises:
+        EngineError: the scores are unusable.
+    """
+    if len(scores) != len(choices) or not all(len(score.token_logprobs) > ended for score in scores):
+        raise EngineError(f"the engine gave no score for each of {len(choices)} choices")
+    values = choice_values(scores, rule_for(choices, ended=blended and ended), ended=ended).tolist()
+    best = max(values)
+    if math.isnan(sum(values)) or math.isinf(best):
+        raise EngineError("the engine's scores of the choices are not finite")
+    weights = [math.exp(value - best) for value in values]
+    total = sum(weights)
+    return Ranking(values.index(best), tuple(weight / total for weight in weights))
