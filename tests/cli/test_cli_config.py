@@ -71,6 +71,7 @@ def test_every_setting_can_come_from_the_environment(monkeypatch: pytest.MonkeyP
         "hardness.enabled": "false",
         "hardness.threshold": "-2",
         "hardness.hold_tokens": "4",
+        "hardness.choice_margin": "0.2",
         "sampling.max_tokens": "5",
         "sampling.temperature": "0.5",
         "sampling.top_p": "0.9",
