@@ -102,12 +102,13 @@ class ChoiceAnswer(Answer):
     def _scored(self, engine: Engine, action: Generate) -> Stream:
         """Start scoring; the choice comes as an answer of one token."""
         source, blend = action.source, action.request.blend
+        # Only an engine that blends here tells how likely an answer ends, and only under a blend does it count: the
+        # plain base was never taught where an answer ends. (Asking what an engine is reads a pool: only then.)
         blended = blend is not None and any(blend.weights)
-        # Only an engine that blends here tells how likely an answer ends, and only under a blend does it matter.
         ends = engine if blended and isinstance(engine, PoolEngine) else None
 
         def take(stream: Stream, result: ScoreResult) -> None:
-            found = ranking(self._choices, result.scores, blended=blended, ended=ends is not None)
+            found = ranking(self._choices, result.scores, ended=ends is not None)
             self._rankings[source] = found
             if source is Source.DEVICE:
                 self._kept = (blend, result)

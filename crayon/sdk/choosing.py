@@ -76,21 +76,20 @@ def listed(question: str, choices: Sequence[str]) -> str:
     return f"{question}\n\nOptions:\n{options}\n\nAnswer with one of the options, and nothing else."
 
 
-def ranking(choices: Sequence[str], scores: Sequence[ContinuationScore], *, blended: bool, ended: bool) -> Ranking:
+def ranking(choices: Sequence[str], scores: Sequence[ContinuationScore], *, ended: bool) -> Ranking:
     """Return which of the choices is the likeliest.
 
     Args:
         choices: the texts.
         scores: one for each.
-        blended: whether they were scored under a blend: then the answer's end counts, where the scores hold it.
-        ended: whether the last token of each score is the answer's end.
+        ended: whether the last token of each score is the answer's end, and counts.
 
     Raises:
         EngineError: the scores are unusable.
     """
     if len(scores) != len(choices) or not all(len(score.token_logprobs) > ended for score in scores):
         raise EngineError(f"the engine gave no score for each of {len(choices)} choices")
-    values = choice_values(scores, rule_for(choices, ended=blended and ended), ended=ended).tolist()
+    values = choice_values(scores, rule_for(choices, ended=ended), ended=ended).tolist()
     best = max(values)
     if math.isnan(sum(values)) or math.isinf(best):
         raise EngineError("the engine's scores of the choices are not finite")
