@@ -2,30 +2,120 @@
 
 from __future__ import annotations
 
+from crayon.router.bounds import (
+    Passed,
+    deferral_floor,
+    fixed_sequence,
+    lower_bound,
+    min_kept,
+    upper_bound,
+)
+from crayon.router.calibration import Calibration, Report, calibrate
+from crayon.router.cases import Case, Prior, Priors
+from crayon.router.combiner import Combiner, fit_combiner
 from crayon.router.decision import Decision
-from crayon.router.features import Features, RunningSignals, TokenFeatures
+from crayon.router.device_map import DeviceMap, fit_device_map
+from crayon.router.drift import Change, ShareKeeper
+from crayon.router.features import (
+    ChoiceFeatures,
+    Features,
+    RunningSignals,
+    TokenFeatures,
+    choice_features,
+    gate_shift,
+    likelihood_ratio,
+)
 from crayon.router.hardness import ChoiceGate, Hardness, HardnessGate, Verdict, choice_gate
+from crayon.router.metrics import (
+    Curve,
+    Interval,
+    Outcomes,
+    apgr,
+    auroc,
+    bootstrap_accuracy,
+    bootstrap_difference,
+    cpt,
+    curve,
+    ibc_lift,
+    oracle_curve,
+    outcomes,
+    pgr,
+    random_curve,
+    selected_risk,
+)
 from crayon.router.policy import Allowed, allowed_sources, is_private, parse_mode
+from crayon.router.record import Binding, CalibrationRecord
+from crayon.router.rules import ProfileRule
 from crayon.router.scope import FittedScope, Scope, ScopeGate, ScopeVerdict, fit_few, fit_scope
+from crayon.router.signals import SIGNALS, default_signal, signal_value
+from crayon.router.targets import Best, MaxDeviceError, MinQuality, ServerShare, Target
 
 __all__ = [
+    "SIGNALS",
     "Allowed",
+    "Best",
+    "Binding",
+    "Calibration",
+    "CalibrationRecord",
+    "Case",
+    "Change",
+    "ChoiceFeatures",
     "ChoiceGate",
+    "Combiner",
+    "Curve",
     "Decision",
+    "DeviceMap",
     "Features",
     "FittedScope",
     "Hardness",
     "HardnessGate",
+    "Interval",
+    "MaxDeviceError",
+    "MinQuality",
+    "Outcomes",
+    "Passed",
+    "Prior",
+    "Priors",
+    "ProfileRule",
+    "Report",
     "RunningSignals",
     "Scope",
     "ScopeGate",
     "ScopeVerdict",
+    "ServerShare",
+    "ShareKeeper",
+    "Target",
     "TokenFeatures",
     "Verdict",
     "allowed_sources",
+    "apgr",
+    "auroc",
+    "bootstrap_accuracy",
+    "bootstrap_difference",
+    "calibrate",
+    "choice_features",
     "choice_gate",
+    "cpt",
+    "curve",
+    "default_signal",
+    "deferral_floor",
+    "fit_combiner",
+    "fit_device_map",
     "fit_few",
     "fit_scope",
+    "fixed_sequence",
+    "gate_shift",
+    "ibc_lift",
     "is_private",
+    "likelihood_ratio",
+    "lower_bound",
+    "min_kept",
+    "oracle_curve",
+    "outcomes",
     "parse_mode",
+    "pgr",
+    "random_curve",
+    "selected_risk",
+    "signal_value",
+    "upper_bound",
 ]

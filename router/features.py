@@ -7,17 +7,27 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
+from crayon.errors import InvalidRequestError
+
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from crayon.engine import TokenSignal
 
+# Tokens held for the quantile.
+MAX_HELD = 64
+_LOW = 0.1
+_SMALL = 1e-6
 _NONE_SEEN: Mapping[str, float] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
 class TokenFeatures:
-    """Aggregates over a device answer's first tokens (natural logarithms; all 0 before the first)."""
+    """Aggregates over a device answer's first tokens (natural logarithms; all 0 before the first).
+
+    `low_logprob` is the 10 % quantile: of 10 tokens or fewer the least likely one, and of more the one with a tenth
+    at or below it; only the first 64 count. `first_entropy` is that of the first token's distribution.
+    """
 
     tokens: int = 0
     mean_logprob: float = 0.0
@@ -25,18 +35,117 @@ class TokenFeatures:
     mean_entropy: float = 0.0
     max_entropy: float = 0.0
     mean_margin: float = 0.0
+    first_entropy: float = 0.0
+    low_logprob: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class ChoiceFeatures:
+    """How the device's probability is spread over the options of a choice (they sum to 1).
+
+    Args:
+        max_prob: of the likeliest option.
+        margin: between the two likeliest (with one option: 1).
+        entropy: natural logarithm; from 0 to that of `options`.
+        options: how many there are.
+    """
+
+    max_prob: float
+    margin: float
+    entropy: float
+    options: int
 
 
 @dataclass(frozen=True, slots=True)
 class Features:
-    """Everything a routing decision rests on: cosine similarity to each scope, and the tokens read so far."""
+    """Everything a routing decision rests on; None is what was not measured.
+
+    Args:
+        scope_similarity: cosine to each scope.
+        tokens: aggregates of the answer's tokens read so far.
+        choice: where options were scored instead.
+        scope_margin: scope score minus threshold of the closest scope, 0 or more inside.
+        gate_shift: how far the query's own gate weights are from the profile's, see `gate_shift`.
+        llr: how much likelier the query is to the blend than to the base, per token, see `likelihood_ratio`.
+        prompt_tokens: length of the prompt.
+    """
 
     scope_similarity: Mapping[str, float] = field(default_factory=lambda: _NONE_SEEN)
     tokens: TokenFeatures = field(default_factory=TokenFeatures)
+    choice: ChoiceFeatures | None = None
+    scope_margin: float | None = None
+    gate_shift: float | None = None
+    llr: float | None = None
+    prompt_tokens: int | None = None
+
+
+def choice_features(logprobs: Sequence[float]) -> ChoiceFeatures:
+    """Return the features of a choice from its options' log-probabilities, shape (options,), by a softmax over them.
+
+    Raises:
+        InvalidRequestError: there is no option, a value is NaN or plus infinity, or all are minus infinity.
+    """
+    if not len(logprobs):
+        raise InvalidRequestError("logprobs", "is empty; pass one log-probability an option")
+    for i, value in enumerate(logprobs):
+        if math.isnan(value) or value == math.inf:
+            raise InvalidRequestError(f"logprobs[{i}]", f"must be a log-probability, not {value}")
+    most = max(logprobs)
+    if most == -math.inf:
+        raise InvalidRequestError("logprobs", "are all minus infinity: no option is possible")
+    parts = sorted((math.exp(value - most) for value in logprobs), reverse=True)
+    total = sum(parts)
+    probs = [part / total for part in parts]
+    entropy = -sum(p * math.log(p) for p in probs if p > 0)
+    return ChoiceFeatures(probs[0], probs[0] - (probs[1] if len(probs) > 1 else 0.0), max(0.0, entropy), len(probs))
+
+
+def gate_shift(query: Sequence[float], profile: Sequence[float]) -> float:
+    """Return KL(query || profile), 0 or more: how far a query's own gate weights are from its profile's.
+
+    Both are made to sum to 1, with a millionth added to each so that a weight of 0 is far and not infinitely far.
+
+    Args:
+        query: weights of 0 or more over the pool's members, shape (members,).
+        profile: likewise.
+
+    Raises:
+        InvalidRequestError: sizes that differ, none, a weight that is negative or not finite, or all 0.
+    """
+    if not len(query) or len(query) != len(profile):
+        raise InvalidRequestError("gate weights", f"must be as many for both, not {len(query)} and {len(profile)}")
+    own, other = _shares(query), _shares(profile)
+    return max(0.0, sum(p * math.log(p / q) for p, q in zip(own, other, strict=True)))
+
+
+def likelihood_ratio(blend: Sequence[float], base: Sequence[float]) -> float:
+    """Return the mean of log p_blend - log p_base over the query's tokens: above 0 looks like the blend's own task.
+
+    "Your finetuned LLM is already a powerful out-of-distribution detector" (arXiv 2404.08679), by length.
+
+    Args:
+        blend: log-probability of each token with the blend, shape (tokens,).
+        base: with the plain base, shape (tokens,).
+
+    Raises:
+        InvalidRequestError: sizes that differ, none, or a value that is not finite.
+    """
+    if not len(blend) or len(blend) != len(base):
+        raise InvalidRequestError("logprobs", f"must be as many of blend and base: {len(blend)}, {len(base)}")
+    if not all(map(math.isfinite, (*blend, *base))):
+        raise InvalidRequestError("logprobs", "holds a value that is not finite")
+    return (math.fsum(blend) - math.fsum(base)) / len(blend)
+
+
+def _shares(weights: Sequence[float]) -> list[float]:
+    if not all(math.isfinite(weight) and weight >= 0 for weight in weights) or not sum(weights) > 0:
+        raise InvalidRequestError("gate weights", "must be finite, 0 or more, and not all 0")
+    total = sum(weights)
+    return [(weight / total + _SMALL) / (1 + _SMALL * len(weights)) for weight in weights]
 
 
 class RunningSignals:
-    """Running aggregates over token signals, one pass and constant memory.
+    """Running aggregates over token signals, one pass and constant memory (64 numbers at most are held).
 
     A log-probability that is not a number counts as impossible (minus infinity) and one above 0 as 0, so that
     a broken signal can only make an answer look less sure.
@@ -46,11 +155,16 @@ class RunningSignals:
         self.tokens = 0
         self._logprob = self._entropy = self._margin = 0.0
         self._min_logprob = 0.0
-        self._max_entropy = 0.0
+        self._max_entropy = self._first_entropy = 0.0
+        self._held: list[float] = []
 
     def add(self, signal: TokenSignal) -> None:
         """Take in one more token."""
         logprob = -math.inf if math.isnan(signal.logprob) else min(signal.logprob, 0.0)
+        if not self.tokens:
+            self._first_entropy = signal.entropy
+        if self.tokens < MAX_HELD:
+            self._held.append(logprob)
         self.tokens += 1
         self._logprob += logprob
         self._entropy += signal.entropy
@@ -78,4 +192,6 @@ class RunningSignals:
             mean_entropy=self._entropy / n,
             max_entropy=self._max_entropy,
             mean_margin=self._margin / n,
+            first_entropy=self._first_entropy,
+            low_logprob=sorted(self._held)[math.ceil(_LOW * len(self._held)) - 1] if self._held else 0.0,
         )

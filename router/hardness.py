@@ -11,7 +11,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from crayon.errors import InvalidRequestError
-from crayon.router.features import RunningSignals, TokenFeatures
+from crayon.router.features import MAX_HELD, RunningSignals, TokenFeatures
 
 if TYPE_CHECKING:
     from crayon.engine import TokenSignal
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 # Mean natural log-probability per token: -1.0 is a geometric mean probability of 37 %. A documented default,
 # not a calibrated one: what it means depends on the model, its quantization and the task.
 DEFAULT_THRESHOLD = -1.0
-MAX_HOLD_TOKENS = 64
+MAX_HOLD_TOKENS = MAX_HELD
 
 
 class Verdict(StrEnum):
@@ -84,14 +84,14 @@ class HardnessGate:
         return self._verdict
 
     @property
+    def threshold(self) -> float:
+        """At or above which the answer is let go."""
+        return self.settings.threshold
+
+    @property
     def score(self) -> float | None:
         """Mean log-probability of the tokens seen, or None before the first."""
         return self._seen.mean_logprob if self._seen.tokens else None
-
-    @property
-    def threshold(self) -> float:
-        """What the score is compared with."""
-        return self.settings.threshold
 
     @property
     def tokens(self) -> int:

@@ -169,7 +169,7 @@ def fit_scope(
     """
     field = f"scope[{name}].examples"
     rows = unit_rows(field, examples)
-    different = len(np.unique(np.round(rows, 5), axis=0))
+    different = distinct_rows(rows)
     if different < MIN_EXAMPLES:
         raise InvalidRequestError(field, f"needs at least {MIN_EXAMPLES} different queries, not {different}; add more")
     total = rows.sum(axis=0)
@@ -232,6 +232,12 @@ def unit_rows(field: str, vectors: ArrayLike) -> NDArray[np.float32]:
         raise InvalidRequestError(field, f"row {int(np.argmin(scale))} is all zeros; the embedding is broken")
     rows = rows / scale
     return np.asarray(rows / np.linalg.norm(rows, axis=1, keepdims=True), dtype=np.float32)
+
+
+def distinct_rows(rows: NDArray[np.float32]) -> int:
+    """Return how many of some unit rows differ by more than rounding."""
+    # Many times quicker than np.unique with an axis. Adding 0 makes -0 the same bytes as 0.
+    return len({row.tobytes() for row in np.round(rows, 5) + np.float32(0.0)})
 
 
 def _background(name: str, vectors: ArrayLike, dimensions: int) -> NDArray[np.float32]:

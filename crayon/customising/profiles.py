@@ -9,7 +9,7 @@ import numpy as np
 
 from crayon.adapters.gate import similarities, weights
 from crayon.errors import InvalidRequestError
-from crayon.router.scope import MIN_EXAMPLES, FittedScope, fit_few, fit_scope, unit_rows
+from crayon.router.scope import MIN_EXAMPLES, FittedScope, distinct_rows, fit_few, fit_scope, unit_rows
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -132,7 +132,7 @@ def make_profiles(
         own = vectors[parts == part]
         similarity = similarities(own, keys)
         name = _free_name(members[int(np.argmax(similarity))], [profile.name for profile in profiles])
-        many = len(np.unique(np.round(own, 5), axis=0)) >= MIN_EXAMPLES
+        many = distinct_rows(own) >= MIN_EXAMPLES
         fitted = fit_scope(name, own, background) if many else fit_few(name, own, background)
         profiles.append(
             Profile(

@@ -115,6 +115,20 @@ class Subject:
             step()
         return found
 
+    def choices(self, questions: Sequence[Question], step: Callable[[], None] = lambda: None) -> list[Answer]:
+        """Return how likely the model finds each option, as `answers` does, without writing an answer."""
+        work: list[tuple[str, Callable[[_Side], bytes]]] = []
+        for question in questions:
+            identity, item = self.identity(question.blend), question.item
+            key = self._cache.key("choices-1", self._key, identity, item.prompt, item.choices)
+            work.append((key, functools.partial(_chosen, question if identity else replace(question, blend=None))))
+        found = []
+        for data in self._each(work):
+            sums, means, ends = json.loads(data)
+            found.append(Answer("", tuple(sums), tuple(means), tuple(ends)))
+            step()
+        return found
+
     def likelihood(self, items: Sequence[Item], blend: Blend | None) -> float:
         """Return the mean log-probability per token of the right answers: what searches are led by."""
         identity = self.identity(blend)
@@ -179,9 +193,19 @@ def _answered(question: Question, side: _Side) -> bytes:
             return json.dumps(["", [], [], [], True]).encode()
         half = len(shots) // 4 * 2  # whole pairs of question and answer
         return _answered(replace(question, shots=shots[len(shots) - half :]), side)
+    return json.dumps([done.text, *_summed(options), False]).encode()
+
+
+def _chosen(question: Question, side: _Side) -> bytes:
+    messages = (Message("user", question.item.prompt),)
+    return json.dumps(_summed(_scored(side.engine, messages, question.item.choices, question.blend))).encode()
+
+
+def _summed(options: Sequence[tuple[float, ...]]) -> tuple[list[float], list[float], list[float]]:
+    """Return for each option the log-probability of its text, whole and per token, and of the answer's end."""
     sums = [round(sum(each[:-1]), 5) for each in options]
     means = [round(sum(each[:-1]) / (len(each) - 1), 5) for each in options]
-    return json.dumps([done.text, sums, means, [round(each[-1], 5) for each in options], False]).encode()
+    return sums, means, [round(each[-1], 5) for each in options]
 
 
 def _likelihood(item: Item, blend: Blend | None, side: _Side) -> bytes:

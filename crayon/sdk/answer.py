@@ -99,8 +99,14 @@ class Answer:
 
     # -- the parts of driving that never wait
 
+    def _new_turn(self) -> Turn:
+        return self._core.turn(self._call, self._allowed)
+
+    def _ask(self, engine: Engine, action: Generate) -> Stream:
+        return engine.generate(action.request)
+
     def _begin(self) -> Turn:
-        self._turn = self._core.turn(self._call, self._allowed)
+        self._turn = self._new_turn()
         self._action = self._turn.begin()
         return self._turn
 
@@ -112,7 +118,7 @@ class Answer:
 
     def _start(self, turn: Turn, engine: Engine, action: Generate) -> Action:
         try:
-            self._stream = engine.generate(action.request)
+            self._stream = self._ask(engine, action)
         except CrayonError as error:
             return turn.failed(error)
         return turn.begun()

@@ -17,7 +17,8 @@ from crayon.errors import CancelledError, CrayonError, EngineError, InvalidReque
 from crayon.router.hardness import choice_gate
 from crayon.sdk.answer import Answer
 from crayon.sdk.async_stream import AsyncAnswerStream
-from crayon.sdk.choosing import check_choices, listed, ranking
+from crayon.sdk.choosing import check_choices, ranking
+from crayon.sdk.listing import listed
 from crayon.sdk.stream import AnswerStream
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from crayon.completion import Blend
     from crayon.engine import Engine, GenerateRequest, ScoreResult
     from crayon.router.policy import Allowed
-    from crayon.sdk.actions import Action, Generate
+    from crayon.sdk.actions import Generate
     from crayon.sdk.choosing import Ranking
     from crayon.sdk.core import Core
     from crayon.sdk.options import Call
@@ -69,26 +70,24 @@ class ChoiceAnswer(Answer):
             total_ms=done.total_ms,
         )
 
-    def _begin(self) -> Turn:
+    def _new_turn(self) -> Turn:
         def request_bytes(request: GenerateRequest) -> int:
             return self._core.engines.request_bytes(self._request(Source.SERVER, request))
 
-        self._turn = self._core.turn(self._call, self._allowed, gate=choice_gate, request_bytes=request_bytes)
-        self._action = self._turn.begin()
-        return self._turn
+        return self._core.turn(self._call, self._allowed, gate=choice_gate, request_bytes=request_bytes)
 
-    def _start(self, turn: Turn, engine: Engine, action: Generate) -> Action:
+    def _ask(self, engine: Engine, action: Generate) -> Stream:
         try:
-            self._stream = self._scored(engine, action)
-        except CrayonError as error:
-            return turn.failed(_of_choices(error))
-        return turn.begun()
+            return self._scored(engine, action)
+        except InvalidRequestError as error:
+            raise _of_choices(error) from None
 
     def _request(self, source: Source, request: GenerateRequest) -> ScoreRequest:
         """Return the scoring that one side is asked for; the server sees the options."""
         messages = request.messages
         if source is Source.SERVER:
-            last = replace(messages[-1], content=listed(messages[-1].content, self._choices))
+            options = [choice.strip() for choice in self._choices]
+            last = replace(messages[-1], content=listed(messages[-1].content, options))
             messages = (*messages[:-1], last)
         return ScoreRequest(
             messages=messages,

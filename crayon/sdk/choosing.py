@@ -1,4 +1,4 @@
-"""Choosing among given texts: which are allowed, how they are shown to the server, and what scores say of them."""
+"""Choosing among given texts: which are allowed, and what scores say of them."""
 
 from __future__ import annotations
 
@@ -12,11 +12,13 @@ from crayon.customising.choices import choice_values, rule_for
 from crayon.engine import TokenSignal
 from crayon.errors import EngineError, InvalidRequestError
 from crayon.messages import check_unicode
+from crayon.router.features import choice_features
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from crayon.engine import ContinuationScore
+    from crayon.router.features import ChoiceFeatures
 
 MIN_CHOICES, MAX_CHOICES = 2, 100
 
@@ -27,18 +29,17 @@ class Ranking:
 
     index: int
     probabilities: tuple[float, ...]
+    features: ChoiceFeatures
 
     @property
     def margin(self) -> float:
         """The largest probability minus the second largest."""
-        second, first = sorted(self.probabilities)[-2:]
-        return first - second
+        return self.features.margin
 
     @property
     def signal(self) -> TokenSignal:
         """The choice as one token, drawn from as many as there are choices."""
-        entropy = -sum(p * math.log(p) for p in self.probabilities if p > 0)
-        return TokenSignal(math.log(self.probabilities[self.index]), max(0.0, entropy), self.margin)
+        return TokenSignal(math.log(self.features.max_prob), self.features.entropy, self.features.margin)
 
 
 def check_choices(choices: Iterable[str]) -> tuple[str, ...]:
@@ -70,12 +71,6 @@ def check_choices(choices: Iterable[str]) -> tuple[str, ...]:
     return tuple(found)
 
 
-def listed(question: str, choices: Sequence[str]) -> str:
-    """Return a question with its options: larger models choose better if they see them."""
-    options = "\n".join(f"- {choice.strip()}" for choice in choices)
-    return f"{question}\n\nOptions:\n{options}\n\nAnswer with one of the options, and nothing else."
-
-
 def ranking(choices: Sequence[str], scores: Sequence[ContinuationScore], *, ended: bool) -> Ranking:
     """Return which of the choices is the likeliest.
 
@@ -90,9 +85,10 @@ def ranking(choices: Sequence[str], scores: Sequence[ContinuationScore], *, ende
     if len(scores) != len(choices) or not all(len(score.token_logprobs) > ended for score in scores):
         raise EngineError(f"the engine gave no score for each of {len(choices)} choices")
     values = choice_values(scores, rule_for(choices, ended=ended), ended=ended).tolist()
+    try:
+        features = choice_features(values)
+    except InvalidRequestError as error:
+        raise EngineError(f"the engine's scores of the choices are unusable: {error}") from error
     best = max(values)
-    if math.isnan(sum(values)) or math.isinf(best):
-        raise EngineError("the engine's scores of the choices are not finite")
-    weights = [math.exp(value - best) for value in values]
-    total = sum(weights)
-    return Ranking(values.index(best), tuple(weight / total for weight in weights))
+    parts = [math.exp(value - best) for value in values]
+    return Ranking(values.index(best), tuple(part / sum(parts) for part in parts), features)

@@ -96,7 +96,7 @@ class Turn:
         self._choosing = choosing
         self._waiting: bool | None = None  # for the profile; then whether the attempt is gated
         self._hardness = hardness
-        self._new_gate = gate
+        self._gate_of = gate
         self._request_bytes = request_bytes
         self._clock = clock
         self._t0 = clock()
@@ -262,7 +262,7 @@ class Turn:
             deadline=self.deadline,
             request_id=request_id if self._attempts == 1 else f"{request_id}-{self._attempts}",
         )
-        gate = self._new_gate(self._hardness) if gated and self._hardness else None
+        gate = self._gate_of(self._hardness) if gated and self._hardness else None
         self._attempt = _Attempt(source, request, gate, first_by)
         return Generate(source, request)
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from crayon.errors import InvalidRequestError
 from crayon.router import FittedScope, Scope, ScopeGate, fit_few, fit_scope
-from crayon.router.scope import STAY_MARGIN
+from crayon.router.scope import STAY_MARGIN, distinct_rows
 
 DIMENSIONS = 32
 TEXTS = tuple(f"example number {i}" for i in range(8))
@@ -201,3 +201,8 @@ def test_a_follow_up_a_little_outside_does_not_leave_the_last_scope():
     assert not gate.judge(query).inside
     assert gate.judge(query, last="a").inside
     assert not gate.judge(between(0.35, math.sqrt(1 - 0.35**2)), last="a").inside
+
+
+def test_rows_that_differ_by_rounding_alone_are_one() -> None:
+    rows = np.array([[0.6, 0.8], [0.600001, 0.799999], [0.0, 1.0], [-0.0, 1.0], [1.0, 0.0]], np.float32)
+    assert distinct_rows(rows) == 3

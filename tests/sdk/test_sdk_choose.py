@@ -37,7 +37,7 @@ from crayon import (
     Source,
 )
 from crayon.engine import ContinuationScore, ScoreResult
-from crayon.sdk.choosing import listed
+from crayon.sdk.listing import listed
 
 SCOPE = Scope("colours", COLOURS)
 INSIDE, OUTSIDE = "which colour is a crow", "how do magnets work"
@@ -565,6 +565,6 @@ def test_many_choices_at_once_on_one_client():
 
 
 def test_the_list_holds_each_option_on_a_line_of_its_own():
-    assert listed("Which?", ["a", " b "]) == (
+    assert listed("Which?", ["a", "b"]) == (
         "Which?\n\nOptions:\n- a\n- b\n\nAnswer with one of the options, and nothing else."
     )

@@ -1,0 +1,107 @@
+"""The whole measurement of the router: users, both sides' answers, decisions, figures, plots."""
+
+from __future__ import annotations
+
+import time
+from contextlib import ExitStack, closing
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
+
+from crayon.eval.customize import EvalReport
+from crayon.eval.routing.decide import Decider
+from crayon.eval.routing.scopes import scope_rows
+from crayon.eval.routing.sides import DeviceSide, ServerSide
+from crayon.eval.routing.summary import rows
+from crayon.eval.routing.traffic import make_users
+from crayon.eval.subject import Subject
+from crayon.models import prepared
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from crayon.adapters.pool import Pool
+    from crayon.engine import Engine
+    from crayon.eval.answer_cache import AnswerCache
+    from crayon.eval.customize import ModelUnderTest, OpenEngine, Tell
+    from crayon.eval.routing.decide import Routed
+    from crayon.eval.routing.settings import RouteSettings
+    from crayon.eval.routing.traffic import User
+
+_TELL_EVERY_S = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """The report, and what its plots are drawn from."""
+
+    report: EvalReport
+    results: Sequence[tuple[User, Sequence[Routed]]]
+
+
+def evaluate_route(
+    open_engine: OpenEngine,
+    model: ModelUnderTest,
+    pool: Pool,
+    server: Engine,
+    settings: RouteSettings,
+    cache: AnswerCache,
+    *,
+    workers: int = 1,
+    tell: Tell = lambda _: None,
+) -> Measured:
+    """Measure who should have answered, and who did.
+
+    Args:
+        open_engine: opens the device with the given pools.
+        model: what it runs.
+        pool: what users are customised with.
+        server: the connection to the larger model.
+        settings: how much to measure.
+        cache: where answers are kept; a run that was killed goes on from there.
+        workers: how many questions the device answers side by side.
+        tell: takes lines about the progress.
+
+    Raises:
+        ServerError: the server cannot be reached.
+        ConfigError: no folder of datasets.
+    """
+    users = make_users(pool.manifest, settings)
+    served = server.models()[0]
+    with ExitStack() as stack:
+        stack.callback(cache.save)
+        engines = [stack.enter_context(open_engine([pool])) for _ in range(max(workers, 1))]
+        subject = stack.enter_context(closing(Subject(engines, cache, f"{model.sha256} {prepared.library_version()}")))
+        name = f"{model.name} {model.quantization}".strip()
+        found = scope_rows(pool, subject, settings, name, tell)
+        progress = _Progress(tell)
+        server_side = ServerSide(server, cache, f"{served.source_sha256 or served.name} {served.quantization}")
+        decider = Decider(pool, subject, DeviceSide(subject), server_side, progress.step)
+        results = []
+        for user in users:
+            progress.what = f"{user.group} {user.name}"
+            results.append((user, [decider.draw(user, draw) for draw in range(settings.draws)]))
+    both = f"{name} with {served.name}"
+    report = EvalReport(
+        "eval route",
+        {name: model.sha256, served.name: served.source_sha256, f"pool {pool.id}": pool.manifest.tensors_sha256},
+        [*rows(results, both, settings), *found],
+        asdict(settings),
+    )
+    return Measured(report, results)
+
+
+class _Progress:
+    """Tells now and then where it is; answers kept from before are not counted."""
+
+    def __init__(self, tell: Tell) -> None:
+        self.what = ""
+        self._tell = tell
+        self._done = 0
+        self._told = time.monotonic()
+
+    def step(self) -> None:
+        """Count one answer."""
+        self._done += 1
+        if time.monotonic() - self._told >= _TELL_EVERY_S:
+            self._told = time.monotonic()
+            self._tell(f"{self.what}; {self._done:,} answers")

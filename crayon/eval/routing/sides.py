@@ -1,0 +1,135 @@
+"""What each side says to a query: the device under a blend or plain, the server over gRPC with the options listed."""
+
+from __future__ import annotations
+
+import json
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from crayon.customising.expectation import LONG_CHOICE_WORDS
+from crayon.engine import ScoreRequest, deadline_after
+from crayon.eval.subject import Question
+from crayon.messages import Message
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from crayon.completion import Blend
+    from crayon.data.qa import Item
+    from crayon.engine import Engine, ScoreResult
+    from crayon.eval.answer_cache import AnswerCache
+    from crayon.eval.subject import Answer, Subject
+
+PATIENCE_S = 600.0
+# More would only wait in the server's queue.
+AT_ONCE = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """Which option a side takes, whether it is right, and its margin: the lead of its probability, 0 to 1."""
+
+    index: int
+    right: bool
+    margin: float
+
+
+def listed(question: str, choices: Sequence[str]) -> str:
+    """Return the question with its options listed, as a larger model is asked."""
+    options = "\n".join(f"- {choice}" for choice in choices)
+    return f"{question}\n\nOptions:\n{options}\n\nAnswer with one of the options, and nothing else."
+
+
+def said(values: Sequence[float], item: Item) -> Said:
+    """Return what log-probabilities of the options come to."""
+    scores = np.asarray(values, np.float64)
+    shares = np.exp(scores - scores.max())
+    shares /= shares.sum()
+    first, second = np.sort(shares)[::-1][:2]
+    index = int(np.argmax(scores))
+    return Said(index, index == item.answer, float(first - second))
+
+
+class DeviceSide:
+    """The device: a blend's options with the end of the answer, the plain base's without; long ones per token."""
+
+    def __init__(self, subject: Subject) -> None:
+        self._subject = subject
+
+    def ask(self, items: Sequence[Item], blends: Sequence[Blend | None], step: Callable[[], None]) -> list[Said]:
+        """Return what the device says to each item under its blend."""
+        order = sorted(range(len(items)), key=lambda i: self._subject.identity(blends[i]))
+        answers = self._subject.choices([Question(items[i], blends[i]) for i in order], step)
+        found = {
+            i: said(_values(answer, items[i], plain=not self._subject.identity(blends[i])), items[i])
+            for i, answer in zip(order, answers, strict=True)
+        }
+        return [found[i] for i in range(len(items))]
+
+
+class ServerSide:
+    """The server: every item is asked once, with its options listed.
+
+    Args:
+        engine: the connection.
+        cache: where scores are kept.
+        model_key: stands for the model that is served.
+    """
+
+    def __init__(self, engine: Engine, cache: AnswerCache, model_key: str) -> None:
+        self._engine = engine
+        self._cache = cache
+        self._key = model_key
+
+    def ask(self, items: Sequence[Item], step: Callable[[], None]) -> list[Said]:
+        """Return what the server says to each item.
+
+        Raises:
+            ServerError: it cannot be reached.
+        """
+        keys = [
+            self._cache.key("server-1", self._key, listed(item.prompt, item.choices), item.choices) for item in items
+        ]
+        waiting = [i for i, key in enumerate(keys) if self._cache.get(key) is None]
+        # Alike prompts one after the other: the server keeps what they share.
+        waiting.sort(key=lambda i: (items[i].choices, items[i].id))
+        running: dict[Future[ScoreResult], int] = {}
+        try:
+            while waiting or running:
+                while waiting and len(running) < AT_ONCE:
+                    i = waiting.pop(0)
+                    running[self._engine.score(_request(items[i]))] = i
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    i = running.pop(future)
+                    totals = [[round(score.total, 5), round(score.mean, 5)] for score in future.result().scores]
+                    self._cache.put(keys[i], json.dumps(totals).encode())
+                    step()
+        finally:
+            for future in running:
+                future.cancel()
+        found = []
+        for item, key in zip(items, keys, strict=True):
+            totals = json.loads(self._cache.get(key) or b"[]")
+            found.append(said([total[is_long(item)] for total in totals], item))
+        return found
+
+
+def is_long(item: Item) -> bool:
+    """Whether options are compared per token: of more than 4 words on average the shortest would win."""
+    return sum(len(choice.split()) for choice in item.choices) > LONG_CHOICE_WORDS * len(item.choices)
+
+
+def _values(answer: Answer, item: Item, *, plain: bool) -> Sequence[float]:
+    if is_long(item):
+        return answer.means
+    if plain:
+        return answer.sums
+    return [text + end for text, end in zip(answer.sums, answer.ends, strict=True)]
+
+
+def _request(item: Item) -> ScoreRequest:
+    messages = (Message("user", listed(item.prompt, item.choices)),)
+    return ScoreRequest(messages=messages, continuations=item.choices, deadline=deadline_after(PATIENCE_S))

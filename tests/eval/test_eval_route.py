@@ -1,0 +1,174 @@
+"""The evaluation of the router on a small random model, against a server that is told what to know."""
+
+from __future__ import annotations
+
+import json
+from concurrent.futures import Future
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from keyed_pool import BACKGROUND
+
+from crayon.data.qa import load_items
+from crayon.device import DeviceEngine
+from crayon.engine import ContinuationScore, ModelInfo, ScoreResult
+from crayon.errors import InvalidRequestError
+from crayon.eval.answer_cache import AnswerCache
+from crayon.eval.customize import ModelUnderTest
+from crayon.eval.routing import page
+from crayon.eval.routing.decide import Routed
+from crayon.eval.routing.run import Measured, evaluate_route
+from crayon.eval.routing.settings import RouteSettings
+from crayon.eval.routing.sides import ServerSide, listed, said
+from crayon.eval.routing.summary import points
+from crayon.eval.routing.traffic import Query, User, make_users
+from crayon.eval.subject import Subject
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from crayon.adapters import Pool
+    from crayon.engine import ScoreRequest
+
+SETTINGS = RouteSettings(
+    users=2, unseen=(("near", "vowels"),), items=10, known=4, draws=2, samples=8, strangers=("far",),
+    known_strangers=("near",), intents="toy", promises=3, cases=20,
+)  # fmt: skip
+
+
+class Knowing:
+    """A server that knows the answers to a share of all questions, by their text alone."""
+
+    def __init__(self, share: float = 1.0) -> None:
+        self.asked: list[str] = []
+        self._share = share
+        items = [i for name in ("toy", "near", "far") for split in ("train", "test") for i in load_items(name, split)]
+        self._answers = {listed(item.prompt, item.choices): item.answer_text for item in items}
+
+    def models(self) -> tuple[ModelInfo, ...]:
+        return (ModelInfo("knowing", 1024, "ab" * 32),)
+
+    def score(self, request: ScoreRequest) -> Future[ScoreResult]:
+        text = request.messages[-1].content
+        self.asked.append(text)
+        right = self._answers[text] if hash_of(text) < self._share else None
+        future: Future[ScoreResult] = Future()
+        scores = tuple(
+            ContinuationScore((-0.1 if each == right else -2.0 - i,)) for i, each in enumerate(request.continuations)
+        )
+        future.set_result(ScoreResult(scores))
+        return future
+
+
+def hash_of(text: str) -> float:
+    return sum(map(ord, text)) % 100 / 100
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Iterator[AnswerCache]:
+    with AnswerCache(tmp_path / "out" / "answers.sqlite") as cache:
+        yield cache
+
+
+def run(path: Path, pool: Pool, cache: AnswerCache, server: Any, settings: RouteSettings = SETTINGS) -> Measured:
+    def engine(pools: Any) -> DeviceEngine:
+        return DeviceEngine(path, n_ctx=512, n_batch=64, threads=1, background=BACKGROUND, pools=pools)
+
+    return evaluate_route(engine, ModelUnderTest.of(path, "tiny-chat", "F32"), pool, server, settings, cache)
+
+
+def test_everything_promised_is_measured_and_written(
+    model_path: Path, pool: Pool, cache: AnswerCache, tmp_path: Path
+) -> None:
+    measured = run(model_path, pool, cache, Knowing(0.9))
+    rows = {row.metric for row in measured.report.rows}
+    assert rows >= {
+        "worst_change_vs_better_side", "in_pool_gain_vs_better_side", "in_pool_gain_vs_random_50",
+        "in_pool_server_share", "scope_auroc_domains", "in_pool_gain_vs_scope_only", "unseen_gain_vs_confidence_only",
+    }  # fmt: skip
+    assert json.loads(json.dumps(measured.report.as_json(), allow_nan=False))["bench"] == "eval route"
+    told = page.markdown(measured.report, ["a.png"])
+    assert "| vowels |" in told
+    assert "![a.png](a.png)" in told
+
+
+def test_a_second_run_asks_nobody_again(
+    model_path: Path, pool: Pool, cache: AnswerCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = run(model_path, pool, cache, Knowing())
+    monkeypatch.setattr(Subject, "_run", lambda *_: pytest.fail("computed again"))
+    server = Knowing()
+    assert run(model_path, pool, cache, server).report.rows == first.report.rows
+    assert server.asked == []
+
+
+def test_where_the_server_knows_all_and_the_device_nothing_everything_is_sent(
+    model_path: Path, pool: Pool, cache: AnswerCache
+) -> None:
+    measured = run(model_path, pool, cache, Knowing(1.0))
+    for _, draws in measured.results:
+        for one in draws:
+            assert one.server.all()
+            assert one.sent.mean() > 0.9
+    (share,) = [row for row in measured.report.rows if row.metric == "in_pool_server_share"]
+    assert share.value > 90
+
+
+def test_where_the_server_knows_nothing_little_is_sent(model_path: Path, pool: Pool, cache: AnswerCache) -> None:
+    measured = run(model_path, pool, cache, Knowing(0.0))
+    sent = np.mean([one.sent.mean() for _, draws in measured.results for one in draws])
+    # The device is a random model: where it got none of its few samples right, it looks no better than the server.
+    assert sent < 0.5
+
+
+def test_traffic_is_half_own_and_no_query_is_from_a_train_split(pool: Pool) -> None:
+    for user in make_users(pool.manifest, SETTINGS):
+        own = [query.own for query in user.queries]
+        assert sum(own) == len(own) / 2
+        assert all("/test/" in query.item.id for query in user.queries)
+        assert all("/train/" in item.id for draw in user.draws for item in (*draw, *user.known))
+        assert all(query.item.task == user.name.split("/")[-1] for query in user.queries if query.own)
+        mine = {item.id for item in user.task.items("train")}
+        assert not mine & {item.id for item in user.known}
+    assert {user.group for user in make_users(pool.manifest, SETTINGS)} == {"in_pool", "unseen"}
+
+
+def test_points_of_each_variant_by_hand(pool: Pool) -> None:
+    item = load_items("toy", "test")[0]
+    task = make_users(pool.manifest, SETTINGS)[0].task
+    user = User("in_pool", "u", task, tuple(Query(item, "k", own=i < 2) for i in range(4)), ((),), ())
+    one = Routed(
+        inside=np.array([0.1, -0.1, -0.2, 0.2]), sure=np.array([0.9, 0.2, 0.4, 0.1]), device=np.array([1.0, 0, 0, 0]),
+        blended=np.array([1.0, 1, 0, 0]), server=np.array([0.0, 1, 1, 0]), benefit=np.array([-0.1, 0.2, 0.3, -0.5]),
+        sent=np.array([False, True, True, False]), calibration=None, cases=(),  # type: ignore[arg-type]
+    )  # fmt: skip
+    found = {name: values[0].tolist() for name, values in points(user, [one]).items()}
+    assert found["router"] == [100, 100, 100, 0]
+    assert found["scope_only"] == [100, 100, 100, 0]
+    assert found["confidence_only"] == [100, 100, 0, 0]  # the least sure are the second and the fourth
+    assert found["perfect_scope"] == [100, 100, 100, 0]
+    assert found["random"] == [50, 50, 50, 0]
+    assert found["oracle"] == [100, 100, 100, 0]
+
+
+def test_said_takes_the_likeliest_and_its_lead() -> None:
+    item = replace(load_items("toy", "test")[0], answer=1)
+    one = said([np.log(0.2), np.log(0.7), np.log(0.1)], item)
+    assert (one.index, one.right) == (1, True)
+    assert one.margin == pytest.approx(0.5)
+    assert not said([0.0, -1.0, -2.0], item).right
+
+
+def test_the_server_is_asked_with_the_options_listed(cache: AnswerCache) -> None:
+    server, items = Knowing(), load_items("far", "test")[:3]
+    found = ServerSide(server, cache, "key").ask(items, lambda: None)  # type: ignore[arg-type]
+    assert all(one.right for one in found)
+    assert all(f"- {items[0].choices[0]}" in text for text in server.asked)
+
+
+def test_settings_name_what_is_wrong() -> None:
+    with pytest.raises(InvalidRequestError, match="--items: must be at least 10"):
+        RouteSettings(items=3)
