@@ -10,6 +10,7 @@ from crayon.completion import Mode
 from crayon.engine import EncodeRequest, deadline_after
 from crayon.sdk.async_stream import AsyncAnswerStream, gate_async, open_async
 from crayon.sdk.choice_stream import AsyncChoiceStream
+from crayon.sdk.choosing import ONE_TOKEN
 from crayon.sdk.conversation import AsyncConversation
 from crayon.sdk.core import Core
 from crayon.sdk.waiting import wait_for_async
@@ -138,7 +139,7 @@ class AsyncCrayon:
             mode=mode,
             private=private,
             timeout=timeout,
-            sampling={},
+            sampling=ONE_TOKEN,
         )
         return await AsyncChoiceStream(self._core, call, allowed, choices).choose()
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
 
 from crayon.customising.choices import choice_values, rule_for
 from crayon.engine import TokenSignal
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from crayon.router.features import ChoiceFeatures
 
 MIN_CHOICES, MAX_CHOICES = 2, 100
+# A choice is an answer of one token: what is reserved or estimated for it beforehand must not count a whole answer.
+ONE_TOKEN: Mapping[str, Any] = MappingProxyType({"max_tokens": 1})
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Self
 from crayon.completion import Mode
 from crayon.engine import EncodeRequest, deadline_after, wait_for
 from crayon.sdk.choice_stream import ChoiceStream
+from crayon.sdk.choosing import ONE_TOKEN
 from crayon.sdk.conversation import Conversation
 from crayon.sdk.core import Core
 from crayon.sdk.stream import AnswerStream
@@ -189,7 +190,7 @@ class Crayon:
             mode=mode,
             private=private,
             timeout=timeout,
-            sampling={},
+            sampling=ONE_TOKEN,
         )
         return ChoiceStream(self._core, call, allowed, choices).choose()
 
