@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from crayon.completion import (
         Blend,
+        Chosen,
         Completion,
         FinishReason,
         Mode,
@@ -79,7 +80,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "crayon.completion": (
-        "Blend", "Completion", "FinishReason", "Mode", "Reason", "Route", "Source", "Timings", "Usage",
+        "Blend", "Chosen", "Completion", "FinishReason", "Mode", "Reason", "Route", "Source", "Timings", "Usage",
     ),
     "crayon.customising.customization": ("Customization", "Expectation"),
     "crayon.customising.profiles": ("Profile",),
@@ -117,6 +118,7 @@ __all__ = [
     "Budget",
     "BudgetError",
     "CancelledError",
+    "Chosen",
     "ClientStatus",
     "Completion",
     "Conditions",

@@ -95,6 +95,7 @@ class HardnessSettings(_Section):
     enabled: bool = True
     threshold: Annotated[_OptionalFloat, Field(le=0)] = None
     hold_tokens: Annotated[_OptionalInt, Field(ge=1, le=64)] = None
+    choice_margin: Annotated[_OptionalFloat, Field(ge=0, le=1)] = None
 
 
 class BudgetSettings(_Section):

@@ -28,7 +28,7 @@ from crayon.router.features import (
     gate_shift,
     likelihood_ratio,
 )
-from crayon.router.hardness import Hardness, HardnessGate, Verdict
+from crayon.router.hardness import ChoiceGate, Hardness, HardnessGate, Verdict, choice_gate
 from crayon.router.language import possible_languages
 from crayon.router.metrics import (
     Curve,
@@ -65,6 +65,7 @@ __all__ = [
     "Case",
     "Change",
     "ChoiceFeatures",
+    "ChoiceGate",
     "Circumstances",
     "Combiner",
     "Conditions",
@@ -101,6 +102,7 @@ __all__ = [
     "bootstrap_difference",
     "calibrate",
     "choice_features",
+    "choice_gate",
     "cpt",
     "curve",
     "default_signal",

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 COMMANDS: dict[str, CommandEntry] = {
     "ask": CommandEntry("crayon.cli.ask", "Ask one question; works in pipes."),
+    "choose": CommandEntry("crayon.cli.choose", "Choose the likeliest of given answers; works in pipes."),
     "chat": CommandEntry("crayon.cli.chat", "Talk, turn by turn."),
     "serve": CommandEntry("crayon.cli.serve", "Run a server that devices can turn to."),
     "demo": CommandEntry("crayon.cli.demo", "Watch questions being answered on the device and by a server."),

@@ -61,7 +61,7 @@ def hardness_of(settings: HardnessSettings) -> Hardness | Literal[False]:
 
     if not settings.enabled:
         return False
-    given: dict[str, Any] = {"threshold": settings.threshold, "hold_tokens": settings.hold_tokens}
+    given: dict[str, Any] = settings.model_dump(exclude={"enabled"})
     return Hardness(**{name: value for name, value in given.items() if value is not None})
 
 

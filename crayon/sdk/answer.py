@@ -110,8 +110,14 @@ class Answer:
 
     # -- the parts of driving that never wait
 
+    def _new_turn(self) -> Turn:
+        return self._core.turn(self._call, self._allowed)
+
+    def _ask(self, engine: Engine, action: Generate) -> Stream:
+        return engine.generate(action.request)
+
     def _begin(self) -> Turn:
-        self._turn = self._core.turn(self._call, self._allowed)
+        self._turn = self._new_turn()
         self._action = self._turn.begin()
         return self._turn
 
@@ -139,7 +145,7 @@ class Answer:
         if account is None:
             return self._failed(turn, CancelledError("the answer was closed before it began"))
         try:
-            self._stream = engine.generate(action.request)
+            self._stream = self._ask(engine, action)
             account.sent = True
         except CrayonError as error:
             self._close_account(error)

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 from crayon.completion import Mode, Source
 from crayon.engine import EncodeRequest, deadline_after
 from crayon.sdk.async_stream import AsyncAnswerStream, gate_async, open_async
+from crayon.sdk.choice_stream import AsyncChoiceStream
+from crayon.sdk.choosing import ONE_TOKEN
 from crayon.sdk.conversation import AsyncConversation
 from crayon.sdk.core import Core
 from crayon.sdk.status import client_status
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
     from typing import Literal, Unpack
 
-    from crayon.completion import Blend, Completion
+    from crayon.completion import Blend, Chosen, Completion
     from crayon.customising.customization import Customization
     from crayon.engine import EncodeResult, Engine, ScoreRequest, ScoreResult
     from crayon.messages import MessagesLike
@@ -124,6 +126,33 @@ class AsyncCrayon:
             timeout=timeout,
             sampling=sampling,
         )
+
+    async def choose(
+        self,
+        messages: MessagesLike,
+        choices: Iterable[str],
+        *,
+        blend: BlendLike | None = None,
+        last_profile: str | None = None,
+        mode: Mode | str | None = None,
+        private: bool | None = None,
+        timeout: float | None = None,  # noqa: ASYNC109 # one meaning on both clients: the deadline of the whole call
+    ) -> Chosen:
+        """Return the likeliest of `choices` as the answer; as `Crayon.choose`.
+
+        Raises:
+            InvalidRequestError, PrivacyError, DeadlineExceededError, ServerError, EngineError: as `Crayon.choose`.
+        """
+        call, allowed = self._core.call(
+            messages,
+            blend=blend,
+            last_profile=last_profile,
+            mode=mode,
+            private=private,
+            timeout=timeout,
+            sampling=ONE_TOKEN,
+        )
+        return await AsyncChoiceStream(self._core, call, allowed, choices).choose()
 
     async def score(
         self,

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any, Self
 
 from crayon.completion import Mode
 from crayon.engine import EncodeRequest, deadline_after, wait_for
+from crayon.sdk.choice_stream import ChoiceStream
+from crayon.sdk.choosing import ONE_TOKEN
 from crayon.sdk.conversation import Conversation
 from crayon.sdk.core import Core
 from crayon.sdk.status import client_status
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
     from typing import Literal, Unpack
 
-    from crayon.completion import Blend, Completion, Source
+    from crayon.completion import Blend, Chosen, Completion, Source
     from crayon.customising.customization import Customization
     from crayon.engine import EncodeResult, Engine, ScoreResult
     from crayon.messages import MessagesLike
@@ -166,6 +168,43 @@ class Crayon:
             timeout=timeout,
             sampling=sampling,
         )
+
+    def choose(
+        self,
+        messages: MessagesLike,
+        choices: Iterable[str],
+        *,
+        blend: BlendLike | None = None,
+        last_profile: str | None = None,
+        mode: Mode | str | None = None,
+        private: bool | None = None,
+        timeout: float | None = None,
+    ) -> Chosen:
+        """Return the likeliest of `choices` (2 to 100 texts) as the answer; nothing is written, so it is quick.
+
+        Args:
+            messages: the conversation, or one user message. The server is shown the choices after it.
+            choices: the texts.
+            blend: as in `ask`.
+            last_profile: as in `ask`.
+            mode: which sides may choose.
+            private: True keeps this call on the device.
+            timeout: seconds for all attempts together (math.inf: for ever).
+
+        Raises:
+            InvalidRequestError: an argument is wrong; the field names it, `choices[2]` the third choice.
+            PrivacyError, DeadlineExceededError, ServerError, EngineError: as `ask`.
+        """
+        call, allowed = self._core.call(
+            messages,
+            blend=blend,
+            last_profile=last_profile,
+            mode=mode,
+            private=private,
+            timeout=timeout,
+            sampling=ONE_TOKEN,
+        )
+        return ChoiceStream(self._core, call, allowed, choices).choose()
 
     def score(
         self,

@@ -15,7 +15,7 @@ from crayon.data.texts import background_texts
 from crayon.engine import EncodeRequest, Engine, ScoreRequest, wait_for
 from crayon.errors import InvalidRequestError
 from crayon.messages import Message, normalise_messages
-from crayon.router.hardness import Hardness
+from crayon.router.hardness import Hardness, HardnessGate
 from crayon.router.policy import Allowed, allowed_sources, parse_mode
 from crayon.router.scope import Scope, ScopeGate, fit_scope
 from crayon.sampling import Sampling
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
     from crayon.completion import Mode
     from crayon.customising.customization import Customization
+    from crayon.engine import GenerateRequest
     from crayon.messages import MessagesLike
     from crayon.router.budget import Budget
     from crayon.router.conditions import Conditions
@@ -134,8 +135,15 @@ class Core:
             )
         return call, allowed
 
-    def turn(self, call: Call, allowed: Allowed) -> Turn:
-        """Return a turn whose time starts now."""
+    def turn(
+        self,
+        call: Call,
+        allowed: Allowed,
+        *,
+        gate: Callable[[Hardness], HardnessGate | None] = HardnessGate,
+        request_bytes: Callable[[GenerateRequest], int] | None = None,
+    ) -> Turn:
+        """Return a turn whose time starts now; `gate` and `request_bytes` as in `Turn`."""
         choice = _only_choice(call)
         choosing = call.customization is not None and choice is None
         return Turn(
@@ -145,8 +153,9 @@ class Core:
             choosing=choosing,
             choice=choice,
             hardness=self._hardness,
+            gate=gate,
             server=self.engines.server_address,
-            request_bytes=self.engines.request_bytes,
+            request_bytes=request_bytes or self.engines.request_bytes,
         )
 
     def needed_first(self, allowed: Allowed) -> tuple[Source, ...]:

@@ -13,7 +13,7 @@ from crayon.errors import EngineClosedError, InvalidRequestError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from crayon.engine import GenerateRequest
+    from crayon.engine import GenerateRequest, ScoreRequest
 
 
 class Engines:
@@ -100,7 +100,7 @@ class Engines:
         address = getattr(self._opened.get(Source.SERVER), "address", None)
         return address if isinstance(address, str) else self._references.get(Source.SERVER)
 
-    def request_bytes(self, request: GenerateRequest) -> int:
+    def request_bytes(self, request: GenerateRequest | ScoreRequest) -> int:
         """Return how many bytes of a request leave this process; an engine within it sends none."""
         count = getattr(self._opened.get(Source.SERVER), "request_bytes", None)
         return int(count(request)) if callable(count) else 0

@@ -71,6 +71,7 @@ class Turn:
         choosing: whether the query's embedding chooses the profile that the device answers with.
         choice: that profile where there is nothing to choose.
         hardness: settings of the hardness gate, or None to let every device answer go at once.
+        gate: makes the hardness gate, or None for no gate.
         server: address of the server, for the report.
         request_bytes: size of a request on the wire.
         clock: a monotonic clock, in seconds.
@@ -85,6 +86,7 @@ class Turn:
         choosing: bool = False,
         choice: Choice | None = None,
         hardness: Hardness | None = None,
+        gate: Callable[[Hardness], HardnessGate | None] = HardnessGate,
         server: str | None = None,
         request_bytes: Callable[[GenerateRequest], int] = lambda _: 0,
         clock: Callable[[], float] = time.monotonic,
@@ -95,6 +97,7 @@ class Turn:
         self._choosing = choosing
         self._waiting: bool | None = None  # for the profile; then whether the attempt is gated
         self._hardness = hardness
+        self._gate_of = gate
         self._request_bytes = request_bytes
         self._clock = clock
         self._t0 = clock()
@@ -225,7 +228,7 @@ class Turn:
             return self._read()
         attempt.gate = None
         self.ledger.holdback_ms = 1000.0 * (self._clock() - attempt.first_at) if attempt.first_at is not None else 0.0
-        threshold = gate.settings.threshold
+        threshold = gate.threshold
         if gate.verdict is Verdict.ESCALATE:
             self._discard()
             self.ledger.decide(Source.SERVER, Reason.UNSURE, gate.score, threshold, gate)
@@ -268,7 +271,7 @@ class Turn:
             deadline=self.deadline,
             request_id=request_id if self._attempts == 1 else f"{request_id}-{self._attempts}",
         )
-        gate = HardnessGate(self._hardness) if gated and self._hardness else None
+        gate = self._gate_of(self._hardness) if gated and self._hardness else None
         self._attempt = _Attempt(source, request, gate, first_by)
         return Generate(source, request)
 

@@ -85,6 +85,7 @@ def test_every_setting_can_come_from_the_environment(monkeypatch: pytest.MonkeyP
         "conditions.low_battery": "15",
         "conditions.max_prompt_tokens": "500",
         "conditions.device_languages": "en, de",
+        "hardness.choice_margin": "0.2",
         "sampling.max_tokens": "5",
         "sampling.temperature": "0.5",
         "sampling.top_p": "0.9",
