@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from crayon.completion import (
         Blend,
+        Chosen,
         Completion,
         FinishReason,
         Mode,
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from crayon.errors import (
         AdapterError,
         AdapterMismatchError,
+        BudgetError,
         CancelledError,
         ConfigError,
         CrayonError,
@@ -60,6 +62,8 @@ if TYPE_CHECKING:
         UnknownModelError,
     )
     from crayon.messages import Message
+    from crayon.router.budget import Budget
+    from crayon.router.conditions import Conditions
     from crayon.router.hardness import Hardness
     from crayon.router.scope import Scope
     from crayon.sampling import Sampling
@@ -68,6 +72,7 @@ if TYPE_CHECKING:
         AsyncAnswerStream,
         AsyncConversation,
         AsyncCrayon,
+        ClientStatus,
         Conversation,
         Crayon,
         Piece,
@@ -75,7 +80,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "crayon.completion": (
-        "Blend", "Completion", "FinishReason", "Mode", "Reason", "Route", "Source", "Timings", "Usage",
+        "Blend", "Chosen", "Completion", "FinishReason", "Mode", "Reason", "Route", "Source", "Timings", "Usage",
     ),
     "crayon.customising.customization": ("Customization", "Expectation"),
     "crayon.customising.profiles": ("Profile",),
@@ -83,18 +88,21 @@ _HOMES = {
     "crayon.data": ("load_scope", "scope_names"),
     "crayon.engine": ("ContinuationScore", "EncodeResult", "Engine", "ScoreResult"),
     "crayon.errors": (
-        "AdapterError", "AdapterMismatchError", "CancelledError", "ConfigError", "CrayonError",
+        "AdapterError", "AdapterMismatchError", "BudgetError", "CancelledError", "ConfigError", "CrayonError",
         "DeadlineExceededError", "DownloadError", "EngineClosedError", "EngineError", "HashMismatchError",
         "InvalidRequestError", "LibraryError", "MissingExtraError", "ModelError", "ModelFileError", "NoSpaceError",
         "OverloadedError", "PrivacyError", "PromptTooLongError", "ServerError", "ServerInterruptedError",
         "ServerRejectedError", "ServerUnavailableError", "UnknownModelError",
     ),
     "crayon.messages": ("Message",),
+    "crayon.router.budget": ("Budget",),
+    "crayon.router.conditions": ("Conditions",),
     "crayon.router.hardness": ("Hardness",),
     "crayon.router.scope": ("Scope",),
     "crayon.sampling": ("Sampling",),
     "crayon.sdk": (
-        "AnswerStream", "AsyncAnswerStream", "AsyncConversation", "AsyncCrayon", "Conversation", "Crayon", "Piece",
+        "AnswerStream", "AsyncAnswerStream", "AsyncConversation", "AsyncCrayon", "ClientStatus", "Conversation",
+        "Crayon", "Piece",
     ),
 }  # fmt: skip
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
@@ -107,8 +115,13 @@ __all__ = [
     "AsyncConversation",
     "AsyncCrayon",
     "Blend",
+    "Budget",
+    "BudgetError",
     "CancelledError",
+    "Chosen",
+    "ClientStatus",
     "Completion",
+    "Conditions",
     "ConfigError",
     "ContinuationScore",
     "Conversation",

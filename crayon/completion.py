@@ -1,4 +1,4 @@
-"""What comes back: the answer, where it came from and why, and what it cost."""
+"""What comes back: the answer or the choice, where it came from and why, and what it cost."""
 
 from __future__ import annotations
 
@@ -60,11 +60,23 @@ class Reason(StrEnum):
     OUT_OF_SCOPE = "out_of_scope"
     """The query is unlike the examples of every scope and profile."""
     UNSURE = "unsure"
-    """The device's first tokens were too unsure."""
+    """The device's first tokens were too unsure, or its choice was too close."""
     SERVER_BETTER = "server_better"
     """By the calibration the server is more often right on this profile, however sure the device is."""
     NO_GAIN = "no_gain"
     """By the calibration nothing is gained by sending the query, so the device answers."""
+    BUDGET = "budget"
+    """The budget for the server is used up, so the device answers."""
+    LONG = "long"
+    """The prompt does not fit the device's context, or is longer than the caller wants it to read."""
+    LANGUAGE = "language"
+    """The query is in a language that the device was not chosen for."""
+    DEVICE_SLOW = "device_slow"
+    """The device would take long, and the server is clearly faster."""
+    LOW_BATTERY = "low_battery"
+    """The device's battery is low, and the server is no slower."""
+    NETWORK_SLOW = "network_slow"
+    """The way to the server is slow or loses requests, so the device answers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +138,7 @@ class Route:
     Args:
         source: which side's text this is.
         reason: why.
-        score: the number that decided (scope similarity, or mean token log-probability), if one did.
+        score: the number that decided (scope similarity, mean token log-probability, or a choice's margin), if one did.
         threshold: what `score` was compared with; at or above it the device answers.
         scope: name of the closest scope, if any scope is set.
         fallback_from: the side that was tried first and failed, or None.
@@ -179,6 +191,33 @@ class Completion:
         """Decoding rate after the first token (0 where the answer had one token)."""
         steps = self.usage.completion_tokens - 1
         return 1000.0 * steps / self.timings.decode_ms if steps > 0 and self.timings.decode_ms > 0 else 0.0
+
+    def __str__(self) -> str:
+        return self.text
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """The likeliest of given texts.
+
+    Args:
+        text: the choice.
+        index: its place among the choices.
+        probabilities: the softmax over the choices, in their order: how the model divides its belief among them, if it
+            must take one. Not calibrated.
+        margin: the largest of them minus the second largest.
+        route: which side chose, and why.
+        model: who chose.
+        total_ms: from the call to the choice.
+    """
+
+    text: str
+    index: int
+    probabilities: tuple[float, ...]
+    margin: float
+    route: Route
+    model: str
+    total_ms: float = 0.0
 
     def __str__(self) -> str:
         return self.text

@@ -34,7 +34,7 @@ from crayon.sampling import SAMPLING_FIELDS, Sampling
 PREFIX = "CRAYON_"
 # Read elsewhere, before or beside the settings.
 NOT_SETTINGS = frozenset(
-    {"CRAYON_CONFIG", "CRAYON_DATA", "CRAYON_DEBUG", "CRAYON_MODELS_CATALOGUE", "CRAYON_POOLS_DIR"}
+    {"CRAYON_CONFIG", "CRAYON_DATA", "CRAYON_DEBUG", "CRAYON_MODELS_CATALOGUE", "CRAYON_POOLS_DIR", "CRAYON_STATE_DIR"}
 )
 DEFAULT, FILE, ENVIRONMENT, FLAG = "default", "file", "environment", "command line"
 
@@ -95,6 +95,31 @@ class HardnessSettings(_Section):
     enabled: bool = True
     threshold: Annotated[_OptionalFloat, Field(le=0)] = None
     hold_tokens: Annotated[_OptionalInt, Field(ge=1, le=64)] = None
+    choice_margin: Annotated[_OptionalFloat, Field(ge=0, le=1)] = None
+
+
+class BudgetSettings(_Section):
+    """How much may go to the server, as `crayon.Budget`; what is not set is no limit."""
+
+    share: Annotated[_OptionalFloat, Field(ge=0, le=1)] = None
+    window: Annotated[_Int, Field(ge=1, le=1000)] = 200
+    tokens_per_day: Annotated[_OptionalInt, Field(ge=0)] = None
+    money_per_day: Annotated[_OptionalFloat, Field(ge=0)] = None
+    prompt_price: Annotated[_Float, Field(ge=0)] = 0.0
+    answer_price: Annotated[_Float, Field(ge=0)] = 0.0
+
+
+class ConditionsSettings(_Section):
+    """When circumstances have a say in who answers, as `crayon.Conditions`."""
+
+    speed: bool = False
+    slow_seconds: Annotated[_Float, Field(ge=0)] = 10.0
+    slow_factor: Annotated[_Float, Field(ge=1)] = 2.0
+    network_seconds: Annotated[_Float, Field(ge=0)] = 1.0
+    max_loss: Annotated[_Float, Field(ge=0, le=1)] = 0.5
+    low_battery: Annotated[_Float, Field(ge=0, le=100)] = 20.0
+    max_prompt_tokens: Annotated[_OptionalInt, Field(ge=1)] = None
+    device_languages: _Texts = ()
 
 
 class SamplingSettings(_Section):
@@ -140,6 +165,8 @@ class Settings(BaseSettings):
     server: ServerSettings = ServerSettings()
     serve: ServeSettings = ServeSettings()
     hardness: HardnessSettings = HardnessSettings()
+    budget: BudgetSettings = BudgetSettings()
+    conditions: ConditionsSettings = ConditionsSettings()
     sampling: SamplingSettings = SamplingSettings()
 
     @classmethod

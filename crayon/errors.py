@@ -7,6 +7,7 @@
     │   └── PromptTooLongError       the prompt leaves no room for an answer in the context
     ├── ConfigError                  a setting is wrong; names the key and where it came from
     ├── PrivacyError                 the request must stay on the device and cannot be answered there
+    ├── BudgetError                  the budget for the server is used up, and only the server may answer
     ├── MissingExtraError            an optional dependency is not installed
     ├── ModelError
     │   ├── UnknownModelError        no such path, catalogue name or reference
@@ -75,6 +76,14 @@ class ConfigError(CrayonError):
 
 class PrivacyError(CrayonError):
     """The request must not leave the device and cannot be answered there."""
+
+
+class BudgetError(CrayonError):
+    """The budget for the server is used up, and no device may answer. `limit` names its setting; nothing was sent."""
+
+    def __init__(self, limit: str, message: str) -> None:
+        super().__init__(f"{limit}: {message}; nothing was sent")
+        self.limit = limit
 
 
 class MissingExtraError(CrayonError, ImportError):

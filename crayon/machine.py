@@ -43,6 +43,23 @@ class Machine:
         return _usable(self.allowed_cores, self.cpu_quota)
 
 
+@dataclass(frozen=True, slots=True)
+class Battery:
+    """Charge in percent, and whether it is being charged (None: the platform does not tell)."""
+
+    percent: float
+    plugged: bool | None
+
+
+def battery() -> Battery | None:
+    """Return the state of the battery, or None where there is none or the platform does not tell."""
+    try:
+        found = getattr(psutil, "sensors_battery", lambda: None)()
+    except (OSError, RuntimeError, ValueError):  # what psutil's readers of /sys raise for odd drivers
+        return None
+    return None if found is None else Battery(float(found.percent), found.power_plugged)
+
+
 def inspect_machine() -> Machine:
     """Return the facts about this machine."""
     logical = psutil.cpu_count() or os.cpu_count() or 1

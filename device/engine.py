@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from crayon.blending import BlendResolver
     from crayon.completion import Blend
     from crayon.device.opening import PoolReferences
+    from crayon.messages import Message
     from crayon.models import ProgressCallback
 
 
@@ -182,6 +183,16 @@ class DeviceEngine:
         """The adapter pools that requests may blend. The shipped one is read at its first use, here or in a blend."""
         blends = self._ready()
         return blends.pools if blends is not None else ()
+
+    def count_tokens(self, messages: Sequence[Message]) -> int:
+        """Return how long a prompt is, as `generate` would read it.
+
+        Raises:
+            EngineClosedError: after `close`.
+        """
+        with self._gate:
+            self._running()
+            return len(self._model.tokenize_chat(messages))
 
     def generate(self, request: GenerateRequest) -> Stream:
         """Start an answer. A blend of weights that are all 0 is the plain base, and shares its prefix cache.

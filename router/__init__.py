@@ -10,9 +10,12 @@ from crayon.router.bounds import (
     min_kept,
     upper_bound,
 )
+from crayon.router.budget import Budget, may_send, remaining
 from crayon.router.calibration import Calibration, Report, calibrate
 from crayon.router.cases import Case, Prior, Priors
+from crayon.router.circumstances import Circumstances, under
 from crayon.router.combiner import Combiner, fit_combiner
+from crayon.router.conditions import Conditions, Measured, weigh
 from crayon.router.decision import Decision
 from crayon.router.device_map import DeviceMap, fit_device_map
 from crayon.router.drift import Change, ShareKeeper
@@ -25,7 +28,8 @@ from crayon.router.features import (
     gate_shift,
     likelihood_ratio,
 )
-from crayon.router.hardness import Hardness, HardnessGate, Verdict
+from crayon.router.hardness import ChoiceGate, Hardness, HardnessGate, Verdict, choice_gate
+from crayon.router.language import possible_languages
 from crayon.router.metrics import (
     Curve,
     Interval,
@@ -55,12 +59,16 @@ __all__ = [
     "Allowed",
     "Best",
     "Binding",
+    "Budget",
     "Calibration",
     "CalibrationRecord",
     "Case",
     "Change",
     "ChoiceFeatures",
+    "ChoiceGate",
+    "Circumstances",
     "Combiner",
+    "Conditions",
     "Curve",
     "Decision",
     "DeviceMap",
@@ -70,6 +78,7 @@ __all__ = [
     "HardnessGate",
     "Interval",
     "MaxDeviceError",
+    "Measured",
     "MinQuality",
     "Outcomes",
     "Passed",
@@ -93,6 +102,7 @@ __all__ = [
     "bootstrap_difference",
     "calibrate",
     "choice_features",
+    "choice_gate",
     "cpt",
     "curve",
     "default_signal",
@@ -107,13 +117,18 @@ __all__ = [
     "is_private",
     "likelihood_ratio",
     "lower_bound",
+    "may_send",
     "min_kept",
     "oracle_curve",
     "outcomes",
     "parse_mode",
     "pgr",
+    "possible_languages",
     "random_curve",
+    "remaining",
     "selected_risk",
     "signal_value",
+    "under",
     "upper_bound",
+    "weigh",
 ]

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from crayon.completion import Reason, Source
-from crayon.router.features import Features, RunningSignals, TokenFeatures
+from crayon.router.features import ChoiceFeatures, Features, RunningSignals, TokenFeatures
 from crayon.router.hardness import Verdict
 from crayon.router.record import COMBINED
 from crayon.router.signals import SIGNALS, signal_value
@@ -22,6 +23,10 @@ if TYPE_CHECKING:
 # Those that are read from the tokens of an answer: the device has to decode for them.
 TOKEN_SIGNALS = frozenset(
     name for name, read in SIGNALS.items() if read(Features(tokens=TokenFeatures(1))) is not None
+)  # fmt: skip
+# Those that are read from a choice among given texts: the device has to score them.
+CHOICE_SIGNALS = frozenset(
+    name for name, read in SIGNALS.items() if read(Features(choice=ChoiceFeatures(1.0, 1.0, 0.0, 2))) is not None
 )  # fmt: skip
 # The most that a signal can be: a threshold above it lets nothing pass, and needs no decoding to know.
 _CEILINGS = {
@@ -60,6 +65,7 @@ def decide(
     profile: str | None = None,
     lam: float | None = None,
     coin: float = 1.0,
+    of_choices: bool = False,
 ) -> Ruling | None:
     """Return who answers a query, or None: it belongs to nothing that was calibrated.
 
@@ -70,6 +76,7 @@ def decide(
         profile: that which answers where there is no verdict.
         lam: a query is sent if it gains more than this; the calibration's by default.
         coin: a number in [0, 1), new for each query, for queries of equal gain.
+        of_choices: whether the answer will be a choice among given texts.
     """
     calibration = record.calibration
     rule = _rule(record, verdict, profile)
@@ -83,7 +90,7 @@ def decide(
     if hardness is not None and ceiling is not None and hardness > ceiling:
         benefit = rule.benefit_of(ceiling)
         return Ruling(Source.SERVER, Reason.SERVER_BETTER, benefit, 0.0 - benefit, 0.0 - lam)
-    if hardness is not None and features is None and waits(record):
+    if hardness is not None and features is None and waits(record, of_choices=of_choices):
         reason = Reason.CONFIDENT if verdict is None else Reason.IN_SCOPE
         return Ruling(None, reason, rule.benefit, hardness=hardness)
     sure = None if hardness is None else _sure(record, features or Features(scope_margin=_margin(verdict)))
@@ -102,10 +109,10 @@ def decide(
     return Ruling(source, Reason.CONFIDENT, benefit, sure, hardness, hardness)
 
 
-def waits(record: CalibrationRecord) -> bool:
-    """Return whether the record's hardness signal is read from tokens, so that the device has to decode for it."""
+def waits(record: CalibrationRecord, *, of_choices: bool = False) -> bool:
+    """Return whether the record's signal is read from an answer of this kind, so that the device goes first."""
     names = record.combiner.signals if record.combiner is not None else (record.signal,)
-    return any(name in TOKEN_SIGNALS for name in names)
+    return any(name in (CHOICE_SIGNALS if of_choices else TOKEN_SIGNALS) for name in names)
 
 
 def _rule(record: CalibrationRecord, verdict: ScopeVerdict | None, profile: str | None) -> ProfileRule | None:
@@ -138,6 +145,7 @@ class CalibratedRouter:
         lam: in place of the calibration's, as the share's keeper has it.
         coin: as in `decide`.
         hold: whether the device's tokens may be held back for its signal; if not, it answers what is inside.
+        of_choices: whether the answer is a choice among given texts: one token, drawn from as many as there are.
         decided: is told the estimated gain once it is decided who answers.
     """
 
@@ -145,22 +153,48 @@ class CalibratedRouter:
     lam: float | None = None
     coin: float = 1.0
     hold: bool = True
+    of_choices: bool = False
     decided: Callable[[float], None] = _ignore
 
     def before(self, verdict: ScopeVerdict | None, profile: str | None = None) -> Ruling | None:
         """Return what is decided before the device decodes; None: nothing that was calibrated."""
         if not self.hold and (verdict is None or verdict.inside):
             return None
-        ruling = decide(self.record, verdict, profile=profile, lam=self.lam, coin=self.coin)
+        ruling = self._decide(verdict, profile)
         if ruling is not None and ruling.source is not None:
             self.decided(ruling.benefit)
         return ruling
 
+    def peek(self, verdict: ScopeVerdict | None, profile: str | None = None) -> Ruling | None:
+        """Return what `before` does, and tell nobody."""
+        return self._decide(verdict, profile)
+
     def after(self, features: TokenFeatures, verdict: ScopeVerdict | None, profile: str | None = None) -> Ruling | None:
         """Return what is decided by the device's first tokens."""
+        return self._decide(verdict, profile, self.seen(features, verdict))
+
+    def seen(self, features: TokenFeatures, verdict: ScopeVerdict | None) -> Features:
+        """Return what was measured of a query, by the kind of its answer."""
         similarity = verdict.similarity if verdict is not None else {}
-        seen = Features(similarity, features, scope_margin=_margin(verdict))
-        return decide(self.record, verdict, seen, profile=profile, lam=self.lam, coin=self.coin)
+        if not self.of_choices:
+            return Features(similarity, features, scope_margin=_margin(verdict))
+        most = math.exp(features.mean_logprob)
+        # How many options there were plays no part in any signal.
+        choice = ChoiceFeatures(most, features.mean_margin, features.first_entropy, 2)
+        return Features(similarity, choice=choice, scope_margin=_margin(verdict))
+
+    def _decide(
+        self, verdict: ScopeVerdict | None, profile: str | None, features: Features | None = None
+    ) -> Ruling | None:
+        return decide(
+            self.record,
+            verdict,
+            features,
+            profile=profile,
+            lam=self.lam,
+            coin=self.coin,
+            of_choices=self.of_choices,
+        )
 
     def gate(self, verdict: ScopeVerdict | None, profile: str | None = None) -> CalibratedGate:
         """Return what holds the device's first tokens back until its signal has been read."""
@@ -178,7 +212,7 @@ class CalibratedGate:
         self._place = (verdict, profile)
         self._seen = RunningSignals()
         self._verdict = Verdict.HOLD
-        self._ruling = decide(router.record, verdict, profile=profile, lam=router.lam, coin=router.coin)
+        self._ruling = router.peek(verdict, profile)
 
     @property
     def verdict(self) -> Verdict:
@@ -188,7 +222,7 @@ class CalibratedGate:
     @property
     def hold_tokens(self) -> int:
         """At most this many tokens are held back."""
-        return self._router.record.hold_tokens
+        return 1 if self._router.of_choices else self._router.record.hold_tokens
 
     @property
     def threshold(self) -> float | None:
@@ -200,7 +234,7 @@ class CalibratedGate:
         """The signal of the tokens seen, or None before the first."""
         if not self._seen.tokens:
             return None
-        return _sure(self._router.record, Features(tokens=self._seen.features(), scope_margin=_margin(self._place[0])))
+        return _sure(self._router.record, self._router.seen(self._seen.features(), self._place[0]))
 
     @property
     def tokens(self) -> int:
@@ -215,7 +249,7 @@ class CalibratedGate:
         """Take in the next token; ignored once the verdict is final."""
         if self._verdict is Verdict.HOLD:
             self._seen.add(signal)
-            if self._seen.tokens >= self._router.record.hold_tokens:
+            if self._seen.tokens >= self.hold_tokens:
                 self._settle()
         return self._verdict
 

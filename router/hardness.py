@@ -39,6 +39,8 @@ class Hardness:
         hold_tokens: at most this many tokens are held back (1 to 64).
         clear_tokens: from this many tokens on a clear case is decided early.
         clear_margin: how far from the threshold the running mean must be to be clear; `math.inf` never is.
+        choice_margin: the margin (0 to 1) at or above which the device's choice among given texts is let go; None lets
+            every choice go, since no margin is calibrated.
 
     Raises:
         InvalidRequestError: a value is out of range.
@@ -48,6 +50,7 @@ class Hardness:
     hold_tokens: int = 8
     clear_tokens: int = 4
     clear_margin: float = 0.5
+    choice_margin: float | None = None
 
     def __post_init__(self) -> None:
         _number("hardness.threshold", self.threshold)
@@ -58,6 +61,10 @@ class Hardness:
         _number("hardness.clear_margin", self.clear_margin)
         if not self.clear_margin >= 0:
             raise InvalidRequestError("hardness.clear_margin", f"must be 0 or more, not {self.clear_margin}")
+        if self.choice_margin is not None:
+            _number("hardness.choice_margin", self.choice_margin)
+            if not 0 <= self.choice_margin <= 1:
+                raise InvalidRequestError("hardness.choice_margin", f"must be from 0 to 1, not {self.choice_margin}")
 
 
 class HardnessGate:
@@ -129,6 +136,31 @@ class HardnessGate:
 
     def _compare(self) -> Verdict:
         return Verdict.RELEASE if self._seen.mean_logprob >= self.settings.threshold else Verdict.ESCALATE
+
+
+class ChoiceGate(HardnessGate):
+    """Judges a choice among given texts by its margin: a choice is one token, drawn from as many as there are texts."""
+
+    @property
+    def score(self) -> float | None:
+        """The margin, or None before the choice."""
+        return self._seen.features().mean_margin if self._seen.tokens else None
+
+    @property
+    def threshold(self) -> float:
+        """What the margin is compared with."""
+        return self.settings.choice_margin or 0.0
+
+    def _judge(self) -> Verdict:
+        return self._compare()
+
+    def _compare(self) -> Verdict:
+        return Verdict.RELEASE if self._seen.features().mean_margin >= self.threshold else Verdict.ESCALATE
+
+
+def choice_gate(settings: Hardness) -> ChoiceGate | None:
+    """Return what judges a choice, or None where every choice is let go."""
+    return None if settings.choice_margin is None else ChoiceGate(settings)
 
 
 def _number(name: str, value: object) -> None:

@@ -10,15 +10,16 @@ from crayon.errors import InvalidRequestError, PrivacyError, ServerUnavailableEr
 
 @dataclass(frozen=True, slots=True)
 class Allowed:
-    """Sides that may answer, the preferred one first, and why that one is first."""
+    """Sides that may answer, the preferred one first, and why that one is first; `kept`: no gate may change that."""
 
     sources: tuple[Source, ...]
     reason: Reason
+    kept: bool = False
 
     @property
     def gated(self) -> bool:
         """Whether the gates may move the query from the device to the server."""
-        return self.sources == (Source.DEVICE, Source.SERVER)
+        return self.sources == (Source.DEVICE, Source.SERVER) and not self.kept
 
 
 def is_private(*flags: object) -> bool:

@@ -50,7 +50,11 @@ def blend_vector(pool: Pool, weights: Sequence[float] | NDArray[np.floating]) ->
         InvalidRequestError: as `check_weights`.
         AdapterError: the pool is an independent one.
     """
-    return np.asarray(check_weights(pool, weights) @ pool.b, np.float32)
+    checked = check_weights(pool, weights)
+    used = np.flatnonzero(checked)
+    if len(used) == 1:  # as most users' blends are: the other members need not be read
+        return np.asarray(pool.b[used[0]] * checked[used[0]], np.float32)
+    return np.asarray(checked @ pool.b, np.float32)
 
 
 def blend(pool: Pool, weights: Sequence[float] | NDArray[np.floating]) -> LoraTensors:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 COMMANDS: dict[str, CommandEntry] = {
     "ask": CommandEntry("crayon.cli.ask", "Ask one question; works in pipes."),
+    "choose": CommandEntry("crayon.cli.choose", "Choose the likeliest of given answers; works in pipes."),
     "chat": CommandEntry("crayon.cli.chat", "Talk, turn by turn."),
     "serve": CommandEntry("crayon.cli.serve", "Run a server that devices can turn to."),
     "demo": CommandEntry("crayon.cli.demo", "Watch questions being answered on the device and by a server."),
@@ -27,9 +28,9 @@ COMMANDS: dict[str, CommandEntry] = {
         "crayon.cli.customizations", "List, show, rename, delete and export customisations."
     ),
     "calibrate": CommandEntry("crayon.cli.calibrate", "Measure who answers what better, and set the thresholds."),
-    "route": CommandEntry("crayon.cli.route", "See how queries are routed."),
     "models": CommandEntry("crayon.cli.models", "List, fetch, inspect, prepare and remove models."),
     "pool": CommandEntry("crayon.cli.pool", "List, show, check, train, import and export adapter pools."),
+    "route": CommandEntry("crayon.cli.route", "Show what decides where questions go."),
     "doctor": CommandEntry("crayon.cli.doctor", "Check this machine, the library, the models and the server."),
     "config": CommandEntry("crayon.cli.config", "Show the settings and where each one came from."),
     "eval": CommandEntry("crayon.cli.eval", "Measure how good the device's answers are."),

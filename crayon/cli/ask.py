@@ -73,14 +73,14 @@ def ask(
     }
     try:
         settings = options.load_settings(flags)
-        messages = [Message("user", _question(text or []))]
+        messages = [Message("user", read_question(text or []))]
         if system:
             messages.insert(0, Message("system", system))
         with open_client(settings) as client:
             completion = _answer(client, messages, blend, show=not (as_json or no_stream))
     except CrayonError as error:
         if as_json:
-            print(json.dumps(_failure(error), ensure_ascii=False))
+            print(json.dumps(failure(error), ensure_ascii=False))
         elif no_stream and _partial(error):
             console.answer(_partial(error), end="\n")
         raise
@@ -113,8 +113,8 @@ def _answer(client: Any, messages: list[Message], blend: str | None, *, show: bo
     return completion
 
 
-def _question(words: list[str]) -> str:
-    """Return arguments and standard input as one text.
+def read_question(words: list[str], command: str = "ask") -> str:
+    """Return arguments and standard input as one text, for a command of this name.
 
     Raises:
         InvalidRequestError: neither holds anything, or the input is too large or no UTF-8.
@@ -122,7 +122,7 @@ def _question(words: list[str]) -> str:
     parts = [" ".join(words), _piped_text(words)]
     question = "\n\n".join(part for part in parts if part.strip())
     if not question:
-        raise InvalidRequestError("text", "is empty; type a question, or pipe one in: echo 'Why?' | crayon ask")
+        raise InvalidRequestError("text", f"is empty; type a question, or pipe one in: echo 'Why?' | crayon {command}")
     return question
 
 
@@ -149,7 +149,8 @@ def _has_input() -> bool:
     return stat.S_ISFIFO(kind) or stat.S_ISREG(kind) or stat.S_ISSOCK(kind)
 
 
-def _failure(error: CrayonError) -> dict[str, Any]:
+def failure(error: CrayonError) -> dict[str, Any]:
+    """Return an error as plain JSON values, with the text that was shown before it."""
     record = {"type": type(error).__name__, "message": str(error), "exit_code": exit_code(error)}
     return {"error": record, "text": _partial(error)}
 

@@ -9,7 +9,10 @@ from crayon.completion import Mode
 from crayon.errors import ServerUnavailableError
 
 if TYPE_CHECKING:
-    from crayon.config import HardnessSettings, Settings
+    from crayon.client.check import ServerStatus
+    from crayon.config import BudgetSettings, ConditionsSettings, HardnessSettings, Settings
+    from crayon.router.budget import Budget
+    from crayon.router.conditions import Conditions
     from crayon.router.hardness import Hardness
     from crayon.sdk import Crayon
 
@@ -43,6 +46,8 @@ def open_client(settings: Settings) -> Crayon:
         customization=settings.customization if device is not None else None,
         customizations_dir=settings.customizations_dir,
         hardness=hardness_of(settings.hardness),
+        budget=budget_of(settings.budget),
+        conditions=conditions_of(settings.conditions),
         private=settings.private,
         timeout=settings.timeout,
         device_options=device_options(settings),
@@ -56,8 +61,46 @@ def hardness_of(settings: HardnessSettings) -> Hardness | Literal[False]:
 
     if not settings.enabled:
         return False
-    given: dict[str, Any] = {"threshold": settings.threshold, "hold_tokens": settings.hold_tokens}
+    given: dict[str, Any] = settings.model_dump(exclude={"enabled"})
     return Hardness(**{name: value for name, value in given.items() if value is not None})
+
+
+def budget_of(settings: BudgetSettings) -> Budget:
+    """Return the budget that the settings describe.
+
+    Raises:
+        InvalidRequestError: the settings do not fit together.
+    """
+    from crayon.router.budget import Budget
+
+    return Budget(**settings.model_dump())
+
+
+def conditions_of(settings: ConditionsSettings) -> Conditions:
+    """Return the conditions that the settings describe.
+
+    Raises:
+        InvalidRequestError: a language cannot be told from others.
+    """
+    from crayon.router.conditions import Conditions
+
+    return Conditions(**settings.model_dump())
+
+
+def server_status(address: str, seconds: float) -> ServerStatus:
+    """Look at the server, waiting at most so long; whatever is wrong with it is in the status.
+
+    Raises:
+        ConfigError: the address is malformed.
+    """
+    quiet_grpc()
+    from crayon.client.remote import RemoteEngine
+
+    engine = RemoteEngine(address)
+    try:
+        return engine.check(seconds)
+    finally:
+        engine.close()
 
 
 def server_report(address: str, seconds: float) -> str:
@@ -67,14 +110,7 @@ def server_report(address: str, seconds: float) -> str:
         ConfigError: the address is malformed.
         ServerUnavailableError: it cannot be reached, or does not serve.
     """
-    quiet_grpc()
-    from crayon.client.remote import RemoteEngine
-
-    engine = RemoteEngine(address)
-    try:
-        status = engine.check(seconds)
-    finally:
-        engine.close()
+    status = server_status(address, seconds)
     if not status.serving:
         raise ServerUnavailableError(f"{address}: {status.problem}")
     names = ", ".join(f"{model.name} ({model.context_tokens} tokens)" for model in status.models)

@@ -30,6 +30,7 @@ app = typer.Typer(add_completion=False, no_args_is_help=True)
 # Each has its own context and adapters in memory.
 MOST_WORKERS = 4
 RESULTS, ROUTE_RESULTS, ANSWERS = "customize.json", "route.json", "answers.sqlite"
+CURVE = "customize-samples.png"
 
 
 @app.callback()
@@ -90,6 +91,7 @@ def customize(
     Example: crayon eval customize --quick
     """
     from crayon.adapters import Pool, find_pool
+    from crayon.eval import sample_curve
     from crayon.eval.answer_cache import AnswerCache
     from crayon.eval.customize import evaluate
 
@@ -121,6 +123,11 @@ def customize(
     text = json.dumps(report.as_json(), indent=2, ensure_ascii=False)
     (folder / RESULTS).write_text(text + "\n", encoding="utf-8")
     console.message(f"written to {folder / RESULTS}")
+    try:
+        if sample_curve.draw(report.rows, settings.samples[0], folder / CURVE):
+            console.message(f"drawn in {folder / CURVE}")
+    except MissingExtraError as error:
+        console.warning(f"no curve is drawn: {error}")
     if as_json:
         print(text)
     else:

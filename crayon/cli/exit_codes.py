@@ -24,6 +24,7 @@ SERVER = 4
 DEADLINE = 5
 OVERLOADED = 6
 PRIVACY = 7
+BUDGET = 8
 INTERRUPTED = 130
 BROKEN_PIPE = 141
 
@@ -40,6 +41,7 @@ EXIT_CODES: tuple[ExitCode, ...] = (
     ExitCode(DEADLINE, "deadline passed", (errors.DeadlineExceededError,)),
     ExitCode(OVERLOADED, "no room now, try again later", (errors.OverloadedError,)),
     ExitCode(PRIVACY, "private, and the device cannot answer it", (errors.PrivacyError,)),
+    ExitCode(BUDGET, "the budget for the server is used up, and only the server may answer", (errors.BudgetError,)),
     ExitCode(INTERRUPTED, "interrupted (Ctrl-C)", (errors.CancelledError, KeyboardInterrupt)),
     ExitCode(BROKEN_PIPE, "the reader of the output went away", (BrokenPipeError,)),
 )

@@ -14,6 +14,7 @@ from crayon.cli.transcript import load_transcript, save_transcript
 from crayon.cli.weights import weight_lines
 from crayon.completion import Mode, Source
 from crayon.errors import (
+    BudgetError,
     CrayonError,
     DeadlineExceededError,
     InvalidRequestError,
@@ -160,7 +161,7 @@ def advice(error: CrayonError) -> str:
             return "nothing was changed"
         case OverloadedError(retry_after=seconds):
             return f"the question was dropped: ask again in {seconds:g} s"
-        case PrivacyError():
+        case PrivacyError() | BudgetError():
             return "nothing was sent: choose a /mode that lets the device answer, or /clear"
         case DeadlineExceededError():
             return "the question was dropped: ask again, with a longer --timeout if need be"

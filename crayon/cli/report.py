@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from crayon.completion import Reason
 
 if TYPE_CHECKING:
-    from crayon.completion import Completion, Route
+    from crayon.completion import Chosen, Completion, Route
 
 REASONS: dict[Reason, str] = {
     Reason.MODE: "as the mode says",
@@ -24,6 +24,12 @@ REASONS: dict[Reason, str] = {
     Reason.UNSURE: "the device was unsure",
     Reason.SERVER_BETTER: "calibrated: the server is better at this",
     Reason.NO_GAIN: "calibrated: nothing is gained by sending it",
+    Reason.BUDGET: "the budget for the server is used up",
+    Reason.LONG: "too long for the device",
+    Reason.LANGUAGE: "a language that is not the device's",
+    Reason.DEVICE_SLOW: "the device is slow",
+    Reason.LOW_BATTERY: "the battery is low",
+    Reason.NETWORK_SLOW: "the network is slow",
 }
 
 
@@ -40,6 +46,19 @@ def route_line(completion: Completion) -> str:
         parts.insert(1, _profile(route))
     if completion.finish_reason == "length":
         parts.append("cut at max_tokens")
+    return " | ".join(parts)
+
+
+def choice_line(chosen: Chosen) -> str:
+    """Return where a choice came from, why, how clear it was and how long it took, in one line."""
+    parts = [
+        f"{chosen.route.source}: {_why(chosen.route)}",
+        f"probability {max(chosen.probabilities):.2f} among {len(chosen.probabilities)}",
+        f"margin {chosen.margin:.2f}",
+        f"{chosen.total_ms:.0f} ms",
+    ]
+    if chosen.route.profile is not None:
+        parts.insert(1, _profile(chosen.route))
     return " | ".join(parts)
 
 

@@ -48,6 +48,12 @@ class Breaker:
             return BreakerState.OPEN if self._left() > 0 or self._probing else BreakerState.HALF_OPEN
 
     @property
+    def failures(self) -> int:
+        """Failures in a row so far."""
+        with self._lock:
+            return self._failed
+
+    @property
     def retry_after(self) -> float:
         """Seconds until a request may try; 0 if it may now."""
         with self._lock:

@@ -14,7 +14,7 @@ from crayon.client.attempts import Attempts
 from crayon.client.breaker import Breaker, BreakerState
 from crayon.client.channel import LazyChannel
 from crayon.client.check import look
-from crayon.engine import Delta, Finished, Stream
+from crayon.engine import Delta, Finished, ScoreRequest, Stream
 from crayon.errors import (
     CancelledError,
     ConfigError,
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from google.protobuf.message import Message as ProtoMessage
 
     from crayon.client.check import ServerStatus
-    from crayon.engine import EncodeRequest, EncodeResult, GenerateRequest, ModelInfo, ScoreRequest, ScoreResult
+    from crayon.engine import EncodeRequest, EncodeResult, GenerateRequest, ModelInfo, ScoreResult
 
 Result = TypeVar("Result")
 
@@ -145,8 +145,10 @@ class RemoteEngine:
             lambda answer: encode_result_from_proto(answer, count),
         )
 
-    def request_bytes(self, request: GenerateRequest) -> int:
-        """Return how many bytes of request `generate` sends, headers aside."""
+    def request_bytes(self, request: GenerateRequest | ScoreRequest) -> int:
+        """Return how many bytes of request `generate` or `score` sends, headers aside."""
+        if isinstance(request, ScoreRequest):
+            return score_request_to_proto(request).ByteSize()
         return generate_request_to_proto(request).ByteSize()
 
     def check(self, timeout: float = 5.0) -> ServerStatus:

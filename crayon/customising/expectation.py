@@ -9,6 +9,12 @@ import numpy as np
 
 from crayon.adapters.gate import similarities, weights
 from crayon.completion import Blend
+
+# What is named twice is taken from here by the evaluation.
+from crayon.customising.choices import LONG_CHOICE_WORDS as LONG_CHOICE_WORDS
+from crayon.customising.choices import RULES as RULES
+from crayon.customising.choices import Rule as Rule
+from crayon.customising.choices import choice_values, rule_for
 from crayon.customising.customization import Expectation, Refused
 from crayon.customising.sample import choices_of
 from crayon.errors import PromptTooLongError
@@ -23,19 +29,13 @@ if TYPE_CHECKING:
     from crayon.customising.device_calls import DeviceCalls
     from crayon.customising.profiles import Profile
     from crayon.customising.sample import Sample
-    from crayon.engine import ContinuationScore
 
 # More samples change the figure little and take their time.
 MAX_CASES = 24
 # Fewer scored samples are no ground to refuse a blend; so many of each profile are scored, if it has them.
 MIN_JUDGED = 8
-# Choices with more words than this on average are compared per token: else the shortest would win.
-LONG_CHOICE_WORDS = 4.0
 
 Metric = Literal["accuracy", "logprob"]
-# How choices are compared: by their tokens and the answer's end, by their tokens alone, or per token.
-Rule = Literal["ended", "whole", "token"]
-RULES: tuple[Rule, ...] = ("ended", "whole", "token")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,9 +49,8 @@ class Case:
 
     @property
     def rule(self) -> Rule:
-        """How the choices are compared: without its end, a choice that continues another one would never win."""
-        long = sum(len(text.split()) for text in self.texts) > LONG_CHOICE_WORDS * len(self.texts)
-        return "token" if long else "ended"
+        """How the choices are compared."""
+        return rule_for(self.texts, ended=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,7 +195,7 @@ def worth(calls: DeviceCalls, case: Case, blend: Blend | None, metric: Metric) -
 
 def choice_scores(calls: DeviceCalls, case: Case, blend: Blend | None) -> NDArray[np.float64]:
     """Return the log-probability of each choice by the case's rule, shape (choices,)."""
-    return rule_values(calls.score(case.messages, case.texts, blend, ended=True).scores, case.rule)
+    return choice_values(calls.score(case.messages, case.texts, blend, ended=True).scores, case.rule)
 
 
 def _plain_worth(calls: DeviceCalls, case: Case, metric: Metric) -> dict[Rule, float]:
@@ -204,15 +203,7 @@ def _plain_worth(calls: DeviceCalls, case: Case, metric: Metric) -> dict[Rule, f
     if metric == "logprob":
         return dict.fromkeys(RULES, worth(calls, case, None, metric))
     scores = calls.score(case.messages, case.texts, None, ended=True).scores
-    return {rule: 100.0 * (int(np.argmax(rule_values(scores, rule))) == case.right) for rule in RULES}
-
-
-def rule_values(scores: Sequence[ContinuationScore], rule: Rule) -> NDArray[np.float64]:
-    """Return one number for each choice; the last token of each is the answer's end."""
-    if rule == "ended":
-        return np.array([score.total for score in scores])
-    texts = [score.token_logprobs[:-1] for score in scores]
-    return np.array([sum(text) / (len(text) if rule == "token" else 1) for text in texts])
+    return {rule: 100.0 * (int(np.argmax(choice_values(scores, rule))) == case.right) for rule in RULES}
 
 
 def _interval(differences: NDArray[np.float64], unit: float) -> tuple[float, float] | tuple[None, None]:

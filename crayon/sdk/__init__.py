@@ -7,6 +7,7 @@ from crayon.sdk.async_client import AsyncCrayon
 from crayon.sdk.async_stream import AsyncAnswerStream
 from crayon.sdk.client import Crayon
 from crayon.sdk.conversation import AsyncConversation, Conversation
+from crayon.sdk.status import ClientStatus
 from crayon.sdk.stream import AnswerStream
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     "AsyncAnswerStream",
     "AsyncConversation",
     "AsyncCrayon",
+    "ClientStatus",
     "Conversation",
     "Crayon",
     "Piece",

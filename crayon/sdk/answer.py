@@ -5,17 +5,25 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from crayon.completion import Source
 from crayon.engine import EncodeRequest
-from crayon.errors import CancelledError, CrayonError, InvalidRequestError
+from crayon.errors import (
+    BudgetError,
+    CancelledError,
+    CrayonError,
+    DeadlineExceededError,
+    InvalidRequestError,
+)
 from crayon.sdk.actions import Done, Embed, Emit, Fail, Generate
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from concurrent.futures import Future
 
-    from crayon.completion import Completion, Route, Source
-    from crayon.engine import Engine, Stream
+    from crayon.completion import Completion, Route
+    from crayon.engine import Engine, Event, Stream
     from crayon.router.policy import Allowed
+    from crayon.sdk.accounts import Account
     from crayon.sdk.actions import Action
     from crayon.sdk.core import Core
     from crayon.sdk.options import Call
@@ -47,6 +55,8 @@ class Answer:
         self._turn: Turn | None = None
         self._action: Action | None = None
         self._stream: Stream | None = None
+        self._account: Account | None = None
+        self._counted = False  # as a query that was sent
         self._future: Future[Embedding] | None = None
         self._completion: Completion | None = None
         self._error: CrayonError | None = None
@@ -91,6 +101,7 @@ class Answer:
             self._future.cancel()
         if self._stream is not None:
             self._stream.cancel()
+        self._close_account()
 
     def __del__(self) -> None:
         # Half-built if the constructor raised.
@@ -99,8 +110,14 @@ class Answer:
 
     # -- the parts of driving that never wait
 
+    def _new_turn(self) -> Turn:
+        return self._core.turn(self._call, self._allowed)
+
+    def _ask(self, engine: Engine, action: Generate) -> Stream:
+        return engine.generate(action.request)
+
     def _begin(self) -> Turn:
-        self._turn = self._core.turn(self._call, self._allowed)
+        self._turn = self._new_turn()
         self._action = self._turn.begin()
         return self._turn
 
@@ -110,19 +127,58 @@ class Answer:
             self._future.cancel()
         return self._future
 
-    def _start(self, turn: Turn, engine: Engine, action: Generate) -> Action:
+    def _pay(self, action: Generate) -> BudgetError | None:
+        """Open the request's account, or return why not; waits for the budget's file where there is a budget."""
         try:
-            self._stream = engine.generate(action.request)
+            self._account = self._core.accounts.open(action.source, action.request, counted=self._counted)
+        except BudgetError as error:
+            return error
+        self._counted = self._counted or action.source is Source.SERVER
+        if self._closed:  # while this waited
+            self._close_account()
+        return None
+
+    def _start(self, turn: Turn, engine: Engine, action: Generate, refused: BudgetError | None) -> Action:
+        if refused is not None:
+            return turn.spent(refused)
+        account = self._account
+        if account is None:
+            return self._failed(turn, CancelledError("the answer was closed before it began"))
+        try:
+            self._stream = self._ask(engine, action)
+            account.sent = True
         except CrayonError as error:
+            self._close_account(error)
             return turn.failed(error)
         return turn.begun()
 
+    def _received(self, turn: Turn, event: Event) -> Action:
+        if self._account is not None:
+            self._account.saw(event)
+        return turn.received(event)
+
+    def _timed_out(self, turn: Turn) -> Action:
+        self._close_account(DeadlineExceededError())
+        return turn.timed_out()
+
+    def _close_account(self, error: CrayonError | None = None, *, answered: bool = False) -> None:
+        account, self._account = self._account, None
+        left = None if account is None else account.close(error, answered=answered)
+        if left is not None:
+            self._write(left)
+
+    def _write(self, work: Callable[[], None]) -> None:
+        """Do what may wait for a file, and does not raise."""
+        work()
+
     def _stop(self) -> None:
+        self._close_account()
         if self._stream is not None:
             self._stream.cancel()
             self._stream = None
 
     def _failed(self, turn: Turn, error: CrayonError) -> Action:
+        self._close_account(error if not self._closed else None)
         if self._closed:
             raise CancelledError("the answer was closed while it was read") from error
         return turn.failed(error)
@@ -142,6 +198,7 @@ class Answer:
             raise action.error
         if isinstance(action, Done):
             self._completion = action.completion
+            self._close_account(answered=True)
             self._stop()
             if self._on_done is not None:
                 self._on_done(action.completion)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
-from crayon.customising.expectation import LONG_CHOICE_WORDS, rule_values
 from crayon.engine import Delta, GenerateRequest, ScoreRequest, deadline_after, wait_for
-from crayon.errors import CancelledError, EngineError, InvalidRequestError, ServerRejectedError
+from crayon.errors import CancelledError, EngineError, ServerRejectedError
 from crayon.messages import Message
-from crayon.router.features import Features, RunningSignals, choice_features
+from crayon.router.features import Features, RunningSignals
 from crayon.router.signals import DEFAULT_CHOICE, DEFAULT_TEXT, signal_value
+from crayon.sdk.choosing import ranking
 from crayon.sdk.listing import listed
 
 if TYPE_CHECKING:
@@ -19,12 +19,8 @@ if TYPE_CHECKING:
 
     from crayon.completion import Blend
     from crayon.customising.device_calls import DeviceCalls
-    from crayon.customising.expectation import Rule
     from crayon.engine import Engine, Stream
     from crayon.sampling import Sampling
-
-    Asked = TypeVar("Asked")
-    Got = TypeVar("Got")
 
 # More would only wait in the server's queue.
 AT_ONCE = 4
@@ -69,8 +65,6 @@ def same_text(one: str, other: str) -> bool:
 def device_says(calls: DeviceCalls, asking: Asking, question: str, choices: Sequence[str], blend: Blend | None) -> Said:
     """Return the device's answer under a blend: among choices by their scores, else what it writes.
 
-    A blend's choices are scored with the end of the answer, the plain base's without, and long ones per token.
-
     Raises:
         PromptTooLongError: it does not fit the context.
         EngineError: the scores are unusable.
@@ -79,14 +73,10 @@ def device_says(calls: DeviceCalls, asking: Asking, question: str, choices: Sequ
     if not choices:
         text, signals = _read(calls.generate(messages, asking.sampling, blend), asking)
         return Said(text, signal_value(DEFAULT_TEXT, Features(tokens=signals.features())))
-    rule: Rule = "token" if _long(choices) else "whole" if blend is None else "ended"
-    scores = calls.score(messages, choices, blend, ended=True).scores
-    if len(scores) != len(choices) or any(len(score.token_logprobs) < 2 for score in scores):
-        raise EngineError(f"the device gave {len(scores)} scores for {len(choices)} choices; calibration is impossible")
-    try:
-        return _chosen([float(value) for value in rule_values(scores, rule)], choices)
-    except InvalidRequestError as error:
-        raise EngineError(f"the device's scores are unusable: {error}") from None
+    # As `choose` compares them: the plain base was never taught where an answer ends.
+    ended = blend is not None
+    found = ranking(choices, calls.score(messages, choices, blend, ended=ended).scores, ended=ended)
+    return Said(choices[found.index], found.margin)
 
 
 def server_says(
@@ -109,14 +99,11 @@ def server_says(
         future = engine.score(ScoreRequest(messages=messages, continuations=tuple(choices), deadline=until))
 
         def wait() -> None:
-            scores = wait_for(future, until, "calibrating").scores
-            if len(scores) != len(choices) or not all(score.token_logprobs for score in scores):
-                raise ServerRejectedError(f"the server gave {len(scores)} scores for {len(choices)} choices")
-            values = [score.mean if _long(choices) else score.total for score in scores]
             try:
-                found[i] = _chosen(values, choices).text
-            except InvalidRequestError as error:
+                best = ranking(choices, wait_for(future, until, "calibrating").scores, ended=False)
+            except EngineError as error:
                 raise ServerRejectedError(f"the server's scores are unusable: {error}") from None
+            found[i] = choices[best.index]
 
         return wait
 
@@ -175,15 +162,6 @@ def _read(stream: Stream, asking: Asking) -> tuple[str, RunningSignals]:
                     if signals.tokens < asking.hold_tokens:
                         signals.add(signal)
     return "".join(parts), signals
-
-
-def _chosen(values: Sequence[float], choices: Sequence[str]) -> Said:
-    margin = choice_features(values).margin
-    return Said(choices[max(range(len(values)), key=values.__getitem__)], margin)
-
-
-def _long(choices: Sequence[str]) -> bool:
-    return sum(len(choice.split()) for choice in choices) > LONG_CHOICE_WORDS * len(choices)
 
 
 def _plain(text: str) -> str:

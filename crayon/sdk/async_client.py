@@ -4,30 +4,39 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-from crayon.completion import Mode
+from crayon.completion import Mode, Source
 from crayon.engine import EncodeRequest, deadline_after
 from crayon.sdk.async_stream import AsyncAnswerStream, gate_async, open_async
+from crayon.sdk.choice_stream import AsyncChoiceStream
+from crayon.sdk.choosing import ONE_TOKEN
 from crayon.sdk.conversation import AsyncConversation
 from crayon.sdk.core import Core
 from crayon.sdk.route_calls import AsyncRouteCalls
+from crayon.sdk.status import client_status
 from crayon.sdk.waiting import wait_for_async
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Iterable, Mapping, Sequence
+    from concurrent.futures import Future
     from typing import Literal, Unpack
 
-    from crayon.completion import Blend, Completion, Source
+    from crayon.completion import Blend, Chosen, Completion
     from crayon.customising.customization import Customization
-    from crayon.engine import EncodeResult, Engine, ScoreResult
+    from crayon.engine import EncodeResult, Engine, ScoreRequest, ScoreResult
     from crayon.messages import MessagesLike
+    from crayon.router.budget import Budget
+    from crayon.router.conditions import Conditions
     from crayon.router.hardness import Hardness
     from crayon.router.scope import Scope
     from crayon.sdk.calibrations import CalibrationLike
     from crayon.sdk.customizations import CustomizationLike, SamplesLike
     from crayon.sdk.options import BlendLike, Call, SamplingOptions
+    from crayon.sdk.status import ClientStatus
+
+Result = TypeVar("Result")
 
 
 class AsyncCrayon(AsyncRouteCalls):
@@ -50,6 +59,8 @@ class AsyncCrayon(AsyncRouteCalls):
         customization: CustomizationLike | None = None,
         customizations_dir: str | os.PathLike[str] | None = None,
         calibration: CalibrationLike = "auto",
+        budget: Budget | None = None,
+        conditions: Conditions | None = None,
         device_options: Mapping[str, Any] | None = None,
         server_options: Mapping[str, Any] | None = None,
         **sampling: Unpack[SamplingOptions],
@@ -69,6 +80,8 @@ class AsyncCrayon(AsyncRouteCalls):
             customization=customization,
             customizations_dir=customizations_dir,
             calibration=calibration,
+            budget=budget,
+            conditions=conditions,
         )
 
     async def ask(
@@ -118,6 +131,33 @@ class AsyncCrayon(AsyncRouteCalls):
             sampling=sampling,
         )
 
+    async def choose(
+        self,
+        messages: MessagesLike,
+        choices: Iterable[str],
+        *,
+        blend: BlendLike | None = None,
+        last_profile: str | None = None,
+        mode: Mode | str | None = None,
+        private: bool | None = None,
+        timeout: float | None = None,  # noqa: ASYNC109 # one meaning on both clients: the deadline of the whole call
+    ) -> Chosen:
+        """Return the likeliest of `choices` as the answer; as `Crayon.choose`.
+
+        Raises:
+            InvalidRequestError, PrivacyError, DeadlineExceededError, ServerError, EngineError: as `Crayon.choose`.
+        """
+        call, allowed = self._core.call(
+            messages,
+            blend=blend,
+            last_profile=last_profile,
+            mode=mode,
+            private=private,
+            timeout=timeout,
+            sampling=ONE_TOKEN,
+        )
+        return await AsyncChoiceStream(self._core, call, allowed, choices).choose()
+
     async def score(
         self,
         messages: MessagesLike,
@@ -136,7 +176,7 @@ class AsyncCrayon(AsyncRouteCalls):
         call, allowed = self._core.call(messages, blend=blend, mode=mode, private=private, timeout=timeout, sampling={})
         engine = await open_async(self._core.engines, allowed.sources[0])
         request = self._core.score_request(call, continuations, await self._blend(call, allowed.sources[0]))
-        return await wait_for_async(engine.score(request), request.deadline)
+        return await wait_for_async(await self._paid(allowed.sources[0], request, engine.score), request.deadline)
 
     async def encode(
         self,
@@ -153,7 +193,7 @@ class AsyncCrayon(AsyncRouteCalls):
         source, patience = self._core.encode_call(private=private, timeout=timeout)
         engine = await open_async(self._core.engines, source)
         request = self._core.encode_request(texts, patience)
-        return await wait_for_async(engine.encode(request), request.deadline)
+        return await wait_for_async(await self._paid(source, request, engine.encode), request.deadline)
 
     def chat(
         self,
@@ -218,6 +258,14 @@ class AsyncCrayon(AsyncRouteCalls):
         """Return the customisations on this device, by name."""
         return await asyncio.to_thread(self._core.customizations.all)
 
+    async def status(self) -> ClientStatus:
+        """Return how this client stands: server, breaker, budget and what it measured. Asks nobody.
+
+        Raises:
+            EngineClosedError: after `close`.
+        """
+        return await asyncio.to_thread(client_status, self._core.engines, self._core.accounts)
+
     async def load(self) -> None:
         """Open the model and the connection and fit the scopes now, instead of at the first call.
 
@@ -258,6 +306,14 @@ class AsyncCrayon(AsyncRouteCalls):
             sampling=sampling,
         )
         return AsyncAnswerStream(self._core, call, allowed, on_done)
+
+    async def _paid(
+        self, source: Source, request: ScoreRequest | EncodeRequest, start: Callable[[Any], Future[Result]]
+    ) -> Future[Result]:
+        accounts = self._core.accounts
+        if source is Source.DEVICE or accounts.spending.budget is None:
+            return start(request)
+        return await asyncio.to_thread(accounts.paid, source, request, start)
 
     async def _blend(self, call: Call, source: Source) -> Blend | None:
         """Return the weights that a call wants at one side; where it leaves a choice, by its last message."""

@@ -13,6 +13,8 @@ from crayon.sdk.answer import Answer, Piece
 from crayon.sdk.waiting import wait_for_async
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from crayon.engine import Engine
     from crayon.sdk.actions import Action
     from crayon.sdk.core import Core
@@ -27,6 +29,8 @@ class AsyncAnswerStream(Answer):
 
     Leaving the `async with` block, `close()` or cancelling the task cancels what is not finished.
     """
+
+    _writing: asyncio.Future[None] | None = None
 
     def __aiter__(self) -> Self:
         return self
@@ -46,6 +50,7 @@ class AsyncAnswerStream(Answer):
                 if piece is not None:
                     return piece
                 if isinstance(self._action, Done):
+                    await self._written()
                     break
                 self._action = await self._step(turn)
         except BaseException:
@@ -63,7 +68,10 @@ class AsyncAnswerStream(Answer):
                     engine = await open_async(self._core.engines, action.source)
                 except CrayonError as error:
                     return self._failed(turn, error)
-                return self._start(turn, engine, action)
+                # Only the server's account may wait, for the budget's file.
+                waits = action.source is Source.SERVER and self._core.accounts.spending.budget is not None
+                refused = await asyncio.to_thread(self._pay, action) if waits else self._pay(action)
+                return self._start(turn, engine, action, refused)
             case Read() as action:
                 return await self._read(turn, action)
             case other:
@@ -91,12 +99,26 @@ class AsyncAnswerStream(Answer):
         except CrayonError as error:
             return self._failed(turn, error)
         except TimeoutError:
-            return turn.timed_out()
-        return turn.received(event)
+            return self._timed_out(turn)
+        return self._received(turn, event)
 
     async def close(self) -> None:
         """Cancel what is not finished. Safe to call twice."""
         self._cancel()
+        await self._written()
+
+    def _write(self, work: Callable[[], None]) -> None:
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:  # dropped outside of any loop
+            work()
+        else:
+            self._writing = loop.run_in_executor(None, work)
+
+    async def _written(self) -> None:
+        """Wait until the budget is charged, so that the next call finds it so."""
+        if self._writing is not None:
+            await self._writing
 
     async def __aenter__(self) -> Self:
         return self

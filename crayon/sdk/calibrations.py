@@ -99,13 +99,14 @@ class Calibrations:
         return None if active is None else active.record
 
     def router(
-        self, call: Call, *, hold: bool, watch: Callable[[float], None] | None = None
+        self, call: Call, *, hold: bool, of_choices: bool = False, watch: Callable[[float], None] | None = None
     ) -> CalibratedRouter | None:
         """Return what decides a call, if there is a record; never blocks.
 
         Args:
             call: what is asked for.
             hold: whether the device's first tokens may be held back.
+            of_choices: whether the answer is a choice among given texts.
             watch: is told the estimated gain in place of the share's keeper: nothing is counted.
         """
         active = None if self._off or call.always else self._active.get(_key(call.customization))
@@ -114,7 +115,7 @@ class Calibrations:
         lam = None if active.keeper is None else active.keeper.lam
         coin = random.random() if active.keeper is None else 1.0  # noqa: S311 - no secret, only a share
         decided = watch if watch is not None else lambda benefit: self._count(active, benefit)
-        return CalibratedRouter(active.record, lam, coin, hold, decided)
+        return CalibratedRouter(active.record, lam, coin, hold, of_choices, decided)
 
     def keeper(self, call: Call) -> ShareKeeper | None:
         """Return the state of the share's keeper, where a share is kept."""

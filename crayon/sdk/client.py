@@ -6,9 +6,12 @@ from typing import TYPE_CHECKING, Any, Self
 
 from crayon.completion import Mode
 from crayon.engine import EncodeRequest, deadline_after, wait_for
+from crayon.sdk.choice_stream import ChoiceStream
+from crayon.sdk.choosing import ONE_TOKEN
 from crayon.sdk.conversation import Conversation
 from crayon.sdk.core import Core
 from crayon.sdk.route_calls import RouteCalls
+from crayon.sdk.status import client_status
 from crayon.sdk.stream import AnswerStream
 
 if TYPE_CHECKING:
@@ -16,15 +19,18 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
     from typing import Literal, Unpack
 
-    from crayon.completion import Blend, Completion, Source
+    from crayon.completion import Blend, Chosen, Completion, Source
     from crayon.customising.customization import Customization
     from crayon.engine import EncodeResult, Engine, ScoreResult
     from crayon.messages import MessagesLike
+    from crayon.router.budget import Budget
+    from crayon.router.conditions import Conditions
     from crayon.router.hardness import Hardness
     from crayon.router.scope import Scope
     from crayon.sdk.calibrations import CalibrationLike
     from crayon.sdk.customizations import CustomizationLike, SamplesLike
     from crayon.sdk.options import BlendLike, Call, SamplingOptions
+    from crayon.sdk.status import ClientStatus
 
 
 class Crayon(RouteCalls):
@@ -49,6 +55,9 @@ class Crayon(RouteCalls):
         customizations_dir: where customisations are kept; by default the user's data folder for Crayon.
         calibration: "auto" lets the calibration that `calibrate` kept decide where there is one; False ignores it; a
             path uses the record in that file.
+        budget: how much may go to the server, kept in a file that all of this user's clients share; None: no limit.
+        conditions: when prompt length, language, speed, network and battery have a say; None: only prompts that do
+            not fit the device go to the server at once.
         device_options: keywords for opening the device's model.
         server_options: keywords for the connection to the server.
         sampling: defaults for every call, see `Sampling`.
@@ -73,6 +82,8 @@ class Crayon(RouteCalls):
         customization: CustomizationLike | None = None,
         customizations_dir: str | os.PathLike[str] | None = None,
         calibration: CalibrationLike = "auto",
+        budget: Budget | None = None,
+        conditions: Conditions | None = None,
         device_options: Mapping[str, Any] | None = None,
         server_options: Mapping[str, Any] | None = None,
         **sampling: Unpack[SamplingOptions],
@@ -92,6 +103,8 @@ class Crayon(RouteCalls):
             customization=customization,
             customizations_dir=customizations_dir,
             calibration=calibration,
+            budget=budget,
+            conditions=conditions,
         )
 
     def ask(
@@ -122,6 +135,7 @@ class Crayon(RouteCalls):
         Raises:
             InvalidRequestError: an argument is wrong; the field names it.
             PrivacyError: the call must stay on the device and cannot be answered there.
+            BudgetError: the budget for the server is used up, and only the server may answer.
             DeadlineExceededError: the time was up; what was shown is in `partial`.
             ServerInterruptedError: the server broke off after its first token; `partial` likewise.
             ServerError, EngineError: nobody who was allowed to could answer; notes say what was tried before.
@@ -161,6 +175,43 @@ class Crayon(RouteCalls):
             sampling=sampling,
         )
 
+    def choose(
+        self,
+        messages: MessagesLike,
+        choices: Iterable[str],
+        *,
+        blend: BlendLike | None = None,
+        last_profile: str | None = None,
+        mode: Mode | str | None = None,
+        private: bool | None = None,
+        timeout: float | None = None,
+    ) -> Chosen:
+        """Return the likeliest of `choices` (2 to 100 texts) as the answer; nothing is written, so it is quick.
+
+        Args:
+            messages: the conversation, or one user message. The server is shown the choices after it.
+            choices: the texts.
+            blend: as in `ask`.
+            last_profile: as in `ask`.
+            mode: which sides may choose.
+            private: True keeps this call on the device.
+            timeout: seconds for all attempts together (math.inf: for ever).
+
+        Raises:
+            InvalidRequestError: an argument is wrong; the field names it, `choices[2]` the third choice.
+            PrivacyError, DeadlineExceededError, ServerError, EngineError: as `ask`.
+        """
+        call, allowed = self._core.call(
+            messages,
+            blend=blend,
+            last_profile=last_profile,
+            mode=mode,
+            private=private,
+            timeout=timeout,
+            sampling=ONE_TOKEN,
+        )
+        return ChoiceStream(self._core, call, allowed, choices).choose()
+
     def score(
         self,
         messages: MessagesLike,
@@ -179,7 +230,7 @@ class Crayon(RouteCalls):
         call, allowed = self._core.call(messages, blend=blend, mode=mode, private=private, timeout=timeout, sampling={})
         engine = self._core.engines.open(allowed.sources[0])
         request = self._core.score_request(call, continuations, self._blend(call, allowed.sources[0]))
-        return wait_for(engine.score(request), request.deadline)
+        return wait_for(self._core.accounts.paid(allowed.sources[0], request, engine.score), request.deadline)
 
     def encode(
         self, texts: str | Iterable[str], *, private: bool | None = None, timeout: float | None = None
@@ -192,7 +243,7 @@ class Crayon(RouteCalls):
         source, patience = self._core.encode_call(private=private, timeout=timeout)
         engine = self._core.engines.open(source)
         request = self._core.encode_request(texts, patience)
-        return wait_for(engine.encode(request), request.deadline)
+        return wait_for(self._core.accounts.paid(source, request, engine.encode), request.deadline)
 
     def chat(
         self,
@@ -263,6 +314,14 @@ class Crayon(RouteCalls):
     def customizations(self) -> tuple[Customization, ...]:
         """Return the customisations on this device, by name."""
         return self._core.customizations.all()
+
+    def status(self) -> ClientStatus:
+        """Return how this client stands: server, breaker, budget and what it measured. Asks nobody.
+
+        Raises:
+            EngineClosedError: after `close`.
+        """
+        return client_status(self._core.engines, self._core.accounts)
 
     def load(self) -> None:
         """Open the model and the connection and fit the scopes now, instead of at the first call.

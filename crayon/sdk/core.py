@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from crayon.completion import Blend, Source
 from crayon.customising.profile_gate import ProfileGate, pool_for
 from crayon.customising.profiles import BASE
-from crayon.data.scope_files import load_scope
 from crayon.data.texts import background_texts
 from crayon.engine import EncodeRequest, Engine, ScoreRequest, wait_for
 from crayon.errors import InvalidRequestError
 from crayon.messages import Message, normalise_messages
-from crayon.router.hardness import Hardness
+from crayon.router.hardness import Hardness, HardnessGate
 from crayon.router.policy import Allowed, allowed_sources, parse_mode
 from crayon.router.scope import Scope, ScopeGate, fit_scope
 from crayon.sampling import Sampling
+from crayon.sdk.accounts import Accounts
+from crayon.sdk.arguments import check_hardness, check_list, check_scopes, system_message
 from crayon.sdk.calibrate_call import CalibrateCall, calibrate_call, path_of
 from crayon.sdk.calibrations import AUTO, Calibrations
 from crayon.sdk.customizations import Customizations, samples_of
@@ -29,13 +29,16 @@ from crayon.sdk.turn import Turn
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from pathlib import Path
     from typing import Literal
 
     from crayon.completion import Mode
     from crayon.customising.customization import Customization
+    from crayon.engine import GenerateRequest
     from crayon.messages import MessagesLike
+    from crayon.router.budget import Budget
+    from crayon.router.conditions import Conditions
     from crayon.router.decide import CalibratedRouter
     from crayon.router.record import CalibrationRecord
     from crayon.sdk.calibrations import CalibrationLike
@@ -63,15 +66,18 @@ class Core:
         customization: CustomizationLike | None = None,
         customizations_dir: str | os.PathLike[str] | None = None,
         calibration: CalibrationLike = AUTO,
+        budget: Budget | None = None,
+        conditions: Conditions | None = None,
     ) -> None:
         self._mode = parse_mode(mode)
         self._timeout = check_timeout(timeout)
         self._private = resolve_private(private)
         self._sampling = resolve_sampling(Sampling(), sampling)
-        self._system = _system(system)
-        self._scopes = _scopes(scopes)
-        self._hardness = _hardness(hardness)
+        self._system = system_message(system)
+        self._scopes = check_scopes(scopes)
+        self._hardness = check_hardness(hardness)
         self.engines = Engines(device, server, device_options or {}, server_options or {})
+        self.accounts = Accounts(budget, conditions, self.engines)
         self.customizations = Customizations(customizations_dir)
         self.calibrations = Calibrations(calibration, self.customizations)
         self._customization = customization
@@ -110,6 +116,7 @@ class Core:
 
         Raises:
             InvalidRequestError, PrivacyError, ServerUnavailableError: see `allowed_sources` and `Sampling`.
+            BudgetError: the budget is used up, and only the server may answer.
         """
         self.engines.check_open()
         call = Call(
@@ -128,30 +135,48 @@ class Core:
             server=self.engines.configured(Source.SERVER),
             server_away=self.engines.server_away,
         )
+        allowed = self.accounts.affordable(allowed)
         if call.always and call.customization and len(call.customization.profiles) > 1 and _server_only(allowed):
             raise InvalidRequestError(
                 "blend", f"{call.customization.name!r} has several profiles, and only the device can choose among them"
             )
         return call, allowed
 
-    def turn(self, call: Call, allowed: Allowed, *, watch: Callable[[float], None] | None = None) -> Turn:
-        """Return a turn whose time starts now; with `watch` only to look at: it is told the estimated gain."""
+    def turn(
+        self,
+        call: Call,
+        allowed: Allowed,
+        *,
+        gate: Callable[[Hardness], HardnessGate | None] = HardnessGate,
+        request_bytes: Callable[[GenerateRequest], int] | None = None,
+        of_choices: bool = False,
+        watch: Callable[[float], None] | None = None,
+    ) -> Turn:
+        """Return a turn whose time starts now; `gate` and `request_bytes` as in `Turn`.
+
+        A calibration judges a choice (`of_choices`) by other signals than a text. `watch` is told the estimated gain
+        by a turn that is only looked at.
+        """
         choice = _only_choice(call)
         choosing = call.customization is not None and choice is None
         return Turn(
             call,
-            allowed,
+            self.accounts.fitting(call, allowed),
             scoped=bool(self._scopes) or (choosing and not call.always),
             choosing=choosing,
             choice=choice,
             hardness=self._hardness,
-            calibrated=self._calibrated(call, watch) if allowed.gated else None,
+            calibrated=self._calibrated(call, watch, of_choices=of_choices) if allowed.gated else None,
+            gate=gate,
             server=self.engines.server_address,
-            request_bytes=self.engines.request_bytes,
+            request_bytes=request_bytes or self.engines.request_bytes,
         )
 
-    def _calibrated(self, call: Call, watch: Callable[[float], None] | None) -> CalibratedRouter | None:
-        return self.calibrations.router(call, hold=self._hardness is not None, watch=watch)
+    def _calibrated(
+        self, call: Call, watch: Callable[[float], None] | None, *, of_choices: bool
+    ) -> CalibratedRouter | None:
+        hold = self._hardness is not None
+        return self.calibrations.router(call, hold=hold, of_choices=of_choices, watch=watch)
 
     def needed_first(self, allowed: Allowed) -> tuple[Source, ...]:
         """Return the engines to open before the clock starts: a server is quick to open, a fallback device waits."""
@@ -175,7 +200,7 @@ class Core:
         """Return the request of a `score` call under the blend that was chosen; its time starts now."""
         if isinstance(continuations, str):
             raise InvalidRequestError("continuations", "must be a list of texts, not one text")
-        _check_list("continuations", continuations)
+        check_list("continuations", continuations)
         return ScoreRequest(
             messages=call.messages,
             continuations=tuple(continuations),
@@ -190,12 +215,12 @@ class Core:
         private = resolve_private(self._private, private)
         if not self.engines.configured(source):
             allowed = allowed_sources(self._mode, private=private, device=False, server=True)
-            source = allowed.sources[0]
+            source = self.accounts.affordable(allowed).sources[0]
         return source, self._timeout if timeout is None else check_timeout(timeout)
 
     def encode_request(self, texts: str | Iterable[str], timeout: float | None) -> EncodeRequest:
         """Return the request of an `encode` call; its time starts now."""
-        _check_list("texts", texts)  # a text is one too
+        check_list("texts", texts)  # a text is one too
         return EncodeRequest(
             texts=(texts,) if isinstance(texts, str) else tuple(texts),
             deadline=None if timeout is None else time.monotonic() + timeout,
@@ -331,14 +356,6 @@ class Core:
         return (self._system, *messages)
 
 
-def _system(text: str | None) -> Message | None:
-    if text is None:
-        return None
-    if not isinstance(text, str):
-        raise InvalidRequestError("system", f"must be text or None, not {type(text).__name__}")
-    return normalise_messages([Message("system", text), Message("user", "?")])[0] if text else None
-
-
 def _only_choice(call: Call) -> Choice | None:
     """Return the profile of a call that needs no look at its query: there is one, and it answers everything."""
     custom = call.customization
@@ -355,35 +372,3 @@ def _profile(name: object) -> str | None:
     if name is None or isinstance(name, str):
         return name
     raise InvalidRequestError("last_profile", f"must be the name in `Route.profile`, not {type(name).__name__}")
-
-
-def _check_list(field: str, value: object) -> None:
-    if not isinstance(value, Iterable):
-        raise InvalidRequestError(field, f"must be a list, not {value!r:.40}")
-
-
-def _scopes(scopes: Sequence[Scope | str]) -> tuple[Scope, ...]:
-    _check_list("scopes", scopes)
-    if isinstance(scopes, str | Scope):
-        raise InvalidRequestError("scopes", "must be a list of scopes")
-    found = []
-    for i, scope in enumerate(scopes):
-        if isinstance(scope, str):
-            found.append(load_scope(scope))
-        elif isinstance(scope, Scope):
-            found.append(scope)
-        else:
-            raise InvalidRequestError(f"scopes[{i}]", f"must be a Scope or a name, not {type(scope).__name__}")
-    if len({scope.name for scope in found}) != len(found):
-        raise InvalidRequestError("scopes", "two scopes have one name; rename one")
-    return tuple(found)
-
-
-def _hardness(value: Hardness | Literal[False] | None) -> Hardness | None:
-    if value is None:
-        return Hardness()
-    if value is False:
-        return None
-    if not isinstance(value, Hardness):
-        raise InvalidRequestError("hardness", f"must be a Hardness, None (defaults) or False (off), not {value!r}")
-    return value

@@ -13,7 +13,7 @@ from crayon.errors import EngineClosedError, InvalidRequestError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from crayon.engine import GenerateRequest
+    from crayon.engine import GenerateRequest, ScoreRequest
 
 
 class Engines:
@@ -86,16 +86,21 @@ class Engines:
     @property
     def server_away(self) -> bool:
         """Whether the server's circuit breaker is open; a server not yet used is not known to be away."""
-        state = getattr(getattr(self._opened.get(Source.SERVER), "breaker", None), "state", None)
+        state = getattr(self.breaker, "state", None)
         return str(getattr(state, "value", state)).lower() == "open"
+
+    @property
+    def breaker(self) -> object:
+        """The server's circuit breaker, if it has one and was used."""
+        return getattr(self._opened.get(Source.SERVER), "breaker", None)
 
     @property
     def server_address(self) -> str | None:
         """The server's address, if it has one."""
         address = getattr(self._opened.get(Source.SERVER), "address", None)
-        return address if isinstance(address, str) else None
+        return address if isinstance(address, str) else self._references.get(Source.SERVER)
 
-    def request_bytes(self, request: GenerateRequest) -> int:
+    def request_bytes(self, request: GenerateRequest | ScoreRequest) -> int:
         """Return how many bytes of a request leave this process; an engine within it sends none."""
         count = getattr(self._opened.get(Source.SERVER), "request_bytes", None)
         return int(count(request)) if callable(count) else 0

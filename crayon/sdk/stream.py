@@ -59,7 +59,7 @@ class AnswerStream(Answer):
                     engine = self._core.engines.open(action.source)
                 except CrayonError as error:
                     return self._failed(turn, error)
-                return self._start(turn, engine, action)
+                return self._start(turn, engine, action, self._pay(action))
             case Read() as action:
                 return self._read(turn, action)
             case other:
@@ -84,9 +84,9 @@ class AnswerStream(Answer):
                 left = _POLL if action.until is None else min(_POLL, action.until - time.monotonic())
                 event = stream.get(max(0.0, left))
                 if event is not None:
-                    return turn.received(event)
+                    return self._received(turn, event)
                 if action.until is not None and time.monotonic() >= action.until:
-                    return turn.timed_out()
+                    return self._timed_out(turn)
         except StopIteration:
             return self._failed(turn, EngineError("the engine ended its answer without finishing it"))
         except CrayonError as error:

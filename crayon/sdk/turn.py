@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from crayon.completion import Route
     from crayon.engine import Event
+    from crayon.errors import BudgetError
     from crayon.router.decide import CalibratedGate, CalibratedRouter
     from crayon.router.hardness import Hardness
     from crayon.router.policy import Allowed
@@ -72,6 +73,7 @@ class Turn:
         choice: that profile where there is nothing to choose.
         hardness: settings of the hardness gate, or None to let every device answer go at once.
         calibrated: a calibration in use; where it knows the query's profile, it takes the place of both gates' own.
+        gate: makes the hardness gate, or None for no gate.
         server: address of the server, for the report.
         request_bytes: size of a request on the wire.
         clock: a monotonic clock, in seconds.
@@ -87,6 +89,7 @@ class Turn:
         choice: Choice | None = None,
         hardness: Hardness | None = None,
         calibrated: CalibratedRouter | None = None,
+        gate: Callable[[Hardness], HardnessGate | None] = HardnessGate,
         server: str | None = None,
         request_bytes: Callable[[GenerateRequest], int] = lambda _: 0,
         clock: Callable[[], float] = time.monotonic,
@@ -100,6 +103,7 @@ class Turn:
         self._calibrated = calibrated
         self.gate: HardnessGate | CalibratedGate | None = None  # of the device's last attempt, for who explains
         self._ruled = False  # whether the calibration decides by the device's first tokens
+        self._gate_of = gate
         self._request_bytes = request_bytes
         self._clock = clock
         self._t0 = clock()
@@ -214,6 +218,14 @@ class Turn:
         )
         return self._run(Source.DEVICE)
 
+    def spent(self, error: BudgetError) -> Action:
+        """Take in that the budget was used up before the server was asked; nothing was sent."""
+        self._attempt = None
+        if not self._may_stand_in(Source.DEVICE):
+            return Fail(self._final(Source.SERVER, error))
+        self.ledger.decide(Source.DEVICE, Reason.BUDGET)
+        return self._run(Source.DEVICE)
+
     # -- the calibration, and the hardness gate
 
     def _rule(self) -> Action | None:
@@ -235,7 +247,7 @@ class Turn:
         if self._ruled and self._calibrated:
             self.gate = self._calibrated.gate(*self._place)
         else:
-            self.gate = HardnessGate(self._hardness) if self._hardness else None
+            self.gate = self._gate_of(self._hardness) if self._hardness else None
         return self.gate
 
     def _weigh(self, attempt: _Attempt, gate: HardnessGate | CalibratedGate, delta: Delta) -> Action:

@@ -152,7 +152,8 @@ class Builder:
             blended = self._blended(names, kept, vectors, keys)
             place = functools.partial(pool_vectors, centre=centre, head=head)
             before, after = (self._judge(choice, names, keys, place) for choice in (vectors, blended))
-            rescored = {task.recipe.name: self._score(task, blended[task.recipe.name]) for task in kept}
+            better = kept if after > before else ()
+            rescored = {task.recipe.name: self._score(task, blended[task.recipe.name]) for task in better}
             wins = after > before and all(score.gain >= recipe.min_gain for score in rescored.values())
             training["blended"] = {"held_out_before": before, "held_out_after": after, "kept": wins}
             if wins:
@@ -352,7 +353,8 @@ class Builder:
     ) -> float:
         """Return the mean accuracy, in points, on tasks that no member knows, blended as for a user of 16 samples."""
         points = []
-        for texts, measured in self._held_out:
+        for i, (texts, measured) in enumerate(self._held_out):
+            self._progress(Event("judging blends on tasks held out", i / len(self._held_out)))
             share = weights(similarities(place(self._embed(texts)), keys), replace(self.recipe.gate, alone=()))
             b = sum(float(w) * vectors[name] for w, name in zip(share, names, strict=True))
             found = self.trainer.accuracy(measured, np.asarray(b, np.float32))

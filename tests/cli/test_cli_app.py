@@ -104,6 +104,7 @@ def test_every_error_class_has_a_code_of_its_own_kind() -> None:
         "CancelledError": 130,
         "DeadlineExceededError": 5,
         "OverloadedError": 6,
+        "BudgetError": 8,
         "ServerError": 4,
         "ServerUnavailableError": 4,
         "ServerInterruptedError": 4,

@@ -62,6 +62,8 @@ def test_settings_reach_the_client(opened: Opened, tmp_path: Path) -> None:
         server__address="localhost:1",
         scopes=[name],
         hardness__threshold=-2.0,
+        hardness__hold_tokens=5,
+        hardness__choice_margin=0.25,
         timeout=7.0,
         private=True,
         sampling__top_k=3,
@@ -70,7 +72,7 @@ def test_settings_reach_the_client(opened: Opened, tmp_path: Path) -> None:
     assert options["device_options"] == {"threads": 2, "n_ctx": 512, "models_dir": tmp_path}
     assert opened(device__pools=["auto", "mine"])["device_options"] == {"pools": ("auto", "mine")}
     assert [scope.name for scope in options["scopes"]] == [name]
-    assert options["hardness"] == Hardness(threshold=-2.0)
+    assert options["hardness"] == Hardness(threshold=-2.0, hold_tokens=5, choice_margin=0.25)
     assert (options["timeout"], options["private"], options["top_k"]) == (7.0, True, 3)
 
 

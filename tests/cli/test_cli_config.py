@@ -71,6 +71,21 @@ def test_every_setting_can_come_from_the_environment(monkeypatch: pytest.MonkeyP
         "hardness.enabled": "false",
         "hardness.threshold": "-2",
         "hardness.hold_tokens": "4",
+        "budget.share": "0.3",
+        "budget.window": "50",
+        "budget.tokens_per_day": "9000",
+        "budget.money_per_day": "0.5",
+        "budget.prompt_price": "0.1",
+        "budget.answer_price": "0.2",
+        "conditions.speed": "true",
+        "conditions.slow_seconds": "5",
+        "conditions.slow_factor": "3",
+        "conditions.network_seconds": "0.5",
+        "conditions.max_loss": "0.2",
+        "conditions.low_battery": "15",
+        "conditions.max_prompt_tokens": "500",
+        "conditions.device_languages": "en, de",
+        "hardness.choice_margin": "0.2",
         "sampling.max_tokens": "5",
         "sampling.temperature": "0.5",
         "sampling.top_p": "0.9",
@@ -93,6 +108,7 @@ def test_every_setting_can_come_from_the_environment(monkeypatch: pytest.MonkeyP
     assert settings.sampling.stop == ("END",)
     assert (settings.device.pools, settings.serve.pools) == (("auto", "mine"), ("one", "two"))
     assert not settings.hardness.enabled
+    assert settings.conditions.device_languages == ("en", "de")
 
 
 def test_an_empty_variable_unsets_what_may_be_unset(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -138,6 +138,15 @@ def test_request_bytes_counts_what_is_sent(remote: RemoteEngine) -> None:
     assert remote.request_bytes(ask("a" * 101, request_id="r")) in range(plain + 100, plain + 104)
 
 
+def test_request_bytes_counts_the_choices_that_are_scored(remote: RemoteEngine) -> None:
+    def size(*texts: str) -> int:
+        messages = (Message("user", "a"),)
+        return remote.request_bytes(ScoreRequest(messages=messages, continuations=texts, request_id="r"))
+
+    assert size("b", "c" * 100) in range(size("b") + 100, size("b") + 104)
+    assert size("b") < remote.request_bytes(ask("a", request_id="r")), "no sampling is sent"
+
+
 def test_cancelling_frees_the_slot() -> None:
     slow = EchoEngine(delay=0.05, context_tokens=8192)
     with Serving(lambda: slow) as running:

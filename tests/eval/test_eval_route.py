@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from concurrent.futures import Future
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import pytest
@@ -144,7 +144,7 @@ def test_points_of_each_variant_by_hand(pool: Pool) -> None:
     one = Routed(
         inside=np.array([0.1, -0.1, -0.2, 0.2]), sure=np.array([0.9, 0.2, 0.4, 0.1]), device=np.array([1.0, 0, 0, 0]),
         blended=np.array([1.0, 1, 0, 0]), server=np.array([0.0, 1, 1, 0]), benefit=np.array([-0.1, 0.2, 0.3, -0.5]),
-        sent=np.array([False, True, True, False]), calibration=None, cases=(),  # type: ignore[arg-type]
+        sent=np.array([False, True, True, False]), calibration=cast("Any", None), cases=(),
     )  # fmt: skip
     found = {name: values[0].tolist() for name, values in points(user, [one]).items()}
     assert found["router"] == [100, 100, 100, 0]
@@ -165,7 +165,7 @@ def test_said_takes_the_likeliest_and_its_lead() -> None:
 
 def test_the_server_is_asked_with_the_options_listed(cache: AnswerCache) -> None:
     server, items = Knowing(), load_items("far", "test")[:3]
-    found = ServerSide(server, cache, "key").ask(items, lambda: None)  # type: ignore[arg-type]
+    found = ServerSide(cast("Any", server), cache, "key").ask(items, lambda: None)
     assert all(one.right for one in found)
     assert all(f"- {items[0].choices[0]}" in text for text in server.asked)
 

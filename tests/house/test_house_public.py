@@ -19,8 +19,13 @@ PUBLIC = [
     "AsyncConversation",
     "AsyncCrayon",
     "Blend",
+    "Budget",
+    "BudgetError",
     "CancelledError",
+    "ClientStatus",
+    "Chosen",
     "Completion",
+    "Conditions",
     "ConfigError",
     "ContinuationScore",
     "Conversation",
@@ -88,7 +93,7 @@ def test_help_stays_light(arguments: list[str]) -> None:
     assert loaded & HEAVY == {"typer"}
 
 
-@pytest.mark.parametrize("command", ["ask", "chat", "models", "doctor", "config"])
+@pytest.mark.parametrize("command", ["ask", "choose", "chat", "models", "doctor", "config"])
 def test_help_of_a_command_loads_no_engine(command: str) -> None:
     loaded = loaded_by(f"from crayon.cli.app import run\nrun([{command!r}, '--help'])")
     # typer itself checks a command's options with pydantic

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from crayon.engine import TokenSignal
 from crayon.errors import InvalidRequestError
-from crayon.router import Hardness, HardnessGate, RunningSignals, Verdict
+from crayon.router import ChoiceGate, Hardness, HardnessGate, RunningSignals, Verdict, choice_gate
 
 LOGPROBS = st.floats(min_value=-12.0, max_value=0.0)
 SETTINGS = st.builds(
@@ -131,10 +131,32 @@ def test_aggregates():
     assert (features.mean_entropy, features.max_entropy, features.mean_margin) == (2.0, 3.0, 0.5)
 
 
+@given(st.floats(0.0, 1.0), st.floats(0.0, 1.0), st.floats(-12.0, 0.0))
+def test_a_choice_is_judged_at_once_and_by_its_margin_alone(margin, least, logprob):
+    gate = choice_gate(Hardness(choice_margin=least))
+    verdict = gate.push(TokenSignal(logprob, entropy=1.0, margin=margin))
+    assert verdict is (Verdict.RELEASE if margin >= least else Verdict.ESCALATE)
+    assert (gate.score, gate.threshold, gate.finish()) == (margin, least, verdict)
+
+
+def test_without_a_margin_there_is_no_gate_for_choices():
+    assert choice_gate(Hardness()) is None
+
+
+def test_no_choice_at_all_escalates():
+    gate = ChoiceGate(Hardness(choice_margin=0.0))
+    assert (gate.score, gate.finish()) == (None, Verdict.ESCALATE)
+
+
 @pytest.mark.parametrize(
     ("options", "field"),
     [
         ({"threshold": 0.5}, "hardness.threshold"),
+        ({"choice_margin": -0.1}, "hardness.choice_margin"),
+        ({"choice_margin": 1.1}, "hardness.choice_margin"),
+        ({"choice_margin": math.nan}, "hardness.choice_margin"),
+        ({"choice_margin": True}, "hardness.choice_margin"),
+        ({"choice_margin": "low"}, "hardness.choice_margin"),
         ({"threshold": -math.inf}, "hardness.threshold"),
         ({"threshold": math.nan}, "hardness.threshold"),
         ({"threshold": "low"}, "hardness.threshold"),

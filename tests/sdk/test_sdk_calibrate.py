@@ -203,7 +203,7 @@ def test_scores_that_are_no_numbers_end_it(sdk, folder):
             return future
 
     client = make(sdk, folder, Broken("small"))
-    with pytest.raises(EngineError, match="scores are unusable"):
+    with pytest.raises(EngineError, match="choices are unusable"):
         sdk.call(client.calibrate("mine"))
     assert not record_of(folder).exists()
 
