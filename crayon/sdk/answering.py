@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
+from crayon.completion import Source
 from crayon.engine import Delta, GenerateRequest, ScoreRequest, deadline_after, wait_for
-from crayon.errors import CancelledError, EngineError, ServerRejectedError
+from crayon.errors import CancelledError, CrayonError, EngineError, ServerRejectedError
 from crayon.messages import Message
 from crayon.router.features import Features, RunningSignals
 from crayon.router.signals import DEFAULT_CHOICE, DEFAULT_TEXT, signal_value
@@ -15,12 +16,14 @@ from crayon.sdk.choosing import ranking
 from crayon.sdk.listing import listed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Sequence
+    from concurrent.futures import Future
 
     from crayon.completion import Blend
     from crayon.customising.device_calls import DeviceCalls
-    from crayon.engine import Engine, Stream
+    from crayon.engine import Engine, Event, ScoreResult, Stream
     from crayon.sampling import Sampling
+    from crayon.sdk.accounts import Accounts
 
 # More would only wait in the server's queue.
 AT_ONCE = 4
@@ -80,49 +83,121 @@ def device_says(calls: DeviceCalls, asking: Asking, question: str, choices: Sequ
 
 
 def server_says(
-    engine: Engine, asking: Asking, questions: Sequence[tuple[str, Sequence[str]]], step: Callable[[], None]
+    engine: Engine,
+    accounts: Accounts,
+    asking: Asking,
+    questions: Sequence[tuple[str, Sequence[str]]],
+    step: Callable[[], None],
 ) -> list[str]:
     """Return the server's answers to (question, choices) pairs: it is asked with the options listed.
 
+    Args:
+        engine: the connection.
+        accounts: where the requests are charged.
+        asking: how it is asked.
+        questions: what it is asked.
+        step: is called for each answer.
+
     Raises:
+        BudgetError: the budget is used up on the way.
         ServerError: it cannot be reached, or answers with what are no scores.
     """
     found = [""] * len(questions)
-    with_choices = [i for i, (_, choices) in enumerate(questions) if choices]
-    # Alike prompts one after the other: the server keeps what they share.
-    with_choices.sort(key=lambda i: tuple(questions[i][1]))
 
-    def score(i: int) -> Callable[[], None]:
+    def start(i: int) -> _Running:
         question, choices = questions[i]
         until = deadline_after(asking.patience)
-        messages = asking.messages(listed(question, choices))
-        future = engine.score(ScoreRequest(messages=messages, continuations=tuple(choices), deadline=until))
-
-        def wait() -> None:
-            try:
-                best = ranking(choices, wait_for(future, until, "calibrating").scores, ended=False)
-            except EngineError as error:
-                raise ServerRejectedError(f"the server's scores are unusable: {error}") from None
-            found[i] = choices[best.index]
-
-        return wait
-
-    def write(i: int) -> Callable[[], None]:
-        request = GenerateRequest(
-            messages=asking.messages(questions[i][0]),
-            sampling=asking.sampling,
-            deadline=deadline_after(asking.patience),
+        if choices:
+            messages = asking.messages(listed(question, choices))
+            request = ScoreRequest(messages=messages, continuations=tuple(choices), deadline=until)
+            return _Scoring(accounts.paid(Source.SERVER, request, engine.score), choices, until)
+        messages = asking.messages(question)
+        return _Writing(
+            engine, accounts, GenerateRequest(messages=messages, sampling=asking.sampling, deadline=until), asking
         )
-        stream = engine.generate(request)
 
-        def wait() -> None:
-            found[i] = _read(stream, asking)[0]
+    running: deque[tuple[int, _Running]] = deque()
 
-        return wait
+    def settle() -> None:
+        i, one = running[0]
+        found[i] = one.wait()
+        running.popleft()
+        step()
 
-    _in_flight(with_choices, score, asking, step)
-    _in_flight([i for i, (_, choices) in enumerate(questions) if not choices], write, asking, step)
+    # Alike prompts one after the other: the server keeps what they share.
+    order = sorted(range(len(questions)), key=lambda i: tuple(questions[i][1]))
+    try:
+        for i in order:
+            if asking.cancelled():
+                raise CancelledError("calibrating was cancelled")
+            running.append((i, start(i)))
+            if len(running) >= AT_ONCE:
+                settle()
+        while running:
+            settle()
+    finally:
+        for _, one in running:
+            one.cancel()
     return found
+
+
+class _Running(Protocol):
+    """A request on its way."""
+
+    def wait(self) -> str:
+        """Return the answer."""
+        ...
+
+    def cancel(self) -> None:
+        """End it."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Scoring:
+    future: Future[ScoreResult]
+    choices: Sequence[str]
+    until: float | None
+
+    def wait(self) -> str:
+        scores = wait_for(self.future, self.until, "calibrating").scores
+        try:
+            return self.choices[ranking(self.choices, scores, ended=False).index]
+        except EngineError as error:
+            raise ServerRejectedError(f"the server's scores are unusable: {error}") from None
+
+    def cancel(self) -> None:
+        self.future.cancel()
+
+
+class _Writing:
+    def __init__(self, engine: Engine, accounts: Accounts, request: GenerateRequest, asking: Asking) -> None:
+        self._asking = asking
+        self._account = accounts.open(Source.SERVER, request)
+        try:
+            self._stream = engine.generate(request)
+            self._account.sent = True
+        except CrayonError as error:
+            self._settle(error)
+            raise
+
+    def wait(self) -> str:
+        try:
+            text, _ = _read(self._stream, self._asking, self._account.saw)
+        except CrayonError as error:
+            self._settle(error)
+            raise
+        self._settle()
+        return text
+
+    def cancel(self) -> None:
+        self._stream.cancel()
+        self._settle()
+
+    def _settle(self, error: CrayonError | None = None) -> None:
+        left = self._account.close(error)
+        if left is not None:
+            left()
 
 
 def signal_of(choices: bool) -> str:  # noqa: FBT001 # there are two kinds
@@ -130,32 +205,13 @@ def signal_of(choices: bool) -> str:  # noqa: FBT001 # there are two kinds
     return DEFAULT_CHOICE if choices else DEFAULT_TEXT
 
 
-def _in_flight(
-    indices: Iterable[int], start: Callable[[int], Callable[[], None]], asking: Asking, step: Callable[[], None]
-) -> None:
-    """Start a few ahead, and wait for them in order."""
-    running: deque[Callable[[], None]] = deque()
-
-    def settle() -> None:
-        running.popleft()()
-        step()
-
-    for i in indices:
-        if asking.cancelled():
-            raise CancelledError("calibrating was cancelled")
-        running.append(start(i))
-        if len(running) >= AT_ONCE:
-            settle()
-    while running:
-        settle()
-
-
-def _read(stream: Stream, asking: Asking) -> tuple[str, RunningSignals]:
+def _read(stream: Stream, asking: Asking, saw: Callable[[Event], None] = lambda _: None) -> tuple[str, RunningSignals]:
     signals, parts = RunningSignals(), []
     with stream:
         for event in stream:
             if asking.cancelled():
                 raise CancelledError("calibrating was cancelled")
+            saw(event)
             if isinstance(event, Delta):
                 parts.append(event.text)
                 for signal in event.signals:

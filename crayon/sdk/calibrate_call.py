@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from crayon.router.record import CalibrationRecord
     from crayon.router.targets import Target
     from crayon.sampling import Sampling
+    from crayon.sdk.accounts import Accounts
     from crayon.sdk.customizations import CustomizationLike, Customizations, SamplesLike
     from crayon.sdk.engines import Engines
 
@@ -52,6 +53,7 @@ def calibrate_call(
     call: CalibrateCall,
     engines: Engines,
     customizations: Customizations,
+    accounts: Accounts,
     *,
     system: Message | None,
     sampling: Sampling,
@@ -91,6 +93,7 @@ def calibrate_call(
             patience=call.patience,
             cancelled=call.cancelled,
         ),
+        accounts,
         customization=custom,
         kept=kept,
         traffic=call.traffic is not None,

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from crayon.customising.sample import Sample
     from crayon.engine import Engine
     from crayon.router.targets import Target
+    from crayon.sdk.accounts import Accounts
     from crayon.sdk.answering import Asking, Said
 
     Progress = Callable[[str, int, int], None]
@@ -49,6 +50,7 @@ def make_calibration(
     server: Engine | None,
     samples: Sequence[Sample],
     asking: Asking,
+    accounts: Accounts,
     *,
     customization: Customization | None = None,
     kept: Sequence[Sample] = (),
@@ -63,6 +65,7 @@ def make_calibration(
         server: who is asked too, and what is sent to: the caller has agreed to that. None: nobody is.
         samples: what is asked; those without an answer are left out, but for traffic.
         asking: how.
+        accounts: where what the server is asked is charged.
         customization: whose profiles answer.
         kept: the samples that it was made from, each judged by the others.
         traffic: the server's answers stand for the truth.
@@ -70,6 +73,7 @@ def make_calibration(
         progress: is called with "device" or "server", answers done and answers in all.
 
     Raises:
+        BudgetError: the server's budget is used up on the way.
         InvalidRequestError: too few samples with an answer, or the target is impossible; says what would be possible.
         ServerError: the server cannot be asked, or answers with what are no scores.
         EngineError: the device's answers are unusable.
@@ -84,7 +88,7 @@ def make_calibration(
     left = [i for i, one in enumerate(said) if one is not None]
     usable, places, choices = [usable[i] for i in left], [places[i] for i in left], [choices[i] for i in left]
     answers = [one for one in said if one is not None]
-    theirs = None if server is None else _ask_server(server, asking, usable, choices, progress)
+    theirs = None if server is None else _ask_server(server, accounts, asking, usable, choices, progress)
     cases = []
     for i, (sample, place, one) in enumerate(zip(usable, places, answers, strict=True)):
         other = None if theirs is None else theirs[i]
@@ -217,6 +221,7 @@ def _ask_device(
 
 def _ask_server(
     server: Engine,
+    accounts: Accounts,
     asking: Asking,
     samples: Sequence[Sample],
     choices: Sequence[Sequence[str]],
@@ -229,7 +234,7 @@ def _ask_server(
         done += 1
         progress("server", done, len(samples))
 
-    return server_says(server, asking, [(s.question, c) for s, c in zip(samples, choices, strict=True)], step)
+    return server_says(server, accounts, asking, [(s.question, c) for s, c in zip(samples, choices, strict=True)], step)
 
 
 def _equal(one: str, other: str) -> bool:

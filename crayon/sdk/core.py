@@ -328,7 +328,9 @@ class Core:
             hold_tokens=(self._hardness or Hardness()).hold_tokens if hold_tokens is None else hold_tokens,
             **wishes,
         )
-        return calibrate_call(call, self.engines, self.customizations, system=self._system, sampling=self._sampling)
+        return calibrate_call(
+            call, self.engines, self.customizations, self.accounts, system=self._system, sampling=self._sampling
+        )
 
     def calibration_path(self, customization: CustomizationLike | None) -> Path:
         """Return where the calibration of a customisation is kept, or of the device's model; it need not be there."""

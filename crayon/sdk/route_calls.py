@@ -60,6 +60,7 @@ class RouteCalls:
             InvalidRequestError: too few labelled samples, or an impossible target: says what would be possible.
             PrivacyError: the server should be asked, and this is private. Nothing was sent.
             CancelledError: `confirm` called it off. Nothing was sent.
+            BudgetError: the budget for the server is used up on the way.
             ServerError: the server cannot be asked, or answers with what are no scores.
             AdapterError: the customisation's pool or samples are not there.
         """

@@ -11,9 +11,11 @@ from dataclasses import replace
 
 import pytest
 from calibration_fakes import Choosing, Knowing, Writing, question, samples
-from sdk_fakes import SURE, UNSURE, answer
+from sdk_fakes import SURE, UNSURE, Fake, Hang, answer
 
 from crayon import (
+    Budget,
+    BudgetError,
     CancelledError,
     ConfigError,
     Crayon,
@@ -549,3 +551,84 @@ def test_many_threads_count_every_decision(folder):
         thread.join()
     client.close()
     assert json.loads((folder / "mine" / "server-share.json").read_text())["keeper"]["n"] == 80
+
+
+# -- choices, and what else a client does
+
+
+def test_a_choice_is_judged_by_its_margin_and_the_profile_s_own_threshold(sdk, folder):
+    client, device, server = calibrated(sdk, folder, device=Choosing("small"))
+    rule = CalibrationRecord.from_json(record_of(folder).read_text()).calibration.rules[0]
+    assert 0.1 < rule.hardness < 0.91
+    kept = sdk.call(client.choose(question("colour", 90, sure=True, right=True), ["red", "green"]))
+    assert (kept.route.source, kept.route.reason) == (Source.DEVICE, Reason.IN_SCOPE)
+    assert kept.margin > rule.hardness
+    sent = sdk.call(client.choose(question("colour", 91, sure=False, right=False), ["red", "green"]))
+    assert (sent.route.source, sent.route.reason) == (Source.SERVER, Reason.UNSURE)
+    assert (sent.route.score, sent.route.threshold) == (pytest.approx(0.0997, abs=1e-3), pytest.approx(rule.hardness))
+    assert "Options:" in server.scored[0].messages[-1].content
+    assert (device.requests, server.requests) == ([], [])
+
+
+def test_a_choice_under_a_calibration_of_texts_goes_where_the_accuracies_say(sdk, folder):
+    client, device, server = calibrated(sdk, folder)
+    got = sdk.call(client.choose(question("colour", 91, sure=False, right=False), ["red", "green"]))
+    assert got.route.reason is Reason.SERVER_BETTER
+    assert (len(device.scored), len(server.scored)) == (0, 1)
+
+
+def test_what_the_server_is_asked_is_charged_and_a_used_up_budget_ends_it(sdk, folder, monkeypatch, tmp_path):
+    monkeypatch.setenv("CRAYON_STATE_DIR", str(tmp_path / "state"))
+    server = Knowing("large")
+    client = make(sdk, folder, server=server, budget=Budget(tokens_per_day=2000))
+    sdk.call(client.calibrate("mine", ask_server=True))
+    used = 2000 - sdk.call_or_value(client.status()).budget.tokens
+    assert used == 40 * 8  # 5 read, 3 written, says the fake
+    few = make(sdk, folder, Writing("small"), server, budget=Budget(tokens_per_day=400))
+    record = record_of(folder).read_bytes()
+    monkeypatch.setattr("crayon.sdk.calibrating.choices_of", lambda _: ())
+    with pytest.raises(BudgetError):
+        sdk.call(few.calibrate("mine", ask_server=True, timeout=60))
+    assert len(server.requests) < 40
+    assert record_of(folder).read_bytes() == record
+
+
+def test_a_server_that_fails_half_way_is_left_alone(sdk, folder, monkeypatch):
+    class Failing(Knowing):
+        def generate(self, request):
+            self.scripts = [[Hang]] if self.requests else [[ServerUnavailableError("gone")]]
+            return Fake.generate(self, request)
+
+    server = Failing("large")
+    client = make(sdk, folder, Writing("small"), server)
+    monkeypatch.setattr("crayon.sdk.calibrating.choices_of", lambda _: ())
+    with pytest.raises(ServerUnavailableError):
+        sdk.call(client.calibrate("mine", ask_server=True))
+    assert len(server.streams) == 4
+    assert all(stream.cancelled or stream.closed for stream in server.streams)
+    assert not record_of(folder).exists()
+
+
+def test_a_record_is_shown_and_forgotten(sdk, folder):
+    client = make(sdk, folder)
+    assert sdk.call(client.calibration("mine")) is None
+    found = sdk.call(client.calibrate("mine"))
+    assert sdk.call(client.calibration("mine")) == found
+    sdk.call(client.forget_calibration("mine"))
+    assert sdk.call(client.calibration("mine")) is None
+    with pytest.raises(ConfigError, match="there is none to delete"):
+        sdk.call(client.forget_calibration("mine"))
+    with pytest.raises(InvalidRequestError, match="unknown"):
+        sdk.call(client.calibration("other"))
+
+
+def test_the_priors_of_the_usual_pair_stand_where_nothing_was_measured(sdk, folder):
+    client = make(sdk, folder, Choosing("smollm2-135m-instruct"), Knowing("large"))
+    found = sdk.call(client.calibrate("mine")).calibration
+    (rule,) = found.rules
+    assert (rule.server, rule.server_n) == (pytest.approx(0.65), 0)
+    assert found.outside.server == pytest.approx(0.575)
+    assert found.outside.benefit > 0
+    assert not any("believed beforehand" in note for note in found.report.notes)
+    other = sdk.call(client.calibrate("mine", ask_server=True)).calibration
+    assert any("believed beforehand" in note for note in other.report.notes), "large is no server of that pair"

@@ -10,6 +10,7 @@ from custom_fakes import Device
 from sdk_fakes import COLOURS, SURE, UNSURE, Fake, FakeServer, Hang, answer
 
 from crayon import (
+    Conditions,
     ConfigError,
     Crayon,
     DeadlineExceededError,
@@ -143,3 +144,9 @@ def test_a_device_that_fails_is_explained_or_raised(sdk):
 def test_a_crayon_without_a_server_explains_that_too():
     got = Crayon(Fake("small")).explain("hello")
     assert (got.source, got.reason) == (Source.DEVICE, Reason.NO_SERVER)
+
+
+def test_what_reorders_the_sides_is_explained(sdk):
+    client = sdk.make(Device("small"), Untouched("large"), conditions=Conditions(max_prompt_tokens=3))
+    got = explained(sdk, client, "one two three four five six seven")
+    assert (got.source, got.reason, got.allowed[0], got.allowed_reason) == ("server", "long", "server", "long")
