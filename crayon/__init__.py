@@ -65,7 +65,9 @@ if TYPE_CHECKING:
     from crayon.router.budget import Budget
     from crayon.router.conditions import Conditions
     from crayon.router.hardness import Hardness
+    from crayon.router.record import CalibrationRecord
     from crayon.router.scope import Scope
+    from crayon.router.targets import MaxDeviceError, MinQuality, ServerShare
     from crayon.sampling import Sampling
     from crayon.sdk import (
         AnswerStream,
@@ -98,7 +100,9 @@ _HOMES = {
     "crayon.router.budget": ("Budget",),
     "crayon.router.conditions": ("Conditions",),
     "crayon.router.hardness": ("Hardness",),
+    "crayon.router.record": ("CalibrationRecord",),
     "crayon.router.scope": ("Scope",),
+    "crayon.router.targets": ("MaxDeviceError", "MinQuality", "ServerShare"),
     "crayon.sampling": ("Sampling",),
     "crayon.sdk": (
         "AnswerStream", "AsyncAnswerStream", "AsyncConversation", "AsyncCrayon", "ClientStatus", "Conversation",
@@ -117,6 +121,7 @@ __all__ = [
     "Blend",
     "Budget",
     "BudgetError",
+    "CalibrationRecord",
     "CancelledError",
     "Chosen",
     "ClientStatus",
@@ -140,7 +145,9 @@ __all__ = [
     "HashMismatchError",
     "InvalidRequestError",
     "LibraryError",
+    "MaxDeviceError",
     "Message",
+    "MinQuality",
     "MissingExtraError",
     "Mode",
     "ModelError",
@@ -160,6 +167,7 @@ __all__ = [
     "ServerError",
     "ServerInterruptedError",
     "ServerRejectedError",
+    "ServerShare",
     "ServerUnavailableError",
     "Source",
     "Timings",

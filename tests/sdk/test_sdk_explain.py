@@ -87,7 +87,10 @@ def test_scopes_are_shown(sdk):
 
 def test_a_calibration_is_shown_and_its_share_is_not_moved(sdk, tmp_path):
     device = Writing("small")
-    make = lambda server: sdk.make(device, server, customization="mine", customizations_dir=tmp_path)  # noqa: E731
+
+    def make(server):
+        return sdk.make(device, server, customization="mine", customizations_dir=tmp_path)
+
     customised(tmp_path)
     client = make(Knowing("large"))
     with pytest.MonkeyPatch.context() as patch:
