@@ -64,7 +64,7 @@ def customize(
     ] = None,
     items: Annotated[int | None, typer.Option("--items", metavar="N", help="Most test items of a task.")] = None,
     extra: Annotated[
-        int | None, typer.Option("--extra", metavar="N", help="Further items of each unseen task, from its train split.")
+        int | None, typer.Option("--extra", metavar="N", help="Further items of an unseen task, from its train split.")
     ] = None,
     draws: Annotated[int | None, typer.Option("--draws", metavar="N", help="How often samples are drawn.")] = None,
     control_draws: Annotated[
