@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from crayon.adapters.blend import blend as blend_tensors
 from crayon.adapters.blend import blend_vector, check_weights
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from crayon.adapters.image import FloatType
     from crayon.adapters.pool import Pool
     from crayon.completion import Blend
     from crayon.llama.context import Context
@@ -50,7 +51,6 @@ class PoolBlends:
         pools: made for that model (see `check_bases`).
         contexts: those whose adapters come from here; each computes with an adapter only while it has a lease.
         capacity: blends that stay loaded.
-        b_type: type of the blended matrices in memory.
     """
 
     def __init__(
@@ -60,13 +60,11 @@ class PoolBlends:
         *,
         contexts: Sequence[Context] = (),
         capacity: int = CAPACITY,
-        b_type: Literal["f32", "f16"] = "f32",
     ) -> None:
         self._model = model
         self._pools = {pool.id: pool for pool in pools}
         self._contexts = tuple(contexts)
         self._capacity = max(capacity, 1)
-        self._b_type = b_type
         self._images: dict[str, AdapterImage] = {}
         self._table: OrderedDict[Blend, _Loaded] = OrderedDict()  # least recently used first
         self._lock = threading.Lock()  # the table; never held for long, so that releasing never waits for a blend
@@ -164,7 +162,9 @@ class PoolBlends:
             return gguf_bytes(blend_tensors(pool, weights), pool.manifest.base.architecture)
         image = self._images.get(pool.id)
         if image is None:
-            image = self._images[pool.id] = AdapterImage.of(pool, b_type=self._b_type)
+            # As precise as the pool's own file: half the bytes to fill in and to load, where that is float16.
+            kind: FloatType = "f16" if pool.manifest.precision == "F16" else "f32"
+            image = self._images[pool.id] = AdapterImage.of(pool, a_type=kind, b_type=kind)
         return image.fill(blend_vector(pool, weights))
 
     def _evict(self) -> None:

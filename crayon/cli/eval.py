@@ -63,6 +63,9 @@ def customize(
         typer.Option("--controls", metavar="LIST", help="What stands beside the blend, with commas between."),
     ] = None,
     items: Annotated[int | None, typer.Option("--items", metavar="N", help="Most test items of a task.")] = None,
+    extra: Annotated[
+        int | None, typer.Option("--extra", metavar="N", help="Further items of an unseen task, from its train split.")
+    ] = None,
     draws: Annotated[int | None, typer.Option("--draws", metavar="N", help="How often samples are drawn.")] = None,
     control_draws: Annotated[
         int | None,
@@ -100,6 +103,7 @@ def customize(
         groups=_names(only),
         controls=_names(controls),
         items=items,
+        extra=extra,
         draws=draws,
         control_draws=control_draws,
         samples=_numbers(samples),

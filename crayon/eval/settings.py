@@ -73,6 +73,7 @@ class EvalSettings:
             raise InvalidRequestError("--only", f"names no group; there are {', '.join(GROUPS)}")
         for field, value, least in (
             ("--items", self.items, 2),
+            ("--extra", self.extra, 0),
             ("--draws", self.draws, 1),
             ("--control-draws", self.control_draws, 1),
             ("--samples", min(self.samples, default=0), 1),

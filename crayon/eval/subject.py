@@ -263,7 +263,8 @@ class _PoolDigest:
         self._members: dict[int, str] = {}
         self._shared = ""
         if pool.manifest.kind == "shared":
-            shared = hashlib.sha256(f"{pool.manifest.scale} {pool.manifest.rank}".encode())
+            manifest = pool.manifest
+            shared = hashlib.sha256(f"{manifest.scale} {manifest.rank} {manifest.precision}".encode())
             for name, a in pool.a.items():
                 shared.update(name.encode() + np.ascontiguousarray(a).tobytes())
             self._shared = shared.hexdigest()
