@@ -42,7 +42,7 @@ class AsyncAnswerStream(Answer):
             if self._turn is None:
                 for source in self._core.needed_first(self._allowed):
                     await open_async(self._core.engines, source)
-                if self._allowed.gated:
+                if self._allowed.gated and not self._core.calibrations.off:
                     await asyncio.to_thread(self._core.prepare, self._call, self._allowed)
             turn = self._turn or self._begin()
             while True:

@@ -78,7 +78,8 @@ def write_record(path: Path, record: CalibrationRecord) -> None:
         ConfigError: it cannot be written; what was there stays.
     """
     try:
-        for folder in (path.parent.parent, path.parent):
+        plain = path.parent.parent.name == PLAIN
+        for folder in (*([path.parents[2]] if plain else []), path.parent.parent, path.parent):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             folder.chmod(0o700)
         write_private(path, record.to_json().encode())

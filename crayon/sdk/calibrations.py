@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from crayon.customising.customization import Customization
+    from crayon.engine import Engine
     from crayon.router.record import Binding, CalibrationRecord
     from crayon.sdk.customizations import Customizations
     from crayon.sdk.engines import Engines
@@ -44,6 +45,7 @@ class _Active:
     record: CalibrationRecord
     path: Path
     stamp: tuple[int, int, int]
+    made_of: tuple[Customization | None, Engine]
     binding: Binding
     keeper: ShareKeeper | None = None
     server_checked: bool = False
@@ -70,6 +72,11 @@ class Calibrations:
         self._active: dict[str, _Active | None] = {}
         self._lock = threading.Lock()
         self._counting = threading.Lock()  # of its own: who counts must not wait for files or the server
+
+    @property
+    def off(self) -> bool:
+        """Whether none is used."""
+        return self._off
 
     def prepare(self, call: Call, engines: Engines, *, server: bool = True) -> None:
         """Read and check the record for a call that both sides may answer; blocks for files, and once for the server.
@@ -145,18 +152,20 @@ class Calibrations:
         return path if path.exists() else None
 
     def _open(self, path: Path, custom: Customization | None, engines: Engines) -> _Active:
-        stamp = _stamp(path)
-        binding = binding_of(engines.open(Source.DEVICE), custom)
+        stamp, device = _stamp(path), engines.open(Source.DEVICE)
         before = self._active.get(_key(custom))
-        if before is not None and (before.path, before.stamp, before.binding) == (path, stamp, binding):
-            return before
+        if before is not None and (before.path, before.stamp) == (path, stamp):
+            known, engine = before.made_of
+            if known is custom and engine is device:  # as long as neither is another one, the binding is the same
+                return before
+        binding = binding_of(device, custom)
         record = read_record(path)
         _check(record, binding, record.binding.server_model, custom)
         keeper = None
         target = record.calibration.target
         if isinstance(target, ServerShare):
             keeper = read_share(share_path(path), record) or ShareKeeper(target.share, record.calibration.lam)
-        return _Active(record, path, stamp, binding, keeper)
+        return _Active(record, path, stamp, (custom, device), binding, keeper)
 
     def _check_server(self, active: _Active, custom: Customization | None, engines: Engines) -> None:
         if active.server_checked or not active.record.binding.server_model:

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import math
 import stat
 import threading
+import time
 from dataclasses import replace
 
 import pytest
 from calibration_fakes import Choosing, Knowing, Writing, question, samples
+from custom_fakes import make_pool
 from sdk_fakes import SURE, UNSURE, Fake, Hang, answer
 
 from crayon import (
+    AdapterError,
+    AsyncCrayon,
     Budget,
     BudgetError,
     CancelledError,
@@ -27,6 +32,7 @@ from crayon import (
     ServerUnavailableError,
     Source,
 )
+from crayon.customising.store import CustomizationStore
 from crayon.engine import ContinuationScore
 from crayon.router import CalibrationRecord, MaxDeviceError, MinQuality, ServerShare
 from crayon.sdk import calibrations
@@ -632,3 +638,63 @@ def test_the_priors_of_the_usual_pair_stand_where_nothing_was_measured(sdk, fold
     assert not any("believed beforehand" in note for note in found.report.notes)
     other = sdk.call(client.calibrate("mine", ask_server=True)).calibration
     assert any("believed beforehand" in note for note in other.report.notes), "large is no server of that pair"
+
+
+def test_the_folder_is_private_even_if_the_record_is_the_first_thing_in_it(sdk, tmp_path):
+    folder = tmp_path / "new" / "customizations"
+    client = make(sdk, folder)
+    sdk.call(client.calibrate(samples=samples()))
+    (path,) = folder.glob(".plain/*/calibration.json")
+    for place in (folder, path.parent.parent, path.parent):
+        assert stat.S_IMODE(place.stat().st_mode) == 0o700
+    assert sdk.call(client.customizations()) == ()
+
+
+def test_another_pool_is_refused(sdk, folder):
+    calibrated(sdk, folder, device=Choosing("small"))
+    other = Choosing("small", pools=(make_pool(seed=1),))
+    server = Knowing("large")
+    client = make(sdk, folder, other, server, customization="mine")
+    with pytest.raises(AdapterError, match="is not loaded"):
+        sdk.call(client.ask("what colour is the sky"))
+    assert (other.requests, server.requests) == ([], [])
+
+
+def test_deleting_a_customisation_deletes_its_calibration(sdk, folder):
+    client, _, _ = calibrated(sdk, folder, target=ServerShare(0.3))
+    ask_many(sdk, client, 2, sure=lambda _: True)
+    sdk.call_or_value(client.close())
+    CustomizationStore(folder).delete("mine")
+    assert list(folder.iterdir()) == []
+
+
+def test_tokens_that_are_no_numbers_count_as_unsure(sdk, folder, monkeypatch):
+    device = Writing("small")
+    monkeypatch.setattr("crayon.sdk.calibrating.choices_of", lambda _: ())
+
+    def broken(text, logprob=SURE):
+        return answer(text, math.nan if logprob < -1 else logprob)
+
+    monkeypatch.setattr("calibration_fakes.answer", broken)
+    client = make(sdk, folder, device, Knowing("large"), customization="mine")
+    found = sdk.call(client.calibrate(ask_server=True))
+    assert found.calibration.rules[0].hardness is None or math.isfinite(found.calibration.rules[0].hardness)
+    route = sdk.call(client.ask(question("colour", 91, sure=False, right=False))).route
+    assert route.source is Source.SERVER
+
+
+def test_a_calibration_that_was_cancelled_leaves_nothing(tmp_path, folder):
+    async def main():
+        device = Choosing("small")
+        client = AsyncCrayon(device, customizations_dir=folder)
+        begun = threading.Event()
+        task = asyncio.create_task(client.calibrate("mine", progress=lambda *_: (begun.set(), time.sleep(0.01))))
+        await asyncio.to_thread(begun.wait, 30)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        return device
+
+    device = asyncio.run(main())
+    assert len(device.scored) < 40
+    assert not record_of(folder).exists()
