@@ -19,7 +19,6 @@ from crayon.router.scope import Scope, ScopeGate, fit_scope
 from crayon.sampling import Sampling
 from crayon.sdk.accounts import Accounts
 from crayon.sdk.arguments import check_hardness, check_list, check_scopes, system_message
-from crayon.sdk.calibrate_call import CalibrateCall, calibrate_call, path_of
 from crayon.sdk.calibrations import AUTO, Calibrations
 from crayon.sdk.customizations import Customizations, samples_of
 from crayon.sdk.engines import Engines
@@ -320,6 +319,8 @@ class Core:
         **wishes: Any,
     ) -> CalibrationRecord:
         """Make a calibration and keep it; `Crayon.calibrate` documents the arguments."""
+        from crayon.sdk.calibrate_call import CalibrateCall, calibrate_call
+
         self.engines.check_open()
         call = CalibrateCall(
             customization=self._customization if customization is None else customization,
@@ -334,6 +335,8 @@ class Core:
 
     def calibration_path(self, customization: CustomizationLike | None) -> Path:
         """Return where the calibration of a customisation is kept, or of the device's model; it need not be there."""
+        from crayon.sdk.calibrate_call import path_of
+
         value = self._customization if customization is None else customization
         custom = None if value is None else self.customizations.find("customization", value)
         return path_of(custom, self.engines, self.customizations)

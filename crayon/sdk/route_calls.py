@@ -7,7 +7,6 @@ import threading
 from typing import TYPE_CHECKING
 
 from crayon.sdk.calibration_files import delete_record, kept_record
-from crayon.sdk.explaining import explain
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -113,6 +112,8 @@ class RouteCalls:
         Raises:
             InvalidRequestError, PrivacyError, ConfigError, DeadlineExceededError, EngineError: as `ask`.
         """
+        from crayon.sdk.explaining import explain
+
         return explain(
             self._core,
             *self._core.call(
@@ -190,6 +191,8 @@ class AsyncRouteCalls:
         timeout: float | None = None,  # noqa: ASYNC109 # one meaning on both clients: the deadline of the whole call
     ) -> Explanation:
         """Return who would answer and why; nothing is sent. As `Crayon.explain`."""
+        from crayon.sdk.explaining import explain
+
         call, allowed = self._core.call(
             messages,
             blend=blend,
