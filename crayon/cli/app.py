@@ -27,9 +27,7 @@ COMMANDS: dict[str, CommandEntry] = {
     "customizations": CommandEntry(
         "crayon.cli.customizations", "List, show, rename, delete and export customisations."
     ),
-    "calibrate": CommandEntry(
-        "crayon.cli.calibrate", "Measure who answers what better, and set the router's thresholds by it."
-    ),
+    "calibrate": CommandEntry("crayon.cli.calibrate", "Measure who answers what better, and route by it."),
     "models": CommandEntry("crayon.cli.models", "List, fetch, inspect, prepare and remove models."),
     "pool": CommandEntry("crayon.cli.pool", "List, show, check, train, import and export adapter pools."),
     "route": CommandEntry("crayon.cli.route", "Show what decides where questions go."),

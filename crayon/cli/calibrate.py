@@ -75,7 +75,7 @@ def calibrate(
     timeout: options.TimeoutOption = None,
     as_json: options.JsonOption = False,
 ) -> None:
-    """Measure who answers what better, and set the router's thresholds by it.
+    """Measure who answers what better, and route by it.
 
     The device answers each labelled sample; later queries are sent where that gains something, as the target says. With
     --ask-server the samples' questions are sent to the server, and only then. Without it the server's accuracy is

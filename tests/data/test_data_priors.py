@@ -21,5 +21,5 @@ def test_other_pairs_have_none() -> None:
 
 
 def test_the_pair_is_in_the_catalogue() -> None:
-    names = {model.name for model in load_catalogue().entries}
+    names = {model.name for model in load_catalogue()}
     assert {"smollm2-135m-instruct", "qwen2.5-coder-1.5b-instruct"} <= names
