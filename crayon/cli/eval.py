@@ -177,7 +177,7 @@ def route(
     from crayon.eval.routing.settings import RouteSettings
 
     given = {"users": users, "items": items, "draws": draws}
-    values = {name: value for name, value in given.items() if value is not None}
+    values: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     settings = RouteSettings.quick(**values) if quick else RouteSettings(**values)
     found, model = _model(reference, options.load_settings({}).models_dir)
     chosen = _pool(found, pool)
