@@ -15,7 +15,7 @@ from crayon.sdk.calibration_files import record_path, write_record
 from crayon.sdk.customizations import samples_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from crayon.customising.customization import Customization
@@ -47,6 +47,8 @@ class CalibrateCall:
     confirm: Confirm | None = None
     progress: Callable[[str, int, int], None] | None = None
     cancelled: Callable[[], bool] = lambda: False
+    may_send: Callable[[Sequence[str]], bool] = lambda _: True
+    """Whether the texts of one question (system message, question, choices) may go to the server."""
 
 
 def calibrate_call(
@@ -97,6 +99,7 @@ def calibrate_call(
         customization=custom,
         kept=kept,
         traffic=call.traffic is not None,
+        may_send=call.may_send,
         target=call.target,
         progress=call.progress or (lambda *_: None),
     )

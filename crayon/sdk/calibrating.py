@@ -55,6 +55,7 @@ def make_calibration(
     customization: Customization | None = None,
     kept: Sequence[Sample] = (),
     traffic: bool = False,
+    may_send: Callable[[Sequence[str]], bool] = lambda _: True,
     target: Target | None = None,
     progress: Progress = lambda *_: None,
 ) -> CalibrationRecord:
@@ -69,6 +70,8 @@ def make_calibration(
         customization: whose profiles answer.
         kept: the samples that it was made from, each judged by the others.
         traffic: the server's answers stand for the truth.
+        may_send: whether a question with its choices may be sent; one that may not is answered by the device alone, and
+            left out of traffic.
         target: of the calibration.
         progress: is called with "device" or "server", answers done and answers in all.
 
@@ -88,11 +91,18 @@ def make_calibration(
     left = [i for i, one in enumerate(said) if one is not None]
     usable, places, choices = [usable[i] for i in left], [places[i] for i in left], [choices[i] for i in left]
     answers = [one for one in said if one is not None]
-    theirs = None if server is None else _ask_server(server, accounts, asking, usable, choices, progress)
+    theirs: dict[int, str] = {}
+    if server is not None:
+        system = [asking.system.content] if asking.system else []
+        sent = [i for i, sample in enumerate(usable) if may_send([*system, sample.question, *choices[i]])]
+        asked = [(usable[i].question, choices[i]) for i in sent]
+        theirs = dict(zip(sent, _ask_server(server, accounts, asking, asked, progress), strict=True))
     cases = []
     for i, (sample, place, one) in enumerate(zip(usable, places, answers, strict=True)):
-        other = None if theirs is None else theirs[i]
+        other = theirs.get(i)
         truth = other if traffic else sample.answer
+        if truth is None:
+            continue  # traffic that had to stay
         same = _equal if choices[i] else same_text
         cases.append(
             Case(
@@ -100,8 +110,8 @@ def make_calibration(
                 inside_score=place.inside,
                 # Outside, the query is decided before the device decodes.
                 sure=one.sure if place.profile is None or place.inside >= 0 else None,
-                device_right=float(same(one.text, truth or "")),
-                server_right=None if other is None else float(same(other, truth or "")),
+                device_right=float(same(one.text, truth)),
+                server_right=None if other is None else float(same(other, truth)),
                 own=place.own,
                 id=" ".join(sample.question.split()).casefold(),
             )
@@ -113,6 +123,8 @@ def make_calibration(
     notes = [*found.report.notes, *_notes(len(samples) - len(usable) - too_long, too_long)]
     if priors is None:
         notes.append("nothing is believed beforehand of this pair of models: each is taken for half right")
+    if server is not None and len(theirs) < len(usable):
+        notes.append(f"{len(usable) - len(theirs)} were not sent to the server: they must stay on the device")
     if traffic:
         notes.append("the server's answers stood for the truth: right means agreement with it")
     return CalibrationRecord(
@@ -223,8 +235,7 @@ def _ask_server(
     server: Engine,
     accounts: Accounts,
     asking: Asking,
-    samples: Sequence[Sample],
-    choices: Sequence[Sequence[str]],
+    questions: Sequence[tuple[str, Sequence[str]]],
     progress: Progress,
 ) -> list[str]:
     done = 0
@@ -232,9 +243,9 @@ def _ask_server(
     def step() -> None:
         nonlocal done
         done += 1
-        progress("server", done, len(samples))
+        progress("server", done, len(questions))
 
-    return server_says(server, accounts, asking, [(s.question, c) for s, c in zip(samples, choices, strict=True)], step)
+    return server_says(server, accounts, asking, questions, step)
 
 
 def _equal(one: str, other: str) -> bool:
