@@ -138,7 +138,8 @@ class Route:
     Args:
         source: which side's text this is.
         reason: why.
-        score: the number that decided (scope similarity, mean token log-probability, or a choice's margin), if one did.
+        score: the number that decided (scope similarity, mean token log-probability, a choice's margin; by a calibration
+            also how much more often the device is estimated to be right than the server), if one did.
         threshold: what `score` was compared with; at or above it the device answers.
         scope: name of the closest scope, if any scope is set.
         fallback_from: the side that was tried first and failed, or None.

@@ -28,6 +28,7 @@ from crayon import (
     InvalidRequestError,
     PrivacyError,
     Reason,
+    Scope,
     ServerRejectedError,
     ServerUnavailableError,
     Source,
@@ -720,3 +721,16 @@ def test_what_must_stay_is_not_sent_and_the_device_answers_it_alone(folder, traf
     report = found.calibration.report
     assert (report.cases, report.server_labelled) == ((39, 39) if traffic else (40, 39))
     assert "1 were not sent to the server: they must stay on the device" in report.notes
+
+
+def test_a_scope_of_the_caller_s_keeps_its_own_gates_beside_a_calibrated_profile(sdk, folder):
+    calibrated(sdk, folder)
+    stories = Scope("stories", [f"tell me a story about {thing}" for thing in "abcdefgh"], threshold=-1.0)
+    device = Writing("small", [answer("a b", -0.9)])
+    server = Knowing("large")
+    client = make(sdk, folder, device, server, customization="mine", scopes=[stories])
+    route = sdk.call(client.ask("tell me a story about b")).route
+    assert (route.source, route.reason, route.scope) == (Source.DEVICE, Reason.IN_SCOPE, "stories")
+    device.scripts = [answer("a b", -1.1)]
+    route = sdk.call(client.ask("tell me a story about b")).route
+    assert (route.reason, route.threshold) == (Reason.UNSURE, -1.0)
