@@ -138,7 +138,7 @@ class Route:
     Args:
         source: which side's text this is.
         reason: why.
-        score: the number that decided (scope similarity, mean token log-probability, a choice's margin; by a calibration
+        score: the number that decided (scope similarity, mean token log-probability, a choice's margin; calibrated,
             also how much more often the device is estimated to be right than the server), if one did.
         threshold: what `score` was compared with; at or above it the device answers.
         scope: name of the closest scope, if any scope is set.
