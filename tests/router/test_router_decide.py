@@ -186,3 +186,9 @@ def test_a_short_answer_is_judged_by_what_there_is_and_an_empty_one_helps_nobody
     broken = router.gate(place())
     broken.push(signal(math.nan))
     assert broken.finish() is Verdict.ESCALATE
+
+
+def test_no_coin_sends_what_gains_nothing():
+    kept = record(device=FLAT, server=0.6, lam=0.0, tie=0.9)
+    assert decide(kept, place(), coin=0.0).source is Source.DEVICE
+    assert decide(record(outside=0.4, tie=0.9), place(inside=False), coin=0.0).source is Source.DEVICE

@@ -35,7 +35,7 @@ from crayon import (
 )
 from crayon.customising.store import CustomizationStore
 from crayon.engine import ContinuationScore
-from crayon.router import CalibrationRecord, MaxDeviceError, MinQuality, ServerShare
+from crayon.router import CalibrationRecord, MaxDeviceError, MinQuality, ServerShare, calibrate
 from crayon.sdk import calibrations
 
 ELSEWHERE = "tell me a story"
@@ -139,14 +139,23 @@ def test_without_a_customisation_the_record_belongs_to_the_device_s_model(sdk, f
         sdk.call(client.calibrate())
 
 
-def test_a_sample_is_judged_by_the_others_of_its_profile(sdk, tmp_path):
+def test_a_sample_is_judged_by_the_others_of_its_profile(sdk, tmp_path, monkeypatch):
     """One that is like no other is outside, answered by the plain base, and says nothing of the signal."""
     odd = {"question": "which flavour has thing 98 sure good", "answer": "green"}
     device = Choosing("small")
     client = make(sdk, tmp_path, device)
     sdk.call(client.customize("mine", [*samples(), odd], check=False))
     device.scored.clear()
+    cases = []
+
+    def watched(given, *rest, **more):
+        cases.extend(given)
+        return calibrate(given, *rest, **more)
+
+    monkeypatch.setattr("crayon.sdk.calibrating.calibrate", watched)
     found = sdk.call(client.calibrate("mine"))
+    assert {case.inside_score >= 0 for case in cases} == {True, False}
+    assert all((case.sure is not None) == (case.inside_score >= 0) for case in cases)
     plain = [request for request in device.scored if request.blend is None]
     assert odd["question"] in [request.messages[-1].content for request in plain]
     assert found.calibration.outside.device.n == len(plain)
@@ -734,3 +743,19 @@ def test_a_scope_of_the_caller_s_keeps_its_own_gates_beside_a_calibrated_profile
     device.scripts = [answer("a b", -1.1)]
     route = sdk.call(client.ask("tell me a story about b")).route
     assert (route.reason, route.threshold) == (Reason.UNSURE, -1.0)
+
+
+def test_a_scope_that_the_calibration_moved_holds_where_the_gates_decide(sdk, folder):
+    client, _, _server = calibrated(sdk, folder, device=Choosing("small"))
+    found = CalibrationRecord.from_json(record_of(folder).read_text())
+    (rule,) = found.calibration.rules
+    text = "what colour is the sky"
+    before = sdk.call(client.ask(text)).route
+    assert before.reason is Reason.SERVER_BETTER
+    moved = replace(found.calibration, rules=(replace(rule, scope=1.0),))
+    record_of(folder).write_text(replace(found, calibration=moved).to_json())
+    explained = sdk.call_or_value(client.explain(text))
+    assert not explained.scope.inside
+    assert explained.scope.threshold == pytest.approx(sdk.call(client.customization("mine")).profiles[0].threshold + 1)
+    assert sdk.call(client.ask(text)).route.reason in {Reason.OUT_OF_SCOPE, Reason.NO_GAIN}
+    assert sdk.call(client.ask(text, private=True)).route.profile == "colour", "what no gate decides is as it was"
