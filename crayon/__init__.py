@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         Completion,
         FinishReason,
         Mode,
+        PrivacyReport,
         Reason,
         Route,
         Source,
@@ -71,11 +72,13 @@ if TYPE_CHECKING:
         Conversation,
         Crayon,
         Piece,
+        Privacy,
     )
 
 _HOMES = {
     "crayon.completion": (
-        "Blend", "Completion", "FinishReason", "Mode", "Reason", "Route", "Source", "Timings", "Usage",
+        "Blend", "Completion", "FinishReason", "Mode", "PrivacyReport", "Reason", "Route", "Source", "Timings",
+        "Usage",
     ),
     "crayon.customising.customization": ("Customization", "Expectation"),
     "crayon.customising.profiles": ("Profile",),
@@ -95,6 +98,7 @@ _HOMES = {
     "crayon.sampling": ("Sampling",),
     "crayon.sdk": (
         "AnswerStream", "AsyncAnswerStream", "AsyncConversation", "AsyncCrayon", "Conversation", "Crayon", "Piece",
+        "Privacy",
     ),
 }  # fmt: skip
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
@@ -135,7 +139,9 @@ __all__ = [
     "NoSpaceError",
     "OverloadedError",
     "Piece",
+    "Privacy",
     "PrivacyError",
+    "PrivacyReport",
     "Profile",
     "PromptTooLongError",
     "Reason",

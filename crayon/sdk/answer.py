@@ -99,6 +99,14 @@ class Answer:
 
     # -- the parts of driving that never wait
 
+    def _look(self) -> None:
+        """Look at what a server would be sent; that takes its time, and may ask the user.
+
+        Raises:
+            PrivacyError: the call must stay on the device, which may not answer it.
+        """
+        self._call, self._allowed = self._core.screen.look(self._call, self._allowed)
+
     def _begin(self) -> Turn:
         self._turn = self._core.turn(self._call, self._allowed)
         self._action = self._turn.begin()

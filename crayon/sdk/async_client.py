@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from crayon.router.scope import Scope
     from crayon.sdk.customizations import CustomizationLike, SamplesLike
     from crayon.sdk.options import BlendLike, Call, SamplingOptions
+    from crayon.sdk.privacy import Past, Privacy
 
 
 class AsyncCrayon:
@@ -47,6 +48,7 @@ class AsyncCrayon:
         private: bool = False,
         customization: CustomizationLike | None = None,
         customizations_dir: str | os.PathLike[str] | None = None,
+        privacy: Privacy | None = None,
         device_options: Mapping[str, Any] | None = None,
         server_options: Mapping[str, Any] | None = None,
         **sampling: Unpack[SamplingOptions],
@@ -65,6 +67,7 @@ class AsyncCrayon:
             sampling=sampling,
             customization=customization,
             customizations_dir=customizations_dir,
+            privacy=privacy,
         )
 
     async def ask(
@@ -130,8 +133,9 @@ class AsyncCrayon:
             InvalidRequestError, PrivacyError, DeadlineExceededError, ServerError, EngineError: as `ask`.
         """
         call, allowed = self._core.call(messages, blend=blend, mode=mode, private=private, timeout=timeout, sampling={})
-        engine = await open_async(self._core.engines, allowed.sources[0])
-        request = self._core.score_request(call, continuations, await self._blend(call, allowed.sources[0]))
+        call, source, texts = await asyncio.to_thread(self._core.screen_scored, call, allowed, continuations)
+        engine = await open_async(self._core.engines, source)
+        request = self._core.score_request(call, texts, await self._blend(call, source))
         return await wait_for_async(engine.score(request), request.deadline)
 
     async def encode(
@@ -146,9 +150,11 @@ class AsyncCrayon:
         Raises:
             InvalidRequestError, PrivacyError, DeadlineExceededError, ServerError, EngineError: as `ask`.
         """
-        source, patience = self._core.encode_call(private=private, timeout=timeout)
+        source, given, patience = await asyncio.to_thread(
+            self._core.encode_call, texts, private=private, timeout=timeout
+        )
         engine = await open_async(self._core.engines, source)
-        request = self._core.encode_request(texts, patience)
+        request = self._core.encode_request(given, patience)
         return await wait_for_async(engine.encode(request), request.deadline)
 
     def chat(
@@ -242,6 +248,7 @@ class AsyncCrayon:
         private: bool | None,
         timeout: float | None,
         sampling: Mapping[str, Any],
+        past: Past | None = None,
         on_done: Callable[[Completion], None] | None = None,
     ) -> AsyncAnswerStream:
         call, allowed = self._core.call(
@@ -252,6 +259,7 @@ class AsyncCrayon:
             private=private,
             timeout=timeout,
             sampling=sampling,
+            past=past,
         )
         return AsyncAnswerStream(self._core, call, allowed, on_done)
 

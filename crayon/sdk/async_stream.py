@@ -36,6 +36,8 @@ class AsyncAnswerStream(Answer):
             raise StopAsyncIteration
         try:
             if self._turn is None:
+                if Source.SERVER in self._allowed.sources:
+                    await asyncio.to_thread(self._look)
                 for source in self._core.needed_first(self._allowed):
                     await open_async(self._core.engines, source)
             turn = self._turn or self._begin()

@@ -7,13 +7,14 @@ import time
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from crayon.completion import Blend, Source
+from crayon.completion import Blend, Reason, Source
 from crayon.customising.profile_gate import ProfileGate, pool_for
 from crayon.customising.profiles import BASE
 from crayon.data.scope_files import load_scope
 from crayon.data.texts import background_texts
 from crayon.engine import EncodeRequest, Engine, ScoreRequest, wait_for
-from crayon.errors import InvalidRequestError
+from crayon.errors import EngineError, InvalidRequestError
+from crayon.local_only import local_only
 from crayon.messages import Message, normalise_messages
 from crayon.router.hardness import Hardness
 from crayon.router.policy import Allowed, allowed_sources, parse_mode
@@ -22,6 +23,7 @@ from crayon.sampling import Sampling
 from crayon.sdk.customizations import Customizations, samples_of
 from crayon.sdk.engines import Engines
 from crayon.sdk.options import Call, check_timeout, resolve_private, resolve_sampling
+from crayon.sdk.privacy import Past, Screen
 from crayon.sdk.query_gate import Choice, QueryGate, choice_of
 from crayon.sdk.turn import Turn
 
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
     from crayon.messages import MessagesLike
     from crayon.sdk.customizations import CustomizationLike, SamplesLike
     from crayon.sdk.options import BlendLike
+    from crayon.sdk.privacy import Privacy
 
 
 class Core:
@@ -56,6 +59,7 @@ class Core:
         sampling: Mapping[str, Any],
         customization: CustomizationLike | None = None,
         customizations_dir: str | os.PathLike[str] | None = None,
+        privacy: Privacy | None = None,
     ) -> None:
         self._mode = parse_mode(mode)
         self._timeout = check_timeout(timeout)
@@ -64,6 +68,7 @@ class Core:
         self._system = _system(system)
         self._scopes = _scopes(scopes)
         self._hardness = _hardness(hardness)
+        self.screen = Screen(privacy)
         self.engines = Engines(device, server, device_options or {}, server_options or {})
         self.customizations = Customizations(customizations_dir)
         self._customization = customization
@@ -77,7 +82,8 @@ class Core:
     def load(self) -> None:
         """Open everything now: engines and scopes."""
         for source in Source:
-            if self.engines.configured(source):
+            held_back = source is Source.SERVER and local_only() and self.engines.configured(Source.DEVICE)
+            if self.engines.configured(source) and not held_back:
                 self.engines.open(source)
         if self._scopes and self.engines.configured(Source.DEVICE):
             self._scope_gate(None if self._timeout is None else time.monotonic() + self._timeout)
@@ -97,6 +103,7 @@ class Core:
         timeout: float | None,
         sampling: Mapping[str, Any],
         last_profile: str | None = None,
+        past: Past | None = None,
     ) -> tuple[Call, Allowed]:
         """Resolve every default and ask the policy.
 
@@ -111,6 +118,7 @@ class Core:
             private=resolve_private(self._private, private),
             timeout=self._timeout if timeout is None else check_timeout(timeout),
             last_profile=_profile(last_profile),
+            past=past or Past(),
             **self._customised(blend),
         )
         allowed = allowed_sources(
@@ -119,6 +127,7 @@ class Core:
             device=self.engines.configured(Source.DEVICE),
             server=self.engines.configured(Source.SERVER),
             server_away=self.engines.server_away,
+            local_only=local_only(),
         )
         if call.always and call.customization and len(call.customization.profiles) > 1 and _server_only(allowed):
             raise InvalidRequestError(
@@ -128,6 +137,8 @@ class Core:
 
     def turn(self, call: Call, allowed: Allowed) -> Turn:
         """Return a turn whose time starts now."""
+        if Source.SERVER in allowed.sources and call.screened is None:
+            raise EngineError("a call that may reach the server was not looked at; nothing was sent")
         choice = _only_choice(call)
         choosing = call.customization is not None and choice is None
         return Turn(
@@ -145,35 +156,42 @@ class Core:
         """Return the engines to open before the clock starts: a server is quick to open, a fallback device waits."""
         return tuple(source for source in allowed.sources if source is Source.SERVER or source is allowed.sources[0])
 
-    def score_request(self, call: Call, continuations: Iterable[str], blend: Blend | None) -> ScoreRequest:
-        """Return the request of a `score` call under the blend that was chosen; its time starts now."""
+    def screen_scored(
+        self, call: Call, allowed: Allowed, continuations: Iterable[str]
+    ) -> tuple[Call, Source, tuple[str, ...]]:
+        """Return a `score` call, the side that scores and the continuations, as they may go there."""
         if isinstance(continuations, str):
             raise InvalidRequestError("continuations", "must be a list of texts, not one text")
         _check_list("continuations", continuations)
+        call, allowed, texts = self.screen.look_scored(call, allowed, tuple(continuations))
+        return call, allowed.sources[0], texts
+
+    def score_request(self, call: Call, continuations: tuple[str, ...], blend: Blend | None) -> ScoreRequest:
+        """Return the request of a `score` call under the blend that was chosen; its time starts now."""
         return ScoreRequest(
             messages=call.messages,
-            continuations=tuple(continuations),
+            continuations=continuations,
             blend=blend,
             deadline=None if call.timeout is None else time.monotonic() + call.timeout,
         )
 
-    def encode_call(self, *, private: bool | None, timeout: float | None) -> tuple[Source, float | None]:
-        """Return which side embeds, the device if there is one, and the patience in seconds."""
+    def encode_call(
+        self, texts: str | Iterable[str], *, private: bool | None, timeout: float | None
+    ) -> tuple[Source, tuple[str, ...], float | None]:
+        """Return which side embeds, the device if there is one, the texts as they may go there, and the patience."""
         self.engines.check_open()
-        source = Source.DEVICE
+        allowed = Allowed((Source.DEVICE,), Reason.MODE)
         private = resolve_private(self._private, private)
-        if not self.engines.configured(source):
-            allowed = allowed_sources(self._mode, private=private, device=False, server=True)
-            source = allowed.sources[0]
-        return source, self._timeout if timeout is None else check_timeout(timeout)
-
-    def encode_request(self, texts: str | Iterable[str], timeout: float | None) -> EncodeRequest:
-        """Return the request of an `encode` call; its time starts now."""
+        if not self.engines.configured(Source.DEVICE):
+            allowed = allowed_sources(self._mode, private=private, device=False, server=True, local_only=local_only())
+        patience = self._timeout if timeout is None else check_timeout(timeout)
         _check_list("texts", texts)  # a text is one too
-        return EncodeRequest(
-            texts=(texts,) if isinstance(texts, str) else tuple(texts),
-            deadline=None if timeout is None else time.monotonic() + timeout,
-        )
+        given = (texts,) if isinstance(texts, str) else tuple(texts)
+        return allowed.sources[0], self.screen.look_texts(self._mode, allowed, given), patience
+
+    def encode_request(self, texts: tuple[str, ...], timeout: float | None) -> EncodeRequest:
+        """Return the request of an `encode` call; its time starts now."""
+        return EncodeRequest(texts=texts, deadline=None if timeout is None else time.monotonic() + timeout)
 
     # -- what a query is like
 
