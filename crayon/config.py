@@ -32,6 +32,7 @@ from crayon.errors import ConfigError, InvalidRequestError
 from crayon.local_only import LOCAL_ONLY
 from crayon.privacy.finding import KINDS
 from crayon.privacy.patterns import compile_pattern
+from crayon.privacy.scanner import PRESIDIO
 from crayon.sampling import SAMPLING_FIELDS, Sampling
 
 PREFIX = "CRAYON_"
@@ -98,15 +99,14 @@ class PrivacySettings(_Section):
     """What is looked for in a query before the server is asked, and what is done where it is found."""
 
     action: Literal["keep", "redact", "ask", "off"] = "keep"
-    detect: Annotated[
-        tuple[Literal["email", "phone", "card", "iban", "national_id", "secret", "presidio"], ...],
-        NoDecode,
-        BeforeValidator(_split_list),
-    ] = KINDS
+    detect: _Texts = KINDS
     patterns: dict[str, str] = Field(default_factory=dict)
 
     @model_validator(mode="after")
-    def _compiled(self) -> Self:
+    def _known(self) -> Self:
+        for name in self.detect:
+            if name not in {*KINDS, PRESIDIO}:
+                raise InvalidRequestError("detect", f"knows {', '.join(KINDS)} and {PRESIDIO}, not {name!r}")
         for name, pattern in self.patterns.items():
             try:
                 compile_pattern(name, pattern)

@@ -16,7 +16,7 @@ _AT = r"(?:@| ?[\[({] ?(?:@|at) ?[\])}] ?)"
 _DOT = r"(?:\.| ?[\[({] ?(?:\.|dot) ?[\])}] ?)"
 _TOP = r"(?:xn--[a-z0-9-]{2,59}|[a-z]{2,24}|[^\W\d_]{2,24})"
 _DOMAIN = re.compile(rf"{_AT}(?:[\w-]{{1,63}}{_DOT}){{1,8}}{_TOP}", re.IGNORECASE)
-_LOCAL = re.compile(r"[A-Za-z0-9._%+'&*=/?^{}|~!#$-]{1,64}\Z")
+_LOCAL = re.compile(r"[A-Za-z\u00c0-\u024f0-9._%+'&*=/?^{}|~!#$-]{1,64}\Z")
 _LOCAL_ANY = re.compile(r"[\w.%+'-]{1,64}\Z")
 # Pictures for dense screens, and how git spells a repository.
 _NO_MAIL = re.compile(r"@[23]x\.(?:png|jpe?g|gif|webp|svg)\Z", re.IGNORECASE)
