@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 _RUN = re.compile(r"(?<![0-9])[0-9](?:[ \t\n._/-]{0,3}[0-9]){12,}")
 _GROUP = re.compile(r"[0-9]+")
 _SHORTEST, _LONGEST = 14, 19
+_FIRST = frozenset("234568")
 # First digits of the issuers' ranges, and the lengths of their numbers.
 _ISSUERS: tuple[tuple[re.Pattern[str], frozenset[int]], ...] = tuple(
     (re.compile(start), frozenset(lengths))
@@ -50,7 +51,7 @@ def find_cards(text: str) -> Iterator[Finding]:
         groups = [(run.start() + group.start(), run.start() + group.end()) for group in _GROUP.finditer(run[0])]
         last = -1
         for i in range(len(groups)):
-            if i <= last:
+            if i <= last or text[groups[i][0]] not in _FIRST:
                 continue
             found = _card(text, groups, i)
             if found is not None:
@@ -86,8 +87,7 @@ def _plausible(text: str, groups: list[tuple[int, int]]) -> bool:
 
 
 def _valid(digits: str) -> bool:
-    known = digits[0] in "234568" and any(start.match(digits) and len(digits) in sizes for start, sizes in _ISSUERS)
-    return known and luhn(digits)
+    return any(start.match(digits) and len(digits) in sizes for start, sizes in _ISSUERS) and luhn(digits)
 
 
 def find_ibans(text: str) -> Iterator[Finding]:

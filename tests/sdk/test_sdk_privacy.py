@@ -152,8 +152,7 @@ def test_off_sends_and_harmless_queries_are_sent(sdk):
 
 def test_a_server_gets_placeholders_and_the_caller_the_originals(sdk):
     device = Fake("small")
-    server = FakeServer("large", [answer("wrote to [EMA IL_1] and [EMAIL_2] [EMAIL_1")[:-1] + answer("]")])
-    server.scripts = [[*answer("wrote to [EMAIL_1] [EMA")[:-1], *answer("IL_2] [")]]
+    server = FakeServer("large", [[*answer("wrote to [EMAIL_1] [EMA")[:-1], *answer("IL_2] [")]])
     client = sdk.make(device, server, mode="only_on_server", privacy=Privacy(action="redact"))
     messages = [
         {"role": "system", "content": f"I am {MAIL}"},
