@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         Completion,
         FinishReason,
         Mode,
+        PrivacyReport,
         Reason,
         Route,
         Source,
@@ -78,11 +79,14 @@ if TYPE_CHECKING:
         Conversation,
         Crayon,
         Piece,
+        Privacy,
     )
 
 _HOMES = {
     "crayon.completion": (
         "Blend", "Chosen", "Completion", "FinishReason", "Mode", "Reason", "Route", "Source", "Timings", "Usage",
+        "Blend", "Completion", "FinishReason", "Mode", "PrivacyReport", "Reason", "Route", "Source", "Timings",
+        "Usage",
     ),
     "crayon.customising.customization": ("Customization", "Expectation"),
     "crayon.customising.profiles": ("Profile",),
@@ -107,6 +111,8 @@ _HOMES = {
     "crayon.sdk": (
         "AnswerStream", "AsyncAnswerStream", "AsyncConversation", "AsyncCrayon", "ClientStatus", "Conversation",
         "Crayon", "Piece",
+        "AnswerStream", "AsyncAnswerStream", "AsyncConversation", "AsyncCrayon", "Conversation", "Crayon", "Piece",
+        "Privacy",
     ),
 }  # fmt: skip
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
@@ -155,7 +161,9 @@ __all__ = [
     "NoSpaceError",
     "OverloadedError",
     "Piece",
+    "Privacy",
     "PrivacyError",
+    "PrivacyReport",
     "Profile",
     "PromptTooLongError",
     "Reason",

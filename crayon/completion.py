@@ -43,6 +43,10 @@ class Reason(StrEnum):
     """The mode leaves no choice, or prefers this side."""
     PRIVATE = "private"
     """The request is private and stays on the device."""
+    SENSITIVE = "sensitive"
+    """Something sensitive was found, and the query stays on the device."""
+    LOCAL_ONLY = "local_only"
+    """CRAYON_LOCAL_ONLY is on: everything stays on the device."""
     NO_SERVER = "no_server"
     """No server is configured, so the device answers."""
     NO_DEVICE = "no_device"
@@ -132,6 +136,21 @@ class Blend:
 
 
 @dataclass(frozen=True, slots=True)
+class PrivacyReport:
+    """What was found in a query before it could leave the device; kinds only, never text.
+
+    Args:
+        found: kinds found, in all messages, and names of detectors that could not decide.
+        action: what that meant: "keep" (on the device), "redact" or "send" (what a server gets).
+        dropped_turns: earlier turns that the server was not sent.
+    """
+
+    found: tuple[str, ...] = ()
+    action: str = "keep"
+    dropped_turns: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Route:
     """How a query was routed; every answer carries one.
 
@@ -154,6 +173,8 @@ class Route:
         encode_ms: time for the scope gate's embedding.
         holdback_ms: how long the device's first token was held back by the hardness gate.
         discarded_tokens: device tokens computed and never shown.
+        privacy: what was found in the query, if something was or turns were left out; None too where no server
+            could have been asked, since nothing is looked for then.
     """
 
     source: Source
@@ -172,6 +193,7 @@ class Route:
     encode_ms: float | None = None
     holdback_ms: float | None = None
     discarded_tokens: int = 0
+    privacy: PrivacyReport | None = None
 
 
 @dataclass(frozen=True, slots=True)

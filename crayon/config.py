@@ -29,13 +29,27 @@ from pydantic_settings import (
 # Not only for type checking: pydantic evaluates the annotations at run time.
 from crayon.completion import Mode
 from crayon.errors import ConfigError, InvalidRequestError
+from crayon.local_only import LOCAL_ONLY
+from crayon.privacy.finding import KINDS
+from crayon.privacy.patterns import compile_pattern
+from crayon.privacy.scanner import PRESIDIO
 from crayon.sampling import SAMPLING_FIELDS, Sampling
 
 PREFIX = "CRAYON_"
 # Read elsewhere, before or beside the settings.
 NOT_SETTINGS = frozenset(
-    {"CRAYON_CONFIG", "CRAYON_DATA", "CRAYON_DEBUG", "CRAYON_MODELS_CATALOGUE", "CRAYON_POOLS_DIR", "CRAYON_STATE_DIR"}
+    {
+        "CRAYON_CONFIG",
+        "CRAYON_DATA",
+        "CRAYON_DEBUG",
+        LOCAL_ONLY,
+        "CRAYON_MODELS_CATALOGUE",
+        "CRAYON_POOLS_DIR",
+        "CRAYON_STATE_DIR",
+    }
 )
+# Settings that are tables themselves, with keys of the user's own.
+TABLES = frozenset({"privacy.patterns"})
 DEFAULT, FILE, ENVIRONMENT, FLAG = "default", "file", "environment", "command line"
 
 _SAMPLING = Sampling()
@@ -87,6 +101,26 @@ class ServeSettings(_Section):
     """What `crayon serve` offers."""
 
     pools: _Texts = ()
+
+
+class PrivacySettings(_Section):
+    """What is looked for in a query before the server is asked, and what is done where it is found."""
+
+    action: Literal["keep", "redact", "ask", "off"] = "keep"
+    detect: _Texts = KINDS
+    patterns: dict[str, str] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _known(self) -> Self:
+        for name in self.detect:
+            if name not in {*KINDS, PRESIDIO}:
+                raise InvalidRequestError("detect", f"knows {', '.join(KINDS)} and {PRESIDIO}, not {name!r}")
+        for name, pattern in self.patterns.items():
+            try:
+                compile_pattern(name, pattern)
+            except InvalidRequestError as error:
+                raise InvalidRequestError(error.field.removeprefix("privacy."), error.problem) from None
+        return self
 
 
 class HardnessSettings(_Section):
@@ -167,6 +201,7 @@ class Settings(BaseSettings):
     hardness: HardnessSettings = HardnessSettings()
     budget: BudgetSettings = BudgetSettings()
     conditions: ConditionsSettings = ConditionsSettings()
+    privacy: PrivacySettings = PrivacySettings()
     sampling: SamplingSettings = SamplingSettings()
 
     @classmethod
@@ -292,7 +327,7 @@ def _sections() -> dict[str, tuple[str, ...]]:
 
 def _flatten(table: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, object]]:
     for key, value in table.items():
-        if isinstance(value, Mapping):
+        if isinstance(value, Mapping) and prefix + key not in TABLES:
             yield from _flatten(value, f"{prefix}{key}.")
         else:
             yield prefix + key, value
@@ -327,11 +362,12 @@ def _config_error(error: ValidationError, sources: Mapping[str, str]) -> ConfigE
     cause = first.get("ctx", {}).get("error")
     if isinstance(cause, InvalidRequestError):  # from Sampling, which knows the field
         key, problem = ".".join([*location, cause.field]), cause.problem
-    else:
-        # A list's element has its index behind the key.
-        key = next((k for n in range(len(location), 0, -1) if (k := ".".join(location[:n])) in sources), "")
-        key = key or ".".join(location)
-        problem = f"{first['msg']}, not {first['input']!r}"
+        table = next((name for name in TABLES if key.startswith(name)), key)
+        return ConfigError(key, problem, sources.get(table, DEFAULT))
+    # A list's element has its index behind the key.
+    key = next((k for n in range(len(location), 0, -1) if (k := ".".join(location[:n])) in sources), "")
+    key = key or ".".join(location)
+    problem = f"{first['msg']}, not {first['input']!r}"
     return ConfigError(key, problem, sources.get(key, DEFAULT))
 
 
@@ -341,5 +377,5 @@ def _stray_variables(known: Sequence[str]) -> Iterator[str]:
     for name in sorted(os.environ):
         upper = name.upper()
         if upper.startswith(PREFIX) and upper not in names and upper not in sections | NOT_SETTINGS:
-            close = difflib.get_close_matches(upper, names, n=1, cutoff=0.75)
+            close = difflib.get_close_matches(upper, [*names, LOCAL_ONLY], n=1, cutoff=0.75)
             yield f"{name} is set but is no setting" + (f"; did you mean {close[0]}?" if close else "")

@@ -48,6 +48,7 @@ from crayon.router.metrics import (
     selected_risk,
 )
 from crayon.router.policy import Allowed, allowed_sources, is_private, parse_mode
+from crayon.router.privacy import Action, decide, stay, turns_to_drop
 from crayon.router.record import Binding, CalibrationRecord
 from crayon.router.rules import ProfileRule
 from crayon.router.scope import FittedScope, Scope, ScopeGate, ScopeVerdict, fit_few, fit_scope
@@ -56,6 +57,7 @@ from crayon.router.targets import Best, MaxDeviceError, MinQuality, ServerShare,
 
 __all__ = [
     "SIGNALS",
+    "Action",
     "Allowed",
     "Best",
     "Binding",
@@ -105,6 +107,7 @@ __all__ = [
     "choice_gate",
     "cpt",
     "curve",
+    "decide",
     "default_signal",
     "deferral_floor",
     "fit_combiner",
@@ -128,6 +131,8 @@ __all__ = [
     "remaining",
     "selected_risk",
     "signal_value",
+    "stay",
+    "turns_to_drop",
     "under",
     "upper_bound",
     "weigh",

@@ -40,7 +40,13 @@ def parse_mode(value: object) -> Mode:
 
 
 def allowed_sources(
-    mode: Mode | str, *, private: object = True, device: bool, server: bool, server_away: bool = False
+    mode: Mode | str,
+    *,
+    private: object = True,
+    device: bool,
+    server: bool,
+    server_away: bool = False,
+    local_only: object = False,
 ) -> Allowed:
     """Return the sides that may answer, in order of preference.
 
@@ -52,15 +58,18 @@ def allowed_sources(
         device: whether a device engine is configured.
         server: whether a server is configured.
         server_away: whether the server is known to be away (its circuit breaker is open).
+        local_only: whether the hard switch is on; it comes before all else, and anything but False is on.
 
     Raises:
-        PrivacyError: the request is private and no device may answer it.
+        PrivacyError: the request is private, or the switch is on, and no device may answer it.
         InvalidRequestError: no such mode, or the mode asks for a side that is not configured.
         ServerUnavailableError: only the server may answer, and it is away.
     """
     mode = parse_mode(mode)
+    if is_private(local_only):
+        return _stays(mode, "CRAYON_LOCAL_ONLY is on", Reason.LOCAL_ONLY, device=device)
     if is_private(private):
-        return _private(mode, device=device)
+        return _stays(mode, "the request is private", Reason.PRIVATE, device=device)
     if mode is Mode.ONLY_ON_DEVICE:
         if not device:
             raise InvalidRequestError("mode", "only_on_device needs a device model; pass device=...")
@@ -82,14 +91,12 @@ def allowed_sources(
     return Allowed((Source.DEVICE, Source.SERVER), Reason.MODE)
 
 
-def _private(mode: Mode, *, device: bool) -> Allowed:
+def _stays(mode: Mode, why: str, reason: Reason, *, device: bool) -> Allowed:
     if mode is Mode.ONLY_ON_SERVER:
-        raise PrivacyError(
-            "the request is private and the mode is only_on_server: drop one of the two; nothing was sent"
-        )
+        raise PrivacyError(f"{why} and the mode is only_on_server: drop one of the two; nothing was sent")
     if not device:
-        raise PrivacyError("the request is private and no device model is configured; nothing was sent")
-    return Allowed((Source.DEVICE,), Reason.PRIVATE)
+        raise PrivacyError(f"{why} and no device model is configured; nothing was sent")
+    return Allowed((Source.DEVICE,), reason)
 
 
 def _server_only(reason: Reason, *, away: bool) -> Allowed:

@@ -30,6 +30,7 @@ def ask(
     text: Annotated[list[str] | None, typer.Argument(metavar="TEXT", help="The question.", show_default=False)] = None,
     mode: options.ModeOption = None,
     private: options.PrivateOption = None,
+    privacy: options.PrivacyOption = None,
     system: options.SystemOption = None,
     server: options.ServerOption = None,
     device: options.DeviceOption = None,
@@ -59,6 +60,7 @@ def ask(
     flags = {
         "mode": mode,
         "private": private,
+        "privacy.action": privacy,
         "server.address": server,
         "device.model": device,
         "scopes": scope,

@@ -24,6 +24,7 @@ def chat(
     *,
     mode: options.ModeOption = None,
     private: options.PrivateOption = None,
+    privacy: options.PrivacyOption = None,
     system: options.SystemOption = None,
     server: options.ServerOption = None,
     device: options.DeviceOption = None,
@@ -49,6 +50,7 @@ def chat(
         {
             "mode": mode,
             "private": private,
+            "privacy.action": privacy,
             "server.address": server,
             "device.model": device,
             "scopes": scope,

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from crayon.errors import CrayonError
+from crayon.local_only import LOCAL_ONLY, local_only
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -205,11 +206,22 @@ def _own_file(reference: str) -> list[Finding]:
     return [Finding("model", Status.FAIL, f"{reference}: no such file or catalogue name", fix)]
 
 
+def check_privacy(settings: Settings) -> list[Finding]:
+    """Tell what may leave the device."""
+    if local_only():
+        return [Finding("privacy", Status.OK, f"{LOCAL_ONLY} is on: no server is asked, whatever else is set")]
+    given = settings.privacy
+    what = ", ".join([*given.detect, *given.patterns])
+    return [Finding("privacy", Status.OK, f"action {given.action}, looks for {what or 'nothing'}")]
+
+
 def check_server(settings: Settings) -> list[Finding]:
     """Check that the configured server answers."""
     from crayon.cli.client import server_report
 
     address = settings.server.address
+    if local_only():
+        return [Finding("server", Status.OK, f"not asked: {LOCAL_ONLY} is on")]
     if address is None:
         fix = "to send hard questions away, start `crayon serve` somewhere and set server.address"
         return [Finding("server", Status.OK, f"none is set, everything stays on the device ({fix})")]

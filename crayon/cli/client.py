@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from crayon.completion import Mode
 from crayon.errors import ServerUnavailableError
+from crayon.local_only import local_only
 
 if TYPE_CHECKING:
     from crayon.client.check import ServerStatus
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from crayon.router.budget import Budget
     from crayon.router.conditions import Conditions
     from crayon.router.hardness import Hardness
-    from crayon.sdk import Crayon
+    from crayon.sdk import Crayon, Privacy
 
 # Modes in which the first answer may well come from the server, and the device's model can wait.
 _SERVER_FIRST = {Mode.ONLY_ON_SERVER, Mode.PREFER_ON_SERVER}
@@ -36,7 +37,7 @@ def open_client(settings: Settings) -> Crayon:
     device: str | None = settings.device.model
     if settings.mode is Mode.ONLY_ON_SERVER and not settings.private:
         device = None
-    elif settings.private or settings.server.address is None or settings.mode not in _SERVER_FIRST:
+    elif local_only() or settings.private or settings.server.address is None or settings.mode not in _SERVER_FIRST:
         device = _fetch(settings)
     return Crayon(
         device=device,
@@ -49,10 +50,24 @@ def open_client(settings: Settings) -> Crayon:
         budget=budget_of(settings.budget),
         conditions=conditions_of(settings.conditions),
         private=settings.private,
+        privacy=privacy_of(settings),
         timeout=settings.timeout,
         device_options=device_options(settings),
         **settings.sampling.model_dump(),
     )
+
+
+def privacy_of(settings: Settings) -> Privacy:
+    """Return what is looked for before the server is asked; where there is a terminal, its user can be asked.
+
+    Raises:
+        MissingExtraError: Presidio is wanted and not installed.
+    """
+    from crayon.cli.privacy_prompt import ask_user
+    from crayon.sdk import Privacy
+
+    given = settings.privacy
+    return Privacy(action=given.action, detect=given.detect, patterns=given.patterns, ask=ask_user)
 
 
 def hardness_of(settings: HardnessSettings) -> Hardness | Literal[False]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from crayon.cli import console, options
+from crayon.local_only import LOCAL_ONLY, local_only
 
 if TYPE_CHECKING:
     from crayon.config import Configuration
@@ -32,6 +33,8 @@ def show(*, as_json: options.JsonOption = False) -> None:
     configuration = load()
     for text in configuration.warnings:
         console.warning(text)
+    if local_only():
+        console.warning(f"{LOCAL_ONLY} is on: no server is asked, whatever is set below")
     if as_json:
         print(json.dumps(_record(configuration), ensure_ascii=False, indent=2))
         return
@@ -51,7 +54,7 @@ def path() -> None:
 
 def _record(configuration: Configuration) -> dict[str, object]:
     settings = {row.key: {"value": row.value, "source": row.source} for row in configuration.rows()}
-    return {"file": str(configuration.path), "settings": settings}
+    return {"file": str(configuration.path), "local_only": local_only(), "settings": settings}
 
 
 def _text(value: object) -> str:

@@ -58,6 +58,7 @@ def doctor(
     findings += checks.check_disk(folder)
     findings += checks.check_library()
     findings += checks.check_models(settings, folder)
+    findings += checks.check_privacy(settings)
     findings += checks.check_server(settings)
     _print(findings, as_json=as_json)
     if any(finding.status is checks.Status.FAIL for finding in findings):

@@ -23,6 +23,12 @@ PrivateOption = Annotated[
     bool | None,
     typer.Option("--private/--no-private", help="Keep everything on this device, whatever the mode."),
 ]
+PrivacyOption = Annotated[
+    str | None,
+    typer.Option(
+        "--privacy", metavar="keep|redact|ask|off", help="What to do where something sensitive is found in a question."
+    ),
+]
 ServerOption = Annotated[
     str | None, typer.Option("--server", metavar="HOST:PORT", help="The server to turn to; '' for none.")
 ]

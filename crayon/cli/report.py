@@ -5,14 +5,18 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
-from crayon.completion import Reason
+from crayon.completion import Reason, Source
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from crayon.completion import Chosen, Completion, Route
 
 REASONS: dict[Reason, str] = {
     Reason.MODE: "as the mode says",
     Reason.PRIVATE: "private, stays on the device",
+    Reason.SENSITIVE: "stays on the device",
+    Reason.LOCAL_ONLY: "CRAYON_LOCAL_ONLY is on, stays on the device",
     Reason.NO_SERVER: "no server is set",
     Reason.NO_DEVICE: "no device model is set",
     Reason.SERVER_AWAY: "the server is away",
@@ -33,6 +37,21 @@ REASONS: dict[Reason, str] = {
 }
 
 
+_KINDS = {
+    "email": "e-mail address",
+    "phone": "phone number",
+    "card": "payment card",
+    "iban": "IBAN",
+    "national_id": "national id",
+    "secret": "secret or key",
+}
+
+
+def kind_words(kind: str) -> str:
+    """Return a kind of what was found as people say it."""
+    return _KINDS.get(kind, kind)
+
+
 def route_line(completion: Completion) -> str:
     """Return where the answer came from, why, time to first token, rate and length, in one line."""
     route = completion.route
@@ -44,6 +63,8 @@ def route_line(completion: Completion) -> str:
     ]
     if route.profile is not None:
         parts.insert(1, _profile(route))
+    if (sent := _sent(route)) is not None:
+        parts.insert(1, sent)
     if completion.finish_reason == "length":
         parts.append("cut at max_tokens")
     return " | ".join(parts)
@@ -74,6 +95,8 @@ def route_details(completion: Completion) -> list[tuple[str, str]]:
         ("custom", f"{route.customization}, {_profile(route)}" if route.profile is not None else None),
         ("blend", _blend(route)),
         ("sent", f"{route.bytes_sent} bytes"),
+        ("found", _found(route.privacy.found) if route.privacy and route.privacy.found else None),
+        ("privacy", _sent(route)),
         (
             "tokens",
             f"{usage.prompt_tokens} read ({usage.cached_tokens} cached), {usage.completion_tokens} written",
@@ -95,8 +118,27 @@ def completion_json(completion: Completion) -> dict[str, Any]:
     return {**dataclasses.asdict(completion), "tokens_per_s": round(completion.tokens_per_s, 3)}
 
 
+def _found(kinds: Sequence[str]) -> str:
+    return f"{', '.join(map(kind_words, kinds))} found"
+
+
+def _sent(route: Route) -> str | None:
+    """Return how what the server was sent differs from what was asked."""
+    report = route.privacy
+    if report is None or route.source is not Source.SERVER:
+        return None
+    parts = []
+    if report.found and report.action != "keep":
+        parts.append(f"{_found(report.found)}, {'replaced' if report.action == 'redact' else 'sent as it is'}")
+    if report.dropped_turns:
+        parts.append(f"{report.dropped_turns} earlier turns not sent")
+    return "; ".join(parts) or None
+
+
 def _why(route: Route) -> str:
     why = REASONS[route.reason]
+    if route.reason is Reason.SENSITIVE and route.privacy is not None and route.privacy.found:
+        why += f": {_found(route.privacy.found)}"
     if route.scope is not None and route.reason in {Reason.IN_SCOPE, Reason.OUT_OF_SCOPE}:
         why += f" ({route.scope})" if route.reason is Reason.IN_SCOPE else f" (closest: {route.scope})"
     if route.score is not None and route.threshold is not None:

@@ -22,10 +22,12 @@ from crayon.errors import (
     DeadlineExceededError,
     EngineClosedError,
     InvalidRequestError,
+    PrivacyError,
     ServerError,
     ServerInterruptedError,
     ServerUnavailableError,
 )
+from crayon.local_only import check_local_only
 from crayon.v1 import inference_pb2 as pb
 from crayon.v1 import inference_pb2_grpc
 from crayon.wire.address import check_local
@@ -59,7 +61,8 @@ class RemoteEngine:
     """An `Engine` that is a Crayon server. Connects at first use, and again after the server was away.
 
     A failure before the first token is a ServerUnavailableError (or what the server said); after it, a
-    ServerInterruptedError with the text so far. Requests are retried only before their first token.
+    ServerInterruptedError with the text so far. Requests are retried only before their first token. While
+    CRAYON_LOCAL_ONLY is on every request fails with a PrivacyError, and none is sent.
 
     Args:
         address: `host:port` or `unix:/path`, on this machine.
@@ -156,7 +159,9 @@ class RemoteEngine:
 
         Raises:
             EngineClosedError: after `close`.
+            PrivacyError: CRAYON_LOCAL_ONLY is on; nothing was sent.
         """
+        check_local_only()
         return look(self.address, self._channel.get(), timeout)
 
     def close(self) -> None:
@@ -178,6 +183,10 @@ class RemoteEngine:
         self, start: Callable[..., Any], message: ProtoMessage, deadline: float | None
     ) -> Attempts | CrayonError:
         """Return the attempts at a request, or why it is not tried. What is tried must be judged in the end."""
+        try:
+            check_local_only()
+        except PrivacyError as error:
+            return error
         left = self._timeout if deadline is None else deadline - time.monotonic()
         if left <= 0:
             return DeadlineExceededError("the deadline passed before the request was sent")

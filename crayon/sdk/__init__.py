@@ -7,6 +7,7 @@ from crayon.sdk.async_client import AsyncCrayon
 from crayon.sdk.async_stream import AsyncAnswerStream
 from crayon.sdk.client import Crayon
 from crayon.sdk.conversation import AsyncConversation, Conversation
+from crayon.sdk.privacy import Privacy
 from crayon.sdk.status import ClientStatus
 from crayon.sdk.stream import AnswerStream
 
@@ -19,4 +20,5 @@ __all__ = [
     "Conversation",
     "Crayon",
     "Piece",
+    "Privacy",
 ]

@@ -116,6 +116,14 @@ class Answer:
     def _ask(self, engine: Engine, action: Generate) -> Stream:
         return engine.generate(action.request)
 
+    def _look(self) -> None:
+        """Look at what a server would be sent; that takes its time, and may ask the user.
+
+        Raises:
+            PrivacyError: the call must stay on the device, which may not answer it.
+        """
+        self._call, self._allowed = self._core.screen.look(self._call, self._allowed)
+
     def _begin(self) -> Turn:
         self._turn = self._new_turn()
         self._action = self._turn.begin()

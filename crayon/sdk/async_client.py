@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from crayon.sdk.calibrations import CalibrationLike
     from crayon.sdk.customizations import CustomizationLike, SamplesLike
     from crayon.sdk.options import BlendLike, Call, SamplingOptions
+    from crayon.sdk.privacy import Past, Privacy
     from crayon.sdk.status import ClientStatus
 
 Result = TypeVar("Result")
@@ -61,6 +62,7 @@ class AsyncCrayon(AsyncRouteCalls):
         calibration: CalibrationLike = "auto",
         budget: Budget | None = None,
         conditions: Conditions | None = None,
+        privacy: Privacy | None = None,
         device_options: Mapping[str, Any] | None = None,
         server_options: Mapping[str, Any] | None = None,
         **sampling: Unpack[SamplingOptions],
@@ -82,6 +84,7 @@ class AsyncCrayon(AsyncRouteCalls):
             calibration=calibration,
             budget=budget,
             conditions=conditions,
+            privacy=privacy,
         )
 
     async def ask(
@@ -174,9 +177,10 @@ class AsyncCrayon(AsyncRouteCalls):
             InvalidRequestError, PrivacyError, DeadlineExceededError, ServerError, EngineError: as `ask`.
         """
         call, allowed = self._core.call(messages, blend=blend, mode=mode, private=private, timeout=timeout, sampling={})
-        engine = await open_async(self._core.engines, allowed.sources[0])
-        request = self._core.score_request(call, continuations, await self._blend(call, allowed.sources[0]))
-        return await wait_for_async(await self._paid(allowed.sources[0], request, engine.score), request.deadline)
+        call, source, texts = await asyncio.to_thread(self._core.screen_scored, call, allowed, continuations)
+        engine = await open_async(self._core.engines, source)
+        request = self._core.score_request(call, texts, await self._blend(call, source))
+        return await wait_for_async(await self._paid(source, request, engine.score), request.deadline)
 
     async def encode(
         self,
@@ -190,9 +194,11 @@ class AsyncCrayon(AsyncRouteCalls):
         Raises:
             InvalidRequestError, PrivacyError, DeadlineExceededError, ServerError, EngineError: as `ask`.
         """
-        source, patience = self._core.encode_call(private=private, timeout=timeout)
+        source, given, patience = await asyncio.to_thread(
+            self._core.encode_call, texts, private=private, timeout=timeout
+        )
         engine = await open_async(self._core.engines, source)
-        request = self._core.encode_request(texts, patience)
+        request = self._core.encode_request(given, patience)
         return await wait_for_async(await self._paid(source, request, engine.encode), request.deadline)
 
     def chat(
@@ -294,6 +300,7 @@ class AsyncCrayon(AsyncRouteCalls):
         private: bool | None,
         timeout: float | None,
         sampling: Mapping[str, Any],
+        past: Past | None = None,
         on_done: Callable[[Completion], None] | None = None,
     ) -> AsyncAnswerStream:
         call, allowed = self._core.call(
@@ -304,6 +311,7 @@ class AsyncCrayon(AsyncRouteCalls):
             private=private,
             timeout=timeout,
             sampling=sampling,
+            past=past,
         )
         return AsyncAnswerStream(self._core, call, allowed, on_done)
 

@@ -40,6 +40,8 @@ class AsyncAnswerStream(Answer):
             raise StopAsyncIteration
         try:
             if self._turn is None:
+                if Source.SERVER in self._allowed.sources:
+                    await asyncio.to_thread(self._look)
                 for source in self._core.needed_first(self._allowed):
                     await open_async(self._core.engines, source)
                 if self._allowed.gated and not self._core.calibrations.off:

@@ -70,6 +70,9 @@ class ChoiceAnswer(Answer):
             total_ms=done.total_ms,
         )
 
+    def _look(self) -> None:
+        self._call, self._allowed = self._core.screen.look(self._call, self._allowed, self._choices)
+
     def _new_turn(self) -> Turn:
         def request_bytes(request: GenerateRequest) -> int:
             return self._core.engines.request_bytes(self._request(Source.SERVER, request))
@@ -86,14 +89,15 @@ class ChoiceAnswer(Answer):
 
     def _request(self, source: Source, request: GenerateRequest) -> ScoreRequest:
         """Return the scoring that one side is asked for; the server sees the options."""
-        messages = request.messages
+        messages, choices = request.messages, self._choices
         if source is Source.SERVER:
-            options = [choice.strip() for choice in self._choices]
+            choices = self._call.screened.others if self._call.screened else choices
+            options = [choice.strip() for choice in choices]
             last = replace(messages[-1], content=listed(messages[-1].content, options))
             messages = (*messages[:-1], last)
         return ScoreRequest(
             messages=messages,
-            continuations=self._choices,
+            continuations=choices,
             blend=request.blend,
             deadline=request.deadline,
             request_id=request.request_id,

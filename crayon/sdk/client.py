@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from crayon.sdk.calibrations import CalibrationLike
     from crayon.sdk.customizations import CustomizationLike, SamplesLike
     from crayon.sdk.options import BlendLike, Call, SamplingOptions
+    from crayon.sdk.privacy import Past, Privacy
     from crayon.sdk.status import ClientStatus
 
 
@@ -50,6 +51,8 @@ class Crayon(RouteCalls):
             stand in, the server has half of what is left to show its first token. Opening a model for the first
             time is not counted.
         private: keep everything on the device; calls can add privacy, never lift it.
+        privacy: what is looked for in a query before the server is asked, and what is done where it is found; None
+            keeps on the device what holds an e-mail address, a number or a key of the built-in kinds.
         customization: what the device was customised for, by name: each query is answered by the profile it belongs
             to, and one outside of all goes to the server, or to the plain base where that is not allowed.
         customizations_dir: where customisations are kept; by default the user's data folder for Crayon.
@@ -84,6 +87,7 @@ class Crayon(RouteCalls):
         calibration: CalibrationLike = "auto",
         budget: Budget | None = None,
         conditions: Conditions | None = None,
+        privacy: Privacy | None = None,
         device_options: Mapping[str, Any] | None = None,
         server_options: Mapping[str, Any] | None = None,
         **sampling: Unpack[SamplingOptions],
@@ -105,6 +109,7 @@ class Crayon(RouteCalls):
             calibration=calibration,
             budget=budget,
             conditions=conditions,
+            privacy=privacy,
         )
 
     def ask(
@@ -228,9 +233,10 @@ class Crayon(RouteCalls):
             InvalidRequestError, PrivacyError, DeadlineExceededError, ServerError, EngineError: as `ask`.
         """
         call, allowed = self._core.call(messages, blend=blend, mode=mode, private=private, timeout=timeout, sampling={})
-        engine = self._core.engines.open(allowed.sources[0])
-        request = self._core.score_request(call, continuations, self._blend(call, allowed.sources[0]))
-        return wait_for(self._core.accounts.paid(allowed.sources[0], request, engine.score), request.deadline)
+        call, source, texts = self._core.screen_scored(call, allowed, continuations)
+        engine = self._core.engines.open(source)
+        request = self._core.score_request(call, texts, self._blend(call, source))
+        return wait_for(self._core.accounts.paid(source, request, engine.score), request.deadline)
 
     def encode(
         self, texts: str | Iterable[str], *, private: bool | None = None, timeout: float | None = None
@@ -240,9 +246,9 @@ class Crayon(RouteCalls):
         Raises:
             InvalidRequestError, PrivacyError, DeadlineExceededError, ServerError, EngineError: as `ask`.
         """
-        source, patience = self._core.encode_call(private=private, timeout=timeout)
+        source, given, patience = self._core.encode_call(texts, private=private, timeout=timeout)
         engine = self._core.engines.open(source)
-        request = self._core.encode_request(texts, patience)
+        request = self._core.encode_request(given, patience)
         return wait_for(self._core.accounts.paid(source, request, engine.encode), request.deadline)
 
     def chat(
@@ -351,6 +357,7 @@ class Crayon(RouteCalls):
         private: bool | None,
         timeout: float | None,
         sampling: Mapping[str, Any],
+        past: Past | None = None,
         on_done: Callable[[Completion], None] | None = None,
     ) -> AnswerStream:
         call, allowed = self._core.call(
@@ -361,6 +368,7 @@ class Crayon(RouteCalls):
             private=private,
             timeout=timeout,
             sampling=sampling,
+            past=past,
         )
         return AnswerStream(self._core, call, allowed, on_done)
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from crayon.completion import Reason, Source
 from crayon.errors import InvalidRequestError
 from crayon.messages import Message, normalise_messages
 from crayon.router.policy import parse_mode
 from crayon.sampling import Sampling
 from crayon.sdk.options import resolve_private, resolve_sampling
+from crayon.sdk.privacy import Past
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,13 +29,16 @@ if TYPE_CHECKING:
 class _History:
     """Turns so far. A turn enters it when its answer is complete, and only if it is still the latest one."""
 
-    def __init__(self, messages: MessagesLike, *, system: str | None, private: bool) -> None:
+    def __init__(self, messages: MessagesLike, *, system: str | None, private: bool, drops: bool) -> None:
         self._turns = _checked(messages)
         if system is not None:
             if self._turns and self._turns[0].role == "system":
                 raise InvalidRequestError("system", "the messages already start with a system message; drop one")
             self._turns = (*_checked([Message("system", system)]), *self._turns)
         self._private = self._born_private = resolve_private(private)
+        self._drops = drops
+        self._held: set[int] = set()  # indexes of messages that must stay on the device
+        self._clean: set[int] = set()  # and of answers that a server wrote
         self._latest = 0
         self._profile: str | None = None
 
@@ -49,7 +54,10 @@ class _History:
 
     @property
     def private(self) -> bool:
-        """Whether any turn so far was private; then the whole conversation stays on the device."""
+        """Whether any turn so far was private; then the whole conversation stays on the device.
+
+        With `Privacy(history="drop")` only those turns stay, which are then not sent along.
+        """
         return self._private
 
     def clear(self) -> None:
@@ -57,21 +65,31 @@ class _History:
         self._latest += 1
         self._turns = tuple(message for message in self._turns[:1] if message.role == "system")
         self._private = self._born_private
+        self._held, self._clean = set(), set()
         self._profile = None
 
-    def _begin(self, text: str, *, private: bool | None) -> tuple[tuple[Message, ...], int]:
+    def _begin(self, text: str, *, private: bool | None) -> tuple[tuple[Message, ...], int, bool]:
         if not isinstance(text, str):
             raise InvalidRequestError("text", f"must be the user's text, not {type(text).__name__}")
         question = normalise_messages(text)
         # Before anything runs: a private turn marks the conversation even if it fails.
-        self._private = resolve_private(self._private, private)
+        own = resolve_private(self._born_private, private)
+        self._private = self._private or own
         self._latest += 1
-        return (*self._turns, *question), self._latest
+        return (*self._turns, *question), self._latest, own if self._drops else self._private
 
-    def _recorder(self, messages: tuple[Message, ...], turn: int) -> Callable[[Completion], None]:
+    @property
+    def _past(self) -> Past:
+        return Past(frozenset(self._held), frozenset(self._clean))
+
+    def _recorder(self, messages: tuple[Message, ...], turn: int, *, private: bool) -> Callable[[Completion], None]:
         def record(completion: Completion) -> None:
             if turn == self._latest:
                 self._turns = (*messages, Message("assistant", completion.text))
+                if private or completion.route.reason is Reason.SENSITIVE:
+                    self._held |= {len(messages) - 1, len(messages)}
+                if completion.route.source is Source.SERVER:
+                    self._clean.add(len(messages))
                 # An answer from elsewhere leaves the device where it was.
                 self._profile = completion.route.profile or self._profile
 
@@ -82,7 +100,8 @@ class Conversation(_History):
     """A conversation with `Crayon`; `Crayon.chat` makes one. Use it from one thread at a time.
 
     A turn that fails or is cancelled leaves the history as it was, and so does one overtaken by a later turn.
-    Privacy sticks: after one private turn the whole conversation stays on the device, until `clear`.
+    Privacy sticks: after one private turn, or one that stayed on the device for what was found in it, the whole
+    conversation stays there, until `clear` (`Privacy` has a gentler choice).
     """
 
     def __init__(
@@ -96,7 +115,7 @@ class Conversation(_History):
         private: bool = False,
         **sampling: Unpack[SamplingOptions],
     ) -> None:
-        super().__init__(messages, system=system, private=private)
+        super().__init__(messages, system=system, private=private, drops=client._core.screen.drops)
         self._client = client
         self._defaults = _Defaults(blend, mode, sampling)
 
@@ -127,13 +146,14 @@ class Conversation(_History):
         **sampling: Unpack[SamplingOptions],
     ) -> AnswerStream:
         """Say `text` and return the answer as it is written; arguments and errors as for `Crayon.stream`."""
-        messages, turn = self._begin(text, private=private)
+        messages, turn, stays = self._begin(text, private=private)
         return self._client._answer(
             messages,
             last_profile=self._profile,
-            private=self._private,
+            private=stays,
+            past=self._past,
             timeout=timeout,
-            on_done=self._recorder(messages, turn),
+            on_done=self._recorder(messages, turn, private=stays),
             **self._defaults.merged(blend, mode, sampling),
         )
 
@@ -142,7 +162,8 @@ class AsyncConversation(_History):
     """A conversation with `AsyncCrayon`; `AsyncCrayon.chat` makes one. Use it from one task at a time.
 
     A turn that fails or is cancelled leaves the history as it was, and so does one overtaken by a later turn.
-    Privacy sticks: after one private turn the whole conversation stays on the device, until `clear`.
+    Privacy sticks: after one private turn, or one that stayed on the device for what was found in it, the whole
+    conversation stays there, until `clear` (`Privacy` has a gentler choice).
     """
 
     def __init__(
@@ -156,7 +177,7 @@ class AsyncConversation(_History):
         private: bool = False,
         **sampling: Unpack[SamplingOptions],
     ) -> None:
-        super().__init__(messages, system=system, private=private)
+        super().__init__(messages, system=system, private=private, drops=client._core.screen.drops)
         self._client = client
         self._defaults = _Defaults(blend, mode, sampling)
 
@@ -187,13 +208,14 @@ class AsyncConversation(_History):
         **sampling: Unpack[SamplingOptions],
     ) -> AsyncAnswerStream:
         """Say `text` and return the answer as it is written; arguments and errors as for `AsyncCrayon.stream`."""
-        messages, turn = self._begin(text, private=private)
+        messages, turn, stays = self._begin(text, private=private)
         return self._client._answer(
             messages,
             last_profile=self._profile,
-            private=self._private,
+            private=stays,
+            past=self._past,
             timeout=timeout,
-            on_done=self._recorder(messages, turn),
+            on_done=self._recorder(messages, turn, private=stays),
             **self._defaults.merged(blend, mode, sampling),
         )
 

@@ -6,12 +6,13 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
-from crayon.completion import Blend, Source
+from crayon.completion import Blend, Reason, Source
 from crayon.customising.profile_gate import ProfileGate, pool_for
 from crayon.customising.profiles import BASE
 from crayon.data.texts import background_texts
 from crayon.engine import EncodeRequest, Engine, ScoreRequest, wait_for
-from crayon.errors import InvalidRequestError
+from crayon.errors import EngineError, InvalidRequestError
+from crayon.local_only import local_only
 from crayon.messages import Message, normalise_messages
 from crayon.router.hardness import Hardness, HardnessGate
 from crayon.router.policy import Allowed, allowed_sources, parse_mode
@@ -23,6 +24,7 @@ from crayon.sdk.calibrations import AUTO, Calibrations
 from crayon.sdk.customizations import Customizations, samples_of
 from crayon.sdk.engines import Engines
 from crayon.sdk.options import Call, check_timeout, resolve_private, resolve_sampling
+from crayon.sdk.privacy import Past, Screen
 from crayon.sdk.query_gate import Choice, QueryGate, choice_of
 from crayon.sdk.turn import Turn
 
@@ -43,6 +45,7 @@ if TYPE_CHECKING:
     from crayon.sdk.calibrations import CalibrationLike
     from crayon.sdk.customizations import CustomizationLike, SamplesLike
     from crayon.sdk.options import BlendLike
+    from crayon.sdk.privacy import Privacy
 
 
 class Core:
@@ -67,6 +70,7 @@ class Core:
         calibration: CalibrationLike = AUTO,
         budget: Budget | None = None,
         conditions: Conditions | None = None,
+        privacy: Privacy | None = None,
     ) -> None:
         self._mode = parse_mode(mode)
         self._timeout = check_timeout(timeout)
@@ -75,6 +79,7 @@ class Core:
         self._system = system_message(system)
         self._scopes = check_scopes(scopes)
         self._hardness = check_hardness(hardness)
+        self.screen = Screen(privacy)
         self.engines = Engines(device, server, device_options or {}, server_options or {})
         self.accounts = Accounts(budget, conditions, self.engines)
         self.customizations = Customizations(customizations_dir)
@@ -90,7 +95,8 @@ class Core:
     def load(self) -> None:
         """Open everything now: engines and scopes."""
         for source in Source:
-            if self.engines.configured(source):
+            held_back = source is Source.SERVER and local_only() and self.engines.configured(Source.DEVICE)
+            if self.engines.configured(source) and not held_back:
                 self.engines.open(source)
         if self._scopes and self.engines.configured(Source.DEVICE):
             self._scope_gate(None if self._timeout is None else time.monotonic() + self._timeout)
@@ -110,6 +116,7 @@ class Core:
         timeout: float | None,
         sampling: Mapping[str, Any],
         last_profile: str | None = None,
+        past: Past | None = None,
     ) -> tuple[Call, Allowed]:
         """Resolve every default and ask the policy.
 
@@ -125,6 +132,7 @@ class Core:
             private=resolve_private(self._private, private),
             timeout=self._timeout if timeout is None else check_timeout(timeout),
             last_profile=_profile(last_profile),
+            past=past or Past(),
             **self._customised(blend),
         )
         allowed = allowed_sources(
@@ -133,6 +141,7 @@ class Core:
             device=self.engines.configured(Source.DEVICE),
             server=self.engines.configured(Source.SERVER),
             server_away=self.engines.server_away,
+            local_only=local_only(),
         )
         allowed = self.accounts.affordable(allowed)
         if call.always and call.customization and len(call.customization.profiles) > 1 and _server_only(allowed):
@@ -156,6 +165,8 @@ class Core:
         A calibration judges a choice (`of_choices`) by other signals than a text. `watch` is told the estimated gain
         by a turn that is only looked at.
         """
+        if Source.SERVER in allowed.sources and call.screened is None:
+            raise EngineError("a call that may reach the server was not looked at; nothing was sent")
         choice = _only_choice(call)
         choosing = call.customization is not None and choice is None
         return Turn(
@@ -195,35 +206,43 @@ class Core:
         self.calibrations.close()
         self.engines.close()
 
-    def score_request(self, call: Call, continuations: Iterable[str], blend: Blend | None) -> ScoreRequest:
-        """Return the request of a `score` call under the blend that was chosen; its time starts now."""
+    def screen_scored(
+        self, call: Call, allowed: Allowed, continuations: Iterable[str]
+    ) -> tuple[Call, Source, tuple[str, ...]]:
+        """Return a `score` call, the side that scores and the continuations, as they may go there."""
         if isinstance(continuations, str):
             raise InvalidRequestError("continuations", "must be a list of texts, not one text")
         check_list("continuations", continuations)
+        call, allowed, texts = self.screen.look_scored(call, allowed, tuple(continuations))
+        return call, allowed.sources[0], texts
+
+    def score_request(self, call: Call, continuations: tuple[str, ...], blend: Blend | None) -> ScoreRequest:
+        """Return the request of a `score` call under the blend that was chosen; its time starts now."""
         return ScoreRequest(
             messages=call.messages,
-            continuations=tuple(continuations),
+            continuations=continuations,
             blend=blend,
             deadline=None if call.timeout is None else time.monotonic() + call.timeout,
         )
 
-    def encode_call(self, *, private: bool | None, timeout: float | None) -> tuple[Source, float | None]:
-        """Return which side embeds, the device if there is one, and the patience in seconds."""
+    def encode_call(
+        self, texts: str | Iterable[str], *, private: bool | None, timeout: float | None
+    ) -> tuple[Source, tuple[str, ...], float | None]:
+        """Return which side embeds, the device if there is one, the texts as they may go there, and the patience."""
         self.engines.check_open()
-        source = Source.DEVICE
+        allowed = Allowed((Source.DEVICE,), Reason.MODE)
         private = resolve_private(self._private, private)
-        if not self.engines.configured(source):
-            allowed = allowed_sources(self._mode, private=private, device=False, server=True)
-            source = self.accounts.affordable(allowed).sources[0]
-        return source, self._timeout if timeout is None else check_timeout(timeout)
-
-    def encode_request(self, texts: str | Iterable[str], timeout: float | None) -> EncodeRequest:
-        """Return the request of an `encode` call; its time starts now."""
+        if not self.engines.configured(Source.DEVICE):
+            allowed = allowed_sources(self._mode, private=private, device=False, server=True, local_only=local_only())
+            allowed = self.accounts.affordable(allowed)
+        patience = self._timeout if timeout is None else check_timeout(timeout)
         check_list("texts", texts)  # a text is one too
-        return EncodeRequest(
-            texts=(texts,) if isinstance(texts, str) else tuple(texts),
-            deadline=None if timeout is None else time.monotonic() + timeout,
-        )
+        given = (texts,) if isinstance(texts, str) else tuple(texts)
+        return allowed.sources[0], self.screen.look_texts(self._mode, allowed, given), patience
+
+    def encode_request(self, texts: tuple[str, ...], timeout: float | None) -> EncodeRequest:
+        """Return the request of an `encode` call; its time starts now."""
+        return EncodeRequest(texts=texts, deadline=None if timeout is None else time.monotonic() + timeout)
 
     # -- what a query is like
 
@@ -327,6 +346,7 @@ class Core:
             private=resolve_private(self._private, private),
             patience=self._timeout if timeout is None else check_timeout(timeout),
             hold_tokens=(self._hardness or Hardness()).hold_tokens if hold_tokens is None else hold_tokens,
+            may_send=self.screen.lets_pass,
             **wishes,
         )
         return calibrate_call(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from crayon.completion import Source
 from crayon.engine import Engine
 from crayon.errors import EngineClosedError, InvalidRequestError
+from crayon.local_only import check_local_only
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -54,8 +55,11 @@ class Engines:
         Raises:
             EngineClosedError: after `close`.
             ModelError: the device's model cannot be found, fetched or read.
+            PrivacyError: it is the server, and CRAYON_LOCAL_ONLY is on.
         """
         self.check_open()
+        if source is Source.SERVER:
+            check_local_only()  # the policy said so before; here it holds for what was decided earlier, too
         if source in self._opened:
             return self._opened[source]
         with self._locks[source]:

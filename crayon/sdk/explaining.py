@@ -91,6 +91,7 @@ class Explanation:
 def explain(core: Core, call: Call, allowed: Allowed) -> Explanation:
     """Return who would answer a call; nothing is sent. Errors as `Crayon.explain`."""
     benefits: list[float] = []
+    call, allowed = core.screen.look(call, allowed)
     if allowed.gated:
         core.calibrations.prepare(call, core.engines, server=False)
     elif allowed.sources[0] is Source.DEVICE:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from crayon.completion import Route, Source
@@ -11,7 +11,7 @@ from crayon.router.decision import Decision
 from crayon.router.features import Features
 
 if TYPE_CHECKING:
-    from crayon.completion import Blend, Reason
+    from crayon.completion import Blend, PrivacyReport, Reason
     from crayon.errors import CrayonError
     from crayon.router.decide import CalibratedGate
     from crayon.router.hardness import HardnessGate
@@ -29,6 +29,7 @@ class Ledger:
     server: str | None = None
     last_profile: str | None = None
     choice: Choice | None = None
+    privacy: PrivacyReport | None = None
     decisions: list[Decision] = field(default_factory=list)
     failures: dict[Source, CrayonError] = field(default_factory=dict)
     scope: ScopeVerdict | None = None
@@ -80,7 +81,14 @@ class Ledger:
             encode_ms=self.encode_ms,
             holdback_ms=self.holdback_ms,
             discarded_tokens=self.discarded_tokens,
+            privacy=self._privacy(decision.source),
         )
+
+    def _privacy(self, source: Source) -> PrivacyReport | None:
+        """Return what was found; no turn counts as left out where the device answered, which saw them all."""
+        if self.privacy is None or source is Source.SERVER:
+            return self.privacy
+        return replace(self.privacy, dropped_turns=0) if self.privacy.found else None
 
     def explain(self, error: CrayonError) -> None:
         """Add to an error what had failed before it."""

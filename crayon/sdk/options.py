@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict
 
 from crayon.errors import InvalidRequestError
 from crayon.sampling import SAMPLING_FIELDS, Sampling
+from crayon.sdk.privacy import Past
 
 if TYPE_CHECKING:
     from crayon.completion import Blend, Mode
     from crayon.customising.customization import Customization
     from crayon.messages import Message
+    from crayon.sdk.privacy import Screened
 
     # Weights, the name (or exported file) of a customisation, or "base" for the plain base.
     BlendLike: TypeAlias = Blend | str
@@ -39,7 +41,8 @@ class Call:
     """One resolved call; `timeout` in seconds, or None to wait for ever.
 
     `always`: the caller named the customisation, so it is applied whatever the query is like. `last_profile`: the
-    profile that the conversation is in.
+    profile that the conversation is in. `past`: what a conversation knows of its messages. `screened`: what a server
+    may be sent, once it was looked at.
     """
 
     messages: tuple[Message, ...]
@@ -51,6 +54,8 @@ class Call:
     customization: Customization | None = None
     always: bool = False
     last_profile: str | None = None
+    past: Past = field(default_factory=Past)
+    screened: Screened | None = None
 
 
 def resolve_sampling(base: Sampling, changes: Mapping[str, Any]) -> Sampling:

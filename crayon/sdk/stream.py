@@ -33,6 +33,7 @@ class AnswerStream(Answer):
             raise StopIteration
         try:
             if self._turn is None:
+                self._look()
                 for source in self._core.needed_first(self._allowed):
                     self._core.engines.open(source)
                 self._core.prepare(self._call, self._allowed)

@@ -22,6 +22,7 @@ from crayon.errors import (
     ServerInterruptedError,
     ServerUnavailableError,
 )
+from crayon.privacy.redaction import Restorer
 from crayon.router.hardness import HardnessGate, Verdict
 from crayon.sdk.actions import Done, Embed, Emit, Fail, Generate, Read
 from crayon.sdk.ledger import Ledger
@@ -60,6 +61,7 @@ class _Attempt:
     started: Started | None = None
     held: list[str] = field(default_factory=list)
     tokens: int = 0
+    restorer: Restorer | None = None
 
 
 class Turn:
@@ -108,7 +110,8 @@ class Turn:
         self._clock = clock
         self._t0 = clock()
         self.deadline = None if call.timeout is None else self._t0 + call.timeout
-        self.ledger = Ledger(new_request_id(), server, call.last_profile, choice)
+        report = call.screened.report if call.screened else None
+        self.ledger = Ledger(new_request_id(), server, call.last_profile, choice, report)
         self._attempts = 0
         self._attempt: _Attempt | None = None
         self._text: list[str] = []
@@ -185,6 +188,8 @@ class Turn:
                     return self.timed_out()
                 attempt.first_by = None
                 attempt.tokens += len(event.signals) or bool(event.text)
+                if attempt.restorer is not None:
+                    return self._show(attempt.restorer.push(event.text))
                 return self._show(event.text) if attempt.gate is None else self._weigh(attempt, attempt.gate, event)
             case Finished():
                 return self._finish(attempt, event)
@@ -303,14 +308,18 @@ class Turn:
             blend = None
         self._attempts += 1
         request_id = self.ledger.request_id
+        # The device sees the original; a server, what was let through.
+        given = self.call.screened if source is Source.SERVER and self.call.screened else self.call
         request = GenerateRequest(
-            messages=self.call.messages,
-            sampling=self.call.sampling,
+            messages=given.messages,
+            sampling=given.sampling,
             blend=blend,
             deadline=self.deadline,
             request_id=request_id if self._attempts == 1 else f"{request_id}-{self._attempts}",
         )
         self._attempt = _Attempt(source, request, self._new_gate() if gated else None, first_by)
+        if source is Source.SERVER and self.call.screened and self.call.screened.originals:
+            self._attempt.restorer = Restorer(self.call.screened.originals)
         return Generate(source, request)
 
     def _running(self) -> _Attempt:
@@ -333,7 +342,7 @@ class Turn:
     def _finish(self, attempt: _Attempt, event: Finished) -> Action:
         if attempt.gate is None:
             self._finished = event
-            return self._done(event)
+            return self._show(attempt.restorer.finish() if attempt.restorer else "")
         if attempt.gate.finish() is Verdict.RELEASE:
             self._finished = event
         return self._judged(attempt, attempt.gate)

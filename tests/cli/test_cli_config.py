@@ -86,6 +86,9 @@ def test_every_setting_can_come_from_the_environment(monkeypatch: pytest.MonkeyP
         "conditions.max_prompt_tokens": "500",
         "conditions.device_languages": "en, de",
         "hardness.choice_margin": "0.2",
+        "privacy.action": "redact",
+        "privacy.detect": "email, card",
+        "privacy.patterns": '{"staff": "E[0-9]{5}"}',
         "sampling.max_tokens": "5",
         "sampling.temperature": "0.5",
         "sampling.top_p": "0.9",
@@ -134,6 +137,10 @@ def test_an_empty_variable_unsets_what_may_be_unset(file: Path, monkeypatch: pyt
         ("[sampling]\ntemperature = 9", "sampling.temperature"),
         ('[sampling]\nstop = [""]', "sampling.stop"),
         ("[sampling]\nmax_tokens = 0", "sampling.max_tokens"),
+        ('[privacy]\naction = "sometimes"', "privacy.action"),
+        ('[privacy]\ndetect = ["mood"]', "privacy.detect"),
+        ('[privacy.patterns]\nstaff = "("', "privacy.patterns.staff"),
+        ('[privacy.patterns]\nemail = "a"', "privacy.patterns.email"),
     ],
 )
 def test_what_is_wrong_in_the_file_is_named(file: Path, text: str, key: str) -> None:

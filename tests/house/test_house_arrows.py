@@ -20,10 +20,10 @@ FOLDERS = {
     "device": "crayon.device",
     "server": "crayon.server",
 }
-CONTRACTS = {"errors", "messages", "sampling", "completion", "engine", "machine"}
+CONTRACTS = {"errors", "messages", "sampling", "completion", "engine", "machine", "local_only"}
 BELOW_SDK = {
     "contracts", "data", "llama", "adapters", "blending", "customising", "models", "wire", "v1", "router", "device",
-    "client",
+    "client", "privacy",
 }  # fmt: skip
 # Room to the rooms it may import; its own is always allowed.
 ARROWS: dict[str, set[str]] = {
@@ -37,12 +37,13 @@ ARROWS: dict[str, set[str]] = {
     "models": {"contracts", "data"},
     "wire": {"contracts", "v1"},
     "router": {"contracts"},
+    "privacy": {"contracts"},
     "device": {"contracts", "data", "adapters", "blending", "models", "llama"},
     "client": {"contracts", "wire", "v1"},
     "server": {"contracts", "adapters", "blending", "llama", "wire", "v1"},
     "training": {"contracts", "data", "llama", "adapters", "customising", "models", "device"},
     "sdk": BELOW_SDK,
-    "config": {"contracts"},
+    "config": {"contracts", "privacy"},
     "bench": BELOW_SDK | {"sdk", "server", "config", "crayon"},
     "eval": BELOW_SDK | {"sdk", "bench", "training", "crayon"},
     "cli": BELOW_SDK | {"sdk", "server", "config", "bench", "eval", "training", "crayon"},
@@ -61,6 +62,8 @@ LIBRARIES: dict[str, set[str]] = {
     "prompt_toolkit": {"cli"},
     "rich": {"cli"},
     "huggingface_hub": {"models"},
+    "regex": {"privacy"},
+    "presidio_analyzer": {"privacy"},
     "torch": {"training", "bench"},
     "transformers": {"training"},
     "peft": {"training", "bench"},

@@ -9,7 +9,7 @@ import pytest
 from serving_tools import Serving
 from tiny_chat import write_model
 
-from crayon import Crayon, Hardness, InvalidRequestError, PromptTooLongError, Source
+from crayon import Crayon, Hardness, InvalidRequestError, PrivacyError, PromptTooLongError, Source
 from crayon.device import DeviceEngine
 from crayon.server.engines.llama_cpp import LlamaCppEngine
 
@@ -58,3 +58,14 @@ def test_no_log_holds_what_was_refused(client: Crayon, caplog: pytest.LogCapture
         client.ask([{"role": "user", "content": QUESTION}, {"role": "assistant", "content": SECRET}])
     assert SECRET not in str(wrong.value)
     assert SECRET not in caplog.text
+
+
+def test_no_log_holds_what_was_found(client: Crayon, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    text = f"Write to {SECRET}@example.com"
+    assert client.ask(text).route.source is Source.DEVICE
+    with pytest.raises(PrivacyError) as caught:
+        client.ask(text, mode="only_on_server")
+    assert "email 1" in caplog.text
+    assert SECRET not in caplog.text
+    assert SECRET not in str(caught.value)

@@ -1,0 +1,118 @@
+"""Payment cards and IBANs in a folded text, told by their check digits."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from crayon.privacy.check_digits import iban, luhn
+from crayon.privacy.finding import CARD, IBAN, Finding
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_RUN = re.compile(r"(?<![0-9])[0-9](?:[ \t\n._/-]{0,3}[0-9]){12,}")
+_GROUP = re.compile(r"[0-9]+")
+_SHORTEST, _LONGEST = 14, 19
+_FIRST = frozenset("234568")
+# First digits of the issuers' ranges, and the lengths of their numbers.
+_ISSUERS: tuple[tuple[re.Pattern[str], frozenset[int]], ...] = tuple(
+    (re.compile(start), frozenset(lengths))
+    for start, lengths in (
+        (r"4", (16, 18, 19)),  # Visa
+        (r"5[1-5]|222[1-9]|22[3-9]|2[3-6]|27[01]|2720", (16,)),  # Mastercard
+        (r"3[47]", (15,)),  # American Express
+        (r"30[0-5]|3095|3[689]", (14, 16, 19)),  # Diners Club
+        (r"6011|64[4-9]|65", (16, 17, 18, 19)),  # Discover
+        (r"35(?:2[89]|[3-8])", (16, 17, 18, 19)),  # JCB
+        (r"62|81", (16, 17, 18, 19)),  # UnionPay
+        (r"50|5[6-8]|60|6[37]", (16, 17, 18, 19)),  # Maestro, RuPay
+        (r"220[0-4]", (16, 17, 18, 19)),  # Mir
+    )
+)
+
+_START = re.compile(r"(?:(?<![A-Za-z0-9])|(?<=iban))[a-z]{2}[0-9]{2}", re.IGNORECASE)
+# Characters of an IBAN by country, as SWIFT's registry lists them.
+_LENGTHS = {
+    "AD": 24, "AE": 23, "AL": 28, "AT": 20, "AZ": 28, "BA": 20, "BE": 16, "BG": 22, "BH": 22, "BR": 29, "BY": 28,
+    "CH": 21, "CR": 22, "CY": 28, "CZ": 24, "DE": 22, "DK": 18, "DO": 28, "EE": 20, "EG": 29, "ES": 24, "FI": 18,
+    "FO": 18, "FR": 27, "GB": 22, "GE": 22, "GI": 23, "GL": 18, "GR": 27, "GT": 28, "HR": 21, "HU": 28, "IE": 22,
+    "IL": 23, "IQ": 23, "IS": 26, "IT": 27, "JO": 30, "KW": 30, "KZ": 20, "LB": 28, "LC": 32, "LI": 21, "LT": 20,
+    "LU": 20, "LV": 21, "LY": 25, "MC": 27, "MD": 24, "ME": 22, "MK": 19, "MR": 27, "MT": 31, "MU": 30, "NL": 18,
+    "NO": 15, "PK": 24, "PL": 28, "PS": 29, "PT": 25, "QA": 29, "RO": 24, "RS": 22, "SA": 24, "SC": 31, "SE": 24,
+    "SI": 19, "SK": 24, "SM": 27, "ST": 25, "SV": 28, "TL": 23, "TN": 24, "TR": 26, "UA": 29, "VA": 22, "VG": 24,
+    "XK": 20,
+}  # fmt: skip
+
+
+def find_cards(text: str) -> Iterator[Finding]:
+    """Yield card numbers: an issuer's first digits, its length, Luhn's digit, and one separator throughout."""
+    for run in _RUN.finditer(text):
+        groups = [(run.start() + group.start(), run.start() + group.end()) for group in _GROUP.finditer(run[0])]
+        last = -1
+        for i in range(len(groups)):
+            if i <= last or text[groups[i][0]] not in _FIRST:
+                continue
+            found = _card(text, groups, i)
+            if found is not None:
+                yield Finding(groups[i][0], groups[found][1], CARD)
+                last = found
+
+
+def _card(text: str, groups: list[tuple[int, int]], first: int) -> int | None:
+    """Return the last group of the longest card number that starts with one."""
+    digits, gap, best = "", "", None
+    for i in range(first, len(groups)):
+        start, end = groups[i]
+        if i > first:
+            between = text[groups[i - 1][1] : start]
+            if gap and between != gap:
+                break
+            gap = between
+        digits += text[start:end]
+        if len(digits) > _LONGEST:
+            break
+        if len(digits) >= _SHORTEST and _valid(digits) and _plausible(text, groups[first : i + 1]):
+            best = i
+    return best
+
+
+def _plausible(text: str, groups: list[tuple[int, int]]) -> bool:
+    """Whether digits are grouped as people group them: decimals, dates and columns of numbers are not."""
+    start = groups[0][0]
+    if len(groups) == 1:
+        return not (start > 1 and text[start - 1] in ".," and text[start - 2].isdigit())
+    sizes = [end - begin for begin, end in groups]
+    return min(sizes[:-1]) >= 3 or len(set(sizes[:-1])) == 1
+
+
+def _valid(digits: str) -> bool:
+    return any(start.match(digits) and len(digits) in sizes for start, sizes in _ISSUERS) and luhn(digits)
+
+
+def find_ibans(text: str) -> Iterator[Finding]:
+    """Yield IBANs: a country's code and length, and check digits that are right."""
+    for start in _START.finditer(text):
+        length = _LENGTHS.get(start[0][:2].upper())
+        if length is None:
+            continue
+        value, end = _collect(text, start.start(), length)
+        if len(value) == length and not text[end : end + 1].isdigit() and iban(value.upper()):
+            yield Finding(start.start(), end, IBAN)
+
+
+def _collect(text: str, start: int, length: int) -> tuple[str, int]:
+    """Return the next `length` letters and digits, at most two separators between any two, and where they end."""
+    value: list[str] = []
+    gap, i = 0, start
+    while i < len(text) and len(value) < length:
+        char = text[i]
+        i += 1
+        if char.isascii() and char.isalnum():
+            value.append(char)
+            gap = 0
+        elif char in " \t\n-." and gap < 2:
+            gap += 1
+        else:
+            break
+    return "".join(value), i

@@ -1,0 +1,144 @@
+"""Placeholders for what was found: put in before a text is sent, and taken out of what comes back."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from crayon.privacy.finding import CARD, EMAIL, IBAN, NATIONAL_ID, PHONE, Finding, join
+from crayon.privacy.folding import Folded, fold
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+# Each value is looked for in each text, so that one found in one place is not sent from another.
+MAX_VALUES = 1_000
+_NUMBERS = frozenset({PHONE, CARD, IBAN, NATIONAL_ID})
+
+
+@dataclass(frozen=True, slots=True)
+class Redaction:
+    """Texts with placeholders in them, and what each placeholder stands for."""
+
+    texts: tuple[str, ...]
+    originals: dict[str, str] = field(repr=False)
+
+
+def redact(texts: Sequence[str], findings: Sequence[Iterable[Finding]]) -> Redaction | None:
+    """Return the texts with each finding replaced: the same value gets the same placeholder everywhere.
+
+    A value that was found in one text is replaced in all of them. Numbers are the same value however they are grouped,
+    e-mail addresses in small and capital letters.
+
+    Args:
+        texts: the texts as they are.
+        findings: for each of them what was found in it.
+
+    Returns:
+        The redaction, or None if there are too many different values.
+    """
+    folded = [fold(text) for text in texts]
+    values: dict[str, str] = {}
+    for text, own in zip(texts, findings, strict=True):
+        for found in own:
+            values.setdefault(fold(text[found.start : found.end]).text, found.kind)
+    if len(values) > MAX_VALUES:
+        return None
+    spread = [join([*own, *_occurrences(spelled, values)]) for spelled, own in zip(folded, findings, strict=True)]
+    names = _Names(texts)
+    return Redaction(tuple(names.replace(text, own) for text, own in zip(texts, spread, strict=True)), names.originals)
+
+
+class Restorer:
+    """Puts the originals back into a text that comes in pieces, also where a placeholder is split over them."""
+
+    def __init__(self, originals: Mapping[str, str]) -> None:
+        self._originals = {name.lower(): original for name, original in originals.items()}
+        names = sorted(map(re.escape, self._originals), key=len, reverse=True)
+        self._pattern = re.compile("|".join(names) or r"(?!)", re.IGNORECASE)
+        self._held = ""
+
+    def push(self, text: str) -> str:
+        """Return what can be shown now; the start of what may become a placeholder waits."""
+        text = self._held + text
+        opened = text.rfind("[")
+        cut = opened if opened >= 0 and self._may_grow(text[opened:]) else len(text)
+        self._held = text[cut:]
+        return self._restored(text[:cut])
+
+    def finish(self) -> str:
+        """Return what is left."""
+        left, self._held = self._held, ""
+        return left
+
+    def _may_grow(self, tail: str) -> bool:
+        start = tail.lower()
+        return any(name.startswith(start) and name != start for name in self._originals)
+
+    def _restored(self, text: str) -> str:
+        return self._pattern.sub(lambda found: self._originals[found[0].lower()], text)
+
+
+class _Names:
+    """Hands out placeholders, none of which stands in the texts already."""
+
+    def __init__(self, texts: Sequence[str]) -> None:
+        self._taken = "\n".join(texts).lower()
+        self._names: dict[tuple[str, str], str] = {}
+        self._numbers: Counter[str] = Counter()
+        self.originals: dict[str, str] = {}
+
+    def replace(self, text: str, findings: Iterable[Finding]) -> str:
+        parts, place = [], 0
+        for found in findings:
+            parts += [text[place : found.start], self._name(found.kind, text[found.start : found.end])]
+            place = found.end
+        return "".join([*parts, text[place:]])
+
+    def _name(self, kind: str, original: str) -> str:
+        key = (kind, _key(kind, original))
+        if key not in self._names:
+            label = re.sub(r"\W", "_", kind, flags=re.ASCII).upper()
+            name = ""
+            while not name or name.lower() in self._taken:
+                self._numbers[label] += 1
+                name = f"[{label}_{self._numbers[label]}]"
+            self._names[key] = name
+            self.originals[name] = original
+        return self._names[key]
+
+
+def _key(kind: str, original: str) -> str:
+    value = fold(original).text
+    if kind in _NUMBERS:
+        return "".join(char for char in value.upper() if char.isalnum())
+    return value.lower() if kind == EMAIL else value
+
+
+def _occurrences(folded: Folded, values: dict[str, str]) -> list[Finding]:
+    """Return where any of the values stands in a text, whether a detector sees it there or not."""
+    text = _small(folded.text)
+    places = []
+    for value, kind in values.items():
+        small = _small(value)
+        start = text.find(small)
+        while start >= 0:
+            end = start + len(small)
+            if not (_joined(text, start) or _joined(text, end)):
+                places.append(Finding(*folded.original(start, end), kind))
+            start = text.find(small, end)
+    return places
+
+
+def _small(text: str) -> str:
+    """Return small letters, one for one, so that places stay the same."""
+    small = text.lower()
+    return small if len(small) == len(text) else "".join(c.lower() if len(c.lower()) == 1 else c for c in text)
+
+
+def _joined(text: str, place: int) -> bool:
+    """Whether the characters on both sides of a place belong to one word or number."""
+    around = text[max(0, place - 1) : place + 1]
+    return 0 < place < len(text) and around.isascii() and around.isalnum()
