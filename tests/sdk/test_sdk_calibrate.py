@@ -714,19 +714,12 @@ def test_a_calibration_that_was_cancelled_leaves_nothing(tmp_path, folder):
 def test_what_must_stay_is_not_sent_and_the_device_answers_it_alone(folder, traffic):
     server = Knowing("large")
     client = Crayon(Choosing("small"), server, customizations_dir=folder, system="Be brief.")
-    seen = []
-
-    def may_send(texts):
-        seen.append(tuple(texts))
-        return "thing 4 " not in texts[1]
-
-    given = {"traffic": [s["question"] for s in samples()]} if traffic else {}
-    found = client._core.calibrate(
-        "mine", private=None, timeout=None, hold_tokens=None, ask_server=True, may_send=may_send, **given
-    )
-    assert seen[0] == ("Be brief.", samples()[0]["question"], "red", "green")
+    told = samples()
+    told[4]["question"] += " ada@example.com"
+    given = {"traffic": [s["question"] for s in told]} if traffic else {"samples": told}
+    found = client.calibrate("mine", ask_server=True, **given)
     assert len(server.scored) == 39
-    assert not any("thing 4 " in request.messages[-1].content for request in server.scored)
+    assert not any("ada@example.com" in request.messages[-1].content for request in server.scored)
     report = found.calibration.report
     assert (report.cases, report.server_labelled) == ((39, 39) if traffic else (40, 39))
     assert "1 were not sent to the server: they must stay on the device" in report.notes

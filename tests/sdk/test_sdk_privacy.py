@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sdk_fakes import COLOURS, UNSURE, Async, Fake, FakeServer, Sync, answer
 
-from crayon import InvalidRequestError, Privacy, PrivacyError, PrivacyReport, Reason, Scope, Source
+from crayon import Budget, Conditions, InvalidRequestError, Privacy, PrivacyError, PrivacyReport, Reason, Scope, Source
 from crayon.errors import CrayonError, EngineError
 
 CARD, MAIL = "4111 1111 1111 1111", "ada@example.com"
@@ -187,6 +187,41 @@ def test_score_and_encode_are_redacted(sdk):
     assert sent(server).split("\n") == ["[EMAIL_1]", "[EMAIL_1]", "no", "[EMAIL_1]", "hi"]
 
 
+def test_choices_are_looked_at_and_replaced_like_the_question(sdk):
+    device, server = both()
+    client = sdk.make(device, server, mode="prefer_on_server", privacy=Privacy(action="redact"))
+    chosen = sdk.call(client.choose(f"who is {MAIL}?", [MAIL, "somebody else"]))
+    assert chosen.route.source is Source.SERVER
+    assert str(chosen) in {MAIL, "somebody else"}
+    (request,) = server.scored
+    assert request.continuations == ("[EMAIL_1]", "somebody else")
+    assert MAIL not in sent(server)
+    kept = sdk.call(sdk.make(device, server, mode="prefer_on_server").choose("who?", [MAIL, "somebody else"]))
+    assert (kept.route.source, kept.route.reason) == (Source.DEVICE, Reason.SENSITIVE)
+    assert len(server.scored) == 1
+    with pytest.raises(PrivacyError):
+        sdk.call(sdk.make(None, server).choose("who?", [MAIL, "somebody else"]))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"budget": Budget(tokens_per_day=1)},
+        {"conditions": Conditions(max_prompt_tokens=1)},
+        {"conditions": Conditions(device_languages=("de",))},
+        {"conditions": Conditions(speed=True)},
+    ],
+)
+def test_no_other_reason_sends_what_must_stay(sdk, options, monkeypatch, tmp_path):
+    monkeypatch.setenv("CRAYON_STATE_DIR", str(tmp_path))
+    device, server = both()
+    client = sdk.make(device, server, **options)
+    text = f"please write to this person as soon as you can: {MAIL}"
+    assert sdk.call(client.ask(text)).route.source is Source.DEVICE
+    sdk.call(client.choose(text, ["yes", "no"]))
+    assert sent(server) == ""
+
+
 def test_what_cannot_be_placed_is_not_redacted_but_kept(sdk):
     device, server = both()
     privacy = Privacy(action="redact", patterns={"slow": r"(a|a)+c"})
@@ -324,7 +359,7 @@ CALLS = st.fixed_dictionaries(
         "said": st.sampled_from(["keep", "redact", "perhaps"]),
         "device": st.sampled_from(["sure", "unsure", "broken"]),
         "scoped": st.booleans(),
-        "call": st.sampled_from(["ask", "chat", "score", "encode"]),
+        "call": st.sampled_from(["ask", "chat", "score", "encode", "choose", "explain"]),
         "with_device": st.booleans(),
     }
 )
@@ -355,10 +390,16 @@ def test_no_planted_secret_ever_reaches_the_server(driver, case):
                 say(sdk, chat, text, private=case["private"])
             elif case["call"] == "score":
                 sdk.call(client.score(text, texts, private=case["private"]))
+            elif case["call"] == "choose":
+                choices = [f"{each} {i}" for i, each in enumerate([*texts, "other"])]
+                sdk.call(client.choose(text, choices, private=case["private"]))
+            elif case["call"] == "explain":
+                sdk.call_or_value(client.explain(text, private=case["private"]))
             else:
                 sdk.call(client.encode(texts, private=case["private"]))
         except CrayonError:
             pass
     sdk.shut()
     given_away = sent(server)
+    assert case["call"] != "explain" or given_away == ""
     assert [secret for secret in SECRETS if secret in given_away] == []
