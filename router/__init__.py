@@ -48,7 +48,7 @@ from crayon.router.metrics import (
     selected_risk,
 )
 from crayon.router.policy import Allowed, allowed_sources, is_private, parse_mode
-from crayon.router.privacy import Action, decide, stay, turns_to_drop
+from crayon.router.privacy import Action, decide_action, stay, turns_to_drop
 from crayon.router.record import Binding, CalibrationRecord
 from crayon.router.rules import ProfileRule
 from crayon.router.scope import FittedScope, Scope, ScopeGate, ScopeVerdict, fit_few, fit_scope
@@ -107,7 +107,7 @@ __all__ = [
     "choice_gate",
     "cpt",
     "curve",
-    "decide",
+    "decide_action",
     "default_signal",
     "deferral_floor",
     "fit_combiner",

@@ -31,7 +31,7 @@ class Action(StrEnum):
     """The text is sent as it is; only an answer to a question, never a setting."""
 
 
-def decide(action: Action, *, undecided: bool, answer: object = None) -> Action:
+def decide_action(action: Action, *, undecided: bool, answer: object = None) -> Action:
     """Return keep, redact or send for a request in which something was found.
 
     Anything unclear is keep: a detector that could not decide, and any answer but "redact" and "send".

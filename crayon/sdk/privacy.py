@@ -14,7 +14,7 @@ from crayon.privacy.finding import KINDS
 from crayon.privacy.redaction import redact
 from crayon.privacy.scanner import Scanner, detectors_of
 from crayon.router.policy import Allowed
-from crayon.router.privacy import Action, decide, stay, turns_to_drop
+from crayon.router.privacy import Action, decide_action, stay, turns_to_drop
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -210,7 +210,7 @@ class Screen:
             return _Verdict(allowed, kept, tuple(rest), report)
         counts = Counter(item.kind for own in findings for item in own)
         answer = self._answer(counts) if action is Action.ASK and not scan.undecided else None
-        action = decide(action, undecided=bool(scan.undecided), answer=answer)
+        action = decide_action(action, undecided=bool(scan.undecided), answer=answer)
         logger.info("privacy: found %s: %s", ", ".join(_counted(counts, scan)), action.value)
         if action is Action.KEEP:
             return self._stay(mode, allowed, messages, others, scan.kinds)

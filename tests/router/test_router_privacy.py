@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from crayon.completion import Mode, Reason, Source
 from crayon.errors import PrivacyError
 from crayon.messages import Message
-from crayon.router import Action, Allowed, allowed_sources, decide, stay, turns_to_drop
+from crayon.router import Action, Allowed, allowed_sources, decide_action, stay, turns_to_drop
 
 D, S = Source.DEVICE, Source.SERVER
 
@@ -32,14 +32,14 @@ def test_the_hard_switch_never_allows_the_server(mode, switch, private, device, 
 
 @given(st.sampled_from(list(Action)), st.one_of(st.none(), st.text(), st.booleans(), st.just("send"), st.just([])))
 def test_an_undecided_detector_always_keeps(action, answer):
-    assert decide(action, undecided=True, answer=answer) is Action.KEEP
+    assert decide_action(action, undecided=True, answer=answer) is Action.KEEP
 
 
 @given(st.one_of(st.none(), st.text(), st.booleans(), st.integers(), st.lists(st.just("send"))))
 def test_only_two_words_let_anything_go(answer):
     if answer not in ("redact", "send"):
-        assert decide(Action.ASK, undecided=False, answer=answer) is Action.KEEP
-    assert decide(Action.KEEP, undecided=False, answer=answer) is Action.KEEP
+        assert decide_action(Action.ASK, undecided=False, answer=answer) is Action.KEEP
+    assert decide_action(Action.KEEP, undecided=False, answer=answer) is Action.KEEP
 
 
 @pytest.mark.parametrize("sources", [(D, S), (S, D), (D,)])
