@@ -26,7 +26,7 @@ class Gate:
 
     Thresholds are those for 16 samples. The mean of fewer samples is a noisier direction: with unit vectors of mean
     pairwise cosine r, similarity s to the true direction obeys s^2 / (1 - s^2) = n r / (1 - r), so the odds of a
-    threshold are scaled by n / 16 (`scaled`).
+    threshold are scaled by n / 16 (`scaled`); those of the floor only down.
 
     Args:
         temperature: of the softmax.
@@ -109,8 +109,10 @@ def weights(similarity: NDArray[np.floating], gate: Gate, samples: int = 16) -> 
             )
     share = np.zeros(len(similarity))
     best = int(np.argmax(similarity))
-    # One or two samples are near to something by chance.
-    floor = max(scaled(gate.floor, samples), gate.floor / 2) if gate.floor > 0.0 else gate.floor
+    # One or two samples are near to something by chance. More than 16 do not raise the floor: the mean of a task that
+    # no member knows comes nearer to its own direction, and that one is no nearer to any member.
+    fewer = scaled(gate.floor, min(samples, NORMAL))
+    floor = max(fewer, gate.floor / 2) if gate.floor > 0.0 else gate.floor
     if similarity[best] < floor:
         return share
     if similarity[best] >= scaled(gate.alone[best] if gate.alone else gate.sharpen, samples):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
+from crayon.adapters.gate import Gate
 from crayon.adapters.manifest import Member
 from crayon.adapters.pool import Pool
 from crayon.adapters.shared_a import join_b, split_b
@@ -78,7 +79,10 @@ def pool_of_vectors(pool: Pool, name: str, vectors: NDArray[np.float32]) -> Pool
         Member(name=f"{name}-{i}", title=f"{name} {i}", rank=manifest.rank, alpha=manifest.alpha)
         for i in range(len(vectors))
     )
-    made = replace(manifest, name=name, title=name, members=members, encoder=None, rejected=(), tensors_sha256="")
+    # The gate has an entry for each member of the pool that this one stands beside, and nothing here chooses by it.
+    made = replace(
+        manifest, name=name, title=name, members=members, encoder=None, gate=Gate(), rejected=(), tensors_sha256=""
+    )
     return Pool.shared(made, vectors, a=None if manifest.a_seed is not None else pool.a)
 
 

@@ -133,3 +133,10 @@ def test_members_that_do_not_mix_answer_alone_or_not_at_all() -> None:
     assert shares.sum() == pytest.approx(gate.mass)
     with pytest.raises(InvalidRequestError, match=r"gate\.mixes"):
         gate_weights(np.array([0.5, 0.5]), Gate(floor=0.1, mixes=(True,)))
+
+
+def test_more_samples_of_a_task_that_no_member_knows_do_not_lose_its_blend() -> None:
+    gate = Gate(floor=0.27, alone=(0.9, 0.9), mass=0.6, temperature=0.1)
+    for samples in (16, 64, 1000):
+        assert gate_weights(np.array([0.4, 0.1]), gate, samples).sum() == pytest.approx(0.6)
+        assert not gate_weights(np.array([0.26, 0.1]), gate, samples).any()

@@ -256,3 +256,11 @@ def test_the_command_writes_and_prints_the_result(
     wrong = CliRunner().invoke(app, [*words, "--only", "nowhere"])
     assert wrong.exit_code != 0
     assert "nowhere" in wrong.output
+
+
+def test_a_pool_of_other_vectors_has_no_gate_of_the_pool_it_stands_beside(pool: Pool) -> None:
+    count = len(pool)
+    gate = replace(pool.manifest.gate, alone=(0.5,) * count, mixes=(True,) * count)
+    own = Pool.shared(replace(pool.manifest, gate=gate, tensors_sha256=""), pool.b, keys=pool.keys, centre=pool.centre)
+    assert len(pool_of_vectors(own, "fresh", pool.b[:1])) == 1
+    assert len(random_pool(own, 0)) == count
