@@ -9,10 +9,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sdk_fakes import COLOURS, UNSURE, Async, Fake, FakeServer, Sync, answer
 
-from crayon import Budget, Conditions, InvalidRequestError, Privacy, PrivacyError, PrivacyReport, Reason, Scope, Source
+from crayon import (
+    Budget,
+    Conditions,
+    Hardness,
+    InvalidRequestError,
+    Privacy,
+    PrivacyError,
+    PrivacyReport,
+    Reason,
+    Scope,
+    Source,
+)
 from crayon.errors import CrayonError, EngineError
 
 CARD, MAIL = "4111 1111 1111 1111", "ada@example.com"
+CLOSE = Hardness(choice_margin=0.99)  # sends all but the clearest choices
 
 
 def sent(server):
@@ -66,6 +78,34 @@ def test_what_needs_the_server_names_the_switch(sdk, monkeypatch, device):
         with pytest.raises(PrivacyError, match="CRAYON_LOCAL_ONLY"):
             sdk.call_or_value(call())
     assert sent(server) == ""
+
+
+@pytest.mark.parametrize("switch", [False, True], ids=["without", "with"])
+@pytest.mark.parametrize("mode", ["prefer_on_device", "prefer_on_server"])
+def test_the_switch_keeps_choices_here(sdk, monkeypatch, mode, switch):
+    if switch:
+        monkeypatch.setenv("CRAYON_LOCAL_ONLY", "1")
+    device, server = both()
+    client = sdk.make(device, server, mode=mode, hardness=CLOSE)
+    route = sdk.call(client.choose("is it so?", ["yes", "no"])).route
+    if switch:
+        assert (route.source, route.reason, route.bytes_sent) == (Source.DEVICE, Reason.LOCAL_ONLY, 0)
+        assert sent(server) == ""
+    else:
+        assert route.source is Source.SERVER
+        assert "is it so?" in sent(server)
+
+
+@pytest.mark.parametrize("device", [None, "device"])
+def test_a_choice_that_needs_the_server_names_the_switch(sdk, monkeypatch, device):
+    server = FakeServer("large")
+    client = sdk.make(device and Fake("small"), server, mode="only_on_server")
+    monkeypatch.setenv("CRAYON_LOCAL_ONLY", "1")
+    with pytest.raises(PrivacyError, match="CRAYON_LOCAL_ONLY"):
+        sdk.call(client.choose("is it so?", ["yes", "no"]))
+    assert sent(server) == ""
+    monkeypatch.delenv("CRAYON_LOCAL_ONLY")
+    assert sdk.call(client.choose("is it so?", ["yes", "no"])).route.source is Source.SERVER
 
 
 def test_the_switch_holds_for_an_answer_that_was_allowed_before(sdk, monkeypatch):
