@@ -9,7 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from crayon.completion import Source
-from crayon.engine import Delta, Finished, ScoreRequest, Started
+from crayon.engine import Delta, EncodeRequest, Finished, ScoreRequest, Started
 from crayon.errors import (
     AdapterError,
     CrayonError,
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
 
     from crayon.completion import Reason
-    from crayon.engine import EncodeRequest, Engine, Event, GenerateRequest
+    from crayon.engine import Engine, Event, GenerateRequest
     from crayon.messages import Message
     from crayon.router.budget import Reserved
     from crayon.router.policy import Allowed
@@ -122,12 +122,12 @@ class Accounts:
 
     # -- around a query
 
-    def open(self, source: Source, request: GenerateRequest, *, counted: bool = False) -> Account:
+    def open(self, source: Source, request: GenerateRequest | ScoreRequest, *, counted: bool = False) -> Account:
         """Return the account of one request that is about to be made; waits for the budget's file where there is one.
 
         Args:
             source: who is asked.
-            request: what is asked.
+            request: what is asked; scores stand for a choice, which is an answer of one token.
             counted: whether the query has been counted as sent already.
 
         Raises:
@@ -135,8 +135,8 @@ class Accounts:
         """
         reserved = None
         if source is Source.SERVER:
-            most = Cost(likely_tokens(_characters(request.messages)), request.sampling.max_tokens)
-            reserved = self.spending.reserve(most)
+            answer_tokens = 1 if isinstance(request, ScoreRequest) else request.sampling.max_tokens
+            reserved = self.spending.reserve(Cost(likely_tokens(_sent_characters(request)), answer_tokens))
         return Account(self, source, reserved, counted=counted)
 
     def paid(self, source: Source, request: ScoreRequest | EncodeRequest, start: Callable[[Any], Work]) -> Work:
@@ -147,11 +147,7 @@ class Accounts:
         """
         if source is Source.DEVICE or self.spending.budget is None:
             return start(request)
-        if isinstance(request, ScoreRequest):
-            characters = _characters(request.messages) + sum(map(len, request.continuations))
-        else:
-            characters = sum(map(len, request.texts))
-        reserved = self.spending.reserve(Cost(likely_tokens(characters), 0))
+        reserved = self.spending.reserve(Cost(likely_tokens(_sent_characters(request)), 0))
         if reserved is None:
             return start(request)
         try:
@@ -256,6 +252,13 @@ def _result_cost(done: Future[Any], reserved: Reserved) -> Cost | None:
 
 def _characters(messages: tuple[Message, ...]) -> int:
     return sum(len(message.content) for message in messages)
+
+
+def _sent_characters(request: GenerateRequest | ScoreRequest | EncodeRequest) -> int:
+    if isinstance(request, EncodeRequest):
+        return sum(map(len, request.texts))
+    continuations = request.continuations if isinstance(request, ScoreRequest) else ()
+    return _characters(request.messages) + sum(map(len, continuations))
 
 
 def _context(engine: Engine | None) -> int | None:

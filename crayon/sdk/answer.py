@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
 
     from crayon.completion import Completion, Route
-    from crayon.engine import Engine, Event, Stream
+    from crayon.engine import Engine, Event, GenerateRequest, ScoreRequest, Stream
     from crayon.router.policy import Allowed
     from crayon.sdk.accounts import Account
     from crayon.sdk.actions import Action
@@ -116,6 +116,10 @@ class Answer:
     def _ask(self, engine: Engine, action: Generate) -> Stream:
         return engine.generate(action.request)
 
+    def _sent(self, action: Generate) -> GenerateRequest | ScoreRequest:
+        """Return the request as the engine gets it."""
+        return action.request
+
     def _look(self) -> None:
         """Look at what a server would be sent; that takes its time, and may ask the user.
 
@@ -138,7 +142,7 @@ class Answer:
     def _pay(self, action: Generate) -> BudgetError | None:
         """Open the request's account, or return why not; waits for the budget's file where there is a budget."""
         try:
-            self._account = self._core.accounts.open(action.source, action.request, counted=self._counted)
+            self._account = self._core.accounts.open(action.source, self._sent(action), counted=self._counted)
         except BudgetError as error:
             return error
         self._counted = self._counted or action.source is Source.SERVER

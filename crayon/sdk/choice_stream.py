@@ -81,6 +81,9 @@ class ChoiceAnswer(Answer):
             self._call, self._allowed, gate=choice_gate, request_bytes=request_bytes, of_choices=True
         )
 
+    def _sent(self, action: Generate) -> ScoreRequest:
+        return self._request(action.source, action.request)
+
     def _ask(self, engine: Engine, action: Generate) -> Stream:
         try:
             return self._scored(engine, action)
@@ -125,7 +128,7 @@ class ChoiceAnswer(Answer):
             kept = Stream()
             take(kept, self._kept[1])
             return kept
-        request = self._request(source, action.request)
+        request = self._sent(action)
         future = engine.score(request) if ends is None else ends.score(request, ended=True)
 
         def cancel() -> None:

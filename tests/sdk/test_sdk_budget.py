@@ -12,13 +12,28 @@ import stat
 import subprocess
 import sys
 import threading
+from concurrent.futures import Future
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 from sdk_fakes import UNSURE, Fake, FakeServer, Hang, answer, delta
 from serving_tools import until
 
-from crayon import Budget, BudgetError, ConfigError, OverloadedError, Reason, ServerInterruptedError, Source
+from crayon import (
+    Budget,
+    BudgetError,
+    ConfigError,
+    OverloadedError,
+    Privacy,
+    Reason,
+    ServerInterruptedError,
+    Source,
+    Timings,
+    Usage,
+)
+from crayon.completion import FinishReason
+from crayon.engine import ContinuationScore, Finished, ScoreResult
 from crayon.errors import ServerUnavailableError
 from crayon.router.budget import Cost
 from crayon.sdk import budget_store
@@ -211,6 +226,67 @@ async def test_a_task_cancelled_while_the_budget_is_asked_sends_nothing_and_cost
     await asyncio.to_thread(until, lambda: spent().queries == "k")
     assert spent().tokens == 0
     assert server.requests == []
+
+
+# -- what is counted is what is sent
+
+SECRET = "Z" * 4000  # [WORD_1] once it is redacted
+REDACTING = Privacy(action="redact", patterns={"word": "Z{50,}"})
+OFF = Privacy(action="off")
+
+
+@dataclass
+class Silent(FakeServer):
+    """Reports no usage, and writes down what was set aside when a request came."""
+
+    set_aside: list = field(default_factory=list)
+
+    def generate(self, request):
+        self.set_aside.append(spent().tokens)
+        return super().generate(request)
+
+    def score(self, request):
+        self.set_aside.append(spent().tokens)
+        self.scored.append(request)
+        future = Future()
+        scores = tuple(ContinuationScore((-1.0 - i,)) for i in range(len(request.continuations)))
+        future.set_result(ScoreResult(scores, Usage(0, 0), self.name))
+        return future
+
+
+def characters(request):
+    return sum(len(m.content) for m in request.messages) + sum(map(len, getattr(request, "continuations", ())))
+
+
+@pytest.mark.parametrize("privacy", [OFF, REDACTING], ids=["as it is", "redacted"])
+@pytest.mark.parametrize("place", ["question", "choices"])
+def test_a_choice_is_counted_as_it_is_sent_with_its_options(sdk, privacy, place):
+    device, server = Fake("small"), Silent("large")
+    client = sdk.make(device, server, mode="prefer_on_server", budget=Budget(tokens_per_day=10**6), privacy=privacy)
+    question, choices = ("who?", ["a" * 400, f"b {SECRET}"]) if place == "choices" else (SECRET, ["a" * 400, "b"])
+    assert sdk.call(client.choose(question, choices)).route.source is Source.SERVER
+    (request,) = server.scored
+    assert (SECRET in repr(request)) == (privacy is OFF)
+    # Each option stands in the list and is scored; the choice itself is an answer of one token.
+    assert server.set_aside == [-(-characters(request) // 4) + 1]
+    assert 200 < server.set_aside[0] < 300 if privacy is REDACTING else server.set_aside[0] > 1200
+    assert spent().tokens == server.set_aside[0], "the server told of no tokens"
+
+
+def test_a_choice_whose_server_counts_costs_what_it_says(sdk):
+    client = sdk.make(None, FakeServer("large"), budget=TOKENS)
+    sdk.call(client.choose("who?", ["a" * 400, "b" * 400]))
+    assert spent().tokens == 8
+
+
+@pytest.mark.parametrize("privacy", [OFF, REDACTING], ids=["as it is", "redacted"])
+def test_an_answer_is_counted_by_the_text_that_is_sent(sdk, privacy):
+    server = Silent("large", [[delta("you"), Finished(FinishReason.STOP, Usage(0, 0), Timings())]])
+    client = sdk.make(None, server, budget=Budget(tokens_per_day=10**6), privacy=privacy)
+    sdk.call(client.ask(f"who? {SECRET}", max_tokens=50))
+    prompt = 4 if privacy is REDACTING else 1002  # "who? [WORD_1]" has 13 characters
+    assert server.set_aside == [prompt + 50]
+    assert spent().tokens == prompt + 1
 
 
 # -- files that cannot be used

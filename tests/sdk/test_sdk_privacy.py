@@ -7,12 +7,26 @@ import logging
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sdk_fakes import COLOURS, UNSURE, Async, Fake, FakeServer, Sync, answer
+from sdk_fakes import COLOURS, UNSURE, USAGE, Async, Fake, FakeServer, Sync, answer
 
-from crayon import Budget, Conditions, InvalidRequestError, Privacy, PrivacyError, PrivacyReport, Reason, Scope, Source
+from crayon import (
+    Budget,
+    BudgetError,
+    Conditions,
+    Hardness,
+    InvalidRequestError,
+    Privacy,
+    PrivacyError,
+    PrivacyReport,
+    Reason,
+    Scope,
+    Source,
+)
 from crayon.errors import CrayonError, EngineError
+from crayon.router.conditions import Measured
 
 CARD, MAIL = "4111 1111 1111 1111", "ada@example.com"
+CLOSE = Hardness(choice_margin=0.99)  # sends all but the clearest choices
 
 
 def sent(server):
@@ -66,6 +80,34 @@ def test_what_needs_the_server_names_the_switch(sdk, monkeypatch, device):
         with pytest.raises(PrivacyError, match="CRAYON_LOCAL_ONLY"):
             sdk.call_or_value(call())
     assert sent(server) == ""
+
+
+@pytest.mark.parametrize("switch", [False, True], ids=["without", "with"])
+@pytest.mark.parametrize("mode", ["prefer_on_device", "prefer_on_server"])
+def test_the_switch_keeps_choices_here(sdk, monkeypatch, mode, switch):
+    if switch:
+        monkeypatch.setenv("CRAYON_LOCAL_ONLY", "1")
+    device, server = both()
+    client = sdk.make(device, server, mode=mode, hardness=CLOSE)
+    route = sdk.call(client.choose("is it so?", ["yes", "no"])).route
+    if switch:
+        assert (route.source, route.reason, route.bytes_sent) == (Source.DEVICE, Reason.LOCAL_ONLY, 0)
+        assert sent(server) == ""
+    else:
+        assert route.source is Source.SERVER
+        assert "is it so?" in sent(server)
+
+
+@pytest.mark.parametrize("device", [None, "device"])
+def test_a_choice_that_needs_the_server_names_the_switch(sdk, monkeypatch, device):
+    server = FakeServer("large")
+    client = sdk.make(device and Fake("small"), server, mode="only_on_server")
+    monkeypatch.setenv("CRAYON_LOCAL_ONLY", "1")
+    with pytest.raises(PrivacyError, match="CRAYON_LOCAL_ONLY"):
+        sdk.call(client.choose("is it so?", ["yes", "no"]))
+    assert sent(server) == ""
+    monkeypatch.delenv("CRAYON_LOCAL_ONLY")
+    assert sdk.call(client.choose("is it so?", ["yes", "no"])).route.source is Source.SERVER
 
 
 def test_the_switch_holds_for_an_answer_that_was_allowed_before(sdk, monkeypatch):
@@ -203,23 +245,86 @@ def test_choices_are_looked_at_and_replaced_like_the_question(sdk):
         sdk.call(sdk.make(None, server).choose("who?", [MAIL, "somebody else"]))
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"budget": Budget(tokens_per_day=1)},
-        {"conditions": Conditions(max_prompt_tokens=1)},
-        {"conditions": Conditions(device_languages=("de",))},
-        {"conditions": Conditions(speed=True)},
-    ],
-)
-def test_no_other_reason_sends_what_must_stay(sdk, options, monkeypatch, tmp_path):
+HARMLESS, SENSITIVE = (f"please write to this person as soon as you can: {who}" for who in ("Ada", MAIL))
+CALLED = ["ask", "chat", "choose", "score", "encode"]
+# Why a harmless text is sent: the options, and the reason that its route names.
+SENDING = {
+    "a budget with room": ({"mode": "prefer_on_server", "budget": Budget(tokens_per_day=10**6)}, Reason.MODE),
+    "long": ({"conditions": Conditions(max_prompt_tokens=1)}, Reason.LONG),
+    "another language": ({"conditions": Conditions(device_languages=("de",))}, Reason.LANGUAGE),
+    "a slow device": ({"conditions": Conditions(speed=True)}, Reason.DEVICE_SLOW),
+}
+SLOW = Measured(
+    device_prompt_rate=1.0, device_decode_rate=1.0, server_first_token_s=0.1, server_decode_rate=100.0,
+    answer_tokens=90.0,
+)  # fmt: skip
+
+
+def call_by(sdk, client, called, text):
+    """Call one way; the device embeds where there is one, and only the mode sends what is scored."""
+    if called == "chat":
+        return say(sdk, client.chat(), text)
+    if called == "score":
+        return sdk.call(client.score(text, ["yes", "no"], mode="prefer_on_server"))
+    return sdk.call(getattr(client, called)(text, *([["yes", "no"]] if called == "choose" else [])))
+
+
+@pytest.mark.parametrize("called", CALLED)
+@pytest.mark.parametrize("why", SENDING)
+def test_no_other_reason_sends_what_must_stay(sdk, why, called, monkeypatch, tmp_path):
+    monkeypatch.setenv("CRAYON_STATE_DIR", str(tmp_path))
+    options, reason = SENDING[why]
+    device, server = both()
+    client = sdk.make(None if called == "encode" else device, server, **options)
+    client._core.accounts.meters.read = lambda: SLOW
+    got = call_by(sdk, client, called, HARMLESS)
+    assert HARMLESS in sent(server)
+    if called in {"ask", "chat", "choose"}:
+        assert (got.route.source, got.route.reason) == (Source.SERVER, reason)
+    before = sent(server)
+    if called == "encode":
+        with pytest.raises(PrivacyError):
+            call_by(sdk, client, called, SENSITIVE)
+    else:
+        got = call_by(sdk, client, called, SENSITIVE)
+    if called in {"ask", "chat", "choose"}:
+        assert (got.route.source, got.route.reason) == (Source.DEVICE, Reason.SENSITIVE)
+    assert sent(server) == before
+
+
+@pytest.mark.parametrize("called", CALLED)
+def test_a_used_up_budget_sends_nothing_that_must_stay(sdk, called, monkeypatch, tmp_path):
     monkeypatch.setenv("CRAYON_STATE_DIR", str(tmp_path))
     device, server = both()
-    client = sdk.make(device, server, **options)
-    text = f"please write to this person as soon as you can: {MAIL}"
-    assert sdk.call(client.ask(text)).route.source is Source.DEVICE
-    sdk.call(client.choose(text, ["yes", "no"]))
-    assert sent(server) == ""
+    options = {"mode": "prefer_on_server", "budget": Budget(tokens_per_day=USAGE.prompt_tokens + 1)}
+    client = sdk.make(None if called == "encode" else device, server, **options)
+    call_by(sdk, client, called, HARMLESS)
+    before = sent(server)
+    assert HARMLESS in before
+    for text in (HARMLESS, SENSITIVE):
+        if called == "encode":
+            with pytest.raises(BudgetError):
+                call_by(sdk, client, called, text)
+        else:
+            got = call_by(sdk, client, called, text)
+            assert called == "score" or (got.route.source, got.route.reason) == (Source.DEVICE, Reason.BUDGET)
+    assert sent(server) == before
+
+
+@pytest.mark.parametrize("history", ["keep", "drop"])
+def test_what_was_said_while_the_budget_was_used_up_stays_once_there_is_room(sdk, history, monkeypatch, tmp_path):
+    monkeypatch.setenv("CRAYON_STATE_DIR", str(tmp_path))
+    device, server = both(Fake("small", [answer("your word is Zanzibar")]))
+    options = {"mode": "prefer_on_server", "budget": Budget(tokens_per_day=1), "privacy": Privacy(history=history)}
+    chat = sdk.make(device, server, **options).chat()
+    assert say(sdk, chat, "hi").route.source is Source.SERVER
+    assert say(sdk, chat, SENSITIVE).route.reason is Reason.BUDGET
+    (tmp_path / "budget.json").unlink()  # a new day
+    route = say(sdk, chat, "and now?").route
+    assert route.source == ("server" if history == "drop" else "device")
+    assert "Zanzibar" not in sent(server)
+    assert MAIL not in sent(server)
+    assert ("and now?" in sent(server)) == (history == "drop")
 
 
 def test_what_cannot_be_placed_is_not_redacted_but_kept(sdk):
