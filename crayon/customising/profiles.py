@@ -147,6 +147,13 @@ def make_profiles(
     return tuple(profiles), parts
 
 
+def left_out_score(vectors: NDArray[np.float32], parts: NDArray[np.intp], sample: int) -> float:
+    """Return the cosine of one sample, a unit row, to the mean of the others of its part; 1 where there are none."""
+    rest = vectors[parts == parts[sample]].sum(axis=0) - vectors[sample]
+    length = float(np.linalg.norm(rest))
+    return float(vectors[sample] @ rest) / length if length > 1e-6 else 1.0
+
+
 def _settle(vectors: NDArray[np.float32], centres: NDArray[np.float32]) -> NDArray[np.intp]:
     """Return the part of each vector after spherical k-means from the given centres."""
     parts = np.full(len(vectors), -1)

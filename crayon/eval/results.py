@@ -89,7 +89,7 @@ class CaseResults:
         """Return the points if options are compared this way."""
         right = [
             [
-                not answer.too_long and int(np.argmax(_values(answer, rule))) == item.answer
+                not answer.too_long and int(np.argmax(values(answer, rule))) == item.answer
                 for answer, item in zip(row, self.case.items, strict=True)
             ]
             for row in outcome.answers
@@ -110,7 +110,8 @@ class CaseResults:
         return float(np.mean(words)) > LONG_CHOICE_WORDS
 
 
-def _values(answer: Answer, rule: Rule) -> list[float]:
+def values(answer: Answer, rule: Rule) -> list[float]:
+    """Return one number for each option, the largest for the likeliest."""
     if rule == "ended":
         return [text + end for text, end in zip(answer.sums, answer.ends, strict=True)]
     return list(answer.sums if rule == "whole" else answer.means)

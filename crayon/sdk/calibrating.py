@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from crayon.customising.profile_gate import pool_for
-from crayon.customising.profiles import split
+from crayon.customising.profiles import left_out_score, split
 from crayon.customising.sample import choices_of
 from crayon.data.priors import load_priors
 from crayon.errors import InvalidRequestError, PromptTooLongError
@@ -176,9 +176,7 @@ def _left_out(
     found = {}
     for i, sample in enumerate(kept):
         profile = customization.profiles[int(parts[i])]
-        rest = vectors[parts == parts[i]].sum(axis=0) - vectors[i]
-        length = float(np.linalg.norm(rest))
-        score = float(vectors[i] @ rest) / length if length > 1e-6 else 1.0
+        score = left_out_score(vectors, parts, i)
         found[sample.question] = Place(profile.name, score - profile.threshold, own=True)
     return found
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 
 from crayon.customising.customise import customise
+from crayon.customising.profiles import left_out_score
 from crayon.eval.cases import as_samples
 from crayon.router.calibration import calibrate
 from crayon.router.cases import Case, Priors
@@ -118,9 +119,7 @@ class Decider:
         cases = []
         for i, (item, one, other) in enumerate(zip(samples, said, answered, strict=True)):
             profile = profiles[int(draft.parts[i])]
-            rest = draft.vectors[draft.parts == draft.parts[i]].sum(axis=0) - draft.vectors[i]
-            length = float(np.linalg.norm(rest))
-            score = float(draft.vectors[i] @ rest) / length if length > 1e-6 else 1.0
+            score = left_out_score(draft.vectors, draft.parts, i)
             cases.append(_case(profile.name, score - profile.threshold, one, other, item, own=True))
         return cases
 

@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from crayon.customising.expectation import LONG_CHOICE_WORDS
+from crayon.customising.choices import rule_for
 from crayon.engine import ScoreRequest, deadline_after
+from crayon.eval.results import values
 from crayon.eval.subject import Question
 from crayon.messages import Message
+from crayon.router.features import choice_features
 from crayon.sdk.listing import listed
 
 if TYPE_CHECKING:
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
     from crayon.data.qa import Item
     from crayon.engine import Engine, ScoreResult
     from crayon.eval.answer_cache import AnswerCache
-    from crayon.eval.subject import Answer, Subject
+    from crayon.eval.subject import Subject
 
 PATIENCE_S = 600.0
 # More would only wait in the server's queue.
@@ -38,14 +40,10 @@ class Said:
     margin: float
 
 
-def said(values: Sequence[float], item: Item) -> Said:
+def said(scores: Sequence[float], item: Item) -> Said:
     """Return what log-probabilities of the options come to."""
-    scores = np.asarray(values, np.float64)
-    shares = np.exp(scores - scores.max())
-    shares /= shares.sum()
-    first, second = np.sort(shares)[::-1][:2]
     index = int(np.argmax(scores))
-    return Said(index, index == item.answer, float(first - second))
+    return Said(index, index == item.answer, choice_features(scores).margin)
 
 
 class DeviceSide:
@@ -59,7 +57,7 @@ class DeviceSide:
         order = sorted(range(len(items)), key=lambda i: self._subject.identity(blends[i]))
         answers = self._subject.choices([Question(items[i], blends[i]) for i in order], step)
         found = {
-            i: said(_values(answer, items[i], plain=not self._subject.identity(blends[i])), items[i])
+            i: said(values(answer, rule_for(items[i].choices, ended=bool(self._subject.identity(blends[i])))), items[i])
             for i, answer in zip(order, answers, strict=True)
         }
         return [found[i] for i in range(len(items))]
@@ -107,22 +105,9 @@ class ServerSide:
                 future.cancel()
         found = []
         for item, key in zip(items, keys, strict=True):
-            totals = json.loads(self._cache.get(key) or b"[]")
-            found.append(said([total[is_long(item)] for total in totals], item))
+            by_rule = 1 if rule_for(item.choices, ended=False) == "token" else 0
+            found.append(said([each[by_rule] for each in json.loads(self._cache.get(key) or b"[]")], item))
         return found
-
-
-def is_long(item: Item) -> bool:
-    """Whether options are compared per token: of more than 4 words on average the shortest would win."""
-    return sum(len(choice.split()) for choice in item.choices) > LONG_CHOICE_WORDS * len(item.choices)
-
-
-def _values(answer: Answer, item: Item, *, plain: bool) -> Sequence[float]:
-    if is_long(item):
-        return answer.means
-    if plain:
-        return answer.sums
-    return [text + end for text, end in zip(answer.sums, answer.ends, strict=True)]
 
 
 def _request(item: Item) -> ScoreRequest:
