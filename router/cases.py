@@ -12,6 +12,8 @@ from crayon.errors import InvalidRequestError
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from crayon.router.device_map import CurvePrior
+
 MIN_CASES = 4
 _NO_PROFILES: Mapping[str | None, Prior] = MappingProxyType({})
 
@@ -89,6 +91,7 @@ class Priors:
         outside_device: the plain base outside all profiles.
         outside_server: the server there.
         profiles: the server's accuracy on some profiles, in place of `server`.
+        curve: how the device's accuracy inside goes with the signal that cases carry; None: nothing is believed of it.
     """
 
     device: Prior = field(default_factory=Prior)
@@ -96,6 +99,7 @@ class Priors:
     outside_device: Prior = field(default_factory=Prior)
     outside_server: Prior = field(default_factory=Prior)
     profiles: Mapping[str | None, Prior] = field(default_factory=lambda: _NO_PROFILES)
+    curve: CurvePrior | None = None
 
 
 def distinct_cases(cases: Sequence[Case]) -> tuple[list[Case], int]:

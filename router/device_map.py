@@ -13,10 +13,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from crayon.errors import InvalidRequestError
 from crayon.router.logistic import fit_logistic
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from numpy.typing import NDArray
 
     from crayon.router.cases import Prior
 
@@ -55,13 +58,38 @@ class DeviceMap:
         return (math.log(right) - math.log1p(-right) - self.intercept) / self.slope
 
 
-def fit_device_map(sure: Sequence[float | None], right: Sequence[float], prior: Prior) -> DeviceMap:
+@dataclass(frozen=True, slots=True)
+class CurvePrior:
+    """What is believed of the curve before any case: independent normal distributions of its two parameters.
+
+    It is measured for a pair of models and one signal; with it a few cases only move the curve, as far as they tell.
+
+    Raises:
+        InvalidRequestError: the slope is negative, a deviation is not above 0, or a number is not finite.
+    """
+
+    slope: float
+    slope_sd: float
+    intercept: float
+    intercept_sd: float
+
+    def __post_init__(self) -> None:
+        for name, least in (("slope", 0.0), ("slope_sd", 1e-6), ("intercept", -math.inf), ("intercept_sd", 1e-6)):
+            value = getattr(self, name)
+            if not math.isfinite(value) or value < least:
+                raise InvalidRequestError(f"curve.{name}", f"must be a number of {max(least, -1e9):g} or more")
+
+
+def fit_device_map(
+    sure: Sequence[float | None], right: Sequence[float], prior: Prior, curve: CurvePrior | None = None
+) -> DeviceMap:
     """Fit the map of one profile.
 
     Args:
         sure: the signal of each case, None where not decoded; minus infinity counts as the least finite one.
         right: whether the device was right (0, 1 or a share), of the same length.
         prior: of the accuracy; it shapes the mean, not the slope.
+        curve: of the curve; without one, few cases make a constant.
     """
     mean = prior.mean(sum(right), len(right))
     decoded = [(s, r) for s, r in zip(sure, right, strict=True) if s is not None]
@@ -69,6 +97,8 @@ def fit_device_map(sure: Sequence[float | None], right: Sequence[float], prior: 
     x = np.array([s for s, _ in decoded], dtype=np.float64)
     y = np.array([r for _, r in decoded], dtype=np.float64)
     finite = x[np.isfinite(x)]
+    if curve is not None:
+        return _with_prior(np.clip(x, finite.min(), finite.max()) if len(finite) else x[:0], y, mean, len(right), curve)
     if len(x) < MIN_DECODED or not 0 < y.sum() < len(y) or not len(finite):
         return constant
     x = np.clip(x, finite.min(), finite.max())
@@ -82,3 +112,14 @@ def fit_device_map(sure: Sequence[float | None], right: Sequence[float], prior: 
     if slope <= 0:
         return constant
     return DeviceMap(slope / spread, intercept - slope * centre / spread, mean, len(right))
+
+
+def _with_prior(
+    x: NDArray[np.float64], right: NDArray[np.float64], mean: float, n: int, curve: CurvePrior
+) -> DeviceMap:
+    """Return the most likely curve under the prior (no smoothed targets: the prior keeps it from the extremes)."""
+    columns = np.column_stack([x, np.ones(len(x))])
+    penalty = np.array([curve.slope_sd**-2, curve.intercept_sd**-2])
+    centre = np.array([curve.slope, curve.intercept])
+    slope, intercept = fit_logistic(columns, right[: len(x)], penalty, centre).tolist()
+    return DeviceMap(slope, intercept, mean, n) if slope > 0 else DeviceMap(0.0, 0.0, mean, n)

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from crayon.router.cases import Case, Prior, Priors
+    from crayon.router.device_map import CurvePrior
 
 # So many queries of a task, and so many others, before a scope is moved.
 MIN_OWN = 8
@@ -83,15 +84,24 @@ def fit_rules(cases: Sequence[Case], priors: Priors, profiles: Sequence[str | No
     for name in profiles:
         inside = [c for c in cases if c.profile == name and id(c) not in gone]
         server = priors.profiles.get(name, priors.server)
-        rules[name] = _fit_rule(name, 0.0 if name is None else scopes[name], inside, priors.device, server)
+        rules[name] = _fit_rule(
+            name, 0.0 if name is None else scopes[name], inside, priors.device, server, priors.curve
+        )
     if not scopes:
         return Rules(rules, None)
     return Rules(rules, _fit_rule(None, 0.0, outside, priors.outside_device, priors.outside_server))
 
 
-def _fit_rule(name: str | None, scope: float, cases: Sequence[Case], device: Prior, server: Prior) -> ProfileRule:
+def _fit_rule(
+    name: str | None,
+    scope: float,
+    cases: Sequence[Case],
+    device: Prior,
+    server: Prior,
+    curve: CurvePrior | None = None,
+) -> ProfileRule:
     answered = [c.server_right for c in cases if c.server_right is not None]
-    fitted = fit_device_map([c.sure for c in cases], [c.device_right for c in cases], device)
+    fitted = fit_device_map([c.sure for c in cases], [c.device_right for c in cases], device, curve)
     return ProfileRule(name, scope, fitted, server.mean(sum(answered), len(answered)), len(answered))
 
 

@@ -117,7 +117,8 @@ def make_calibration(
             )
         )
     device_name = calls.engine.models()[0].name
-    priors = load_priors(device_name, None if model is None else model.name)
+    signal = signal_of(any(choices))
+    priors = load_priors(device_name, None if model is None else model.name, signal)
     names = [profile.name for profile in customization.profiles] if customization else []
     found = calibrate(cases, target, priors or Priors(), profiles=names)
     notes = [*found.report.notes, *_notes(len(samples) - len(usable) - too_long, too_long)]
@@ -130,7 +131,7 @@ def make_calibration(
     return CalibrationRecord(
         binding=binding_of(calls.engine, customization, "" if model is None else server_model_of(model)),
         calibration=replace(found, report=replace(found.report, notes=tuple(notes))),
-        signal=signal_of(any(choices)),
+        signal=signal,
         date=datetime.now(UTC).isoformat(timespec="seconds"),
         hold_tokens=asking.hold_tokens,
     )

@@ -11,8 +11,19 @@ def test_the_default_pair_has_weak_priors() -> None:
     assert found is not None
     assert found == load_priors("smollm2-135m-instruct")
     for prior in (found.device, found.server, found.outside_device, found.outside_server):
-        assert prior.right + prior.wrong == 8
+        assert 4 <= prior.right + prior.wrong <= 40
     assert found.outside_server.mean() > found.outside_device.mean()
+
+
+def test_the_curve_is_for_margins_only() -> None:
+    pair = "smollm2-135m-instruct", "qwen2.5-coder-1.5b-instruct"
+    found = load_priors(*pair, "margin")
+    assert found is not None
+    assert found.curve is not None
+    assert found.curve.slope > 0
+    texts = load_priors(*pair, "mean_logprob")
+    assert texts is not None
+    assert texts.curve is None
 
 
 def test_other_pairs_have_none() -> None:

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import json
+import tomllib
 from concurrent.futures import Future
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import pytest
 from keyed_pool import BACKGROUND
 
+from crayon.data.priors import load_priors
 from crayon.data.qa import load_items
 from crayon.device import DeviceEngine
 from crayon.engine import ContinuationScore, ModelInfo, ScoreResult
 from crayon.errors import InvalidRequestError
 from crayon.eval.answer_cache import AnswerCache
 from crayon.eval.customize import ModelUnderTest
-from crayon.eval.routing import page
+from crayon.eval.routing import beliefs, combining, page
 from crayon.eval.routing.decide import Routed
 from crayon.eval.routing.run import Measured, evaluate_route
 from crayon.eval.routing.settings import RouteSettings
@@ -25,6 +28,7 @@ from crayon.eval.routing.sides import ServerSide, said
 from crayon.eval.routing.summary import points
 from crayon.eval.routing.traffic import Query, User, make_users
 from crayon.eval.subject import Subject
+from crayon.router.features import ChoiceFeatures, Features
 from crayon.sdk.listing import listed
 
 if TYPE_CHECKING:
@@ -142,13 +146,17 @@ def test_points_of_each_variant_by_hand(pool: Pool) -> None:
     task = make_users(pool.manifest, SETTINGS)[0].task
     user = User("in_pool", "u", task, tuple(Query(item, "k", own=i < 2) for i in range(4)), ((),), ())
     one = Routed(
-        inside=np.array([0.1, -0.1, -0.2, 0.2]), sure=np.array([0.9, 0.2, 0.4, 0.1]), device=np.array([1.0, 0, 0, 0]),
+        inside=np.array([0.1, -0.1, -0.2, 0.2]), let_in=np.array([True, False, False, True]), features=(),
+        day_one=np.array([1.0, 0, 1, 0]),
+        sure=np.array([0.9, 0.2, 0.4, 0.1]), device=np.array([1.0, 0, 0, 0]),
         blended=np.array([1.0, 1, 0, 0]), server=np.array([0.0, 1, 1, 0]), benefit=np.array([-0.1, 0.2, 0.3, -0.5]),
         sent=np.array([False, True, True, False]), calibration=cast("Any", None), cases=(),
     )  # fmt: skip
     found = {name: values[0].tolist() for name, values in points(user, [one]).items()}
     assert found["router"] == [100, 100, 100, 0]
     assert found["scope_only"] == [100, 100, 100, 0]
+    assert found["day_one"] == [100, 0, 100, 0]
+    assert found["query_only"] == [100, 100, 100, 0]
     assert found["confidence_only"] == [100, 100, 0, 0]  # the least sure are the second and the fourth
     assert found["perfect_scope"] == [100, 100, 100, 0]
     assert found["random"] == [50, 50, 50, 0]
@@ -173,3 +181,75 @@ def test_the_server_is_asked_with_the_options_listed(cache: AnswerCache) -> None
 def test_settings_name_what_is_wrong() -> None:
     with pytest.raises(InvalidRequestError, match="--items: must be at least 10"):
         RouteSettings(items=3)
+
+
+def test_tuning_traffic_is_from_train_splits_and_holds_no_sample(pool: Pool) -> None:
+    for user in make_users(pool.manifest, replace(SETTINGS, split="train")):
+        known = {item.id for item in user.known} | {item.id for draw in user.draws for item in draw}
+        assert user.queries
+        assert all("/train/" in query.item.id for query in user.queries)
+        assert not known & {query.item.id for query in user.queries}
+    with pytest.raises(InvalidRequestError, match="split: must be test or train"):
+        replace(SETTINGS, split="all")
+
+
+def test_what_is_outside_is_decided_before_the_device_answers(model_path: Path, pool: Pool, cache: AnswerCache) -> None:
+    """It was once decided by the device's margin, which the product does not have there."""
+    measured = run(model_path, pool, cache, Knowing(0.5))
+    for _, draws in measured.results:
+        for one in draws:
+            assert len(set(one.benefit[~one.let_in].tolist())) <= 1
+            assert all(case.sure is None for case in one.cases if case.inside_score < 0)
+
+
+def test_beliefs_are_a_users_spread_and_not_luck() -> None:
+    rng = np.random.default_rng(5)
+    alike = [(rng.random(200) < 0.7).astype(float) for _ in range(12)]
+    right, wrong = beliefs.beta(alike)
+    assert right / (right + wrong) == pytest.approx(0.7, abs=0.03)
+    assert right + wrong == beliefs.MOST
+    right, wrong = beliefs.beta([np.ones(50), np.zeros(50), np.ones(50), np.zeros(50)])
+    assert (right, wrong) == (pytest.approx(2.0), pytest.approx(2.0))
+
+
+def test_the_believed_curve_is_that_of_the_users() -> None:
+    rng = np.random.default_rng(6)
+    groups = []
+    for shift in (-1.0, 0.0, 1.0):
+        sure = rng.random(3000)
+        groups.append((sure, (rng.random(3000) < 1 / (1 + np.exp(-(4 * sure - 1 + shift)))).astype(float)))
+    slope, intercept = beliefs.curve(groups)
+    assert slope == (pytest.approx(4.0, abs=0.3), 1.0)
+    assert intercept == (pytest.approx(-1.0, abs=0.2), 1.0)
+    assert beliefs.curve([]) == ((1.0, 2.0), (0.0, 2.0))
+
+
+def test_beliefs_are_an_entry_that_the_product_reads(
+    model_path: Path, pool: Pool, cache: AnswerCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured = run(model_path, pool, cache, Knowing(0.5))
+    (pair,) = tomllib.loads(beliefs.toml(measured.results, "a", "b"))["pairs"]
+    monkeypatch.setattr("crayon.data.priors.tomllib.loads", lambda _: {"pairs": [pair]})
+    found = load_priors("a", "b", "margin")
+    assert found is not None
+    assert found.curve is not None
+    assert load_priors("a", "b", "mean_logprob") == replace(found, curve=None)
+
+
+def test_a_combination_is_judged_on_users_it_was_not_fitted_on() -> None:
+    rng = np.random.default_rng(7)
+    results = []
+    for name in ("a", "b", "c", "d"):
+        margin, scope = rng.random(200), rng.random(200)
+        device = (rng.random(200) < 1 / (1 + np.exp(-6 * (margin + scope - 1)))).astype(float)
+        features = tuple(
+            Features(choice=ChoiceFeatures(0.5, float(m), float(e), 2), scope_margin=float(at))
+            for m, e, at in zip(margin, rng.random(200), scope, strict=True)
+        )
+        one = SimpleNamespace(features=features, let_in=np.ones(200, bool), device=device, server=np.ones(200))
+        results.append((cast("Any", SimpleNamespace(name=name)), [cast("Any", one)]))
+    found = {row.variant: row.value for row in combining.rows(results, "m")}
+    assert found["combiner"] > found["margin"] + 0.03
+    assert found["combiner"] > found["scope_margin"] + 0.03
+    assert 0.4 < found["choice_entropy"] < 0.6
+    assert list(combining.rows(results[:1], "m")) == []

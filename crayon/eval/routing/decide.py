@@ -11,7 +11,8 @@ from crayon.customising.customise import customise
 from crayon.customising.profiles import left_out_score
 from crayon.eval.cases import as_samples
 from crayon.router.calibration import calibrate
-from crayon.router.cases import Case, Priors
+from crayon.router.cases import Case
+from crayon.router.features import Features
 from crayon.router.scope import ScopeGate
 from crayon.router.targets import Best
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from crayon.eval.routing.traffic import User
     from crayon.eval.subject import Subject
     from crayon.router.calibration import Calibration
+    from crayon.router.cases import Priors
 
     Values: TypeAlias = NDArray[np.float64]
 
@@ -36,18 +38,23 @@ if TYPE_CHECKING:
 class Routed:
     """What happened to a user's queries in one draw; all arrays have the shape (queries,).
 
-    `inside` is the scope score minus its fitted threshold; `sure` the device's margin; rights are 1 or 0: of the device
-    as it answers (blended inside its scope, plain outside), of its blend alone, and of the server; `benefit` the
-    estimated gain of sending, and `sent` what was decided.
+    `inside` is the scope score minus its fitted threshold, and `let_in` whether the calibrated scope lets the query in;
+    `sure` is the device's margin, which the router sees of what is let in: all else is decided before the device
+    answers. Rights are 1 or 0: of the device as it answers (blended inside its scope, plain outside), of its blend
+    alone, and of the server; `benefit` is the estimated gain of sending, and `sent` what was decided. `day_one` is who
+    was right (1 or 0) where only the user's own samples were known. `features` is what the gates could see.
     """
 
     inside: Values
+    let_in: NDArray[np.bool_]
     sure: Values
     device: Values
     blended: Values
     server: Values
     benefit: Values
     sent: NDArray[np.bool_]
+    day_one: Values
+    features: tuple[Features, ...]
     calibration: Calibration
     cases: tuple[Case, ...]
 
@@ -59,47 +66,58 @@ class Decider:
         pool: what is blended.
         subject: the device, for embeddings.
         device, server: who answers.
+        priors: what is believed of the two before a user's own queries tell, as the product has them.
         step: is called for each answer.
     """
 
     def __init__(
-        self, pool: Pool, subject: Subject, device: DeviceSide, server: ServerSide, step: Callable[[], None]
+        self,
+        pool: Pool,
+        subject: Subject,
+        device: DeviceSide,
+        server: ServerSide,
+        priors: Priors,
+        step: Callable[[], None],
     ) -> None:
         self._pool = pool
         self._subject = subject
         self._device = device
         self._server = server
+        self._priors = priors
         self._step = step
 
     def draw(self, user: User, draw: int) -> Routed:
         """Return what the router makes of the user's queries with the samples of one draw."""
         samples = user.draws[draw]
         draft = customise(self._subject.calls, "eval", as_samples(samples), pool_id=self._pool.id)
-        cases = [*self._own_cases(draft, samples), *self._known_cases(draft, user.known)]
+        mine = self._own_cases(draft, samples)
+        cases = [*mine, *self._known_cases(draft, user.known)]
         names = [profile.name for profile in draft.customization.profiles]
-        calibration = calibrate(cases, Best(), Priors(), profiles=names, rounds=10)
+        calibration = calibrate(cases, Best(), self._priors, profiles=names, rounds=10)
         items = [query.item for query in user.queries]
         profiles, inside = self._places(draft, items)
-        scopes = {rule.profile: rule.scope for rule in calibration.rules}
         blends = [draft.customization.blend(name) for name in profiles]
-        let_in = [score >= scopes[name] for name, score in zip(profiles, inside, strict=True)]
         blended = self._device.ask(items, blends, self._step)
         plain = self._device.ask(items, [None] * len(items), self._step)
-        own = [b if ok else p for b, p, ok in zip(blended, plain, let_in, strict=True)]
-        benefit = np.array(
-            [
-                calibration.benefit(name, score, one.margin)
-                for name, score, one in zip(profiles, inside, own, strict=True)
-            ]
-        )
+        server = _right(self._server.ask(items, self._step))
+        let_in, own, benefit = _judged(calibration, profiles, inside, blended, plain)
+        sent = _sent(calibration, benefit)
+        # The day a user customises: only the own samples are known.
+        first = calibrate(mine, Best(), self._priors, profiles=names, rounds=10)
+        _, own_first, benefit_first = _judged(first, profiles, inside, blended, plain)
         return Routed(
             inside=inside,
+            let_in=let_in,
             sure=np.array([one.margin for one in own]),
             device=_right(own),
             blended=_right(blended),
-            server=_right(self._server.ask(items, self._step)),
+            server=server,
             benefit=benefit,
-            sent=np.array([calibration.sends(float(gain)) for gain in benefit]),
+            sent=sent,
+            day_one=np.where(_sent(first, benefit_first), server, _right(own_first)),
+            features=tuple(
+                Features(choice=one.choice, scope_margin=float(score)) for one, score in zip(own, inside, strict=True)
+            ),
             calibration=calibration,
             cases=tuple(cases),
         )
@@ -142,12 +160,32 @@ def _case(profile: str, inside: float, device: Said, server: Said, item: Item, *
     return Case(
         profile=profile,
         inside_score=inside,
-        sure=device.margin,
+        # Outside, the query is decided before the device answers.
+        sure=device.margin if inside >= 0 else None,
         device_right=float(device.right),
         server_right=float(server.right),
         own=own,
         id=item.id,
     )
+
+
+def _judged(
+    calibration: Calibration, profiles: Sequence[str], inside: Values, blended: Sequence[Said], plain: Sequence[Said]
+) -> tuple[NDArray[np.bool_], list[Said], Values]:
+    """Return which queries the scopes let in, the device's answers then, and the estimated gains of sending."""
+    scopes = {rule.profile: rule.scope for rule in calibration.rules}
+    let_in = np.array([score >= scopes[name] for name, score in zip(profiles, inside, strict=True)])
+    own = [b if ok else p for b, p, ok in zip(blended, plain, let_in, strict=True)]
+    benefit = [
+        # Outside, the query is decided before the device answers.
+        calibration.benefit(name, float(score), one.margin if ok else None)
+        for name, score, one, ok in zip(profiles, inside, own, let_in, strict=True)
+    ]
+    return let_in, own, np.array(benefit)
+
+
+def _sent(calibration: Calibration, benefit: Values) -> NDArray[np.bool_]:
+    return np.array([calibration.sends(float(gain)) for gain in benefit])
 
 
 def _right(said: Sequence[Said]) -> Values:

@@ -31,7 +31,8 @@ def markdown(report: EvalReport, plots: Sequence[str]) -> str:
     lines = ["# Device, server, router", ""]
     lines += ["| figure | users | value | 95 % interval | against |", "| --- | --- | ---: | --- | --- |"]
     lines += [
-        f"| {row.metric} | {row.group or ''} | {row.value:.3g} {row.unit} | {_interval(row)} | {row.against or ''} |"
+        f"| {row.metric}{_which(row)} | {row.group or ''} | {row.value:.3g} {row.unit} | {_interval(row)} | "
+        f"{row.against or ''} |"
         for row in figures
     ]
     names = [name for name in VARIANTS if name != "random_50"]
@@ -79,7 +80,7 @@ def _curves(measured: Measured, group: str) -> dict[str, Values]:
             own = {
                 "oracle": metrics.oracle_curve(one.device, one.server),
                 "router": metrics.curve(one.device, one.server, one.benefit),
-                "scope only": metrics.curve(one.device, one.server, -one.inside),
+                "query only": metrics.curve(one.device, one.server, -one.inside),
                 "confidence only": metrics.curve(one.device, one.server, -one.sure),
                 "random": metrics.random_curve(one.device, one.server),
             }
@@ -90,3 +91,7 @@ def _curves(measured: Measured, group: str) -> dict[str, Values]:
 
 def _interval(row: Row) -> str:
     return "" if row.ci_low is None or row.ci_high is None else f"[{row.ci_low:.1f}, {row.ci_high:.1f}]"
+
+
+def _which(row: Row) -> str:
+    return f" ({row.variant})" if row.variant else ""

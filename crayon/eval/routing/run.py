@@ -7,7 +7,9 @@ from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
+from crayon.data.priors import load_priors
 from crayon.eval.customize import EvalReport
+from crayon.eval.routing import combining
 from crayon.eval.routing.decide import Decider
 from crayon.eval.routing.scopes import scope_rows
 from crayon.eval.routing.sides import DeviceSide, ServerSide
@@ -15,6 +17,8 @@ from crayon.eval.routing.summary import rows
 from crayon.eval.routing.traffic import make_users
 from crayon.eval.subject import Subject
 from crayon.models import prepared
+from crayon.router.cases import Priors
+from crayon.router.signals import DEFAULT_CHOICE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,10 +36,12 @@ _TELL_EVERY_S = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """The report, and what its plots are drawn from."""
+    """The report, what its plots are drawn from, and the names of both models."""
 
     report: EvalReport
     results: Sequence[tuple[User, Sequence[Routed]]]
+    device: str
+    server: str
 
 
 def evaluate_route(
@@ -75,7 +81,8 @@ def evaluate_route(
         found = scope_rows(pool, subject, settings, name, tell)
         progress = _Progress(tell)
         server_side = ServerSide(server, cache, f"{served.source_sha256 or served.name} {served.quantization}")
-        decider = Decider(pool, subject, DeviceSide(subject), server_side, progress.step)
+        priors = load_priors(model.name, served.name, DEFAULT_CHOICE) or Priors()
+        decider = Decider(pool, subject, DeviceSide(subject), server_side, priors, progress.step)
         results = []
         for user in users:
             progress.what = f"{user.group} {user.name}"
@@ -84,10 +91,10 @@ def evaluate_route(
     report = EvalReport(
         "eval route",
         {name: model.sha256, served.name: served.source_sha256, f"pool {pool.id}": pool.manifest.tensors_sha256},
-        [*rows(results, both, settings), *found],
+        [*rows(results, both, settings), *combining.rows(results, both), *found],
         asdict(settings),
     )
-    return Measured(report, results)
+    return Measured(report, results, model.name, served.name)
 
 
 class _Progress:

@@ -34,6 +34,8 @@ class RouteSettings:
         promises: how often that test draws a calibration set, and
         cases: of how many queries.
         seed: of every draw.
+        split: where queries come from: "test" to measure, "train" to tune with (then never a sample or known stranger;
+            the pool has learnt from train items of its own tasks, so the device looks better there).
 
     Raises:
         InvalidRequestError: a value is out of range.
@@ -53,6 +55,7 @@ class RouteSettings:
     promises: int = 200
     cases: int = 200
     seed: int = 0
+    split: str = "test"
 
     def __post_init__(self) -> None:
         for field, value, least in (
@@ -63,6 +66,8 @@ class RouteSettings:
         ):
             if value < least:
                 raise InvalidRequestError(field, f"must be at least {least}")
+        if self.split not in {"test", "train"}:
+            raise InvalidRequestError("split", f"must be test or train, not {self.split!r}")
 
     @classmethod
     def quick(cls, **values: Any) -> RouteSettings:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from crayon.engine import Engine, ScoreResult
     from crayon.eval.answer_cache import AnswerCache
     from crayon.eval.subject import Subject
+    from crayon.router.features import ChoiceFeatures
 
 PATIENCE_S = 600.0
 # More would only wait in the server's queue.
@@ -33,17 +34,22 @@ AT_ONCE = 4
 
 @dataclass(frozen=True, slots=True)
 class Said:
-    """Which option a side takes, whether it is right, and its margin: the lead of its probability, 0 to 1."""
+    """Which option a side takes, whether it is right, and how its probability is spread over the options."""
 
     index: int
     right: bool
-    margin: float
+    choice: ChoiceFeatures
+
+    @property
+    def margin(self) -> float:
+        """The lead of the likeliest option, 0 to 1."""
+        return self.choice.margin
 
 
 def said(scores: Sequence[float], item: Item) -> Said:
     """Return what log-probabilities of the options come to."""
     index = int(np.argmax(scores))
-    return Said(index, index == item.answer, choice_features(scores).margin)
+    return Said(index, index == item.answer, choice_features(scores))
 
 
 class DeviceSide:

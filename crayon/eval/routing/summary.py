@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     Values: TypeAlias = NDArray[np.float64]
     Results: TypeAlias = Sequence[tuple[User, Sequence[Routed]]]
 
+# Of a query, in queries of the server: as many as the default device model has parameters per parameter of the server.
+DEVICE_COST = 0.09
+
 VARIANTS = (
     "router",
     "device",
@@ -34,6 +37,8 @@ VARIANTS = (
     "random_50",
     "scope_only",
     "confidence_only",
+    "query_only",
+    "day_one",
     "perfect_scope",
     "oracle",
 )
@@ -42,15 +47,16 @@ VARIANTS = (
 def points(user: User, draws: Sequence[Routed]) -> dict[str, Values]:
     """Return 100, 0 or an expectation for each draw and query, shape (draws, queries), by variant.
 
-    `random` sends as many as the router did, `confidence_only` the same number of those with the least margin.
+    `random` sends as many as the router did, `confidence_only` the same number of those with the least margin, and
+    `query_only` of those with the least scope score, so by the query alone. `day_one` is the router calibrated on the
+    user's own samples only, `router` also on known strangers.
     `perfect_scope` lets the blend answer what is the user's own, and the server all else. `oracle` knows who is right.
     """
     own = np.array([query.own for query in user.queries])
     found: dict[str, list[Values]] = {name: [] for name in VARIANTS}
     for draw in draws:
         device, server, share = draw.device, draw.server, float(draw.sent.mean())
-        least = np.zeros(len(device), bool)
-        least[np.argsort(draw.sure, kind="stable")[: int(draw.sent.sum())]] = True
+        least, farthest = (_least(signal, int(draw.sent.sum())) for signal in (draw.sure, draw.inside))
         found["router"].append(np.where(draw.sent, server, device))
         found["device"].append(device)
         found["server"].append(server)
@@ -58,9 +64,17 @@ def points(user: User, draws: Sequence[Routed]) -> dict[str, Values]:
         found["random_50"].append(0.5 * device + 0.5 * server)
         found["scope_only"].append(np.where(draw.inside < 0, server, device))
         found["confidence_only"].append(np.where(least, server, device))
+        found["query_only"].append(np.where(farthest, server, device))
+        found["day_one"].append(draw.day_one)
         found["perfect_scope"].append(np.where(own, draw.blended, server))
         found["oracle"].append(np.maximum(device, server))
     return {name: 100.0 * np.stack(rows) for name, rows in found.items()}
+
+
+def _least(signal: Values, count: int) -> NDArray[np.bool_]:
+    chosen = np.zeros(len(signal), bool)
+    chosen[np.argsort(signal, kind="stable")[:count]] = True
+    return chosen
 
 
 def rows(results: Results, model: str, settings: RouteSettings) -> list[Row]:
@@ -103,7 +117,7 @@ def rows(results: Results, model: str, settings: RouteSettings) -> list[Row]:
         for variant, values in p.items():
             zero = [(values, np.zeros_like(values))]
             found.append(_row("accuracy", zero, None, model, user.group, task=user.name, variant=variant))
-    return [*found, *_promise(results, model, settings)]
+    return [*found, *_by_place(results, model), *_promise(results, model, settings)]
 
 
 def _better(p: Mapping[str, Values]) -> str:
@@ -134,6 +148,22 @@ def _row(
     )  # fmt: skip
 
 
+def _by_place(results: Results, model: str) -> Iterator[Row]:
+    """Yield both sides' accuracy inside the scopes and outside of them: what the priors are made of."""
+    for group in dict.fromkeys(user.group for user, _ in results):
+        draws = [draw for user, draws in results if user.group == group for draw in draws]
+        for place in ("inside", "outside"):
+            for side in ("device", "server"):
+                shares = [
+                    100 * float(getattr(draw, side)[chosen].mean())
+                    for draw in draws
+                    if (chosen := draw.let_in if place == "inside" else ~draw.let_in).any()
+                ]
+                if shares:
+                    yield Row(f"{side}_accuracy_{place}", float(np.mean(shares)), "points", tuple(shares), model,
+                              group=group, n=len(shares))  # fmt: skip
+
+
 def _curve_figures(results: Results, model: str) -> Iterator[Row]:
     """Yield what curves say, each user's and draw's alone, then averaged over them."""
     for group in dict.fromkeys(user.group for user, _ in results):
@@ -150,7 +180,8 @@ def _curve_figures(results: Results, model: str) -> Iterator[Row]:
 def _figures(user: User, draw: Routed) -> dict[str, float]:
     own = np.array([float(query.own) for query in user.queries])
     routed = metrics.curve(draw.device, draw.server, draw.benefit)
-    let_in = draw.inside >= 0
+    let_in = draw.let_in
+    share = float(draw.sent.mean())
     values: dict[str, float | None] = {
         "scope_auroc_traffic": metrics.auroc(own, draw.inside),
         "hardness_auroc_inside": metrics.auroc(draw.device[let_in], draw.sure[let_in]) if let_in.any() else None,
@@ -163,6 +194,8 @@ def _figures(user: User, draw: Routed) -> dict[str, float]:
         values["apgr_oracle"] = metrics.apgr(metrics.oracle_curve(draw.device, draw.server))
         values["apgr_confidence_only"] = metrics.apgr(metrics.curve(draw.device, draw.server, -draw.sure))
         values["apgr_query_only"] = metrics.apgr(metrics.curve(draw.device, draw.server, -draw.inside))
+        if share:
+            values["ibc_lift"] = metrics.ibc_lift(routed, share, device_cost=DEVICE_COST, server_cost=1.0)
         for part in (50, 80):
             share = metrics.cpt(routed, part / 100)
             values[f"cpt_{part}"] = None if share is None else 100 * share
@@ -177,7 +210,8 @@ def _promise(results: Results, model: str, settings: RouteSettings) -> Iterator[
     """
     population = [
         Case(
-            profile="traffic", inside_score=float(draw.inside[i]), sure=float(draw.sure[i]),
+            profile="traffic", inside_score=float(draw.inside[i]),
+            sure=float(draw.sure[i]) if draw.let_in[i] else None,
             device_right=float(draw.device[i]), server_right=float(draw.server[i]), own=query.own,
         )
         for user, draws in results

@@ -32,8 +32,8 @@ class Query:
 class User:
     """One user: `group` is in_pool or unseen.
 
-    `queries` are what is measured, from test splits; `draws` the samples of each draw and `known` the strangers that
-    calibrations are made with, from train splits.
+    `queries` are what is measured, from test splits (or to tune with, from what the others leave of train splits);
+    `draws` the samples of each draw and `known` the strangers that calibrations are made with, from train splits.
     """
 
     group: str
@@ -64,25 +64,30 @@ def make_users(manifest: Manifest, settings: RouteSettings) -> list[User]:
 
 def _user(group: str, task: Task, intents: Sequence[Task], settings: RouteSettings) -> User:
     others = [other for other in intents if other.name != task.name and other.dataset == settings.intents]
-    half = settings.items // 2
-    own = shuffled(task.items("test"), settings.seed, "test", task.name)[:half]
-    queries = [Query(item, task.name, own=True) for item in own]
-    kinds: list[tuple[str, list[Item]]] = [
-        (OTHERS, [item for other in others for item in other.items("test")]),
-        *((name, [item for item in load_items(name, "test") if item.choices]) for name in settings.strangers),
-    ]
-    for i, (kind, items) in enumerate(kinds):
-        count = len(own) // len(kinds) + (i < len(own) % len(kinds))
-        # The same strangers for every user, so that the server is asked once.
-        queries += [
-            Query(item, kind, own=False)
-            for item in shuffled(items, settings.seed, "strangers", _name(kind, task))[:count]
-        ]
     train = _distinct(task.items("train"))
     draws = tuple(
         tuple(shuffled(train, settings.seed, task.name, draw)[: settings.samples]) for draw in range(settings.draws)
     )
-    return User(group, task.name, task, tuple(queries), draws, tuple(_known(others, settings)))
+    known = tuple(_known(others, settings))
+    taken = {" ".join(item.prompt.split()).casefold() for item in (*known, *(item for draw in draws for item in draw))}
+    half, split = settings.items // 2, settings.split
+
+    def fresh(items: Sequence[Item], *words: object) -> list[Item]:
+        if split == "train":
+            items = [item for item in items if " ".join(item.prompt.split()).casefold() not in taken]
+        return shuffled(items, settings.seed, *words)
+
+    own = fresh(task.items(split), split, task.name)[:half]
+    queries = [Query(item, task.name, own=True) for item in own]
+    kinds: list[tuple[str, list[Item]]] = [
+        (OTHERS, [item for other in others for item in other.items(split)]),
+        *((name, [item for item in load_items(name, split) if item.choices]) for name in settings.strangers),
+    ]
+    for i, (kind, items) in enumerate(kinds):
+        count = len(own) // len(kinds) + (i < len(own) % len(kinds))
+        # The same strangers for every user, so that the server is asked once.
+        queries += [Query(item, kind, own=False) for item in fresh(items, "strangers", _name(kind, task))[:count]]
+    return User(group, task.name, task, tuple(queries), draws, known)
 
 
 def _known(others: Sequence[Task], settings: RouteSettings) -> list[Item]:

@@ -1,0 +1,121 @@
+"""`crayon eval route` and `route-metrics`: how good the router is, and its metrics on known answers."""
+
+from __future__ import annotations
+
+import json
+from contextlib import ExitStack, closing
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from crayon.cli import console, eval_setup, options
+from crayon.cli.child_server import ChildServer
+from crayon.errors import MissingExtraError
+from crayon.machine import usable_cores
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from crayon.eval.routing.run import Measured
+
+ROUTE_RESULTS, BELIEFS = "route.json", "priors.toml"
+
+
+def route(
+    reference: eval_setup.ModelArgument = "smollm2-135m-instruct",
+    *,
+    server: Annotated[
+        str | None, typer.Option("--server", metavar="ADDRESS", help="A running server (default: one is started).")
+    ] = None,
+    server_model: Annotated[
+        str, typer.Option("--server-model", metavar="MODEL", help="What the started server runs.")
+    ] = "qwen2.5-coder-1.5b-instruct",
+    pool: eval_setup.PoolOption = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Fewer queries and draws: about 20 minutes.")] = False,
+    users: Annotated[int | None, typer.Option("--users", metavar="N", help="Users of tasks in pool (0: all).")] = None,
+    items: Annotated[int | None, typer.Option("--items", metavar="N", help="Queries of a user.")] = None,
+    tune: Annotated[
+        bool, typer.Option("--tune", help="Take queries from train splits: to choose settings with, never a result.")
+    ] = False,
+    draws: Annotated[int | None, typer.Option("--draws", metavar="N", help="How often samples are drawn.")] = None,
+    workers: eval_setup.WorkersOption = 0,
+    out: eval_setup.OutOption = None,
+    as_json: options.JsonOption = False,
+) -> None:
+    """Measure the router: who should have answered, and who did.
+
+    A user's queries are half of the own task, half strangers. Samples come from train splits, queries from test
+    splits; the server is asked over gRPC, with the options listed. Writes route.json, route.md and, with the extra
+    'plots', the curves. Example: crayon eval route --quick
+    """
+    from crayon.client.remote import RemoteEngine
+    from crayon.eval.answer_cache import AnswerCache
+    from crayon.eval.routing.run import evaluate_route
+    from crayon.eval.routing.settings import RouteSettings
+
+    given = {"users": users, "items": items, "draws": draws, "split": "train" if tune else None}
+    values: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    settings = RouteSettings.quick(**values) if quick else RouteSettings(**values)
+    found, model = eval_setup.model_of(reference, options.load_settings({}).models_dir)
+    chosen = eval_setup.pool_of(found, pool)
+    folder = out or eval_setup.default_folder()
+    with ExitStack() as stack:
+        cache = stack.enter_context(AnswerCache(folder / eval_setup.ANSWERS))
+        if server is None:
+            console.message(f"starting a server of {server_model}")
+            server = stack.enter_context(ChildServer(["--model", server_model, "--host", "127.0.0.1"])).address
+        engine = stack.enter_context(closing(RemoteEngine(server, timeout=600.0)))
+        measured = evaluate_route(
+            lambda wanted: eval_setup.open_engine(found, wanted),
+            model,
+            chosen,
+            engine,
+            settings,
+            cache,
+            workers=workers or min(usable_cores(), eval_setup.MOST_WORKERS),
+            tell=console.message,
+        )
+    if tune:
+        from crayon.eval.routing import beliefs
+
+        text = beliefs.toml(measured.results, measured.device, measured.server)
+        (folder / BELIEFS).write_text(text, encoding="utf-8")
+        console.message(f"what these users would have one believe beforehand is in {folder / BELIEFS}")
+    _write_route(measured, folder, as_json=as_json)
+
+
+def _write_route(measured: Measured, folder: Path, *, as_json: bool) -> None:
+    from crayon.eval.routing import page
+
+    text = json.dumps(measured.report.as_json(), indent=2, ensure_ascii=False)
+    (folder / ROUTE_RESULTS).write_text(text + "\n", encoding="utf-8")
+    try:
+        plots = page.draw(measured, folder)
+    except MissingExtraError as error:
+        console.warning(f"no curves are drawn: {error}")
+        plots = []
+    told = page.markdown(measured.report, plots)
+    (folder / "route.md").write_text(told, encoding="utf-8")
+    console.message(f"written to {folder}: {', '.join([ROUTE_RESULTS, 'route.md', *plots])}")
+    print(text if as_json else told)
+
+
+def route_metrics(*, as_json: options.JsonOption = False) -> None:
+    """Try the router's metrics on known answers: who of two real models was right on public questions.
+
+    The labels are RouteLLM's, from the file routing/small_vs_large.jsonl.gz in the folder of datasets. They say what
+    the best and a random order of sending reach; no model of ours is in them.
+    Example: crayon eval route-metrics --json
+    """
+    from crayon.eval.route_labels import GROUPS, load_labels, measure
+
+    labels = load_labels()
+    found = [measure(labels, group).as_json() for group in GROUPS]
+    if as_json:
+        print(json.dumps(found, indent=2))
+        return
+    for metrics in found:
+        print(f"{metrics.pop('group')}, {metrics.pop('n')} questions")
+        for name, value in metrics.items():
+            shown = "-" if value is None else f"{value:.3f}" if "apgr" in name else f"{value:.2f} %"
+            print(f"  {name.replace('_', ' '):20} {shown:>9}")
