@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 
     from crayon.server.scheduler.step_cost import StepCost, StepShape
 
-# Shares are multiples of this: their sums are exact, in any order.
-_GRAIN = 2.0**-40
+# Shares are multiples of this: their sums are exact, in any order, unless a cost is off by a factor of a million.
+_GRAIN = 2.0**-32
 
 
 class Ran(NamedTuple):

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from crayon.server.scheduler.step_fit import Fitted, fit
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from crayon.server.scheduler.step_cost import StepCost, StepShape
 
@@ -17,6 +19,9 @@ if TYPE_CHECKING:
 _RECENT = 9
 # What a refit sees of the past.
 _REMEMBERED = 512
+# How slow the machine was at a call is, for a refit, the median of this many around it. Of fewer, which are often
+# alike, it would hide that the cost is wrong for calls of their kind.
+_AROUND = 65
 
 
 class Pace:
@@ -24,7 +29,7 @@ class Pace:
 
     A busy neighbour slows every call by about the same factor, which comes and goes quickly. What the terms are to each
     other changes slowly, if at all. So the factor follows each call, and the terms change only in `refit`, which takes
-    tens of milliseconds: call it when nobody waits.
+    as long as several steps: call it when nobody waits.
 
     Args:
         cost: from a profile.
@@ -56,14 +61,29 @@ class Pace:
             return  # a clock that stood still, or a cost that knows nothing
         ratios = self._ratios
         ratios.append(seconds / predicted)
-        self.factor = sorted(ratios)[(len(ratios) - 1) // 2]
-        self._seen.append((shape, seconds / self.factor))
+        self.factor = _middle(ratios)
+        self._seen.append((shape, seconds))
 
     def refit(self) -> Fitted | None:
         """Fit the terms to the calls remembered, each as if the machine had been undisturbed; None without any."""
         if not self._seen:
             return None
         known = [(shape, self.cost.seconds(shape)) for shape in self._anchors]
-        fitted = fit([*known, *self._seen], folds=0)
+        ratios = np.array(self._seen_ratios(len(self._seen)))
+        around = np.lib.stride_tricks.sliding_window_view(np.pad(ratios, _AROUND // 2, "edge"), _AROUND)
+        levels = np.median(around, axis=1).tolist()
+        quiet = [(shape, seconds / level) for (shape, seconds), level in zip(self._seen, levels, strict=True)]
+        fitted = fit([*known, *quiet], folds=0)
         self.cost = fitted.cost
+        self._ratios.extend(self._seen_ratios(_RECENT))
+        self.factor = _middle(self._ratios)
         return fitted
+
+    def _seen_ratios(self, last: int) -> list[float]:
+        return [seconds / self.cost.seconds(shape) for shape, seconds in list(self._seen)[-last:]]
+
+
+def _middle(ratios: Iterable[float]) -> float:
+    """Return the median, or the lower of the two in the middle."""
+    ordered = sorted(ratios)
+    return ordered[(len(ordered) - 1) // 2]

@@ -144,24 +144,25 @@ def test_shares_by_hand() -> None:
     assert lost_time(calls, cost, 8, best=2.0).useful == pytest.approx(9 / 16)
 
 
-times = st.floats(1e-6, 100)
+times = st.floats(1e-3, 100)
 calls_ran = st.lists(
     st.builds(
         lambda shape, engine, gap: Ran(shape, engine, engine + gap),
-        st.builds(StepShape, st.integers(1, 600), st.integers(0, 10**6), st.integers(0, 64), st.integers(0, 4)),
+        st.builds(StepShape, st.integers(1, 600), st.integers(0, 10**5), st.integers(0, 64), st.integers(0, 4)),
         times,
         st.floats(0, 1),
     ),
     min_size=1,
     max_size=30,
 )
-term = st.floats(0, 0.1)
+term, small = st.floats(0, 0.1), st.floats(0, 1e-3)
 any_cost = st.builds(
-    StepCost, base=term, per_token=term, weights=term, per_context=term, per_output=term, per_switch=term
+    StepCost, base=term, per_token=term, weights=term, per_context=small, per_output=term, per_switch=term
 )
 
 
-@given(calls_ran, any_cost, st.integers(1, 600), st.none() | st.floats(0.1, 1e5))
+@settings(deadline=None)
+@given(calls_ran, any_cost, st.integers(1, 600), st.none() | st.floats(1, 1e5))
 def test_shares_sum_to_one_exactly(calls: list[Ran], cost: StepCost, batch: int, best: float | None) -> None:
     shares = list(lost_time(calls, cost, batch, best).shares().values())
     assert sum(shares) == 1
@@ -170,6 +171,7 @@ def test_shares_sum_to_one_exactly(calls: list[Ran], cost: StepCost, batch: int,
     assert min(shares[:-1]) >= 0
 
 
+@settings(deadline=None)
 @given(calls_ran, st.integers(8, 600))
 def test_a_cost_that_is_right_leaves_no_rest(calls: list[Ran], batch: int) -> None:
     run = [
