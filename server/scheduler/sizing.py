@@ -1,0 +1,237 @@
+"""What a cost says about sizes and times: how large a batch may be, and when a request will be done."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, NamedTuple
+
+from crayon.errors import InvalidRequestError
+from crayon.server.scheduler.step_cost import StepCost, StepShape, attended, most
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+class Bound(StrEnum):
+    """What decided the size of a batch."""
+
+    LATENCY = "latency"
+    """A larger one would take longer than the target."""
+    MEMORY = "memory"
+    """The cache holds no more requests than fill this one."""
+    ENGINE = "engine"
+    """The engine takes no more."""
+    RIDGE = "ridge"
+    """A smaller one would take as long: the target, or the cache, is too small for this machine."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """A constant batch.
+
+    Args:
+        tokens: tokens in each step.
+        why: which bound binds.
+        seconds: predicted time of a full step.
+        latency, memory: what these would have allowed; None where there is no such bound.
+        ridge: fewest tokens that are worth a step.
+    """
+
+    tokens: int
+    why: Bound
+    seconds: float
+    latency: int | None
+    memory: int | None
+    ridge: int
+
+
+def batch_for(
+    cost: StepCost,
+    itl_target_s: float | None,
+    typical: StepShape,
+    *,
+    engine: int,
+    memory: int | None = None,
+) -> Batch:
+    """Return the largest batch within all bounds, but none below the ridge, where smaller is not faster.
+
+    Args:
+        cost: what a call costs.
+        itl_target_s: most seconds between two tokens of an answer; None for throughput only.
+        typical: any call with the usual mix; context and outputs grow with the batch.
+        engine: most tokens that the engine takes.
+        memory: tokens that the cache can keep busy (`memory_batch`).
+
+    Raises:
+        InvalidRequestError: a size is below 1.
+    """
+    for name, size in (("typical", typical.tokens), ("engine", engine), ("memory", 1 if memory is None else memory)):
+        if size < 1:
+            raise InvalidRequestError(name, f"must be at least 1 token, not {size}")
+    ridge = max(1, math.ceil(min(cost.ridge, engine)))
+    bounds = {Bound.ENGINE: engine}
+    if memory is not None:
+        bounds[Bound.MEMORY] = memory
+    if itl_target_s is not None:
+        bounds[Bound.LATENCY] = most(lambda tokens: cost.seconds(typical.resized(tokens)) <= itl_target_s, engine)
+    why = min(bounds, key=lambda bound: bounds[bound])
+    tokens = bounds[why]
+    if tokens < ridge:
+        tokens, why = ridge, Bound.RIDGE
+    return Batch(
+        tokens=tokens,
+        why=why,
+        seconds=cost.seconds(typical.resized(tokens)),
+        latency=bounds.get(Bound.LATENCY),
+        memory=memory,
+        ridge=ridge,
+    )
+
+
+def memory_batch(kv_capacity: int, prompt: float, answer: float) -> int:
+    """Return the tokens a step that a full cache keeps busy, for requests of these mean lengths; at least 1.
+
+    Of a step of B tokens, B * answer / (prompt + answer) are decoded, one a request, and a request holds on average
+    its prompt and half of its answer.
+    """
+    if not (kv_capacity >= 1 and prompt >= 0 and answer > 0):
+        raise InvalidRequestError("answer", "lengths must be above 0 and the cache must hold a token")
+    return max(1, int(kv_capacity * (prompt + answer) / (answer * (prompt + answer / 2))))
+
+
+class Work(NamedTuple):
+    """A request in tokens: to read still, to write still (as expected), and in the cache already."""
+
+    prompt: int
+    answer: int
+    cached: int = 0
+
+
+class Finish(NamedTuple):
+    """When a request has its first token and its last, in seconds from now, and after how many steps.
+
+    Infinite if the cache can never hold it.
+    """
+
+    first: float
+    last: float
+    steps: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Room:
+    """What the scheduler fills.
+
+    Args:
+        batch: tokens a step.
+        max_seqs: requests that run at once.
+        kv_capacity: tokens that their prompts and answers may take together; None does not care.
+        blends: engine calls a step, each with an equal part of the tokens and, if several, a change of adapters.
+    """
+
+    batch: int
+    max_seqs: int
+    kv_capacity: int | None = None
+    blends: int = 1
+
+    def __post_init__(self) -> None:
+        for name, size in (("batch", self.batch), ("max_seqs", self.max_seqs), ("blends", self.blends)):
+            if size < 1:
+                raise InvalidRequestError(name, f"must be at least 1, not {size}")
+
+
+def finish_estimate(cost: StepCost, mine: Work, running: Sequence[Work], waiting: Sequence[Work], room: Room) -> Finish:
+    """Return when `mine` is done if it queues behind `waiting` now and all lengths are as said.
+
+    Goes through the rules of the scheduler for one group (decodes first, then prompts in order), not step by step but
+    from change to change, of which there are a few a request.
+
+    Raises:
+        InvalidRequestError: a request has nothing to write.
+    """
+    if min(work.answer for work in (mine, *running, *waiting)) < 1:
+        raise InvalidRequestError("answer", "must be at least 1 token")
+    crowd = _Crowd(cost, room, running, [*waiting, mine])
+    target = crowd.queue[-1]
+    while target.answer:
+        if not crowd.advance(target):
+            return Finish(math.inf, math.inf, crowd.steps)
+    return Finish(crowd.first, crowd.now, crowd.steps)
+
+
+class _Item:
+    """A request on its way."""
+
+    __slots__ = ("answer", "cached", "need", "prompt")
+
+    def __init__(self, work: Work) -> None:
+        self.prompt, self.answer, self.cached = work
+        self.need = sum(work)
+
+
+class _Crowd:
+    """All requests, on a clock."""
+
+    def __init__(self, cost: StepCost, room: Room, running: Sequence[Work], waiting: Sequence[Work]) -> None:
+        self.cost = cost
+        self.room = room
+        self.active = [_Item(work) for work in running]
+        self.queue = deque(_Item(work) for work in waiting)
+        self.now = self.first = 0.0
+        self.steps = 0
+
+    def advance(self, target: _Item) -> bool:
+        """Run the steps until something changes; False if nothing can run."""
+        self._admit()
+        if not self.active:
+            return False
+        decoding = [item for item in self.active if not item.prompt]
+        reading = [item for item in self.active if item.prompt]
+        left = max(self.room.batch - len(decoding), 1)
+        takes: list[tuple[_Item, int]] = []
+        for item in reading:
+            if left > 0:
+                takes.append((item, min(item.prompt, left)))
+                left -= takes[-1][1]
+        # Alike are the steps until an answer ends, and those that leave some of the first prompt unread.
+        times = min((item.answer for item in decoding), default=takes[0][0].prompt if takes else 1)
+        if takes:
+            item, take = takes[0]
+            times = max(1, min(times, (item.prompt - 1) // take))
+        self._spend(decoding, takes, times)
+        for item in decoding:
+            item.answer -= times
+            item.cached += times
+        for item, take in takes:
+            item.prompt -= times * take
+            item.cached += times * take
+            if not item.prompt:
+                item.answer -= 1  # the prompt's last logits give the first token
+                if item is target:
+                    self.first = self.now
+        self.active = [item for item in self.active if item.answer]
+        return True
+
+    def _admit(self) -> None:
+        held = sum(item.need for item in self.active)
+        while self.queue and len(self.active) < self.room.max_seqs:
+            held += self.queue[0].need
+            if self.room.kv_capacity is not None and held > self.room.kv_capacity:
+                return
+            self.active.append(self.queue.popleft())
+
+    def _spend(self, decoding: list[_Item], takes: list[tuple[_Item, int]], times: int) -> None:
+        """Let the time of `times` steps pass, of which only the first may end a prompt unless there is one step."""
+        tokens = len(decoding) + sum(take for _, take in takes)
+        outputs = len(decoding) + sum(item.prompt == take * times for item, take in takes)
+        context = sum(item.cached + 1 for item in decoding) + sum(attended(item.cached, take) for item, take in takes)
+        growth = len(decoding) + sum(take * take for _, take in takes)
+        calls = min(self.room.blends, tokens)
+        call = StepShape(-(-tokens // calls), 0, 0, int(calls > 1))
+        # All but reading and computing is linear, so that a sum will do.
+        self.now += times * (calls * self.cost.seconds(call) + self.cost.per_output * outputs)
+        self.now += self.cost.per_context * (times * context + times * (times - 1) // 2 * growth)
+        self.steps += times

@@ -1,0 +1,243 @@
+"""Batch sizes, finishing times, shares of lost time, and profiles: small cases by hand, the rest by property."""
+
+from __future__ import annotations
+
+import math
+import random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from crayon.errors import InvalidRequestError
+from crayon.server.engines.simulated import Job, SimulatedEngine
+from crayon.server.scheduler import Caps, Kind, LinearCost, Request
+from crayon.server.scheduler.losses import Ran, lost_time
+from crayon.server.scheduler.profile import Recipe, expected_errors, profile_for
+from crayon.server.scheduler.sizing import Bound, Finish, Room, Work, batch_for, finish_estimate, memory_batch
+from crayon.server.scheduler.step_cost import StepCost, StepShape
+
+COST = StepCost(base=0.01, per_token=0.002, weights=0.016, per_context=1e-6, per_output=0.001, per_switch=0.005)
+TYPICAL = StepShape(10, 1000, 2)  # a token costs 2 ms, and 0.3 ms for what comes with it
+
+
+@pytest.mark.parametrize(
+    ("target", "memory", "engine", "tokens", "why"),
+    [
+        (None, None, 512, 512, Bound.ENGINE),
+        (0.1, None, 512, 39, Bound.LATENCY),
+        (0.1, 20, 512, 20, Bound.MEMORY),
+        (0.1, 20, 16, 16, Bound.ENGINE),
+        (0.02, None, 512, 8, Bound.RIDGE),
+        (0.1, 3, 512, 8, Bound.RIDGE),
+        (0.02, None, 4, 4, Bound.RIDGE),
+    ],
+)
+def test_the_tightest_bound_decides(
+    target: float | None, memory: int | None, engine: int, tokens: int, why: Bound
+) -> None:
+    batch = batch_for(COST, target, TYPICAL, engine=engine, memory=memory)
+    assert (batch.tokens, batch.why) == (tokens, why)
+    assert batch.ridge == min(8, engine)
+    assert batch.seconds == COST.seconds(TYPICAL.resized(tokens))
+
+
+def test_a_batch_within_the_target_takes_no_longer() -> None:
+    batch = batch_for(COST, 0.1, TYPICAL, engine=512)
+    assert batch.seconds <= 0.1 < COST.seconds(TYPICAL.resized(batch.tokens + 1))
+
+
+def test_an_endless_ridge_is_the_engines_most() -> None:
+    assert batch_for(StepCost(weights=1), 0.5, TYPICAL, engine=64).tokens == 64
+
+
+@pytest.mark.parametrize("more", [{"engine": 0}, {"engine": 8, "memory": 0}])
+def test_sizes_below_one_are_refused(more: dict[str, int]) -> None:
+    with pytest.raises(InvalidRequestError, match="at least 1"):
+        batch_for(COST, None, TYPICAL, **more)
+
+
+def test_a_full_cache_keeps_this_many_tokens_busy() -> None:
+    # 100 + 100 tokens: a request holds 150 on average, so 10 fit, and each decoded token goes with one read.
+    assert memory_batch(1500, 100, 100) == 20
+    assert memory_batch(1, 100, 100) == 1
+    with pytest.raises(InvalidRequestError):
+        memory_batch(10, 10, 0)
+
+
+# -- when a request is done
+
+
+def test_a_lone_request_by_hand() -> None:
+    cost = StepCost(base=1.0, per_context=0.5)
+    # Two steps read 4 and 2 tokens (10 and 11 positions), then two decode (7 and 8).
+    finish = finish_estimate(cost, Work(6, 3), [], [], Room(batch=4, max_seqs=1))
+    assert finish == Finish(2 + 10.5, 4 + 18.0, 4)
+
+
+def test_blends_pay_for_their_calls() -> None:
+    cost = StepCost(base=1.0, per_switch=0.25)
+    running = [Work(0, 5, 10)]
+    assert finish_estimate(cost, Work(2, 2), running, [], Room(batch=8, max_seqs=4, blends=2)).last == 5.0
+    assert finish_estimate(cost, Work(2, 2), running, [], Room(batch=8, max_seqs=4)).last == 2.0
+
+
+def test_what_never_fits_never_ends() -> None:
+    room = Room(batch=4, max_seqs=2, kv_capacity=10)
+    assert finish_estimate(COST, Work(8, 3), [], [], room).last == math.inf
+
+
+def test_nothing_to_write_is_refused() -> None:
+    with pytest.raises(InvalidRequestError, match="answer"):
+        finish_estimate(COST, Work(3, 1), [Work(0, 0)], [], Room(batch=1, max_seqs=1))
+    with pytest.raises(InvalidRequestError, match="blends"):
+        Room(batch=1, max_seqs=1, blends=0)
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    st.lists(st.tuples(st.integers(1, 60), st.integers(1, 30)), min_size=1, max_size=12),
+    st.integers(1, 5),
+    st.integers(0, 20),
+    st.integers(0, 200),
+)
+def test_the_estimate_is_what_the_scheduler_does(
+    lengths: list[tuple[int, int]], seqs: int, more: int, spare: int
+) -> None:
+    batch, capacity = seqs + more, max(map(sum, lengths)) + spare
+    jobs = [
+        Job(request=Request(id=str(i), kind=Kind.GENERATE, prompt=prompt, max_tokens=answer))
+        for i, (prompt, answer) in enumerate(lengths)
+    ]
+    engine = SimulatedEngine(Caps(max_tokens=batch, max_seqs=seqs, kv_capacity=capacity), LinearCost(0.01, 0.002))
+    report = engine.run(jobs)
+    work = [Work(prompt, answer) for prompt, answer in lengths]
+    room = Room(batch=batch, max_seqs=seqs, kv_capacity=capacity)
+    finish = finish_estimate(StepCost(base=0.01, per_token=0.002), work[-1], [], work[:-1], room)
+    last = report.finished[jobs[-1].request.id]
+    assert finish.steps == last + 1
+    assert finish.last == pytest.approx(report.steps[last].end)
+    assert finish.first <= finish.last
+
+
+# -- where the time went
+
+
+def test_shares_by_hand() -> None:
+    cost = StepCost(base=1.0, per_token=0.25, weights=1.0, per_context=0.125, per_output=0.5, per_switch=2.0)
+    # A full call of 8 takes 1 + 2 s: 0.375 s a token. One of 2 takes 1 + 1 s, of which 0.75 s are useful.
+    calls = [Ran(StepShape(8), 3.0, 3.5), Ran(StepShape(2, 4, 1, 1), 5.0, 6.0), Ran(StepShape(8), 3.5, 6.5)]
+    loss = lost_time(calls, cost, 8)
+    assert {name: share * 16 for name, share in loss.shares().items()} == pytest.approx(
+        {
+            "useful": 6.75,
+            "fill": 0.75,
+            "memory": 0.5,
+            "attention": 0.5,
+            "outputs": 0.5,
+            "switches": 2.0,
+            "host": 4.5,
+            "rest": 0.5,
+        },
+        abs=1e-9,
+    )
+    assert lost_time(calls, cost, 8, best=2.0).useful == pytest.approx(9 / 16)
+
+
+times = st.floats(1e-3, 100)
+calls_ran = st.lists(
+    st.builds(
+        lambda shape, engine, gap: Ran(shape, engine, engine + gap),
+        st.builds(StepShape, st.integers(1, 600), st.integers(0, 10**5), st.integers(0, 64), st.integers(0, 4)),
+        times,
+        st.floats(0, 1),
+    ),
+    min_size=1,
+    max_size=30,
+)
+term, small = st.floats(0, 0.1), st.floats(0, 1e-3)
+any_cost = st.builds(
+    StepCost, base=term, per_token=term, weights=term, per_context=small, per_output=term, per_switch=term
+)
+
+
+@settings(deadline=None)
+@given(calls_ran, any_cost, st.integers(1, 600), st.none() | st.floats(1, 1e5))
+def test_shares_sum_to_one_exactly(calls: list[Ran], cost: StepCost, batch: int, best: float | None) -> None:
+    shares = list(lost_time(calls, cost, batch, best).shares().values())
+    assert sum(shares) == 1
+    assert sum(reversed(shares)) == 1
+    assert math.fsum(shares) == 1
+    assert min(shares[:-1]) >= 0
+
+
+@settings(deadline=None)
+@given(calls_ran, st.integers(8, 600))
+def test_a_cost_that_is_right_leaves_no_rest(calls: list[Ran], batch: int) -> None:
+    run = [
+        Ran(shape, COST.seconds(shape), COST.seconds(shape) + 0.01)
+        for shape in (call.shape._replace(tokens=min(call.shape.tokens, batch)) for call in calls)
+    ]
+    assert lost_time(run, COST, batch).rest == pytest.approx(0, abs=1e-9)
+
+
+@pytest.mark.parametrize("calls", [[], [Ran(StepShape(1), 2.0, 1.0)], [Ran(StepShape(1), 0.0, 0.0)]])
+def test_a_run_that_cannot_be_is_refused(calls: list[Ran]) -> None:
+    with pytest.raises(InvalidRequestError, match="calls"):
+        lost_time(calls, COST, 8)
+
+
+# -- what to time
+
+CAPS = Caps(max_tokens=256, max_seqs=16, kv_capacity=4096)
+
+
+def test_a_recipe_says_what_to_run() -> None:
+    recipe = Recipe(2, 3, 10, 1, switch=True)
+    assert [(row.seq, row.start, row.tokens, row.logits) for row in recipe.rows()] == [(0, 10, 3, 1), (1, 10, 3, 1)]
+    assert recipe.shape == StepShape(6, 2 * (11 + 12 + 13), 2, 1)
+
+
+def test_half_a_minute_shows_every_term() -> None:
+    profile = profile_for(CAPS, COST, 30.0, 2048)
+    assert profile.seconds <= 30
+    assert max(profile.errors.values()) < 0.15
+    shapes = [recipe.shape for recipe in profile.recipes]
+    assert {2**i for i in range(9)} <= {shape.tokens for shape in shapes}
+    assert len({recipe.depth for recipe in profile.recipes if recipe.tokens > 1}) == 3
+    assert [recipe.depth for recipe in profile.recipes] == sorted(recipe.depth for recipe in profile.recipes)
+
+
+@settings(deadline=None)
+@given(
+    st.integers(1, 300),
+    st.integers(1, 20),
+    st.integers(1, 5000),
+    st.floats(0.5, 300),
+    st.integers(0, 2**32),
+)
+def test_a_profile_keeps_to_limits_and_budget(tokens: int, seqs: int, kv: int, budget: float, seed: int) -> None:
+    caps = Caps(max_tokens=max(tokens, seqs), max_seqs=seqs, kv_capacity=kv)
+    factor = random.Random(seed).uniform(0.1, 2)
+    profile = profile_for(caps, COST.scaled(factor), budget)
+    assert profile.seconds <= budget * (1 + 1e-9)
+    for recipe in profile.recipes:
+        assert recipe.shape.tokens <= caps.max_tokens
+        assert recipe.shape.outputs <= caps.outputs
+        assert recipe.sequences <= seqs
+        assert recipe.sequences * (recipe.depth + recipe.tokens) <= kv
+        assert 3 <= recipe.repeats <= 25
+        assert 0 <= recipe.logits <= recipe.tokens
+
+
+def test_a_term_that_no_call_shows_is_said_to_be_unknown() -> None:
+    calls = [(StepShape(n, 0, 1), 5) for n in (1, 2, 4, 32, 64, 128)]
+    errors = expected_errors(COST, calls)
+    unknown = {name for name, error in errors.items() if error == math.inf}
+    assert unknown == {"base", "per_context", "per_output", "per_switch"}  # one output each: part of the base
+    assert errors["per_token"] < 0.2
+
+
+def test_a_budget_that_holds_no_call_is_refused() -> None:
+    with pytest.raises(InvalidRequestError, match="budget_s"):
+        profile_for(CAPS, COST, 0.01)
