@@ -18,22 +18,20 @@ if TYPE_CHECKING:
 
     from crayon.server.planner.operations import Workload
 
-Counts = dict[str, int]
-
 # Less than this part of a period is no gain: it is within the solver's gap.
 _GAIN = 0.002
-# More pieces than this of one operation no plan of the paper has, and each doubles the orders there are.
+# More pieces than this of one operation no plan of the paper has, and each multiplies the orders there are.
 _MOST_PIECES = 4
+# Nodes and gap of one program. On LLaMA-2-70B both stages end by their gap.
 _STRUCTURE = (3000, 0.002)
 _SHARES = (1500, 0.005)
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """The best plan, the structure it grew from, and whether the clock left the search its nodes."""
+    """The best plan, and whether the search came to its own end before the clock did."""
 
     pipeline: Pipeline
-    structure: Pipeline
     in_time: bool
 
 
@@ -50,34 +48,34 @@ def search(
     """
     clock = Budget.of(seconds, *_STRUCTURE)
     best = min((sequential(workload) for workload in workloads), key=lambda plan: plan.period)
-    found = Found(best, best, in_time=True)
     grown = [structure for workload in workloads for structure in _grow(workload, clock, progress)]
     # The most promising first: what they reach bounds the others.
     for structure in sorted(grown, key=lambda structure: structure.period):
-        if structure.period >= found.pipeline.period:
+        if structure.period >= best.period:
             break
-        plan = find_shares(structure, found.pipeline.period, Budget(clock.deadline, *_SHARES))
+        plan = find_shares(structure, best.period, Budget(clock.deadline, *_SHARES))
         progress(f"shares for {_cut(structure)}: {'nothing better' if plan is None else _period(plan)}")
-        if plan is not None and plan.period < found.pipeline.period:
-            found = Found(_checked(plan), structure, in_time=True)
-    return Found(found.pipeline, found.structure, in_time=clock.left() > 0)
+        if plan is not None and plan.period < best.period:
+            best = _checked(plan)
+    return Found(best, in_time=clock.left() > 0)
 
 
 def _grow(workload: Workload, clock: Budget, progress: Callable[[str], None]) -> Iterator[Pipeline]:
     """Yield structures of ever more pieces, from two for each operation, each better than the one before."""
-    counts: Counts = dict.fromkeys(workload.groups, min(2, workload.units))
+    counts = dict.fromkeys(workload.groups, min(2, workload.units))
     best = find_structure(workload, counts, clock)
     while best is not None:
         progress(f"structure of {_cut(best)}: {_period(best)}, computing {_busy(best):.0%} of it")
         yield best
-        tries = [
-            (tried, {**counts, group: counts[group] + 1})
-            for group in counts
-            if counts[group] < min(_MOST_PIECES, workload.units) and _busy(best) < 1 - _GAIN
-            if (tried := find_structure(workload, {**counts, group: counts[group] + 1}, clock)) is not None
-        ]
-        better, counts = min(tries, key=lambda item: item[0].period, default=(best, counts))
-        best = better if better.period < best.period * (1 - _GAIN) else None
+        if _busy(best) > 1 - _GAIN:
+            return
+        limit = best.period * (1 - _GAIN)
+        best = None
+        for more in [{**counts, group: count + 1} for group, count in counts.items()]:
+            if max(more.values()) <= min(_MOST_PIECES, workload.units):
+                tried = find_structure(workload, more, clock)
+                if tried is not None and tried.period < limit:
+                    best, counts, limit = tried, more, tried.period
 
 
 def _busy(plan: Pipeline) -> float:
