@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 MODEL = "LLaMA-2-70B, 8xA100"
 OPTIMUM = 1857.0
-"""The paper's tokens/s of one GPU that only computes. Its own formula with its 280 TFLOPS and 70 B parameters gives 2000."""
+"""The paper's tokens/s of a GPU that only computes. Its formula, 280 TFLOPS and 70 B parameters would give 2000."""
 PAPER_LAYERS = 80
 
 _WORKLOADS = ("512/512", "1024/512", "512/1024")
@@ -40,7 +40,9 @@ def plan_report(plan: Pipeline) -> Report:
         _row("sequential_ms", uncut * layers, "ms"),
         _row("makespan_ms", plan.makespan, "ms", note=f"{layers} layers"),
         _row("overlap_gain", uncut * layers / plan.makespan, "ratio", note="sequential over makespan"),
-        _row("perfect_overlap_gain", uncut * layers / dense, "ratio", note="sequential over the dense operations alone"),
+        _row(
+            "perfect_overlap_gain", uncut * layers / dense, "ratio", note="sequential over the dense operations alone"
+        ),
         _row("nano_batch_only_ratio", uncut / cut, "ratio", note="whole operations over pieces, none overlapping"),
         _row("sequential_tokens_per_s_per_gpu", workload.tokens_per_second(uncut * layers), "tok/s"),
         _row("tokens_per_s_per_gpu", rate, "tok/s"),
@@ -55,7 +57,10 @@ def _paper() -> Sequence[Row]:
     sequential, measured, gains = "sequential_tokens_per_s_per_gpu", "tokens_per_s_per_gpu", "overlap_gain"
     return [
         _row("sequential_ms", 225.05, "ms", _PAPER, note="sum of table 2"),
-        *(_row(gains, gain, "ratio", _PAPER, note=note) for gain, note in zip(_GAINS, ("network", "both"), strict=True)),
+        *(
+            _row(gains, gain, "ratio", _PAPER, note=note)
+            for gain, note in zip(_GAINS, ("network", "both"), strict=True)
+        ),
         _row("nano_batch_only_ratio", _CUT_ONLY, "ratio", _PAPER),
         *(_row(sequential, *_of(pair)) for pair in zip(_SEQUENTIAL, _WORKLOADS, strict=True)),
         *(_row(measured, *_of(pair)) for pair in zip(_MEASURED, _WORKLOADS, strict=True)),

@@ -25,7 +25,7 @@ def faults(pipeline: Pipeline) -> list[str]:
 
 
 def _ranges(pipeline: Pipeline) -> Iterator[str]:
-    """Every token of every operation is computed once, in pieces of whole units."""
+    """Yield tokens that an operation computes not once, and pieces that are not of whole units."""
     workload = pipeline.workload
     known = {operation.name for operation in workload.operations}
     for piece in pipeline.pieces:
@@ -45,7 +45,7 @@ def _ranges(pipeline: Pipeline) -> Iterator[str]:
 
 
 def _sane(pipeline: Pipeline) -> Iterator[str]:
-    """Times are numbers, durations and the period positive."""
+    """Yield times that are no numbers, and durations and periods that are not positive."""
     if not (math.isfinite(pipeline.period) and pipeline.period > 0):
         yield f"the period is {pipeline.period} ms"
     for piece in pipeline.pieces:
@@ -54,7 +54,7 @@ def _sane(pipeline: Pipeline) -> Iterator[str]:
 
 
 def _times(pipeline: Pipeline) -> Iterator[str]:
-    """A piece takes as long as its tokens and its share say."""
+    """Yield pieces that do not take as long as their tokens and shares say."""
     yield from _sane(pipeline)
     for piece in pipeline.pieces:
         if not 0 < piece.share <= 1:
@@ -67,7 +67,7 @@ def _times(pipeline: Pipeline) -> Iterator[str]:
 
 
 def _dependencies(pipeline: Pipeline) -> Iterator[str]:
-    """Nothing starts before what it needs of its own tokens is done, in its own layer and in the one before."""
+    """Yield pieces that start before what they need of their tokens is done, in their layer and the one before."""
     for child in pipeline.pieces:
         for parent in pipeline.pieces:
             if child.first >= parent.last or parent.first >= child.last:
@@ -79,7 +79,7 @@ def _dependencies(pipeline: Pipeline) -> Iterator[str]:
 
 
 def _moments(pipeline: Pipeline) -> Iterator[str]:
-    """At no moment do two pieces of a class run, or more shares than there are."""
+    """Yield moments at which two pieces of a class run, or more shares than there are."""
     # Enough layers that the middle one has all the neighbours that it will ever have.
     reach = math.ceil(pipeline.span / pipeline.period) + 1
     laid = [

@@ -8,10 +8,11 @@ How long a nano-operation of b of the 2048 tokens takes is a model, since Table 
 
     T(b) = fixed + (measured - fixed) * b / 2048
 
-- Dense operations: `fixed` is one read of the operation's weights at the full memory bandwidth, which every nano-operation
-  pays anew. Nothing of it is hidden behind arithmetic, so this is the dear end of what the paper describes.
+- Dense operations: `fixed` is one read of the operation's weights at the full memory bandwidth, which every
+  nano-operation pays anew, hidden behind nothing. Smaller products also use a GPU worse; of that Table 2 says nothing.
 - Prefill attention is bound by launches (0.37 ms of arithmetic in 4.56 ms): all but the arithmetic is `fixed`.
-- Decode attention reads each request's cache once however it is cut, and a collective moves each token once: no `fixed`.
+- Decode attention reads each request's cache once however it is cut, and a collective moves each token once: `fixed` is
+  0.
 
 Each range of tokens holds decode and prefill rows in the proportion of the whole batch, so attention shrinks with its
 range like everything else.
@@ -89,10 +90,13 @@ class Workload:
 
     def busiest(self) -> float:
         """Return the time of one layer in ms that the busiest class needs, uncut and alone: no plan is faster."""
-        return max(
-            sum(operation.measured for operation in self.operations if operation.resource is resource)
-            for resource in Class
-        ) / self.layers
+        return (
+            max(
+                sum(operation.measured for operation in self.operations if operation.resource is resource)
+                for resource in Class
+            )
+            / self.layers
+        )
 
     def tokens_per_second(self, makespan: float) -> float:
         """Return tokens/s of one GPU where an iteration takes `makespan` ms."""

@@ -25,6 +25,8 @@ _MOST_PIECES = 4
 # Nodes and gap of one program. On LLaMA-2-70B both stages end by their gap.
 _STRUCTURE = (3000, 0.002)
 _SHARES = (1500, 0.005)
+# The part of the time that the structures may take, so that a slow machine still gets to shares.
+_FIRST_STAGE = 0.4
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,9 +37,7 @@ class Found:
     in_time: bool
 
 
-def search(
-    workloads: Sequence[Workload], *, seconds: float, progress: Callable[[str], None] = lambda _: None
-) -> Found:
+def search(workloads: Sequence[Workload], *, seconds: float, progress: Callable[[str], None] = lambda _: None) -> Found:
     """Return the best plan found among workloads that compute the same in different ways.
 
     The same on every machine where `seconds` are enough. Never worse than one operation after the other.
@@ -46,18 +46,21 @@ def search(
         MissingExtraError: the extra 'plan' is not installed.
         EngineError: a plan did not pass the checker, which is a fault of the planner.
     """
-    clock = Budget.of(seconds, *_STRUCTURE)
+    started = Budget.of(0, *_STRUCTURE).deadline
+    clock = Budget(started + _FIRST_STAGE * seconds, *_STRUCTURE)
+    later = Budget(started + seconds, *_SHARES)
     best = min((sequential(workload) for workload in workloads), key=lambda plan: plan.period)
     grown = [structure for workload in workloads for structure in _grow(workload, clock, progress)]
+    in_time = clock.left() > 0
     # The most promising first: what they reach bounds the others.
     for structure in sorted(grown, key=lambda structure: structure.period):
         if structure.period >= best.period:
             break
-        plan = find_shares(structure, best.period, Budget(clock.deadline, *_SHARES))
+        plan = find_shares(structure, best.period, later)
         progress(f"shares for {_cut(structure)}: {'nothing better' if plan is None else _period(plan)}")
         if plan is not None and plan.period < best.period:
             best = _checked(plan)
-    return Found(best, in_time=clock.left() > 0)
+    return Found(best, in_time=in_time and later.left() > 0)
 
 
 def _grow(workload: Workload, clock: Budget, progress: Callable[[str], None]) -> Iterator[Pipeline]:

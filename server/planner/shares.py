@@ -6,8 +6,8 @@ different classes that may come to run at once whether the first is done, the se
 - a piece takes its time alone over its performance at its share, from start to end;
 - the shares of two, and of three, that overlap are at most 1 together;
 - orders within a class are stage I's, and so is the order of two pieces that were far apart there;
-- what is minimised is the time from one layer to the next. Starts are those of one layer; piece m layers later starts m
-  periods later, so layers overlap as in the steady state, for ever instead of for the three layers of NanoFlow's own code.
+- what is minimised is the time from one layer to the next. Starts are those of one layer, and m layers later a piece
+  starts m periods later: the steady state itself, where NanoFlow's own code plans three layers.
 """
 
 from __future__ import annotations
@@ -64,9 +64,7 @@ class _Stage:
         # The first of all is where time begins; a plan that runs later is the same plan.
         zero = min(piece.start for piece in self.pieces)
         anchor = min(range(len(self.pieces)), key=lambda place: self.pieces[place].start)
-        self.bounds = [
-            (piece.start - zero - half, _STRETCH * (piece.end - zero) + half) for piece in self.pieces
-        ]
+        self.bounds = [(piece.start - zero - half, _STRETCH * (piece.end - zero) + half) for piece in self.pieces]
         self.starts = [
             self.program.number(0, 0) if place == anchor else self.program.number(*bounds)
             for place, bounds in enumerate(self.bounds)

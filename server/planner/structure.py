@@ -92,7 +92,9 @@ class _Stage:
             operation.fixed / self.workload.layers,
         )
 
-    def _before(self, first: _Nano, then: _Nano, layers: int = 0, *, unless: tuple[int, ...] = (), when: int = -1) -> None:
+    def _before(
+        self, first: _Nano, then: _Nano, layers: int = 0, *, unless: tuple[int, ...] = (), when: int = -1
+    ) -> None:
         """Demand that `first` ends before `then` of `layers` layers later starts.
 
         Not where a variable of `unless` is 1, nor where `when` is given and 0.
@@ -111,7 +113,7 @@ class _Stage:
         self.program.row(terms, high=high)
 
     def _meeting(self, one: _Nano, other: _Nano) -> tuple[int, ...] | None:
-        """Return the variables of which one is 1 only where two pieces have no token in common; None where they never do."""
+        """Return variables of which one is 1 only where two pieces share no token; None where they never share any."""
         (a, i), (b, j) = one, other
         if a.group == b.group:
             return () if i == j else None
