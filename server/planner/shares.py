@@ -44,7 +44,7 @@ def find_shares(structure: Pipeline, below: float, budget: Budget) -> Pipeline |
         return None
     pieces: list[Piece] = []
     for place, piece in enumerate(structure.pieces):
-        share = max(stage.picks[place], key=lambda share, place=place: values[stage.picks[place][share]])
+        share = next(share for share, pick in stage.picks[place].items() if values[pick] > 0.5)
         duration = stage.alone[place] / performance(piece.resource, share)
         start = values[stage.starts[place]]
         pieces.append(Piece(piece.operation, piece.index, piece.first, piece.last, start, duration, share))

@@ -84,16 +84,28 @@ def test_two_that_overlap_share_by_the_table() -> None:
     assert faults(plan) == []
 
 
-def test_three_that_overlap_share_one_gpu() -> None:
+@pytest.mark.parametrize(
+    ("network", "shares", "period"),
+    [
+        # All three at once all the time: C is slow enough at 0.1 to last as long as A at 0.5.
+        (0.6, [0.5, 0.4, 0.1], 2.0),
+        # In pairs: A lasts 1 / 0.6; B (1.25) and C (1) fill it in turn, and overlap for what is left over of them.
+        (0.5, [0.6, 0.4, 0.2], 1 / 0.6 + (1.25 + 1 - 1 / 0.6) / 2),
+    ],
+)
+def test_three_that_overlap_share_one_gpu(network: float, shares: list[float], period: float) -> None:
     free = workload(
-        Operation("A", COMPUTE, 1.0, 0.0), Operation("B", MEMORY, 1.0, 0.0), Operation("C", NETWORK, 0.5, 0.0), pieces=1
+        Operation("A", COMPUTE, 1.0, 0.0),
+        Operation("B", MEMORY, 1.0, 0.0),
+        Operation("C", NETWORK, network, 0.0),
+        pieces=1,
     )
     structure = find_structure(free, {"rest": 1}, exactly())
     assert structure is not None
-    plan = find_shares(structure, 2.5, exactly())
+    plan = find_shares(structure, free.sequential(), exactly())
     assert plan is not None
-    # 0.5 + 0.4 + 0.1. Only A and B at once, then C, would take 1 / 0.6 + 0.5.
-    assert plan.period == pytest.approx(2.0)
+    assert plan.period == pytest.approx(period)
+    assert [piece.share for piece in plan.pieces] == shares
     assert faults(plan) == []
 
 
@@ -136,7 +148,7 @@ def test_the_papers_case_gains_by_overlap() -> None:
     assert case.sequential() * case.layers == pytest.approx(225.05)
     structure = find_structure(case, {"attention": 4, "rest": 2}, Budget.of(100, 3000, 0.002))
     assert structure is not None
-    plan = find_shares(structure, case.sequential(), Budget.of(150, 1500, 0.01))
+    plan = find_shares(structure, case.sequential(), Budget.of(150, 1500, 0.02))
     assert plan is not None
     assert faults(plan) == []
     assert 225.05 / plan.makespan > 1.1
@@ -154,7 +166,8 @@ def test_both_ways_to_join_o_move_as_much(reduce: bool) -> None:
 
 def test_the_table_is_the_papers() -> None:
     assert performance(COMPUTE, 0.7) == pytest.approx(0.7)
-    assert [performance(MEMORY, share) for share in (0, 0.1, 0.2, 0.8, 0.9, 1)] == [0, 0.2, 0.3, 0.85, 0.95, 1]
-    assert [performance(NETWORK, share) for share in (0, 0.1, 0.2, 0.8, 0.9, 1)] == [0, 0.3, 0.5, 0.9, 1, 1]
+    shares = (0, 0.1, 0.2, 0.8, 0.9, 1)
+    assert [performance(MEMORY, share) for share in shares] == pytest.approx([0, 0.2, 0.3, 0.85, 0.95, 1])
+    assert [performance(NETWORK, share) for share in shares] == pytest.approx([0, 0.3, 0.5, 0.9, 1, 1])
     with pytest.raises(ValueError, match="from 0 to 1"):
         performance(MEMORY, 1.1)
