@@ -35,6 +35,7 @@ COMMANDS: dict[str, CommandEntry] = {
     "config": CommandEntry("crayon.cli.config", "Show the settings and where each one came from."),
     "eval": CommandEntry("crayon.cli.eval", "Measure how good the device's answers are."),
     "bench": CommandEntry("crayon.cli.bench", "Measure the device, blending and the start-up."),
+    "tune": CommandEntry("crayon.cli.tune", "Search for the best plan of a server's work."),
 }
 
 

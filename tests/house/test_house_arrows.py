@@ -64,6 +64,7 @@ LIBRARIES: dict[str, set[str]] = {
     "huggingface_hub": {"models"},
     "regex": {"privacy"},
     "presidio_analyzer": {"privacy"},
+    "scipy": {"server"},
     "torch": {"training", "bench"},
     "transformers": {"training"},
     "peft": {"training", "bench"},
