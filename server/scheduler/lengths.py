@@ -7,7 +7,8 @@ that could still end up to there, never among those that did. This holds while w
 was still to come. Weights halve every `half_life` answers, so that a drift is followed; what is four half-lives
 old is forgotten.
 
-Beyond the longest answer nothing is known, and what is not known is taken as the worst case.
+Beyond the longest answer nothing is known, and what is not known is taken as the worst case. An answer of more
+than 16,384 tokens counts as one that was cut there.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ MIN_SEEN = 32
 _REFRESH = 8  # answers from one new curve to the next: a curve costs as much as a hundred predictions
 _HALF_LIVES = 4
 _MOST_GROUPS = 64
+_LONGEST = 16_384  # tokens: bounds the table of a curve
 _ROUNDING = 1 + 1e-9  # a product of fractions may miss the share it stands for by some last bits
 
 
@@ -36,6 +38,14 @@ class LengthModel(Protocol):
 
     def remaining(self, generated: int, most: int, *, group: str = "") -> int:
         """Return the tokens still to come after `generated` ones, from 1 to `most`."""
+        ...
+
+
+class ShareModel(Protocol):
+    """Predicts how many of several answers are still being written, step by step."""
+
+    def shares(self, generated: NDArray[np.int64], steps: NDArray[np.int64], *, group: str = "") -> NDArray[np.float64]:
+        """Return one row an answer: the share of those with `generated` tokens that get more than each of `steps`."""
         ...
 
 
@@ -61,7 +71,7 @@ class Curve:
         weights: how much each counts; None is once.
     """
 
-    __slots__ = ("_area", "_ends", "_fallen", "_share", "total")
+    __slots__ = ("_area", "_ends", "_fallen", "_share", "_table", "total")
 
     def __init__(self, lengths: ArrayLike, ended: ArrayLike, weights: ArrayLike | None = None) -> None:
         times, index = np.unique(np.asarray(lengths, dtype=np.int64), return_inverse=True)
@@ -76,12 +86,22 @@ class Curve:
         self._share: list[float] = [1.0, *share.tolist()]
         self._fallen: list[float] = [-1.0, *(-share).tolist()]  # ascending, for bisection
         self._area: list[float] = [0.0, *area.tolist()]
+        self._table: NDArray[np.float64] = np.repeat(self._share, np.diff(self._ends, append=self._ends[-1] + 1))
         self.total = self._area[-1]
         """Mean length, as far as lengths are known."""
 
     def share(self, tokens: int) -> float:
         """Return the share of answers that get more than `tokens` tokens."""
         return self._share[bisect_right(self._ends, tokens) - 1]
+
+    def shares(self, generated: NDArray[np.int64], steps: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Return `share(generated + step) / share(generated)`, a row an answer; 1 where nothing is known."""
+        last = len(self._table) - 1
+        now = self._table[np.minimum(generated, last)]
+        known = now > 0
+        factor = np.where(known, 1 / np.where(known, now, 1), 0)
+        then = self._table[np.minimum(np.add.outer(generated, steps), last)]
+        return np.asarray(then * factor[:, None] + ~known[:, None])
 
     def mean(self, generated: int, most: int) -> float:
         """Return the mean of `min(L - generated, most)` over answers with `L > generated`."""
@@ -145,6 +165,8 @@ class Lengths:
         """
         if generated < 1:
             return
+        if generated > _LONGEST:
+            generated, ended = _LONGEST, False
         self._all.observe(generated, ended=ended)
         if group:
             history = self._groups.pop(group, None) or _History(self.half_life)
@@ -163,6 +185,16 @@ class Lengths:
         left = curve.mean(generated, most) if self.rule is Rule.MEAN else curve.total - generated
         # Up to the next token, and a sum's last bits do not make one.
         return min(max(int(-(-left // _ROUNDING)), 1), most)
+
+    def shares(self, generated: NDArray[np.int64], steps: NDArray[np.int64], *, group: str = "") -> NDArray[np.float64]:
+        """Return one row an answer: the share of those with `generated` tokens that get more than each of `steps`.
+
+        It is 1 for `Rule.WORST` and until enough was seen; the other rules make no difference.
+        """
+        curve = self._curve(group)
+        if curve is None or self.rule is Rule.WORST:
+            return np.ones((len(generated), len(steps)))
+        return curve.shares(generated, steps)
 
     def _curve(self, group: str) -> Curve | None:
         history = self._groups.get(group) if group else None

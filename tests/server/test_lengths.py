@@ -185,3 +185,8 @@ def test_without_cuts_the_curve_is_what_was_seen(seen: list[int], generated: int
     for q in (0.1, 0.5, 0.9, 1):
         within = sorted(left)[-int(-(q * len(left)) // 1) - 1] if left else most
         assert curve.quantile(generated, most, q) == min(within, most)
+
+
+def test_a_very_long_answer_counts_as_cut() -> None:
+    lengths = learnt(Rule.MEAN, [(100_000, True)] * MIN_SEEN)
+    assert lengths.remaining(0, 30_000) == 30_000
