@@ -12,6 +12,7 @@ the cell's first step and held what it does after the last. That errs on the ful
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -26,6 +27,13 @@ if TYPE_CHECKING:
 _CELLS = 64
 CAUTION = 2.0
 """Standard deviations: at 2 few steps in a hundred run out of cache, at 3 hardly any; see docs/kv-prediction.md."""
+
+
+@lru_cache(maxsize=8)
+def _cells(capacity: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the steps before each cell and its last; nobody who fits at all writes more than the cache holds."""
+    last: NDArray[np.int64] = np.unique(np.rint(np.geomspace(1, capacity, _CELLS)).astype(np.int64))
+    return np.concatenate(([0], last[:-1])), last
 
 
 class KvProfile:
@@ -48,9 +56,7 @@ class KvProfile:
         self.capacity = capacity
         self.caution = caution
         self._lengths = lengths
-        # Nobody who fits at all writes more tokens than the cache holds.
-        self._last: NDArray[np.int64] = np.unique(np.rint(np.geomspace(1, capacity, _CELLS)).astype(np.int64))
-        self._before: NDArray[np.int64] = np.concatenate(([0], self._last[:-1]))
+        self._before, self._last = _cells(capacity)
         self._use: NDArray[np.float64] = np.zeros((3, len(self._last)))
         self._count = 0
 
@@ -97,4 +103,4 @@ class KvProfile:
         size *= self._before < limit
         share = self._lengths.shares(np.asarray(generated, dtype=np.int64), self._before, group=group)
         mean = share * size
-        return np.stack([mean.sum(0), (mean * (size - mean)).sum(0), size.sum(0)])
+        return np.array([mean.sum(0), np.einsum("ij,ij->j", mean, size - mean), size.sum(0)])

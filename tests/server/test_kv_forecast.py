@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from crayon.errors import ConfigError
@@ -80,11 +80,13 @@ def test_a_margin_that_is_no_share_is_refused(margin: float) -> None:
         KvForecast(10, margin=margin)
 
 
+@settings(deadline=None)
 @given(REQUESTS)
 def test_the_peak_is_that_of_going_through_every_step(requests: list[tuple[int, int]]) -> None:
     assert forecast(requests).peak == by_steps(requests)
 
 
+@settings(deadline=None)
 @given(REQUESTS, REQUESTS)
 def test_adding_is_the_same_as_having_had(first: list[tuple[int, int]], more: list[tuple[int, int]]) -> None:
     ahead = forecast(first)
@@ -95,6 +97,7 @@ def test_adding_is_the_same_as_having_had(first: list[tuple[int, int]], more: li
         assert ahead.peak == expected
 
 
+@settings(deadline=None)
 @given(REQUESTS, st.integers(1, 50), st.integers(1, 40), st.integers(1, 600), st.integers(0, 100))
 def test_what_fits_fits_a_larger_cache_and_a_smaller_request(
     running: list[tuple[int, int]], prompt: int, remaining: int, capacity: int, extra: int

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from crayon.errors import ConfigError
@@ -98,6 +98,7 @@ def test_settings_out_of_range_are_refused(key: str, value: float) -> None:
         KvProfile(**{"capacity": 10, "lengths": Lengths(), key: value})  # type: ignore[arg-type]  # wrong on purpose
 
 
+@settings(deadline=None)
 @given(REQUESTS)
 def test_what_is_not_known_is_reserved_in_full(requests: list[tuple[int, int, int]]) -> None:
     held, _, most = zip(*requests, strict=True)
@@ -106,6 +107,7 @@ def test_what_is_not_known_is_reserved_in_full(requests: list[tuple[int, int, in
         assert exact <= profile(requests, lengths, 5000).peak <= sum(held) + sum(most)
 
 
+@settings(deadline=None)
 @given(REQUESTS, LEARNT, st.floats(0, 4))
 def test_caution_and_learning_stay_within_the_worst_case(
     requests: list[tuple[int, int, int]], answers: list[tuple[int, bool]], caution: float
@@ -116,6 +118,7 @@ def test_caution_and_learning_stay_within_the_worst_case(
     assert peak <= profile(requests, lengths, 5000, caution + 1).peak
 
 
+@settings(deadline=None)
 @given(REQUESTS, REQUESTS, LEARNT)
 def test_adding_is_the_same_as_having_had(
     first: list[tuple[int, int, int]], more: list[tuple[int, int, int]], answers: list[tuple[int, bool]]

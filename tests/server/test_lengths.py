@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from crayon.errors import ConfigError
@@ -158,6 +158,7 @@ def test_settings_out_of_range_are_refused(key: str, value: object) -> None:
 # -- for any answers
 
 
+@settings(deadline=None)
 @given(st.sampled_from(Rule), ANSWERS, st.integers(0, 80), st.integers(1, 80), st.sampled_from([0.1, 0.5, 0.9, 1]))
 def test_a_prediction_is_a_number_of_tokens_that_may_come(
     rule: Rule, answers: list[tuple[int, bool]], generated: int, most: int, quantile: float
@@ -170,12 +171,14 @@ def test_a_prediction_is_a_number_of_tokens_that_may_come(
     assert left == learnt(rule, answers, quantile=quantile).remaining(generated, most)
 
 
+@settings(deadline=None)
 @given(ANSWERS, st.integers(0, 80))
 def test_a_curve_never_rises(answers: list[tuple[int, bool]], tokens: int) -> None:
     curve = Curve(*zip(*answers, strict=True))
     assert 1 >= curve.share(tokens) >= curve.share(tokens + 1) >= 0
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(1, 60), min_size=1, max_size=60), st.integers(0, 70), st.integers(1, 80))
 def test_without_cuts_the_curve_is_what_was_seen(seen: list[int], generated: int, most: int) -> None:
     curve = Curve(seen, [True] * len(seen))
