@@ -20,7 +20,7 @@ _Runs = Annotated[int, typer.Option("--runs", min=3, max=99, help="Measured repe
 
 @app.callback()
 def bench() -> None:
-    """Measure the device, blending and the start-up.
+    """Measure the device, blending, the start-up and the prediction of cache use.
 
     Run it with nothing else running: a second busy process beside two compute threads costs far more than its share.
     """
@@ -77,6 +77,23 @@ def startup(*, runs: _Runs = 9, as_json: options.JsonOption = False) -> None:
     from crayon.bench.startup import bench_startup
 
     _print(bench_startup(runs), as_json=as_json)
+
+
+@app.command()
+def kv(
+    *,
+    answers: Annotated[int, typer.Option("--answers", min=1, help="Answers in each replay, about.")] = 500,
+    seeds: Annotated[int, typer.Option("--seeds", min=1, max=99, help="Replays of each rule; medians are shown.")] = 3,
+    as_json: options.JsonOption = False,
+) -> None:
+    """Compare rules for admission to a server's cache that is too small, beside an oracle that knows every length.
+
+    No model runs and no clock is read: figures are the same everywhere, and take minutes. Example:
+    crayon bench kv --answers 200 --seeds 1
+    """
+    from crayon.bench.kv_prediction import bench_kv
+
+    _print(bench_kv(answers, seeds, console.message), as_json=as_json)
 
 
 def _print(report: Report, *, as_json: bool) -> None:
