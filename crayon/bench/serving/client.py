@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from crayon.completion import Blend
 
 
+ANSWER_SECONDS = 900.0  # no workload comes near it: a system that hangs ends the race
+
+
 @dataclass(frozen=True, slots=True)
 class Job:
     """One request: what, how long an answer, and when it is sent (seconds after the start)."""
@@ -133,8 +136,12 @@ async def _one(connection: Connection, timing: Timing, gate: asyncio.Semaphore, 
     await asyncio.sleep(max(0.0, start + job.at - time.perf_counter()))
     async with gate:
         timing.sent = time.perf_counter() - start
-        async for count in connection.stream(job.prompt, job.answer, job.blend):
-            timing.arrivals.append((time.perf_counter() - start, count))
+        try:
+            async with asyncio.timeout(ANSWER_SECONDS):
+                async for count in connection.stream(job.prompt, job.answer, job.blend):
+                    timing.arrivals.append((time.perf_counter() - start, count))
+        except TimeoutError as error:
+            raise ServerError(f"an answer did not end within {ANSWER_SECONDS:g} s") from error
     if timing.tokens != job.answer:
         raise ServerError(f"an answer has {timing.tokens} tokens instead of {job.answer}")
     timing.finished = True

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from crayon.bench.serving.prompts import Prompt
     from crayon.completion import Blend
 
-PATIENCE_S = 900.0
+PATIENCE_S = 1000.0  # the client gives up before
 HOST = "127.0.0.1"
 
 
