@@ -30,7 +30,8 @@ def race_offline(bed: Bed) -> list[Row]:
         bed.progress(f"{bed.label}: {name} offline, {workload.describe()}")
         with ExitStack() as stack:
             systems = [stack.enter_context(ours), stack.enter_context(llama)]
-            beside = None
+            beside: System | None = None
+            note = ""
             if name in bed.model_plan.openvino:
                 beside, note = open_openvino(bed, stack)
                 systems.append(beside)

@@ -47,12 +47,8 @@ class OpenVino:
         settings = self.settings
         # -P: the worker's folder holds our modules, which must not stand before its own libraries.
         command = [str(self._python), "-P", str(WORKER), str(self._path), str(settings.slots), str(CACHE_GIB)]
-        threads = str(settings.threads)
-        child = Child(
-            self.name,
-            [*command, str(settings.batch or 0)],
-            {"OV_CPU_INFERENCE_NUM_THREADS": threads, "OMP_NUM_THREADS": threads, "PYTHONPATH": ""},
-        )
+        command += [str(settings.batch or 0), str(settings.threads)]
+        child = Child(self.name, command, {"PYTHONPATH": ""})
         with ExitStack() as stack:
             stack.callback(child.stop)
             child.wait_ready(lambda: _port(child.said()) > 0)

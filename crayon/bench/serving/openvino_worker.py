@@ -1,8 +1,8 @@
 """A server around OpenVINO GenAI's continuous batching, run by the Python of its own environment.
 
 It imports nothing of Crayon: that environment does not have it. Arguments: the model file, most sequences, cache in
-GiB, most tokens of a step (0: its own choice). It writes `{"port": N}` to standard output when the model is loaded,
-serves one client at a time on that loopback port in JSON lines, and ends with its standard input.
+GiB, most tokens of a step (0: its own choice), compute threads. It writes `{"port": N}` to standard output when the
+model is loaded, serves one client at a time on that loopback port in JSON lines, and ends with its standard input.
 
 To it: `{"id": 1, "ids": [...], "answer": 64}`. From it: `{"id": 1, "tokens": 1}` as tokens come, `{"id": 1, "done":
 true}` at the end of an answer, or `{"id": 1, "error": "..."}`.
@@ -21,9 +21,9 @@ from typing import Any
 
 def main() -> None:
     """Load, then serve until standard input ends."""
-    path, slots, cache, tokens = sys.argv[1], *map(int, sys.argv[2:5])
+    path, slots, cache, tokens, cores = sys.argv[1], *map(int, sys.argv[2:6])
     threading.Thread(target=_end_with_stdin, daemon=True).start()
-    pipeline = _pipeline(path, slots, cache, tokens)
+    pipeline = _pipeline(path, slots, cache, tokens, cores)
     with socket.create_server(("127.0.0.1", 0)) as server:
         sys.stdout.write(json.dumps({"port": server.getsockname()[1]}) + "\n")
         sys.stdout.flush()
@@ -40,7 +40,7 @@ def _end_with_stdin() -> None:
     os._exit(0)  # the library's threads would keep the process
 
 
-def _pipeline(path: str, slots: int, cache: int, tokens: int) -> Any:
+def _pipeline(path: str, slots: int, cache: int, tokens: int, cores: int) -> Any:
     import openvino_genai
 
     config = openvino_genai.SchedulerConfig()
@@ -50,7 +50,7 @@ def _pipeline(path: str, slots: int, cache: int, tokens: int) -> Any:
     config.enable_prefix_caching = False
     if tokens:
         config.max_num_batched_tokens = tokens
-    return openvino_genai.ContinuousBatchingPipeline(path, config, "CPU")
+    return openvino_genai.ContinuousBatchingPipeline(path, config, "CPU", {"INFERENCE_NUM_THREADS": cores})
 
 
 def _serve(pipeline: Any, client: socket.socket) -> None:

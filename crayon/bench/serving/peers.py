@@ -24,22 +24,25 @@ class Peers:
     openvino: Path
 
     @classmethod
-    def find(cls, folder: Path | None = None) -> Peers:
-        """Return the peers below `folder` (None: `.peers` here).
+    def below(cls, folder: Path | None = None) -> Peers:
+        """Return the peers below `folder` (None: `.peers` here), whether they are there or not."""
+        at = FOLDER if folder is None else folder
+        return cls(_llama_server(at / "llama-cpp"), at / "openvino" / "bin" / "python")
+
+    def check(self, *, llama_server: bool = True, openvino: bool = True) -> None:
+        """Find out whether those that are needed can be run.
 
         Raises:
-            ConfigError: one is missing; a bench that lacks a peer never leaves out its row.
+            ConfigError: one cannot; a bench that lacks a peer never leaves out its row.
         """
-        at = FOLDER if folder is None else folder
-        found = cls(_llama_server(at / "llama-cpp"), at / "openvino" / "bin" / "python")
-        missing = [str(path) for path in (found.llama_server, found.openvino) if not os.access(path, os.X_OK)]
+        needed = [(self.llama_server, llama_server), (self.openvino, openvino)]
+        missing = [str(path) for path, wanted in needed if wanted and not os.access(path, os.X_OK)]
         if missing:
             raise ConfigError(
                 "peers",
                 f"{' and '.join(missing)} cannot be run; build the peers with `make peers` (about 10 minutes), run the "
                 "bench from the folder that holds .peers, or name that with --peers",
             )
-        return found
 
 
 def _llama_server(environment: Path) -> Path:

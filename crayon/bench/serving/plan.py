@@ -10,6 +10,7 @@ OFFLINE, ONLINE, LONG_PROMPT = "offline", "online", "long_prompt"
 SINGLE, BLENDS, PREFIX = "single", "blends", "prefix"
 ABLATION, CONCURRENCY = "ablation", "concurrency"
 PARTS = (OFFLINE, ONLINE, LONG_PROMPT, SINGLE, BLENDS, PREFIX, ABLATION, CONCURRENCY)
+AGAINST_LLAMA_SERVER = frozenset({OFFLINE, ONLINE, LONG_PROMPT, PREFIX, CONCURRENCY})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -74,8 +74,10 @@ def bench_server(options: RaceOptions, progress: Callable[[str], None] = lambda 
         ServerError: a system failed, or counts other tokens than the others.
     """
     plan = _chosen(QUICK if options.quick else FULL, options)
-    peers = Peers.find(options.peers)
-    for name in {name for share in plan.models for name in (*share.workloads, *share.online)} & set(TRACES):
+    wanted = {part for share in plan.models for part in share.parts}
+    peers = Peers.below(options.peers)
+    peers.check(llama_server=bool(wanted & parts.AGAINST_LLAMA_SERVER), openvino=parts.OFFLINE in wanted)
+    for name in _traces(plan):
         load_trace(name)
     pools = [_pool(share, options) for share in plan.models]
     for share in plan.models:
@@ -166,6 +168,13 @@ def _chosen(plan: Plan, options: RaceOptions) -> Plan:
     if not kept:
         raise InvalidRequestError("only", "none of these models takes part in what was named")
     return replace(plan, models=kept)
+
+
+def _traces(plan: Plan) -> set[str]:
+    """Return the traces that the plan reads."""
+    offline = {name for share in plan.models if parts.OFFLINE in share.parts for name in share.workloads}
+    online = {name for share in plan.models if parts.ONLINE in share.parts for name in share.online}
+    return (offline | online) & set(TRACES)
 
 
 def _known(field_name: str, names: Sequence[str], known: Sequence[str]) -> None:

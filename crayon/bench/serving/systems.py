@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import subprocess
 import sys
 import tempfile
 from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager
@@ -184,6 +185,8 @@ class LlamaServer:
         command += ["-t", str(settings.threads), "-tb", str(settings.threads)]
         # Its threads for connections wait most of the time; too few of them would let clients wait, too.
         command += ["--threads-http", str(max(64, 2 * settings.slots))]
+        if not self._reuse_prefix and knows(self._program, "--cache-ram"):
+            command += ["--cache-ram", "0"]  # else it copies every finished prompt away, for nobody
         if settings.batch:
             command += ["-b", str(settings.batch)]
         if settings.ubatch:
@@ -266,3 +269,12 @@ def is_up(port: int) -> bool:
         return False
     finally:
         connection.close()
+
+
+def knows(program: Path, flag: str) -> bool:
+    """Whether a program names a flag in its help; versions differ."""
+    try:
+        done = subprocess.run([program, "--help"], capture_output=True, text=True, timeout=60, check=False)  # noqa: S603
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    return flag in done.stdout

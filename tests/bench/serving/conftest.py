@@ -30,7 +30,7 @@ def peers_folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def peers(peers_folder: Path) -> Peers:
-    return Peers.find(peers_folder)
+    return Peers.below(peers_folder)
 
 
 def _script(path: Path, command: str) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import gzip
 import json
 import math
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -15,14 +16,18 @@ from typer.testing import CliRunner
 from crayon.bench.serving import race as racing
 from crayon.bench.serving import single, tuning
 from crayon.bench.serving.bed import Bed
+from crayon.bench.serving.offline import open_openvino
+from crayon.bench.serving.optimum import Optimum
+from crayon.bench.serving.peers import Peers
 from crayon.bench.serving.plan import FULL, PARTS, QUICK, ModelPlan, Plan
+from crayon.bench.serving.prompts import PromptMaker
 from crayon.bench.serving.systems import HttpConnection, LlamaServer
 from crayon.bench.serving.workloads import CONSTANT, CONVERSATION, Pair
 from crayon.cli.app import app
+from crayon.llama.model import Model
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
-    from pathlib import Path
 
     from crayon.bench.serving.prompts import Prompt
     from crayon.bench.serving.systems import Connection, Settings, System
@@ -150,15 +155,6 @@ def test_our_own_server_is_raced_over_the_wire(small: list[str]) -> None:
 def test_openvino_falls_back_to_the_published_file_and_says_so(
     small: list[str], tiny_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from contextlib import ExitStack
-    from pathlib import Path
-
-    from crayon.bench.serving.offline import open_openvino
-    from crayon.bench.serving.optimum import Optimum
-    from crayon.bench.serving.peers import Peers
-    from crayon.bench.serving.prompts import PromptMaker
-    from crayon.llama.model import Model
-
     monkeypatch.setenv("FAKE_UNREADABLE", "prepared")
     plan = racing.QUICK
     bed = Bed(
@@ -169,7 +165,7 @@ def test_openvino_falls_back_to_the_published_file_and_says_so(
         optimum=Optimum(100.0, 64, 0.0, 0.1, 10.0),
         plan=plan,
         model_plan=plan.models[0],
-        peers=Peers.find(Path(small[small.index("--peers") + 1])),
+        peers=Peers.below(Path(small[small.index("--peers") + 1])),
         threads=1,
     )
     with ExitStack() as stack:

@@ -147,10 +147,11 @@ def test_a_model_that_openvino_cannot_read_is_said(
 
 def test_a_missing_peer_is_named_with_the_way_to_it(tmp_path: Path, peers_folder: Path) -> None:
     with pytest.raises(ConfigError, match="make peers"):
-        Peers.find(tmp_path / "nowhere")
+        Peers.below(tmp_path / "nowhere").check()
     (peers_folder / "openvino" / "bin" / "python").unlink()
     with pytest.raises(ConfigError, match=r"openvino/bin/python cannot be run") as caught:
-        Peers.find(peers_folder)
+        Peers.below(peers_folder).check()
+    Peers.below(peers_folder).check(openvino=False)
     assert "llama-server" not in str(caught.value)
 
 
@@ -159,4 +160,4 @@ def test_llama_server_is_found_inside_its_wheel(tmp_path: Path) -> None:
     for path in (program, tmp_path / "openvino/bin/python"):
         path.parent.mkdir(parents=True)
         path.touch(mode=0o755)
-    assert Peers.find(tmp_path).llama_server == program
+    assert Peers.below(tmp_path).llama_server == program

@@ -69,7 +69,7 @@ class Server(ThreadingHTTPServer):
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    for flag in ("-m", "-c", "-np", "-b", "-ub", "-t", "-tb", "--threads-http", "--host", "--port"):
+    for flag in ("-m", "-c", "-np", "-b", "-ub", "-t", "-tb", "--threads-http", "--cache-ram", "--host", "--port"):
         parser.add_argument(flag)
     given = parser.parse_args()
     Server((given.host, int(given.port)), Handler).serve_forever()

@@ -46,10 +46,11 @@ class Handle:
 
 
 class ContinuousBatchingPipeline:
-    def __init__(self, path: str, config: SchedulerConfig, device: str) -> None:
+    def __init__(self, path: str, config: SchedulerConfig, device: str, properties: dict[str, int]) -> None:
         if os.environ.get("FAKE_UNREADABLE", "\0") in path:
             raise RuntimeError("unsupported GGUF tensor type")
         assert device == "CPU"
+        assert properties == {"INFERENCE_NUM_THREADS": 1}
         assert config.dynamic_split_fuse  # type: ignore[attr-defined]
         self._handles: list[Handle] = []
 
