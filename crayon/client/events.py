@@ -15,7 +15,7 @@ from crayon.wire.responses import event_from_proto
 from crayon.wire.status import error_from_rpc
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncGenerator
 
     from crayon.engine import Event, GenerateRequest
 
@@ -52,7 +52,7 @@ class EventClient:
             await self._channel.close()
             self._channel = None
 
-    async def generate(self, request: GenerateRequest) -> AsyncIterator[Event]:
+    async def generate(self, request: GenerateRequest) -> AsyncGenerator[Event, None]:
         """Yield the events of an answer; closing the iterator early cancels it on the server.
 
         Raises:

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
     from crayon.bench.serving.race_online import Online
 
@@ -42,28 +43,28 @@ def draw(curves: Curves, folder: Path) -> list[Path]:
     check_plots()
     written = []
     if curves.throughput:
-        axes, path = _figure(curves.throughput), folder / THROUGHPUT
+        figure, axes = _figure(len(curves.throughput))
         for (title, systems), at in zip(curves.throughput.items(), axes, strict=True):
             for system, points in systems.items():
                 at.plot(*zip(*points, strict=True), marker="o", label=system)
             _finish(at, title, "clients at once", "tokens/s")
-        written.append(_save(axes, path))
+        written.append(_save(figure, folder / THROUGHPUT))
     if curves.latency:
-        axes, path = _figure(curves.latency), folder / LATENCY
+        figure, axes = _figure(len(curves.latency))
         for (title, online), at in zip(curves.latency.items(), axes, strict=True):
             for system, found in (("crayon", online.ours), (online.against, online.theirs)):
                 points = sorted((v.rate, 1000 * v.latency) for v in found.verdicts if v.latency)
                 if points:
                     at.plot(*zip(*points, strict=True), marker="o", label=system)
             _finish(at, title, "requests/s", "p95 latency per token, ms")
-        written.append(_save(axes, path))
+        written.append(_save(figure, folder / LATENCY))
     if curves.ablation:
-        axes, path = _figure(curves.ablation), folder / ABLATION
+        figure, axes = _figure(len(curves.ablation))
         for (title, bars), at in zip(curves.ablation.items(), axes, strict=True):
             at.bar([name for name, _ in bars], [speed for _, speed in bars])
             at.tick_params(axis="x", rotation=30)
             _finish(at, title, "", "tokens/s", legend=False)
-        written.append(_save(axes, path))
+        written.append(_save(figure, folder / ABLATION))
     return written
 
 
@@ -79,11 +80,11 @@ def check_plots() -> None:
         raise MissingExtraError("plots", "`crayon bench server --out`") from error
 
 
-def _figure(panels: dict[str, object]) -> list[Axes]:
+def _figure(panels: int) -> tuple[Figure, list[Axes]]:
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(4.8 * len(panels), 3.8), layout="constrained")
-    return [figure.add_subplot(1, len(panels), place + 1) for place in range(len(panels))]
+    figure = Figure(figsize=(4.8 * panels, 3.8), layout="constrained")
+    return figure, [figure.add_subplot(1, panels, place + 1) for place in range(panels)]
 
 
 def _finish(axes: Axes, title: str, across: str, up: str, *, legend: bool = True) -> None:
@@ -96,6 +97,6 @@ def _finish(axes: Axes, title: str, across: str, up: str, *, legend: bool = True
         axes.legend(fontsize=8)
 
 
-def _save(axes: list[Axes], path: Path) -> Path:
-    axes[0].figure.savefig(path, dpi=110)
+def _save(figure: Figure, path: Path) -> Path:
+    figure.savefig(path, dpi=110)
     return path

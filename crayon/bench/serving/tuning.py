@@ -47,7 +47,8 @@ def tune(start: Settings, axes: Sequence[Axis], score: Callable[[Settings], floa
 
 def with_flag(settings: Settings, name: str, value: int) -> Settings:
     """Return the settings with one changed; a batch is never smaller than its parts."""
-    changed: Settings = replace(settings, **{name: value})
-    if changed.ubatch and changed.batch and changed.batch < changed.ubatch:
-        return replace(changed, **({"batch": changed.ubatch} if name == "ubatch" else {"ubatch": changed.batch}))
-    return changed
+    if name == "slots":
+        return replace(settings, slots=value)
+    if name == "ubatch":
+        return replace(settings, ubatch=value, batch=max(value, settings.batch or value))
+    return replace(settings, batch=value, ubatch=min(value, settings.ubatch or value))
