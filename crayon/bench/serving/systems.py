@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Protocol, Self
 from crayon.bench.serving.http_stream import post_events
 from crayon.bench.serving.processes import Child, free_port
 from crayon.client.events import EventClient
-from crayon.engine import Delta, GenerateRequest
+from crayon.engine import Delta, Finished, GenerateRequest
 from crayon.errors import ServerError
 from crayon.sampling import Sampling
 
@@ -149,12 +149,19 @@ class GrpcConnection:
         self._client = client
 
     async def stream(self, prompt: Prompt, answer: int, blend: Blend | None = None) -> AsyncIterator[int]:
-        """Yield the number of tokens of each event that brings some."""
+        """Yield the number of tokens of each event that brings some.
+
+        Raises:
+            ServerError: it reads another number of prompt tokens.
+            CrayonError: whatever the server says.
+        """
         sampling = Sampling(max_tokens=answer, ignore_eos=True)
         request = GenerateRequest(messages=prompt.messages, sampling=sampling, blend=blend)
         async for event in self._client.generate(request):
             if isinstance(event, Delta) and event.signals:
                 yield len(event.signals)
+            elif isinstance(event, Finished) and event.usage.prompt_tokens != len(prompt.ids):
+                raise ServerError(f"crayon read {event.usage.prompt_tokens} prompt tokens instead of {len(prompt.ids)}")
 
 
 class LlamaServer:
@@ -255,7 +262,8 @@ class HttpConnection:
 
     def _check(self, event: Mapping[str, object], prompt: Prompt) -> None:
         read = event.get("tokens_evaluated")
-        if isinstance(read, int) and read != len(prompt.ids):
+        # With a prefix reused, versions differ in whether they count it.
+        if not self._reuse_prefix and isinstance(read, int) and read != len(prompt.ids):
             raise ServerError(f"llama-server read {read} prompt tokens instead of {len(prompt.ids)}")
 
 

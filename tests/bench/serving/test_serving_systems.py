@@ -5,16 +5,20 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from serving_tools import Serving
 from tiny_pool import shared_pool
 
 from crayon.bench.serving.client import Job, drive
 from crayon.bench.serving.openvino_peer import OpenVino
 from crayon.bench.serving.peers import Peers
-from crayon.bench.serving.prompts import PromptMaker
-from crayon.bench.serving.systems import CrayonSystem, LlamaServer, Settings
+from crayon.bench.serving.prompts import Prompt, PromptMaker
+from crayon.bench.serving.systems import CrayonSystem, GrpcConnection, LlamaServer, Settings
+from crayon.client.events import EventClient
 from crayon.completion import Blend
 from crayon.errors import ConfigError, ServerError, ServerUnavailableError
 from crayon.llama.model import Model
+from crayon.messages import Message
+from crayon.server.engines.echo import EchoEngine
 
 SETTINGS = Settings(slots=4, context=256, threads=1, batch=128, ubatch=64)
 FIRST, GAP = 0.4, 0.1
@@ -40,6 +44,16 @@ def test_our_server_gives_every_answer_its_length(tiny_path: Path, maker: Prompt
     assert run.seconds > 0
     assert all(timing.first is not None and timing.first > 0 for timing in run.timings)
     assert all(gap >= 0 for timing in run.timings for gap in timing.gaps)
+
+
+async def test_our_server_has_to_read_the_tokens_that_the_others_read() -> None:
+    words = (Message("user", "one two three"),)
+    with Serving(lambda: EchoEngine()) as serving:
+        async with EventClient(serving.address) as client:
+            connection = GrpcConnection(client)
+            assert sum([count async for count in connection.stream(Prompt(words, (1, 2, 3)), 7)]) == 7
+            with pytest.raises(ServerError, match="read 3 prompt tokens instead of 2"):
+                [count async for count in connection.stream(Prompt(words, (1, 2)), 7)]
 
 
 def test_our_server_blends(tiny_path: Path, maker: PromptMaker, tmp_path: Path) -> None:
@@ -129,7 +143,7 @@ def test_openvinos_worker_answers_over_its_socket(peers: Peers, tiny_path: Path,
         given_up = drive(system, jobs_of(maker, 10**6), give_up=0.5)
         after = drive(system, jobs_of(maker, 2))
         with pytest.raises(ServerError, match="unlucky"):
-            drive(system, [Job(maker.make(60), 5), Job(type(maker.make(60))((), tuple(range(13))), 5)])
+            drive(system, [Job(maker.make(60), 5), Job(Prompt((), tuple(range(13))), 5)])
     assert [timing.tokens for timing in run.timings] == [5, 1, 30]
     assert again.complete
     assert not given_up.complete
