@@ -51,7 +51,7 @@ class ContinuousBatchingPipeline:
             raise RuntimeError("unsupported GGUF tensor type")
         assert device == "CPU"
         assert properties == {"INFERENCE_NUM_THREADS": 1}
-        assert config.dynamic_split_fuse  # type: ignore[attr-defined]
+        assert config.dynamic_split_fuse  # type: ignore[attr-defined]  # set by the worker
         self._handles: list[Handle] = []
 
     def add_request(self, _: int, ids: Any, config: GenerationConfig) -> Handle:
