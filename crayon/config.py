@@ -169,6 +169,7 @@ class SamplingSettings(_Section):
     frequency_penalty: _Float = _SAMPLING.frequency_penalty
     stop: _Texts = _SAMPLING.stop
     seed: _OptionalInt = _SAMPLING.seed
+    ignore_eos: bool = _SAMPLING.ignore_eos
 
     @model_validator(mode="after")
     def _in_range(self) -> Self:

@@ -37,6 +37,8 @@ class Sampling:
         frequency_penalty: subtract this for each use of a token; 0 is off.
         stop: texts that end the answer; they are not part of it.
         seed: fixes the draw, 0 to 2**32 - 2; None draws a new one each time.
+        ignore_eos: write on past the model's own end, up to `max_tokens` or a stop text: for measuring speed, where
+            every answer has to be of a known length.
 
     Raises:
         InvalidRequestError: a value is out of range or of the wrong type.
@@ -52,6 +54,7 @@ class Sampling:
     frequency_penalty: float = 0.0
     stop: tuple[str, ...] = ()
     seed: int | None = None
+    ignore_eos: bool = False
 
     def __post_init__(self) -> None:
         for name, (low, high) in _RANGES.items():
@@ -64,6 +67,9 @@ class Sampling:
         _integer("top_k", self.top_k, 0, 2**31 - 1)
         if self.seed is not None:
             _integer("seed", self.seed, 0, 2**32 - 2)
+        ignore: object = self.ignore_eos
+        if not isinstance(ignore, bool):
+            raise InvalidRequestError("ignore_eos", f"must be true or false, not {ignore!r}")
         given: object = self.stop  # a lone text or a list is what callers write
         if not isinstance(given, str | Iterable):
             raise InvalidRequestError("stop", f"must be a text or a list of texts, not {given!r}")

@@ -102,7 +102,7 @@ class Compute:
                 while True:
                     token, signal = sampler.sample(self._context, row)
                     first = first or time.monotonic()
-                    if self._model.is_end(token):
+                    if self._model.is_end(token) and not request.sampling.ignore_eos:
                         reason = FinishReason.STOP
                         break
                     written += 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path  # noqa: TC003 - typer reads it at run time
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -20,7 +21,7 @@ _Runs = Annotated[int, typer.Option("--runs", min=3, max=99, help="Measured repe
 
 @app.callback()
 def bench() -> None:
-    """Measure the device, blending, the start-up and the prediction of cache use.
+    """Measure the device, blending, the server, its prediction of cache use, and the start-up.
 
     Run it with nothing else running: a second busy process beside two compute threads costs far more than its share.
     """
@@ -66,6 +67,73 @@ def blend(
     opened = Pool.open(find_pool(pool)) if pool else None
     report = bench_blend(reference, opened, models_dir=models_dir, runs=runs, peft=peft, progress=console.message)
     _print(report, as_json=as_json)
+
+
+@app.command()
+def server(
+    *,
+    quick: Annotated[bool, typer.Option("--quick", help="Fewer models, runs and requests: about 10 minutes.")] = False,
+    only: Annotated[
+        str | None,
+        typer.Option(
+            "--only",
+            metavar="PARTS",
+            help="Of offline,online,long_prompt,single,blends,prefix,ablation,concurrency, with commas between.",
+        ),
+    ] = None,
+    models: Annotated[
+        str | None,
+        typer.Option("--models", metavar="MODELS", help="Of the models that are raced, with commas between."),
+    ] = None,
+    peers: Annotated[
+        Path | None,
+        typer.Option("--peers", metavar="FOLDER", help="Where `make peers` built them (default: .peers here)."),
+    ] = None,
+    pool: Annotated[
+        str | None,
+        typer.Option("--pool", metavar="POOL", help="The pool to blend, by name or folder (default: the model's)."),
+    ] = None,
+    threads: Annotated[
+        int | None,
+        typer.Option("--threads", min=1, help="Compute threads of every system; if not given, all cores."),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", metavar="FOLDER", help="Write server.json and pictures there (extra 'plots')."),
+    ] = None,
+    as_json: options.JsonOption = False,
+) -> None:
+    """Race the server against llama-server and OpenVINO GenAI, all on this machine, over the wire.
+
+    Every system gets the same tokens to read and has to write the same number; the flags of both servers are searched
+    first, and rows name them. The peers are built by `make peers`, and the lengths of real requests are read from the
+    folder that CRAYON_DATA names. Takes up to 40 minutes. Example: crayon bench server --quick --json
+    """
+    from crayon.bench.serving.plots import check_plots, draw
+    from crayon.bench.serving.race import RaceOptions, bench_server
+
+    if out is not None:
+        check_plots()
+        out.mkdir(parents=True, exist_ok=True)
+    wanted = RaceOptions(
+        quick=quick,
+        only=_names(only),
+        models=_names(models),
+        peers=peers,
+        pool=pool,
+        threads=threads,
+        models_dir=options.load_settings({}).models_dir,
+    )
+    race = bench_server(wanted, progress=console.message)
+    if out is not None:
+        (out / "server.json").write_text(json.dumps(race.report.as_json(), indent=2) + "\n", encoding="utf-8")
+        for path in draw(race.curves, out):
+            console.message(f"wrote {path}", "dim")
+    _print(race.report, as_json=as_json)
+
+
+def _names(text: str | None) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",") if name.strip()) if text else ()
 
 
 @app.command()

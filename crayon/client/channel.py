@@ -21,7 +21,7 @@ class LazyChannel:
 
     def __init__(self, address: str, *, connect_timeout: float) -> None:
         self._address = address
-        self._options = _options(connect_timeout)
+        self._options = channel_options(connect_timeout)
         self._lock = threading.Lock()
         self._channel: Channel | None = None
         self._pid = os.getpid()
@@ -65,7 +65,8 @@ def _close(channel: Channel, pid: int) -> None:
         channel.close()
 
 
-def _options(connect_timeout: float) -> list[tuple[str, int]]:
+def channel_options(connect_timeout: float) -> list[tuple[str, int]]:
+    """Return the settings of every channel to a server."""
     return [
         # See attempts.py.
         ("grpc.enable_retries", 0),

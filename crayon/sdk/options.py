@@ -34,6 +34,7 @@ class SamplingOptions(TypedDict, total=False):
     frequency_penalty: float
     stop: str | Sequence[str]
     seed: int | None
+    ignore_eos: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

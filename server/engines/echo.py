@@ -7,6 +7,7 @@ engine: limits, deadlines, cancellation, stop texts.
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 import threading
@@ -244,6 +245,8 @@ def _echo(request: GenerateRequest, room: int) -> tuple[list[str], FinishReason]
     ends = [at for at in (text.find(stop) for stop in request.sampling.stop) if at >= 0]
     words = _words(text[: min(ends)] if ends else text)
     most = min(request.sampling.max_tokens, room)
+    if request.sampling.ignore_eos and words and not ends:
+        words = list(itertools.islice(itertools.cycle(words), most + 1))  # it has no other words
     return words[:most], FinishReason.LENGTH if len(words) > most else FinishReason.STOP
 
 

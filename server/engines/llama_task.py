@@ -150,7 +150,7 @@ class GenerateTask(Task):
             raise EngineError("the request was never started")
         token, signal = self._sampler.sample(context, row)
         self._first_at = self._first_at or time.monotonic()
-        if self.model.is_end(token):
+        if self.model.is_end(token) and not self.wanted.sampling.ignore_eos:
             self._end(FinishReason.STOP)
             return True
         self.ids.append(token)

@@ -99,6 +99,7 @@ def test_every_setting_can_come_from_the_environment(monkeypatch: pytest.MonkeyP
         "sampling.frequency_penalty": "0.3",
         "sampling.stop": "END",
         "sampling.seed": "11",
+        "sampling.ignore_eos": "true",
     }
     assert set(values) == set(setting_keys())
     for key, value in values.items():

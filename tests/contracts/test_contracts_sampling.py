@@ -21,6 +21,7 @@ EDGES: dict[str, tuple[Any, ...]] = {
     "frequency_penalty": (-2.0, 2.0),
     "stop": ((), ("a",) * 16),
     "seed": (None, 0, 2**32 - 2),
+    "ignore_eos": (False, True),
 }
 BEYOND: dict[str, tuple[Any, ...]] = {
     "max_tokens": (0, -1, 2**31, 1.0, True, "9", None),
@@ -33,6 +34,7 @@ BEYOND: dict[str, tuple[Any, ...]] = {
     "frequency_penalty": (-2.1, 2.1),
     "stop": ("", ("a", ""), ("a",) * 17, (3,), 5, None, ("\ud800",)),
     "seed": (-1, 2**32 - 1, 1.0, True, "1"),
+    "ignore_eos": (0, 1, None, "true"),
 }
 
 

@@ -110,6 +110,15 @@ def test_the_models_end_token_ends_an_answer(engine: DeviceEngine, monkeypatch: 
     assert answer.finished.usage.completion_tokens == len(engine._model.tokenize("the end"))
 
 
+def test_an_answer_goes_on_past_the_models_end_where_that_is_ignored(
+    engine: DeviceEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script(monkeypatch, [*engine._model.tokenize("the"), engine._model.eos, *engine._model.tokenize("end")] * 2)
+    answer = Answer(engine, ask("hello", max_tokens=4, ignore_eos=True))
+    assert answer.finished.finish_reason is FinishReason.LENGTH
+    assert answer.finished.usage.completion_tokens == len(answer.signals) == 4
+
+
 def test_an_answer_ends_where_the_context_does(tiny: Callable[..., DeviceEngine]) -> None:
     engine = tiny(n_ctx=128)
     answer = Answer(engine, ask("x" * 60, max_tokens=10_000, temperature=1.0, seed=4))

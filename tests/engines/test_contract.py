@@ -155,6 +155,12 @@ def test_max_tokens_ends_an_answer(engine: Engine) -> None:
     assert finished.usage.completion_tokens == 3
 
 
+def test_an_answer_has_the_length_that_was_asked_for_where_the_end_is_ignored(engine: Engine) -> None:
+    *deltas, finished = read(engine.generate(ask("Hello", max_tokens=40, ignore_eos=True)))[1:]
+    assert finished.finish_reason is FinishReason.LENGTH
+    assert finished.usage.completion_tokens == sum(len(delta.signals) for delta in deltas) == 40
+
+
 def test_an_answer_ends_where_the_context_ends(engine: Engine) -> None:
     (info,) = engine.models()
     *_, finished = read(engine.generate(ask(LONG, max_tokens=2**30)))

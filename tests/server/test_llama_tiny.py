@@ -290,6 +290,17 @@ def test_limits_that_contradict_each_other_are_named_before_llama_cpp_sees_them(
         assert caught.value.key == key
 
 
+def test_an_end_that_is_ignored_does_not_end_an_answer(tiny_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Model, "is_end", lambda *_: True)  # the model would end every answer at once
+    with engine_of(tiny_path) as engine:
+        lengths = []
+        for ignore in (False, True):
+            finished = Read(engine.generate(ask("the other", max_tokens=9, ignore_eos=ignore))).finished
+            assert finished is not None
+            lengths.append(finished.usage.completion_tokens)
+    assert lengths == [0, 9]
+
+
 def test_a_fault_in_one_answer_leaves_its_batch_mates_alone(tiny_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with engine_of(tiny_path) as engine:
         expected = Read(engine.generate(ask("the other", max_tokens=20)))

@@ -40,6 +40,7 @@ samplings = st.builds(
     frequency_penalty=st.floats(-2, 2),
     stop=st.lists(texts, max_size=16).map(tuple),
     seed=st.none() | st.integers(0, 2**32 - 2),
+    ignore_eos=st.booleans(),
 )
 blends = st.none() | st.builds(
     Blend, st.just("pool"), st.lists(st.floats(-10, 10, width=32), min_size=1, max_size=8).map(tuple)

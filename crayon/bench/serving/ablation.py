@@ -1,0 +1,104 @@
+"""Our server with its parts switched on one after the other, and its throughput against the number of clients."""
+
+from __future__ import annotations
+
+import statistics
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from crayon.bench.report import Row
+from crayon.bench.serving.client import drive
+from crayon.bench.serving.rows import share
+from crayon.bench.serving.systems import Settings
+from crayon.bench.serving.workloads import CONSTANT, Workload, constant
+
+if TYPE_CHECKING:
+    from crayon.bench.serving.bed import Bed
+
+SLOTS = 16
+SEQUENTIAL_REQUESTS = 6  # of one at a time; a whole run of them would take minutes and say the same
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """Our server with some of its parts.
+
+    Args:
+        name: what is added to the variant before.
+        options: of `crayon serve`; None where this version has no switch for it yet.
+        slots: requests computed together.
+    """
+
+    name: str
+    options: tuple[str, ...] | None
+    slots: int = SLOTS
+
+
+# Each adds to the one before; all on the same kernels. What has no switch yet is named, not left out in silence.
+VARIANTS = (
+    Variant("sequential", (), slots=1),
+    Variant("+ constant batch", ()),
+    Variant("+ async", None),
+    Variant("+ nano-batches", None),
+    Variant("+ prediction", None),
+    Variant("+ spill", None),
+)
+
+
+def race_ablation(bed: Bed, variants: tuple[Variant, ...] = VARIANTS) -> tuple[list[Row], list[tuple[str, float]]]:
+    """Measure the variants in turn; return their rows, and their throughput for the plot."""
+    missing = [variant.name for variant in variants if variant.options is None]
+    if missing:
+        bed.progress(f"{bed.label}: ablation without {', '.join(missing)}: this server has no switch for them")
+    rows, bars = [], []
+    for variant in variants:
+        if variant.options is None:
+            continue
+        bed.progress(f"{bed.label}: ablation, {variant.name}")
+        requests = bed.model_plan.requests if variant.slots > 1 else SEQUENTIAL_REQUESTS
+        workload = constant(requests)
+        settings = Settings(slots=variant.slots, context=workload.context, threads=bed.threads, options=variant.options)
+        with bed.ours(settings) as system:
+            bed.warm(system)
+            runs = [drive(system, bed.jobs(workload)) for _ in range(bed.model_plan.runs)]
+        speeds = [run.tokens_per_second for run in runs]
+        reached = share(bed.optimum, runs)
+        bars.append((variant.name, statistics.median(speeds)))
+        rows.append(
+            Row.median(
+                "ablation_tokens_per_s",
+                "1/s",
+                speeds,
+                model=bed.label,
+                workload=f"{CONSTANT}, {variant.name}",
+                note=f"share of Opt_engine {reached:.3f}",
+            )
+        )
+    return rows, bars
+
+
+def race_concurrency(bed: Bed) -> tuple[list[Row], dict[str, list[tuple[float, float]]]]:
+    """Measure throughput with so many clients, each asking again when it is answered; for both servers."""
+    counts = bed.plan.concurrencies
+    curves: dict[str, list[tuple[float, float]]] = {}
+    rows = []
+    workload: Workload = constant(max(bed.plan.search_requests, 2 * max(counts)))
+    settings = Settings(slots=max(counts), context=workload.context, threads=bed.threads)
+    bed.progress(f"{bed.label}: throughput against clients")
+    for system in (bed.ours(settings), bed.llama(settings)):
+        with system:
+            bed.warm(system)
+            for count in counts:
+                jobs = bed.jobs(workload, max(4, 2 * count))
+                speed = drive(system, jobs, concurrency=count).tokens_per_second
+                curves.setdefault(system.name, []).append((float(count), speed))
+                rows.append(
+                    Row.median(
+                        "tokens_per_s_at_concurrency",
+                        "1/s",
+                        [speed],
+                        model=bed.label,
+                        workload=f"{CONSTANT}, {count} clients, {system.name}",
+                    )
+                )
+    return rows, curves

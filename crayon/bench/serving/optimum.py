@@ -1,0 +1,148 @@
+"""The bare library on the same file: the best that its kernels can do, which every server is held against."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from crayon.llama.batch import Batch
+from crayon.llama.context import Context
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from crayon.bench.serving.client import Run
+    from crayon.llama.model import Model
+
+UBATCHES = (32, 64, 128, 256, 512)
+PROMPT = 512
+HEADS = 64  # rows of logits, of PROMPT / 2, that the cost of one is taken from
+SEQUENCES = 8
+DEPTH = 128  # tokens that a sequence holds when its step is timed
+STEPS = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Optimum:
+    """What the library does by itself.
+
+    Args:
+        prefill_rate: prompt tokens a second, no row of logits, at the best size of a graph.
+        ubatch: that size.
+        head_seconds: what a row of logits costs on top.
+        step_seconds: one step of 8 sequences that each decode a token.
+        decode_rate: tokens a second of one sequence alone.
+    """
+
+    prefill_rate: float
+    ubatch: int
+    head_seconds: float
+    step_seconds: float
+    decode_rate: float
+
+    def ideal_seconds(self, tokens: int, rows: int) -> float:
+        """Return how long `tokens` computed tokens with `rows` rows of logits take at best."""
+        return tokens / self.prefill_rate + rows * self.head_seconds
+
+    def fraction(self, run: Run) -> float:
+        """Return the share of the optimum that a whole offline run reached, its start and its end included."""
+        return self._fraction(run, run.seconds)
+
+    def saturated_fraction(self, run: Run) -> float:
+        """Return the share up to the last first token: until then there always were prompts waiting.
+
+        By that moment every prompt was computed, and the tokens of the answers so far are known.
+        """
+        return self._fraction(run, max(timing.arrivals[0][0] for timing in run.timings))
+
+    def _fraction(self, run: Run, until: float) -> float:
+        prompts = sum(len(timing.job.prompt.ids) for timing in run.timings)
+        written = [sum(n for at, n in timing.arrivals if at <= until) for timing in run.timings]
+        # A token of an answer is computed when the next one is wanted; the last never is.
+        computed = prompts + sum(max(0, n - 1) for n in written)
+        return self.ideal_seconds(computed, sum(written)) / until
+
+
+def measure(model: Model, *, threads: int, runs: int = 5) -> Optimum:
+    """Measure all of it; medians of `runs`, after one that warms up."""
+    rate, ubatch = max((_prefill(model, size, threads, runs), size) for size in UBATCHES)
+    return Optimum(
+        prefill_rate=rate,
+        ubatch=ubatch,
+        head_seconds=_head(model, threads, runs),
+        step_seconds=_steps(model, SEQUENCES, threads),
+        decode_rate=1.0 / _steps(model, 1, threads),
+    )
+
+
+def _prefill(model: Model, ubatch: int, threads: int, runs: int) -> float:
+    tokens = _tokens(model, PROMPT)
+    with Context(model, n_ctx=PROMPT, n_batch=ubatch, n_outputs_max=1, threads=threads) as context:
+        batch = Batch(ubatch)
+
+        def read() -> None:
+            context.clear()
+            for at in range(0, PROMPT, ubatch):
+                batch.clear()
+                batch.add(tokens[at : at + ubatch], at, 0)
+                context.decode(batch)
+
+        return PROMPT / _median(read, runs)
+
+
+def _head(model: Model, threads: int, runs: int) -> float:
+    """Return seconds for one row of logits: steps with and without them, in turn."""
+    size = PROMPT // 2
+    tokens = _tokens(model, size)
+    with Context(model, n_ctx=size, n_batch=size, n_outputs_max=HEADS, threads=threads) as context:
+        batch = Batch(size)
+
+        def step(*, rows: int) -> float:
+            context.clear()
+            batch.clear()
+            batch.add(tokens[: size - rows], 0, 0)
+            batch.add(tokens[size - rows :], size - rows, 0, "all")
+            start = time.perf_counter()
+            context.decode(batch)
+            return time.perf_counter() - start
+
+        step(rows=HEADS)
+        found = [step(rows=HEADS) - step(rows=0) for _ in range(runs)]
+        return max(0.0, statistics.median(found) / HEADS)
+
+
+def _steps(model: Model, sequences: int, threads: int) -> float:
+    """Return seconds for a step in which each of some sequences decodes one token."""
+    tokens = _tokens(model, DEPTH + STEPS)
+    cells = sequences * (DEPTH + STEPS)
+    with Context(model, n_ctx=cells, n_batch=DEPTH, n_seq_max=sequences, threads=threads) as context:
+        batch = Batch(DEPTH)
+        for sequence in range(sequences):
+            batch.clear()
+            batch.add(tokens[:DEPTH], 0, sequence)
+            context.decode(batch)
+        taken = []
+        for at in range(DEPTH, DEPTH + STEPS):
+            batch.clear()
+            for sequence in range(sequences):
+                batch.add(tokens[at : at + 1], at, sequence, "all")
+            start = time.perf_counter()
+            context.decode(batch)
+            taken.append(time.perf_counter() - start)
+        return statistics.median(taken[1:])
+
+
+def _median(work: Callable[[], None], runs: int) -> float:
+    work()
+    taken = []
+    for _ in range(runs):
+        start = time.perf_counter()
+        work()
+        taken.append(time.perf_counter() - start)
+    return statistics.median(taken)
+
+
+def _tokens(model: Model, count: int) -> list[int]:
+    return [(7919 * i) % model.n_vocab for i in range(1, count + 1)]

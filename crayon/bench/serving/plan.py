@@ -1,0 +1,130 @@
+"""What one run of the race measures, sized for its time: the default takes at most 40 minutes, quick at most 10."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from crayon.bench.serving.workloads import CODE, CONSTANT, CONVERSATION, MOONCAKE, WORKLOADS
+
+OFFLINE, ONLINE, LONG_PROMPT = "offline", "online", "long_prompt"
+SINGLE, BLENDS, PREFIX = "single", "blends", "prefix"
+ABLATION, CONCURRENCY = "ablation", "concurrency"
+PARTS = (OFFLINE, ONLINE, LONG_PROMPT, SINGLE, BLENDS, PREFIX, ABLATION, CONCURRENCY)
+AGAINST_LLAMA_SERVER = frozenset({OFFLINE, ONLINE, LONG_PROMPT, PREFIX, CONCURRENCY})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelPlan:
+    """One model's share of the race.
+
+    Args:
+        reference: the model; where it was prepared for this machine, the prepared file.
+        workloads: those run offline.
+        tokens: about so many in one offline run.
+        requests: most requests of one offline run, and those of the constant workload.
+        runs: pairs of offline runs, ours and theirs in turn.
+        online: workloads run with Poisson arrivals.
+        first_seconds: bound of the 95th percentile of the time to the first token.
+        parts: which parts this model takes part in.
+        openvino: workloads that OpenVINO GenAI is asked, too.
+    """
+
+    reference: str
+    workloads: tuple[str, ...]
+    tokens: int
+    requests: int
+    runs: int
+    online: tuple[str, ...]
+    first_seconds: float
+    parts: frozenset[str]
+    openvino: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """The whole race.
+
+    Args:
+        models: each with its share.
+        context: most tokens of one request; longer rows of a trace are skipped.
+        search_requests: requests of one trial while the best flags are searched.
+        search_each: search for every workload (False: on the first one, for all).
+        probes: runs of one search for a rate.
+        probe_seconds: in which requests arrive, in one of them.
+        arrivals: requests that it has at least, for which it may take twice as long.
+        long_prompt: tokens of the prompt that must not stop the others.
+        concurrencies: clients at once, for the curve of throughput.
+    """
+
+    models: tuple[ModelPlan, ...]
+    context: int = 2048
+    search_requests: int = 16
+    search_each: bool = True
+    probes: int = 5
+    probe_seconds: float = 20.0
+    arrivals: int = 20
+    long_prompt: int = 4000
+    concurrencies: tuple[int, ...] = (1, 4, 16, 32)
+
+
+SMALL, CODER, LARGE = "smollm2-135m-instruct", "qwen2.5-coder-0.5b-instruct", "qwen2.5-coder-1.5b-instruct"
+
+FULL = Plan(
+    models=(
+        ModelPlan(
+            reference=SMALL,
+            workloads=WORKLOADS,
+            tokens=8000,
+            requests=48,
+            runs=3,
+            online=(CONSTANT, CONVERSATION),
+            first_seconds=2.0,
+            parts=frozenset(PARTS),
+            openvino=(CONSTANT, CONVERSATION),
+        ),
+        ModelPlan(
+            reference=CODER,
+            workloads=WORKLOADS,
+            tokens=3000,
+            requests=16,
+            runs=2,
+            online=(),
+            first_seconds=10.0,
+            parts=frozenset({OFFLINE, SINGLE}),
+            openvino=(CONSTANT,),
+        ),
+        ModelPlan(
+            reference=LARGE,
+            workloads=(CONSTANT, CONVERSATION),
+            tokens=3000,
+            requests=16,
+            runs=1,
+            online=(CONVERSATION,),
+            first_seconds=10.0,
+            parts=frozenset({OFFLINE, ONLINE}),
+            openvino=(CONSTANT,),
+        ),
+    ),
+)
+
+QUICK = Plan(
+    models=(
+        ModelPlan(
+            reference=SMALL,
+            workloads=(CONSTANT, CONVERSATION, CODE, MOONCAKE),
+            tokens=4000,
+            requests=24,
+            runs=1,
+            online=(CONSTANT,),
+            first_seconds=2.0,
+            parts=frozenset(PARTS),
+            openvino=(CONSTANT,),
+        ),
+    ),
+    search_requests=8,
+    search_each=False,
+    probes=3,
+    probe_seconds=12.0,
+    arrivals=12,
+    concurrencies=(1, 8, 24),
+)
