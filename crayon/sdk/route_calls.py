@@ -32,6 +32,7 @@ class RouteCalls:
         *,
         samples: SamplesLike | None = None,
         traffic: SamplesLike | None = None,
+        others: SamplesLike | None = None,
         target: Target | None = None,
         ask_server: bool = False,
         private: bool | None = None,
@@ -46,6 +47,8 @@ class RouteCalls:
             customization: the one to calibrate, by name; by default the client's own, or the plain device model.
             samples: labelled ones, or their file; by default those that the customisation was made from.
             traffic: questions without labels in their place: the server's answers stand for the truth.
+            others: labelled questions that do not belong to the customisation, or their file: they teach what is
+                outside, and may move its scope's threshold. Beside `samples`, not beside `traffic`.
             target: `ServerShare`, `MinQuality` or `MaxDeviceError`; None sends wherever the server is the better one.
             ask_server: send the questions to the server, to learn how often it is right. Else that is believed, not
                 measured.
@@ -70,6 +73,7 @@ class RouteCalls:
             hold_tokens=hold_tokens,
             samples=samples,
             traffic=traffic,
+            others=others,
             target=target,
             ask_server=ask_server,
             confirm=confirm,
@@ -139,6 +143,7 @@ class AsyncRouteCalls:
         *,
         samples: SamplesLike | None = None,
         traffic: SamplesLike | None = None,
+        others: SamplesLike | None = None,
         target: Target | None = None,
         ask_server: bool = False,
         private: bool | None = None,
@@ -161,6 +166,7 @@ class AsyncRouteCalls:
                 hold_tokens=hold_tokens,
                 samples=samples,
                 traffic=traffic,
+                others=others,
                 target=target,
                 ask_server=ask_server,
                 confirm=confirm,

@@ -254,3 +254,20 @@ def test_explain_prints_signals_thresholds_and_sends_nothing(
     assert gone.exit_code == 0, "nobody is there, and nobody is asked"
     assert crayon("route", "explain", " ").exit_code == 2
     assert engine.asked == []
+
+
+def test_others_are_counted_and_the_threshold_is_spoken_of(
+    crayon: Any, custom: str, echo: tuple[Counting, str], tmp_path: Path
+) -> None:
+    engine, address = echo
+    lines = [{"question": f"bcd fgh {i} jkl", "answer": ("up", "down")[i % 2]} for i in range(9)]
+    others = tmp_path / "others.jsonl"
+    others.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    done = crayon("calibrate", custom, "--others", others, "--ask-server", "--yes", "--server", address)
+    assert done.exit_code == 0, done.output
+    assert "33 texts will be sent to " in done.stderr
+    assert len(engine.asked) == 33
+    assert "note: 9 of the queries were others, " in done.stdout
+    assert "note: the scope's threshold of vowels " in done.stdout
+    assert crayon("calibrate", custom, "--others", others, "--traffic", others, "--ask-server").exit_code == 2
+    assert "name one" in crayon("calibrate", "", "--others", others, "--samples", others).stderr
