@@ -113,7 +113,9 @@ def calibrate(
         custom = None if name is None else client.customization(name)
     _print(record, custom, as_json=as_json)
     if not as_json:
-        console.message("it decides from now on; crayon route explain TEXT shows how", "dim")
+        used = "it decides from now on; crayon route explain TEXT shows how"
+        unused = "it is kept, but decides nothing: the setting `calibration` is false"
+        console.message(used if settings.calibration else unused, "dim")
 
 
 def _target(

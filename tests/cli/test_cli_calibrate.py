@@ -271,3 +271,26 @@ def test_others_are_counted_and_the_threshold_is_spoken_of(
     assert "note: the scope's threshold of vowels " in done.stdout
     assert crayon("calibrate", custom, "--others", others, "--traffic", others, "--ask-server").exit_code == 2
     assert "name one" in crayon("calibrate", "", "--others", others, "--samples", others).stderr
+
+
+def test_the_settings_switch_calibrations_off(
+    crayon: Any, custom: str, echo: tuple[Counting, str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    _, address = echo
+    config = tmp_path / "config.toml"
+    config.write_text("calibration = false\n")
+    monkeypatch.setenv("CRAYON_CONFIG", str(config))
+    done = crayon("calibrate", custom)
+    assert "it is kept, but decides nothing" in done.stderr
+    words = ("route", "explain", *questions("vowels", 1, seed=5)[0].split(), "--customization", custom)
+    assert "calibration " not in crayon(*words, "--server", address).stdout
+    # What is not used is not checked either.
+    record = tmp_path / "mine" / "vow" / "calibration.json"
+    record.write_text("{}")
+    assert crayon(*words, "--server", address).exit_code == 0
+    config.write_text("calibration = true\n")
+    assert crayon(*words, "--server", address).exit_code != 0
+    config.write_text("calibration = 'maybe'\n")
+    refused = crayon(*words)
+    assert refused.exit_code == 2
+    assert "calibration" in refused.stderr
