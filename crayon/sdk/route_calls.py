@@ -7,9 +7,10 @@ import threading
 from typing import TYPE_CHECKING
 
 from crayon.sdk.calibration_files import delete_record, kept_record
+from crayon.sdk.choosing import ONE_TOKEN
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from crayon.completion import Mode
     from crayon.messages import MessagesLike
@@ -102,6 +103,7 @@ class RouteCalls:
         self,
         messages: MessagesLike,
         *,
+        choices: Iterable[str] | None = None,
         blend: BlendLike | None = None,
         last_profile: str | None = None,
         mode: Mode | str | None = None,
@@ -110,8 +112,9 @@ class RouteCalls:
     ) -> Explanation:
         """Return who would answer and why, with every signal and threshold. Nothing is sent, and no server contacted.
 
-        The device embeds the query and decodes as many tokens as would be held back, as it would for `ask`. That the
-        server serves the model that a calibration was made for is not looked at. Arguments as for `ask`.
+        The device embeds the query and decodes as many tokens as would be held back, as it would for `ask`; or with
+        `choices` scores them where their margin would decide, as it would for `choose`. That the server serves the
+        model that a calibration was made for is not looked at. Arguments as for `ask` and `choose`.
 
         Raises:
             InvalidRequestError, PrivacyError, ConfigError, DeadlineExceededError, EngineError: as `ask`.
@@ -127,8 +130,9 @@ class RouteCalls:
                 mode=mode,
                 private=private,
                 timeout=timeout,
-                sampling={},
+                sampling={} if choices is None else ONE_TOKEN,
             ),
+            choices,
         )
 
 
@@ -190,6 +194,7 @@ class AsyncRouteCalls:
         self,
         messages: MessagesLike,
         *,
+        choices: Iterable[str] | None = None,
         blend: BlendLike | None = None,
         last_profile: str | None = None,
         mode: Mode | str | None = None,
@@ -206,6 +211,6 @@ class AsyncRouteCalls:
             mode=mode,
             private=private,
             timeout=timeout,
-            sampling={},
+            sampling={} if choices is None else ONE_TOKEN,
         )
-        return await asyncio.to_thread(explain, self._core, call, allowed)
+        return await asyncio.to_thread(explain, self._core, call, allowed, choices)

@@ -294,3 +294,19 @@ def test_the_settings_switch_calibrations_off(
     refused = crayon(*words)
     assert refused.exit_code == 2
     assert "calibration" in refused.stderr
+
+
+def test_explain_takes_choices(crayon: Any, echo: tuple[Counting, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    engine, address = echo
+    monkeypatch.setenv("CRAYON_HARDNESS__CHOICE_MARGIN", "1.0")
+    words = ("route", "explain", "which", "one", "--server", address, "--choice", "red")
+    shown = crayon(*words, "--choice", "green")
+    assert shown.exit_code == 0, shown.output
+    assert "hardness" in shown.stdout
+    assert "margin of 2 choices, " in shown.stdout
+    assert "< 1.00" in shown.stdout
+    assert "signal margin" in shown.stdout
+    assert crayon(*words).exit_code == 2
+    found = json.loads(crayon(*words, "-c", "green", "--json").stdout)
+    assert (found["source"], found["choices"], found["hold"]["signal"]) == ("server", 2, "margin")
+    assert engine.asked == []
