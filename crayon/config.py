@@ -193,6 +193,7 @@ class Settings(BaseSettings):
     timeout: Annotated[_Float, Field(gt=0)] = 120.0
     scopes: _Texts = ()
     customization: _OptionalText = None
+    calibration: bool = True
     customizations_dir: Annotated[Path | None, BeforeValidator(_empty_is_none)] = None
     models_dir: Annotated[Path | None, BeforeValidator(_empty_is_none)] = None
     log_level: Literal["debug", "info", "warning", "error"] = "warning"

@@ -65,6 +65,7 @@ class DeviceEngine:
         background: texts whose mean embedding is the centre for `encode`; without any, vectors are not centred.
         cache_dir: where the background's states are kept between runs.
         source_sha256: hash of the published file that `path` is, or was prepared from.
+        file_sha256: hash of the file at `path`, where it is known.
         pools: adapter pools that requests may blend; each made for this very model.
         adapters: in place of pools, turns a request's blend into loaded adapters with scales.
 
@@ -87,6 +88,7 @@ class DeviceEngine:
         background: Sequence[str] = (),
         cache_dir: Path | None = None,
         source_sha256: str = "",
+        file_sha256: str = "",
         pools: Sequence[Pool] = (),
         adapters: BlendResolver | None = None,
     ) -> None:
@@ -109,6 +111,7 @@ class DeviceEngine:
         self._cache_dir = cache_dir
         # A prepared file says what it was made from, however it was found.
         self._source_sha256, self._quantization = origin(self._model.metadata, source_sha256)
+        self.file_sha256 = file_sha256
         self._adapters = adapters
         self._blends: PoolBlends | None = None
         self._pooling = threading.Lock()
@@ -153,6 +156,7 @@ class DeviceEngine:
             background=background_texts(),
             cache_dir=found.cache_dir,
             source_sha256=found.source_sha256,
+            file_sha256=found.file_sha256,
         )
         try:
             if pools == opening.AUTO:

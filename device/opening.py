@@ -25,11 +25,12 @@ PoolReferences: TypeAlias = "Literal['auto'] | Sequence[Pool | Path | str] | Non
 
 @dataclass(frozen=True, slots=True)
 class Opening:
-    """The file to run, its name, the hash of the published file behind it, and a folder for what is derived."""
+    """The file to run, its name, hashes of the published file behind it and of itself, a folder for what is derived."""
 
     path: Path
     name: str
     source_sha256: str
+    file_sha256: str
     cache_dir: Path
 
 
@@ -48,13 +49,16 @@ def find(
     """
     folder = models_dir or default_models_dir()
     local = resolve(reference, download=download, progress=progress, models_dir=models_dir)
-    path = None
+    path, file_sha256 = local.path, local.sha256
     if prepared_file:
         try:
-            path = prepared.usable(local, models_dir)
+            made, info = prepared.usable(local, models_dir), prepared.describe(local, models_dir)
         except ModelFileError as error:  # the source still runs
             logger.warning("%s", error)
-    return Opening(path or local.path, local.name, local.sha256, folder / "derived")
+        else:
+            if made is not None and info is not None and info.path == made:
+                path, file_sha256 = made, info.sha256
+    return Opening(path, local.name, local.sha256, file_sha256, folder / "derived")
 
 
 def pools(references: PoolReferences, source_sha256: str) -> tuple[Pool, ...]:

@@ -48,7 +48,7 @@ class Binding:
 
     Args:
         base_model: hash of the device's model as published.
-        quantization: hash of the prepared file that runs.
+        quantization: its type, and the hash of the file that runs where it is known.
         pool_id: the pool of adapters.
         profiles: hash of the blend's weights of each profile, by name.
         prompt_template: hash of the device's prompt template.

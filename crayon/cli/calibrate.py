@@ -47,6 +47,12 @@ def calibrate(
             "--traffic", metavar="FILE", help="Questions without labels: the server's answers stand for them."
         ),
     ] = None,
+    others: Annotated[
+        Path | None,
+        typer.Option(
+            "--others", metavar="FILE", help="Labelled queries that do not belong to it: they teach what is outside."
+        ),
+    ] = None,
     ask_server: Annotated[
         bool, typer.Option("--ask-server", help="Send the questions to the server, to measure how often it is right.")
     ] = False,
@@ -79,8 +85,9 @@ def calibrate(
 
     The device answers each labelled sample; later queries are sent where that gains something, as the target says. With
     --ask-server the samples' questions are sent to the server, and only then. Without it the server's accuracy is
-    believed, not measured. The record is used from then on by whatever uses the customisation. Example: crayon
-    calibrate travel --server-share 0.3
+    believed, not measured. With --others it is also measured who answers better what does not belong to the
+    customisation, and where it ends. The record is used from then on by whatever uses the customisation. Example:
+    crayon calibrate travel --server-share 0.3
     """
     settings = options.load_settings(
         {"device.model": device, "server.address": server, "private": private, "timeout": timeout}
@@ -97,6 +104,7 @@ def calibrate(
             name,
             samples=samples,
             traffic=traffic,
+            others=others,
             target=target,
             ask_server=ask_server,
             confirm=lambda count, place: _agreed(count, place, yes=yes),
@@ -105,7 +113,9 @@ def calibrate(
         custom = None if name is None else client.customization(name)
     _print(record, custom, as_json=as_json)
     if not as_json:
-        console.message("it decides from now on; crayon route explain TEXT shows how", "dim")
+        used = "it decides from now on; crayon route explain TEXT shows how"
+        unused = "it is kept, but decides nothing: the setting `calibration` is false"
+        console.message(used if settings.calibration else unused, "dim")
 
 
 def _target(

@@ -27,7 +27,8 @@ def calibration_lines(record: CalibrationRecord, customization: Customization | 
         yield "without a profile" if rule.profile is None else f"profile {rule.profile}"
         if customization is not None and rule.profile is not None:
             limit = customization.profile(rule.profile).threshold + rule.scope
-            yield f"  belongs to it: a scope score of {limit:.2f} or more"
+            moved = f" (moved by {rule.scope:+.2f})" if rule.scope else ""
+            yield f"  belongs to it: a scope score of {limit:.2f} or more{moved}"
         yield f"  {_inside(record, rule)}"
         yield f"  {_accuracies(rule)}"
     if calibration.outside is not None:

@@ -46,6 +46,7 @@ def open_client(settings: Settings) -> Crayon:
         scopes=scopes,
         customization=settings.customization if device is not None else None,
         customizations_dir=settings.customizations_dir,
+        calibration="auto" if settings.calibration else False,
         hardness=hardness_of(settings.hardness),
         budget=budget_of(settings.budget),
         conditions=conditions_of(settings.conditions),

@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 def explain(
     text: Annotated[list[str], typer.Argument(metavar="TEXT", help="The question.")],
     *,
+    choice: Annotated[
+        list[str] | None,
+        typer.Option("--choice", "-c", metavar="TEXT", help="One of 2 to 100 answers to choose from; give each."),
+    ] = None,
     mode: options.ModeOption = None,
     private: options.PrivateOption = None,
     system: options.SystemOption = None,
@@ -36,10 +40,11 @@ def explain(
     """Show who would answer a question and why, without sending anything.
 
     The device embeds the question and decodes the tokens that would be held back; no server is contacted. Every signal
-    is shown with its threshold: at or above it the device answers. Example: crayon route explain "Book me a flight"
-    --customization travel --server localhost:50051
+    is shown with its threshold: at or above it the device answers. With --choice it is shown who would choose, by which
+    margin. Example: crayon route explain "Book me a flight" --customization travel --server localhost:50051
     """
     from crayon.cli.client import open_client
+    from crayon.sdk.choosing import check_choices
 
     flags = {
         "mode": mode,
@@ -55,8 +60,9 @@ def explain(
     if not question.strip():
         raise InvalidRequestError("text", "is empty; type a question")
     messages = [*([Message("system", system)] if system else []), Message("user", question)]
+    choices = check_choices(choice) if choice else None  # before a model is fetched for nothing
     with open_client(settings) as client:
-        found = client.explain(messages, blend=blend)
+        found = client.explain(messages, choices=choices, blend=blend)
     if as_json:
         print(json.dumps(explanation_json(found), ensure_ascii=False))
         return
@@ -81,7 +87,8 @@ def explanation_rows(found: Explanation) -> list[tuple[str, str]]:
         plain = found.profile == "base"
         rows.append(("device", f"{found.customization}, {'plain base' if plain else f'profile {found.profile}'}"))
     if found.hold is not None:
-        read = f"{found.hold.signal} of {found.hold.tokens} tokens"
+        of = f"{found.choices} choices" if found.choices else f"{found.hold.tokens} tokens"
+        read = f"{found.hold.signal} of {of}"
         rows.append(("hardness", f"{read}{_compared(found.hold.score, found.hold.threshold)}"))
     if found.calibration is not None:
         used = found.calibration

@@ -60,6 +60,11 @@ class Said:
     sure: float | None
 
 
+def asked(question: str) -> str:
+    """Return what two questions have in common that are the same but for case and spaces."""
+    return " ".join(question.split()).casefold()
+
+
 def same_text(one: str, other: str) -> bool:
     """Return whether two answers are the same but for case, spaces, and marks at their ends."""
     return _plain(one) == _plain(other)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from crayon.completion import Mode, Source
@@ -13,6 +12,7 @@ from crayon.sdk.choice_stream import AsyncChoiceStream
 from crayon.sdk.choosing import ONE_TOKEN
 from crayon.sdk.conversation import AsyncConversation
 from crayon.sdk.core import Core
+from crayon.sdk.custom_calls import AsyncCustomCalls
 from crayon.sdk.route_calls import AsyncRouteCalls
 from crayon.sdk.status import client_status
 from crayon.sdk.waiting import wait_for_async
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from typing import Literal, Unpack
 
     from crayon.completion import Blend, Chosen, Completion
-    from crayon.customising.customization import Customization
     from crayon.engine import EncodeResult, Engine, ScoreRequest, ScoreResult
     from crayon.messages import MessagesLike
     from crayon.router.budget import Budget
@@ -32,7 +31,7 @@ if TYPE_CHECKING:
     from crayon.router.hardness import Hardness
     from crayon.router.scope import Scope
     from crayon.sdk.calibrations import CalibrationLike
-    from crayon.sdk.customizations import CustomizationLike, SamplesLike
+    from crayon.sdk.customizations import CustomizationLike
     from crayon.sdk.options import BlendLike, Call, SamplingOptions
     from crayon.sdk.privacy import Past, Privacy
     from crayon.sdk.status import ClientStatus
@@ -40,7 +39,7 @@ if TYPE_CHECKING:
 Result = TypeVar("Result")
 
 
-class AsyncCrayon(AsyncRouteCalls):
+class AsyncCrayon(AsyncRouteCalls, AsyncCustomCalls):
     """Asks a small model on the device, and a larger one behind a server where that is allowed and needed.
 
     `Crayon` for asyncio: the same names, arguments and results. Nothing here blocks the event loop.
@@ -217,52 +216,6 @@ class AsyncCrayon(AsyncRouteCalls):
             InvalidRequestError: an argument is wrong; the field names it.
         """
         return AsyncConversation(self, messages, system=system, blend=blend, mode=mode, private=private, **sampling)
-
-    async def customize(
-        self,
-        name: str,
-        samples: SamplesLike,
-        *,
-        refine: bool = False,
-        check: bool = True,
-        replace: bool = False,
-        timeout: float | None = None,  # noqa: ASYNC109 # one meaning on both clients: the patience of each step
-        ready: Callable[[Customization], None] | None = None,
-        progress: Callable[[str, int, int], None] | None = None,
-    ) -> Customization:
-        """Make a customisation from samples and keep it; as `Crayon.customize`, and without blocking the event loop.
-
-        `ready` and `progress` are called from another thread.
-        """
-        gone = threading.Event()
-        try:
-            return await asyncio.to_thread(
-                self._core.customise,
-                name,
-                samples,
-                refine=refine,
-                check=check,
-                replace=replace,
-                timeout=timeout,
-                ready=ready,
-                progress=progress,
-                cancelled=gone.is_set,
-            )
-        finally:
-            gone.set()  # a task that was cancelled leaves no work behind on the device
-
-    async def customization(self, name: CustomizationLike) -> Customization:
-        """Return a customisation by its name, or from an exported file (a path that ends with .json).
-
-        Raises:
-            InvalidRequestError: there is none.
-            AdapterError: its record is damaged.
-        """
-        return await asyncio.to_thread(self._core.customizations.find, "customization", name)
-
-    async def customizations(self) -> tuple[Customization, ...]:
-        """Return the customisations on this device, by name."""
-        return await asyncio.to_thread(self._core.customizations.all)
 
     async def status(self) -> ClientStatus:
         """Return how this client stands: server, breaker, budget and what it measured. Asks nobody.

@@ -37,7 +37,8 @@ def binding_of(device: Engine, customization: Customization | None, server_model
         }
     return Binding(
         base_model=model.source_sha256 or model.name,
-        quantization=model.quantization,
+        # Which type it is, to be read, and the bytes: two preparations of one type need not be one file.
+        quantization=f"{model.quantization} {str(getattr(device, 'file_sha256', ''))[:16]}".strip(),
         pool_id=pool_id,
         profiles=profiles,
         prompt_template=str(getattr(device, "template_sha256", "")),

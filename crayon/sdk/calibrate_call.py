@@ -9,7 +9,7 @@ from crayon.completion import Source
 from crayon.customising.device_calls import DeviceCalls
 from crayon.errors import AdapterError, CancelledError, InvalidRequestError, PrivacyError
 from crayon.router.features import MAX_HELD
-from crayon.sdk.answering import Asking
+from crayon.sdk.answering import Asking, asked
 from crayon.sdk.calibrating import make_calibration
 from crayon.sdk.calibration_files import record_path, write_record
 from crayon.sdk.customizations import samples_of
@@ -39,6 +39,7 @@ class CalibrateCall:
     customization: CustomizationLike | None = None
     samples: SamplesLike | None = None
     traffic: SamplesLike | None = None
+    others: SamplesLike | None = None
     target: Target | None = None
     ask_server: bool = False
     private: bool = False
@@ -77,7 +78,9 @@ def calibrate_call(
                 raise
     given = call.traffic if call.traffic is not None else call.samples
     samples = kept if given is None else samples_of(given)
-    sent = len(samples) if call.traffic is not None else sum(sample.answer is not None for sample in samples)
+    others = () if call.others is None else _others(call.others, [*kept, *samples])
+    labelled = sum(sample.answer is not None for sample in (*samples, *others))
+    sent = len(samples) if call.traffic is not None else labelled
     if call.ask_server and call.confirm is not None and not call.confirm(sent, engines.server_address or "the server"):
         raise CancelledError("calibrating was called off; nothing was sent")
     calls = DeviceCalls(
@@ -98,6 +101,7 @@ def calibrate_call(
         accounts,
         customization=custom,
         kept=kept,
+        others=others,
         traffic=call.traffic is not None,
         may_send=call.may_send,
         target=call.target,
@@ -123,6 +127,18 @@ def _kept(value: CustomizationLike, customizations: Customizations) -> Customiza
     return found
 
 
+def _others(given: SamplesLike, samples: Sequence[Sample]) -> tuple[Sample, ...]:
+    try:
+        others = samples_of(given)
+    except InvalidRequestError as error:
+        raise InvalidRequestError(error.field.replace("samples", "others", 1), error.problem) from None
+    known = {asked(sample.question) for sample in samples}
+    both = sum(asked(sample.question) in known for sample in others)
+    if both:
+        raise InvalidRequestError("others", f"{both} of them are samples too; leave each out of one of the two")
+    return others
+
+
 def _check(call: CalibrateCall, engines: Engines) -> None:
     if not engines.configured(Source.DEVICE):
         raise InvalidRequestError("device", "calibrating needs a device model; pass one")
@@ -130,6 +146,10 @@ def _check(call: CalibrateCall, engines: Engines) -> None:
         raise InvalidRequestError("ask_server", f"must be True or False, not {call.ask_server!r}; nothing was sent")
     if call.samples is not None and call.traffic is not None:
         raise InvalidRequestError("traffic", "takes the place of samples; pass one of them")
+    if call.others is not None and call.traffic is not None:
+        raise InvalidRequestError("others", "are labelled, and traffic is not; pass labelled samples in its place")
+    if call.others is not None and call.customization is None:
+        raise InvalidRequestError("others", "teach what is outside of a customisation; name one")
     if call.samples is None and call.traffic is None and call.customization is None:
         raise InvalidRequestError("samples", "are needed where no customisation is named: there are none kept")
     if call.traffic is not None and not call.ask_server:

@@ -2,47 +2,35 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-from crayon.customising.profile_gate import pool_for
-from crayon.customising.profiles import left_out_score, split
 from crayon.customising.sample import choices_of
 from crayon.data.priors import load_priors
 from crayon.errors import InvalidRequestError, PromptTooLongError
 from crayon.router.calibration import calibrate
 from crayon.router.cases import Case, Priors
 from crayon.router.record import CalibrationRecord
-from crayon.router.scope import ScopeGate
-from crayon.sdk.answering import device_says, same_text, server_says, signal_of
+from crayon.router.rules import MIN_OWN
+from crayon.sdk.answering import asked, device_says, same_text, server_says, signal_of
 from crayon.sdk.binding import binding_of, server_model_of
+from crayon.sdk.places import places_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-
-    from numpy.typing import NDArray
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from crayon.customising.customization import Customization
     from crayon.customising.device_calls import DeviceCalls
     from crayon.customising.sample import Sample
     from crayon.engine import Engine
+    from crayon.router.calibration import Calibration
     from crayon.router.targets import Target
     from crayon.sdk.accounts import Accounts
     from crayon.sdk.answering import Asking, Said
+    from crayon.sdk.places import Place
 
     Progress = Callable[[str, int, int], None]
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where a query belongs: its profile, and its scope score minus the profile's threshold."""
-
-    profile: str | None
-    inside: float
-    own: bool | None = None
 
 
 def make_calibration(
@@ -54,6 +42,7 @@ def make_calibration(
     *,
     customization: Customization | None = None,
     kept: Sequence[Sample] = (),
+    others: Sequence[Sample] = (),
     traffic: bool = False,
     may_send: Callable[[Sequence[str]], bool] = lambda _: True,
     target: Target | None = None,
@@ -69,6 +58,7 @@ def make_calibration(
         accounts: where what the server is asked is charged.
         customization: whose profiles answer.
         kept: the samples that it was made from, each judged by the others.
+        others: labelled queries that do not belong to it; they are asked like samples, and teach what is outside.
         traffic: the server's answers stand for the truth.
         may_send: whether a question with its choices may be sent; one that may not is answered by the device alone, and
             left out of traffic.
@@ -85,8 +75,11 @@ def make_calibration(
     if not usable:
         raise InvalidRequestError("samples", "none has an answer, so nobody can be judged by them; give samples with")
     model = None if server is None else server.models()[0]
-    places, homes = _places(calls, customization, kept, usable)
+    foreign = [sample for sample in others if sample.answer is not None]
+    places, theirs_at, homes = places_of(calls, customization, kept, usable, foreign)
     choices = _choices(usable, places, [*kept, *samples], homes)
+    signal = signal_of(any(choices))
+    usable, places, choices = [*usable, *foreign], [*places, *theirs_at], [*choices, *_choices_of_others(foreign)]
     said, too_long = _ask_device(calls, asking, usable, places, choices, customization, progress)
     left = [i for i, one in enumerate(said) if one is not None]
     usable, places, choices = [usable[i] for i in left], [places[i] for i in left], [choices[i] for i in left]
@@ -95,8 +88,8 @@ def make_calibration(
     if server is not None:
         system = [asking.system.content] if asking.system else []
         sent = [i for i, sample in enumerate(usable) if may_send([*system, sample.question, *choices[i]])]
-        asked = [(usable[i].question, choices[i]) for i in sent]
-        theirs = dict(zip(sent, _ask_server(server, accounts, asking, asked, progress), strict=True))
+        questions = [(usable[i].question, choices[i]) for i in sent]
+        theirs = dict(zip(sent, _ask_server(server, accounts, asking, questions, progress), strict=True))
     cases = []
     for i, (sample, place, one) in enumerate(zip(usable, places, answers, strict=True)):
         other = theirs.get(i)
@@ -108,12 +101,11 @@ def make_calibration(
             Case(
                 profile=place.profile,
                 inside_score=place.inside,
-                # Outside, the query is decided before the device decodes.
-                sure=one.sure if place.profile is None or place.inside >= 0 else None,
+                sure=one.sure if _tells(place, signal, signal_of(bool(choices[i]))) else None,
                 device_right=float(same(one.text, truth)),
                 server_right=None if other is None else float(same(other, truth)),
                 own=place.own,
-                id=" ".join(sample.question.split()).casefold(),
+                id=asked(sample.question),
             )
         )
     device_name = calls.engine.models()[0].name
@@ -121,7 +113,8 @@ def make_calibration(
     priors = load_priors(device_name, None if model is None else model.name, signal)
     names = [profile.name for profile in customization.profiles] if customization else []
     found = calibrate(cases, target, priors or Priors(), profiles=names)
-    notes = [*found.report.notes, *_notes(len(samples) - len(usable) - too_long, too_long)]
+    unlabelled = len(samples) + len(others) - len(usable) - too_long
+    notes = [*found.report.notes, *_notes(unlabelled, too_long), *_of_others(found, cases)]
     if priors is None:
         notes.append("nothing is believed beforehand of this pair of models: each is taken for half right")
     if server is not None and len(theirs) < len(usable):
@@ -135,51 +128,6 @@ def make_calibration(
         date=datetime.now(UTC).isoformat(timespec="seconds"),
         hold_tokens=asking.hold_tokens,
     )
-
-
-def _places(
-    calls: DeviceCalls, customization: Customization | None, kept: Sequence[Sample], samples: Sequence[Sample]
-) -> tuple[list[Place], dict[str, str | None]]:
-    """Return where each sample belongs, and the profile of every question, kept ones too.
-
-    A kept sample is judged by the others of its profile.
-    """
-    if customization is None:
-        return [Place(None, 0.0)] * len(samples), {sample.question: None for sample in samples}
-    if not customization.scoped:
-        raise InvalidRequestError("customization", "cannot tell its queries from others, so it cannot be calibrated")
-    pool = pool_for(customization, calls.engine)
-    vectors, _ = calls.vectors(pool, [sample.question for sample in (*samples, *kept)])
-    new, own = vectors[: len(samples)], vectors[len(samples) :]
-    gate = ScopeGate([profile.scope() for profile in customization.profiles])
-    left_out = _left_out(customization, kept, own, pool.keys)
-    found = []
-    for sample, vector in zip(samples, new, strict=True):
-        place = left_out.get(sample.question)
-        if place is None:
-            verdict = gate.judge(vector)
-            place = Place(verdict.name, verdict.score - verdict.threshold)
-        found.append(place)
-    homes = {question: place.profile for question, place in left_out.items()}
-    return found, homes | {sample.question: place.profile for sample, place in zip(samples, found, strict=True)}
-
-
-def _left_out(
-    customization: Customization, kept: Sequence[Sample], vectors: NDArray[np.float32], keys: NDArray[np.float32]
-) -> dict[str, Place]:
-    """Return the places of the samples that the profiles were made from, each left out of its profile's centre."""
-    if not kept:
-        return {}
-    parts = split(vectors, keys)
-    counts = np.bincount(parts, minlength=len(customization.profiles)).tolist()
-    if counts != [profile.samples for profile in customization.profiles]:
-        return {}  # made elsewhere, or by another version: then as any query is
-    found = {}
-    for i, sample in enumerate(kept):
-        profile = customization.profiles[int(parts[i])]
-        score = left_out_score(vectors, parts, i)
-        found[sample.question] = Place(profile.name, score - profile.threshold, own=True)
-    return found
 
 
 def _choices(
@@ -200,6 +148,23 @@ def _choices(
         for sample, choices in zip(samples, found, strict=True)
     )
     return found if fits else [()] * len(samples)
+
+
+def _choices_of_others(others: Sequence[Sample]) -> list[tuple[str, ...]]:
+    """Return the choices of each: its own, or the labels that it shares with others; none is answered with a text.
+
+    Their tasks are others than the profiles', so neither takes the other's labels, and each has a kind of its own.
+    """
+    labels = choices_of([sample for sample in others if not sample.choices])
+    return [sample.choices or labels for sample in others]
+
+
+def _tells(place: Place, signal: str, own: str) -> bool:
+    """Return whether a query's signal, `own`, says something of a profile's, which is called `signal`.
+
+    Outside, a query is decided before the device decodes; and a margin is nothing to compare a log-probability with.
+    """
+    return own == signal and (place.profile is None or place.inside >= 0)
 
 
 def _ask_device(
@@ -249,6 +214,26 @@ def _ask_server(
 
 def _equal(one: str, other: str) -> bool:
     return one == other
+
+
+def _of_others(found: Calibration, cases: Sequence[Case]) -> Iterator[str]:
+    """Yield how many of the queries were others, and what they did to each profile's threshold."""
+    others = [case for case in cases if case.own is False]
+    if not others:
+        return
+    yield f"{len(others)} of the queries were others, {sum(case.inside_score >= 0 for case in others)} of them inside"
+    for rule in found.rules:
+        near = sum(case.profile == rule.profile for case in others)
+        own = sum(case.profile == rule.profile and case.own is True for case in cases)
+        if min(near, own) < MIN_OWN:
+            yield (
+                f"the scope's threshold of {rule.profile} stays: it moves with {MIN_OWN} kept samples and {MIN_OWN} "
+                f"others that are closest to it, and there are {own} and {near}"
+            )
+        elif rule.scope == 0:
+            yield f"the scope's threshold of {rule.profile} stays: no other one tells its queries better from others"
+        else:
+            yield f"the scope's threshold of {rule.profile} moved by {rule.scope:+.2f}"
 
 
 def _notes(unlabelled: int, too_long: int) -> list[str]:

@@ -6,30 +6,24 @@ same; only what an engine is asked differs.
 
 from __future__ import annotations
 
-from concurrent.futures import CancelledError as FutureCancelledError
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from crayon.completion import Chosen, FinishReason, Source, Timings
-from crayon.customising.device_calls import PoolEngine
-from crayon.engine import Delta, Finished, ScoreRequest, Started, Stream
-from crayon.errors import CancelledError, CrayonError, EngineError, InvalidRequestError, PromptTooLongError
+from crayon.completion import Chosen, Source
 from crayon.router.hardness import choice_gate
 from crayon.sdk.answer import Answer
 from crayon.sdk.async_stream import AsyncAnswerStream
-from crayon.sdk.choosing import check_choices, ranking
+from crayon.sdk.choosing import check_choices
 from crayon.sdk.listing import listed
+from crayon.sdk.scoring import Scoring, score_request
 from crayon.sdk.stream import AnswerStream
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from concurrent.futures import Future
 
-    from crayon.completion import Blend
-    from crayon.engine import Engine, GenerateRequest, ScoreResult
+    from crayon.engine import Engine, GenerateRequest, ScoreRequest, Stream
     from crayon.router.policy import Allowed
     from crayon.sdk.actions import Generate
-    from crayon.sdk.choosing import Ranking
     from crayon.sdk.core import Core
     from crayon.sdk.options import Call
     from crayon.sdk.turn import Turn
@@ -51,14 +45,13 @@ class ChoiceAnswer(Answer):
     def __init__(self, core: Core, call: Call, allowed: Allowed, choices: Iterable[str]) -> None:
         super().__init__(core, call, allowed)
         self._choices = check_choices(choices)
-        self._rankings: dict[Source, Ranking] = {}
-        self._kept: tuple[Blend | None, ScoreResult] | None = None  # what the device found
+        self._scoring = Scoring(self._choices)
 
     @property
     def chosen(self) -> Chosen:
         """The choice, once the stream was read to its end; errors as `completion`."""
         done = self.completion
-        found = self._rankings[done.route.source]
+        found = self._scoring.rankings[done.route.source]
         return Chosen(
             text=self._choices[found.index],
             index=found.index,
@@ -85,10 +78,7 @@ class ChoiceAnswer(Answer):
         return self._request(action.source, action.request)
 
     def _ask(self, engine: Engine, action: Generate) -> Stream:
-        try:
-            return self._scored(engine, action)
-        except InvalidRequestError as error:
-            raise _of_choices(error) from None
+        return self._scoring.start(engine, action.source, self._sent(action))
 
     def _request(self, source: Source, request: GenerateRequest) -> ScoreRequest:
         """Return the scoring that one side is asked for; the server sees the options."""
@@ -98,56 +88,7 @@ class ChoiceAnswer(Answer):
             options = [choice.strip() for choice in choices]
             last = replace(messages[-1], content=listed(messages[-1].content, options))
             messages = (*messages[:-1], last)
-        return ScoreRequest(
-            messages=messages,
-            continuations=choices,
-            blend=request.blend,
-            deadline=request.deadline,
-            request_id=request.request_id,
-            model=request.model,
-        )
-
-    def _scored(self, engine: Engine, action: Generate) -> Stream:
-        """Start scoring; the choice comes as an answer of one token."""
-        source, blend = action.source, action.request.blend
-        # Only an engine that blends here tells how likely an answer ends, and only under a blend does it count: the
-        # plain base was never taught where an answer ends. (Asking what an engine is reads a pool: only then.)
-        blended = blend is not None and any(blend.weights)
-        ends = engine if blended and isinstance(engine, PoolEngine) else None
-
-        def take(stream: Stream, result: ScoreResult) -> None:
-            found = ranking(self._choices, result.scores, ended=ends is not None)
-            self._rankings[source] = found
-            if source is Source.DEVICE:
-                self._kept = (blend, result)
-            stream.push(Started(action.request.request_id, result.model, blend))
-            stream.push(Delta(self._choices[found.index], (found.signal,)))
-            stream.push(Finished(FinishReason.STOP, result.usage, Timings()))
-
-        if source is Source.DEVICE and self._kept is not None and self._kept[0] == blend:
-            kept = Stream()
-            take(kept, self._kept[1])
-            return kept
-        request = self._sent(action)
-        future = engine.score(request) if ends is None else ends.score(request, ended=True)
-
-        def cancel() -> None:
-            future.cancel()
-
-        stream = Stream(on_cancel=cancel)
-
-        def done(finished: Future[ScoreResult]) -> None:
-            try:
-                take(stream, finished.result())
-            except CrayonError as error:
-                stream.fail(_of_choices(error))
-            except FutureCancelledError:
-                stream.fail(CancelledError("the call was cancelled"))
-            except Exception as error:  # noqa: BLE001 - whatever it is, who waits has to be told
-                stream.fail(EngineError(f"the engine failed: {error!r}"))
-
-        future.add_done_callback(done)
-        return stream
+        return score_request(replace(request, messages=messages), choices)
 
 
 class ChoiceStream(ChoiceAnswer, AnswerStream):
@@ -170,13 +111,3 @@ class AsyncChoiceStream(ChoiceAnswer, AsyncAnswerStream):
             async for _ in self:
                 pass
         return self.chosen
-
-
-def _of_choices(error: CrayonError) -> CrayonError:
-    """Return an error in the caller's words: who chooses knows of no continuations."""
-    if not isinstance(error, InvalidRequestError) or not error.field.startswith("continuations"):
-        return error
-    field = error.field.replace("continuations", "choices", 1)
-    if isinstance(error, PromptTooLongError):
-        return PromptTooLongError(error.prompt_tokens, error.limit, field)
-    return InvalidRequestError(field, error.problem)

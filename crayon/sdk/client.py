@@ -10,6 +10,7 @@ from crayon.sdk.choice_stream import ChoiceStream
 from crayon.sdk.choosing import ONE_TOKEN
 from crayon.sdk.conversation import Conversation
 from crayon.sdk.core import Core
+from crayon.sdk.custom_calls import CustomCalls
 from crayon.sdk.route_calls import RouteCalls
 from crayon.sdk.status import client_status
 from crayon.sdk.stream import AnswerStream
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from typing import Literal, Unpack
 
     from crayon.completion import Blend, Chosen, Completion, Source
-    from crayon.customising.customization import Customization
     from crayon.engine import EncodeResult, Engine, ScoreResult
     from crayon.messages import MessagesLike
     from crayon.router.budget import Budget
@@ -28,13 +28,13 @@ if TYPE_CHECKING:
     from crayon.router.hardness import Hardness
     from crayon.router.scope import Scope
     from crayon.sdk.calibrations import CalibrationLike
-    from crayon.sdk.customizations import CustomizationLike, SamplesLike
+    from crayon.sdk.customizations import CustomizationLike
     from crayon.sdk.options import BlendLike, Call, SamplingOptions
     from crayon.sdk.privacy import Past, Privacy
     from crayon.sdk.status import ClientStatus
 
 
-class Crayon(RouteCalls):
+class Crayon(RouteCalls, CustomCalls):
     """Asks a small model on the device, and a larger one behind a server where that is allowed and needed.
 
     Model and server are opened on first use (`load` does it now); close the client, or use `with`.
@@ -267,59 +267,6 @@ class Crayon(RouteCalls):
             InvalidRequestError: an argument is wrong; the field names it.
         """
         return Conversation(self, messages, system=system, blend=blend, mode=mode, private=private, **sampling)
-
-    def customize(
-        self,
-        name: str,
-        samples: SamplesLike,
-        *,
-        refine: bool = False,
-        check: bool = True,
-        replace: bool = False,
-        timeout: float | None = None,
-        ready: Callable[[Customization], None] | None = None,
-        progress: Callable[[str, int, int], None] | None = None,
-    ) -> Customization:
-        """Make a customisation from samples of the user's own tasks, and keep it: seconds, no training, no upload.
-
-        Args:
-            name: what it is called from then on.
-            samples: 1 to 1,000 of them, or the file that holds them; see `crayon.Sample`.
-            refine: search for better weights on the samples; kept only if better on held-out ones. Minutes.
-            check: score at most 24 of the samples, each under the weights of the others, against the plain base.
-            replace: whether one of this name may be replaced.
-            timeout: seconds for each single step on the device; the client's own by default.
-            ready: is called with the weights as soon as they are known and kept, before the check.
-            progress: is called with "check" or "refine", steps done and steps in all.
-
-        Raises:
-            InvalidRequestError: the name is taken, or the samples cannot be used; says which and why.
-            PrivacyError: the device engine does not compute here; nothing was sent.
-            AdapterError: no adapter pool is loaded for the device's model.
-        """
-        return self._core.customise(
-            name,
-            samples,
-            refine=refine,
-            check=check,
-            replace=replace,
-            timeout=timeout,
-            ready=ready,
-            progress=progress,
-        )
-
-    def customization(self, name: CustomizationLike) -> Customization:
-        """Return a customisation by its name, or from an exported file (a path that ends with .json).
-
-        Raises:
-            InvalidRequestError: there is none.
-            AdapterError: its record is damaged.
-        """
-        return self._core.customizations.find("customization", name)
-
-    def customizations(self) -> tuple[Customization, ...]:
-        """Return the customisations on this device, by name."""
-        return self._core.customizations.all()
 
     def status(self) -> ClientStatus:
         """Return how this client stands: server, breaker, budget and what it measured. Asks nobody.

@@ -1,31 +1,29 @@
-"""What the sync and the async client share: settings, engines opened when needed, scopes, and no waiting style."""
+"""What the sync and the async client share: settings, engines opened when needed, and no waiting style."""
 
 from __future__ import annotations
 
-import threading
 import time
 from typing import TYPE_CHECKING, Any
 
 from crayon.completion import Blend, Reason, Source
 from crayon.customising.profile_gate import ProfileGate, pool_for
 from crayon.customising.profiles import BASE
-from crayon.data.texts import background_texts
-from crayon.engine import EncodeRequest, Engine, ScoreRequest, wait_for
+from crayon.engine import EncodeRequest, Engine, ScoreRequest
 from crayon.errors import EngineError, InvalidRequestError
 from crayon.local_only import local_only
 from crayon.messages import Message, normalise_messages
 from crayon.router.hardness import Hardness, HardnessGate
 from crayon.router.policy import Allowed, allowed_sources, parse_mode
-from crayon.router.scope import Scope, ScopeGate, fit_scope
 from crayon.sampling import Sampling
 from crayon.sdk.accounts import Accounts
-from crayon.sdk.arguments import check_hardness, check_list, check_scopes, system_message
+from crayon.sdk.arguments import check_hardness, check_list, system_message
 from crayon.sdk.calibrations import AUTO, Calibrations
 from crayon.sdk.customizations import Customizations, samples_of
 from crayon.sdk.engines import Engines
 from crayon.sdk.options import Call, check_timeout, resolve_private, resolve_sampling
 from crayon.sdk.privacy import Past, Screen
 from crayon.sdk.query_gate import Choice, QueryGate, choice_of
+from crayon.sdk.scopes import ClientScopes
 from crayon.sdk.turn import Turn
 
 if TYPE_CHECKING:
@@ -42,6 +40,7 @@ if TYPE_CHECKING:
     from crayon.router.conditions import Conditions
     from crayon.router.decide import CalibratedRouter
     from crayon.router.record import CalibrationRecord
+    from crayon.router.scope import Scope
     from crayon.sdk.calibrations import CalibrationLike
     from crayon.sdk.customizations import CustomizationLike, SamplesLike
     from crayon.sdk.options import BlendLike
@@ -77,10 +76,10 @@ class Core:
         self._private = resolve_private(private)
         self._sampling = resolve_sampling(Sampling(), sampling)
         self._system = system_message(system)
-        self._scopes = check_scopes(scopes)
         self._hardness = check_hardness(hardness)
         self.screen = Screen(privacy)
         self.engines = Engines(device, server, device_options or {}, server_options or {})
+        self._scopes = ClientScopes(scopes, self.engines)
         self.accounts = Accounts(budget, conditions, self.engines)
         self.customizations = Customizations(customizations_dir)
         self.calibrations = Calibrations(calibration, self.customizations)
@@ -89,8 +88,6 @@ class Core:
             self.customizations.find("customization", customization)
             if not self.engines.configured(Source.DEVICE):
                 raise InvalidRequestError("customization", "is applied on the device; pass a device model")
-        self._gate: ScopeGate | None = None
-        self._fitting = threading.Lock()
 
     def load(self) -> None:
         """Open everything now: engines and scopes."""
@@ -99,7 +96,7 @@ class Core:
             if self.engines.configured(source) and not held_back:
                 self.engines.open(source)
         if self._scopes and self.engines.configured(Source.DEVICE):
-            self._scope_gate(None if self._timeout is None else time.monotonic() + self._timeout)
+            self._scopes.gate(None if self._timeout is None else time.monotonic() + self._timeout)
         if self._customization is not None:
             custom = self.customizations.find("customization", self._customization)
             pool_for(custom, self.engines.open(Source.DEVICE))
@@ -256,7 +253,7 @@ class Core:
     @property
     def gate_ready(self) -> bool:
         """Whether `query_gate` returns without delay."""
-        return self.engines.opened(Source.DEVICE) and (not self._scopes or self._gate is not None)
+        return self.engines.opened(Source.DEVICE) and self._scopes.fitted
 
     def query_gate(self, call: Call, until: float | None, *, gated: bool = False) -> QueryGate:
         """Return what judges a call's query; the first time the scopes are fitted.
@@ -273,26 +270,7 @@ class Core:
             record = self.calibrations.record(call) if gated else None
             moved = {rule.profile: rule.scope for rule in record.calibration.rules} if record else {}
             profiles = ProfileGate(call.customization, self.engines.open(Source.DEVICE), moved)
-        return QueryGate(self._scope_gate(until) if self._scopes else None, profiles, call)
-
-    def _scope_gate(self, until: float | None) -> ScopeGate:
-        """Return the scope gate, fitting it on first use: one pass over all examples and the background texts."""
-        if self._gate is not None:
-            return self._gate
-        device = self.engines.open(Source.DEVICE)
-        with self._fitting:
-            if self._gate is None:
-                background = background_texts()
-                texts = [text for scope in self._scopes for text in scope.examples]
-                request = EncodeRequest(texts=(*texts, *background), deadline=until)
-                vectors = wait_for(device.encode(request), until).vectors
-                fitted, start = [], 0
-                for scope in self._scopes:
-                    own = vectors[start : start + len(scope.examples)]
-                    fitted.append(fit_scope(scope.name, own, vectors[len(texts) :], threshold=scope.threshold))
-                    start += len(scope.examples)
-                self._gate = ScopeGate(fitted)
-            return self._gate
+        return QueryGate(self._scopes.gate(until), profiles, call)
 
     # -- customising
 

@@ -9,11 +9,16 @@ from typing import TYPE_CHECKING
 from crayon.completion import Source
 from crayon.engine import EncodeRequest, wait_for
 from crayon.errors import CrayonError, DeadlineExceededError, EngineError
-from crayon.router.features import Features
-from crayon.router.signals import SIGNALS, signal_value
+from crayon.router.features import Features, TokenFeatures
+from crayon.router.hardness import choice_gate
+from crayon.router.signals import DEFAULT_CHOICE, DEFAULT_TEXT, SIGNALS, signal_value
 from crayon.sdk.actions import Embed, Fail, Generate, Read
+from crayon.sdk.choosing import check_choices
+from crayon.sdk.scoring import Scoring, score_request
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from crayon.completion import Reason
     from crayon.router.policy import Allowed
     from crayon.router.scope import ScopeVerdict
@@ -72,6 +77,7 @@ class Explanation:
         hold: what the hardness gate read; None where it had no say.
         signals: every signal that was measured, by name; higher is surer.
         calibration: the one in use, if any.
+        choices: how many texts there are to choose from; 0 where a text is written.
     """
 
     source: Source
@@ -86,25 +92,30 @@ class Explanation:
     hold: Hold | None = None
     signals: dict[str, float] = field(default_factory=dict)
     calibration: InUse | None = None
+    choices: int = 0
 
 
-def explain(core: Core, call: Call, allowed: Allowed) -> Explanation:
-    """Return who would answer a call; nothing is sent. Errors as `Crayon.explain`."""
+def explain(core: Core, call: Call, allowed: Allowed, choices: Iterable[str] | None = None) -> Explanation:
+    """Return who would answer a call, or choose; nothing is sent. Errors as `Crayon.explain`."""
     benefits: list[float] = []
-    call, allowed = core.screen.look(call, allowed)
+    scoring = None if choices is None else Scoring(check_choices(choices))
+    call, allowed = core.screen.look(call, allowed, scoring.choices if scoring else ())
     if allowed.gated:
         core.calibrations.prepare(call, core.engines, server=False)
     elif allowed.sources[0] is Source.DEVICE:
         core.engines.open(Source.DEVICE)
-    turn = core.turn(call, allowed, watch=benefits.append)
+    if scoring is None:
+        turn = core.turn(call, allowed, watch=benefits.append)
+    else:
+        turn = core.turn(call, allowed, gate=choice_gate, of_choices=True, watch=benefits.append)
     action = turn.begin()
     if isinstance(action, Embed):
         action = _embed(core, turn, call, allowed, action)
     if isinstance(action, Generate) and action.source is Source.DEVICE and turn.gate is not None:
-        action = _hold(core, turn, action)
+        action = _hold(core, turn, action, scoring)
     if isinstance(action, Fail):
         raise action.error
-    return _told(core, turn, call, allowed, benefits)
+    return _told(core, turn, call, allowed, benefits, scoring)
 
 
 def _embed(core: Core, turn: Turn, call: Call, allowed: Allowed, action: Embed) -> Action:
@@ -117,12 +128,16 @@ def _embed(core: Core, turn: Turn, call: Call, allowed: Allowed, action: Embed) 
     return turn.embedded(verdict.scope, 0.0, verdict.choice)
 
 
-def _hold(core: Core, turn: Turn, action: Generate) -> Action:
-    """Let the device decode what would be held back, until the gate has decided."""
+def _hold(core: Core, turn: Turn, action: Generate, scoring: Scoring | None) -> Action:
+    """Let the device decode what would be held back, or score the choices, until the gate has decided."""
+    device, request = core.engines.open(Source.DEVICE), action.request
     # No more tokens than can be held: the rest would be for nobody.
-    sampling = replace(action.request.sampling, max_tokens=min(action.request.sampling.max_tokens, turn.most_held))
+    sampling = replace(request.sampling, max_tokens=min(request.sampling.max_tokens, turn.most_held))
     try:
-        stream = core.engines.open(Source.DEVICE).generate(replace(action.request, sampling=sampling))
+        if scoring is None:
+            stream = device.generate(replace(request, sampling=sampling))
+        else:
+            stream = scoring.start(device, Source.DEVICE, score_request(request, scoring.choices))
         with stream:
             step = turn.begun()
             while isinstance(step, Read):
@@ -139,14 +154,22 @@ def _hold(core: Core, turn: Turn, action: Generate) -> Action:
         return turn.failed(error)
 
 
-def _told(core: Core, turn: Turn, call: Call, allowed: Allowed, benefits: list[float]) -> Explanation:
+def _told(
+    core: Core, turn: Turn, call: Call, allowed: Allowed, benefits: list[float], scoring: Scoring | None
+) -> Explanation:
     decision, ledger, gate = turn.ledger.last, turn.ledger, turn.gate
     if decision is None:
         raise EngineError("nothing was decided")
     record = core.calibrations.record(call) if allowed.gated else None
     keeper = core.calibrations.keeper(call) if record else None
     margin = ledger.scope.score - ledger.scope.threshold if ledger.scope else None
-    seen = Features(scope_margin=margin) if gate is None else Features(tokens=gate.features(), scope_margin=margin)
+    ranking = scoring.rankings.get(Source.DEVICE) if scoring else None
+    seen = Features(
+        tokens=gate.features() if gate and scoring is None else TokenFeatures(),
+        choice=ranking.features if ranking else None,
+        scope_margin=margin,
+    )
+    usual = DEFAULT_TEXT if scoring is None else DEFAULT_CHOICE
     values = {name: signal_value(name, seen) for name in SIGNALS}
     return Explanation(
         source=decision.source,
@@ -161,7 +184,7 @@ def _told(core: Core, turn: Turn, call: Call, allowed: Allowed, benefits: list[f
         hold=None
         if gate is None
         else Hold(
-            signal=record.signal if record and benefits else "mean_logprob",
+            signal=record.signal if record and benefits else usual,
             score=gate.score,
             threshold=gate.threshold,
             tokens=gate.tokens,
@@ -176,4 +199,5 @@ def _told(core: Core, turn: Turn, call: Call, allowed: Allowed, benefits: list[f
             benefit=benefits[-1] if benefits else None,
             share=keeper.share if keeper and keeper.n else None,
         ),
+        choices=len(scoring.choices) if scoring else 0,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from dataclasses import dataclass
@@ -126,4 +127,6 @@ class Meters:
             self._add(name, beside * 1000 * tokens / milliseconds)
 
     def _add(self, name: str, value: float) -> None:
+        if not math.isfinite(value):
+            return  # a server may say anything of itself
         self._averages.setdefault(name, _Average()).add(value, self._clock())

@@ -7,9 +7,10 @@ import threading
 from typing import TYPE_CHECKING
 
 from crayon.sdk.calibration_files import delete_record, kept_record
+from crayon.sdk.choosing import ONE_TOKEN
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from crayon.completion import Mode
     from crayon.messages import MessagesLike
@@ -32,6 +33,7 @@ class RouteCalls:
         *,
         samples: SamplesLike | None = None,
         traffic: SamplesLike | None = None,
+        others: SamplesLike | None = None,
         target: Target | None = None,
         ask_server: bool = False,
         private: bool | None = None,
@@ -46,6 +48,8 @@ class RouteCalls:
             customization: the one to calibrate, by name; by default the client's own, or the plain device model.
             samples: labelled ones, or their file; by default those that the customisation was made from.
             traffic: questions without labels in their place: the server's answers stand for the truth.
+            others: labelled questions that do not belong to the customisation, or their file: they teach what is
+                outside, and may move its scope's threshold. Beside `samples`, not beside `traffic`.
             target: `ServerShare`, `MinQuality` or `MaxDeviceError`; None sends wherever the server is the better one.
             ask_server: send the questions to the server, to learn how often it is right. Else that is believed, not
                 measured.
@@ -70,6 +74,7 @@ class RouteCalls:
             hold_tokens=hold_tokens,
             samples=samples,
             traffic=traffic,
+            others=others,
             target=target,
             ask_server=ask_server,
             confirm=confirm,
@@ -98,6 +103,7 @@ class RouteCalls:
         self,
         messages: MessagesLike,
         *,
+        choices: Iterable[str] | None = None,
         blend: BlendLike | None = None,
         last_profile: str | None = None,
         mode: Mode | str | None = None,
@@ -106,8 +112,9 @@ class RouteCalls:
     ) -> Explanation:
         """Return who would answer and why, with every signal and threshold. Nothing is sent, and no server contacted.
 
-        The device embeds the query and decodes as many tokens as would be held back, as it would for `ask`. That the
-        server serves the model that a calibration was made for is not looked at. Arguments as for `ask`.
+        The device embeds the query and decodes as many tokens as would be held back, as it would for `ask`; or with
+        `choices` scores them where their margin would decide, as it would for `choose`. That the server serves the
+        model that a calibration was made for is not looked at. Arguments as for `ask` and `choose`.
 
         Raises:
             InvalidRequestError, PrivacyError, ConfigError, DeadlineExceededError, EngineError: as `ask`.
@@ -123,8 +130,9 @@ class RouteCalls:
                 mode=mode,
                 private=private,
                 timeout=timeout,
-                sampling={},
+                sampling={} if choices is None else ONE_TOKEN,
             ),
+            choices,
         )
 
 
@@ -139,6 +147,7 @@ class AsyncRouteCalls:
         *,
         samples: SamplesLike | None = None,
         traffic: SamplesLike | None = None,
+        others: SamplesLike | None = None,
         target: Target | None = None,
         ask_server: bool = False,
         private: bool | None = None,
@@ -161,6 +170,7 @@ class AsyncRouteCalls:
                 hold_tokens=hold_tokens,
                 samples=samples,
                 traffic=traffic,
+                others=others,
                 target=target,
                 ask_server=ask_server,
                 confirm=confirm,
@@ -184,6 +194,7 @@ class AsyncRouteCalls:
         self,
         messages: MessagesLike,
         *,
+        choices: Iterable[str] | None = None,
         blend: BlendLike | None = None,
         last_profile: str | None = None,
         mode: Mode | str | None = None,
@@ -200,6 +211,6 @@ class AsyncRouteCalls:
             mode=mode,
             private=private,
             timeout=timeout,
-            sampling={},
+            sampling={} if choices is None else ONE_TOKEN,
         )
-        return await asyncio.to_thread(explain, self._core, call, allowed)
+        return await asyncio.to_thread(explain, self._core, call, allowed, choices)

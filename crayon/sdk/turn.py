@@ -7,7 +7,6 @@ is decided here, once.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from crayon.completion import Completion, Reason, Source
@@ -25,6 +24,7 @@ from crayon.errors import (
 from crayon.privacy.redaction import Restorer
 from crayon.router.hardness import HardnessGate, Verdict
 from crayon.sdk.actions import Done, Embed, Emit, Fail, Generate, Read
+from crayon.sdk.attempt import Attempt
 from crayon.sdk.ledger import Ledger
 
 if TYPE_CHECKING:
@@ -47,21 +47,6 @@ FIRST_TOKEN_SHARE = 0.5
 
 # What the device may fail with so that the server, where allowed, is asked instead.
 DEVICE_FAILURES = (PromptTooLongError, EngineError, OverloadedError)
-
-
-@dataclass(slots=True)
-class _Attempt:
-    """One request at one engine. `first_by`: when its first token must be there for it to go on."""
-
-    source: Source
-    request: GenerateRequest
-    gate: HardnessGate | CalibratedGate | None = None
-    first_by: float | None = None
-    first_at: float | None = None
-    started: Started | None = None
-    held: list[str] = field(default_factory=list)
-    tokens: int = 0
-    restorer: Restorer | None = None
 
 
 class Turn:
@@ -113,7 +98,7 @@ class Turn:
         report = call.screened.report if call.screened else None
         self.ledger = Ledger(new_request_id(), server, call.last_profile, choice, report)
         self._attempts = 0
-        self._attempt: _Attempt | None = None
+        self._attempt: Attempt | None = None
         self._text: list[str] = []
         self._ttft: float | None = None
         self._finished: Finished | None = None
@@ -255,23 +240,21 @@ class Turn:
             self.gate = self._gate_of(self._hardness) if self._hardness else None
         return self.gate
 
-    def _weigh(self, attempt: _Attempt, gate: HardnessGate | CalibratedGate, delta: Delta) -> Action:
+    def _weigh(self, attempt: Attempt, gate: HardnessGate | CalibratedGate, delta: Delta) -> Action:
         if delta.text and not delta.signals and not gate.tokens:
             # An engine without signals cannot be judged: its answer counts as it is.
             attempt.gate = None
             return self._show("".join(attempt.held) + delta.text)
-        if attempt.first_at is None and delta.signals:
-            attempt.first_at = self._clock()
-        attempt.held.append(delta.text)
+        attempt.hold(delta, self._clock)
         for signal in delta.signals:
             gate.push(signal)
         return self._judged(attempt, gate)
 
-    def _judged(self, attempt: _Attempt, gate: HardnessGate | CalibratedGate) -> Action:
+    def _judged(self, attempt: Attempt, gate: HardnessGate | CalibratedGate) -> Action:
         if gate.verdict is Verdict.HOLD:
             return self._read()
         attempt.gate = None
-        self.ledger.holdback_ms = 1000.0 * (self._clock() - attempt.first_at) if attempt.first_at is not None else 0.0
+        self.ledger.holdback_ms = attempt.held_ms(self._clock)
         threshold = gate.threshold
         if gate.verdict is Verdict.ESCALATE:
             self._discard()
@@ -317,12 +300,12 @@ class Turn:
             deadline=self.deadline,
             request_id=request_id if self._attempts == 1 else f"{request_id}-{self._attempts}",
         )
-        self._attempt = _Attempt(source, request, self._new_gate() if gated else None, first_by)
+        self._attempt = Attempt(source, request, self._new_gate() if gated else None, first_by)
         if source is Source.SERVER and self.call.screened and self.call.screened.originals:
             self._attempt.restorer = Restorer(self.call.screened.originals)
         return Generate(source, request)
 
-    def _running(self) -> _Attempt:
+    def _running(self) -> Attempt:
         if self._attempt is None:
             raise EngineError("an event came while nothing was running")
         return self._attempt
@@ -339,7 +322,7 @@ class Turn:
         self._text.append(text)
         return Emit(text, self._running().source)
 
-    def _finish(self, attempt: _Attempt, event: Finished) -> Action:
+    def _finish(self, attempt: Attempt, event: Finished) -> Action:
         if attempt.gate is None:
             self._finished = event
             return self._show(attempt.restorer.finish() if attempt.restorer else "")

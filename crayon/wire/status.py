@@ -54,6 +54,8 @@ UNAVAILABLE_RETRY_S = 1.0
 # Trailers share HTTP/2's header limit of 8 KiB, and percent-encoding may triple a character's bytes.
 _MAX_MESSAGE_BYTES = 1000
 _MAX_RETRY_S = 3600.0
+# What grpc says of bytes that cannot be parsed.
+_UNREADABLE = "Exception deserializing response!"
 
 # Subclasses stand before their bases: the first row that fits is taken.
 TABLE: tuple[tuple[type[CrayonError], grpc.StatusCode, str], ...] = (
@@ -164,6 +166,8 @@ def error_from_rpc(failure: RpcFailure) -> CrayonError:
     """Return the error that the server raised, or the one that fits a status which is not from Crayon."""
     code = failure.code() or grpc.StatusCode.UNKNOWN
     message = failure.details() or code.name
+    if message == _UNREADABLE:
+        message = "the server's answer breaks the protocol: it is no message; do client and server have one version?"
     details = _Details.read(failure)
     make = _BY_REASON.get(details.reason) or _BY_CODE.get(code) or _server_error
     return make(message, details)

@@ -254,3 +254,59 @@ def test_explain_prints_signals_thresholds_and_sends_nothing(
     assert gone.exit_code == 0, "nobody is there, and nobody is asked"
     assert crayon("route", "explain", " ").exit_code == 2
     assert engine.asked == []
+
+
+def test_others_are_counted_and_the_threshold_is_spoken_of(
+    crayon: Any, custom: str, echo: tuple[Counting, str], tmp_path: Path
+) -> None:
+    engine, address = echo
+    lines = [{"question": f"bcd fgh {i} jkl", "answer": ("up", "down")[i % 2]} for i in range(9)]
+    others = tmp_path / "others.jsonl"
+    others.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    done = crayon("calibrate", custom, "--others", others, "--ask-server", "--yes", "--server", address)
+    assert done.exit_code == 0, done.output
+    assert "33 texts will be sent to " in done.stderr
+    assert len(engine.asked) == 33
+    assert "note: 9 of the queries were others, " in done.stdout
+    assert "note: the scope's threshold of vowels " in done.stdout
+    assert crayon("calibrate", custom, "--others", others, "--traffic", others, "--ask-server").exit_code == 2
+    assert "name one" in crayon("calibrate", "", "--others", others, "--samples", others).stderr
+
+
+def test_the_settings_switch_calibrations_off(
+    crayon: Any, custom: str, echo: tuple[Counting, str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    _, address = echo
+    config = tmp_path / "config.toml"
+    config.write_text("calibration = false\n")
+    monkeypatch.setenv("CRAYON_CONFIG", str(config))
+    done = crayon("calibrate", custom)
+    assert "it is kept, but decides nothing" in done.stderr
+    words = ("route", "explain", *questions("vowels", 1, seed=5)[0].split(), "--customization", custom)
+    assert "calibration " not in crayon(*words, "--server", address).stdout
+    # What is not used is not checked either.
+    record = tmp_path / "mine" / "vow" / "calibration.json"
+    record.write_text("{}")
+    assert crayon(*words, "--server", address).exit_code == 0
+    config.write_text("calibration = true\n")
+    assert crayon(*words, "--server", address).exit_code != 0
+    config.write_text("calibration = 'maybe'\n")
+    refused = crayon(*words)
+    assert refused.exit_code == 2
+    assert "calibration" in refused.stderr
+
+
+def test_explain_takes_choices(crayon: Any, echo: tuple[Counting, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    engine, address = echo
+    monkeypatch.setenv("CRAYON_HARDNESS__CHOICE_MARGIN", "1.0")
+    words = ("route", "explain", "which", "one", "--server", address, "--choice", "red")
+    shown = crayon(*words, "--choice", "green")
+    assert shown.exit_code == 0, shown.output
+    assert "hardness" in shown.stdout
+    assert "margin of 2 choices, " in shown.stdout
+    assert "< 1.00" in shown.stdout
+    assert "signal margin" in shown.stdout
+    assert crayon(*words).exit_code == 2
+    found = json.loads(crayon(*words, "-c", "green", "--json").stdout)
+    assert (found["source"], found["choices"], found["hold"]["signal"]) == ("server", 2, "margin")
+    assert engine.asked == []

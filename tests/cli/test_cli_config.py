@@ -59,6 +59,7 @@ def test_every_setting_can_come_from_the_environment(monkeypatch: pytest.MonkeyP
         "timeout": "3.5",
         "scopes": "travel, cooking",
         "customization": "travel",
+        "calibration": "false",
         "customizations_dir": "/c",
         "models_dir": "/m",
         "log_level": "debug",

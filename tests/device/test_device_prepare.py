@@ -108,11 +108,14 @@ def test_the_device_uses_the_prepared_file_by_itself(
     assert opening.find(str(local.path), models_dir=models_dir).path == info.path
     with DeviceEngine.open(str(local.path), models_dir=models_dir, n_ctx=128, threads=1) as engine:
         (served,) = engine.models()
+        assert engine.file_sha256 == info.sha256
     assert served.source_sha256 == local.sha256
     assert served.quantization == "Q8_0"
     with DeviceEngine.open(str(info.path), models_dir=models_dir, n_ctx=128, threads=1) as engine:  # by its path
         assert engine.models()[0].source_sha256 == local.sha256
-    assert opening.find(str(local.path), models_dir=models_dir, prepared_file=False).path == local.path
+        assert engine.file_sha256 == info.sha256
+    unprepared = opening.find(str(local.path), models_dir=models_dir, prepared_file=False)
+    assert (unprepared.path, unprepared.file_sha256) == (local.path, local.sha256)
 
 
 def test_a_changed_or_stale_file_is_not_used(

@@ -752,3 +752,20 @@ def test_a_scope_that_the_calibration_moved_holds_where_the_gates_decide(sdk, fo
     assert explained.scope.threshold == pytest.approx(sdk.call(client.customization("mine")).profiles[0].threshold + 1)
     assert sdk.call(client.ask(text)).route.reason in {Reason.OUT_OF_SCOPE, Reason.NO_GAIN}
     assert sdk.call(client.ask(text, private=True)).route.profile == "colour", "what no gate decides is as it was"
+
+
+def test_another_preparation_of_the_same_model_is_refused_and_the_command_is_named(sdk, folder):
+    def device(sha):
+        made = Choosing("small")
+        made.file_sha256 = sha
+        return made
+
+    found = sdk.call(make(sdk, folder, device("c" * 64)).calibrate("mine"))
+    assert found.binding.quantization == f"Q8_0 {'c' * 16}"
+    other, server = device("d" * 64), Knowing("large")
+    client = make(sdk, folder, other, server, customization="mine")
+    with pytest.raises(ConfigError, match=r"quantization: was made for Q8_0 c+, but Q8_0 d+ .*`crayon calibrate mine`"):
+        sdk.call(client.choose("which colour has thing 3 sure good", ["red", "green"]))
+    assert (other.scored, server.scored, server.asked_models) == ([], [], 0)
+    same = make(sdk, folder, device("c" * 64), server, customization="mine")
+    assert sdk.call(same.choose("which colour has thing 3 sure good", ["red", "green"])).text in {"red", "green"}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+from concurrent.futures import Future
 
 import pytest
 from calibration_fakes import Choosing, Knowing, Writing, question, samples
@@ -15,6 +17,8 @@ from crayon import (
     Crayon,
     DeadlineExceededError,
     EngineError,
+    Hardness,
+    InvalidRequestError,
     PrivacyError,
     PromptTooLongError,
     Reason,
@@ -153,3 +157,75 @@ def test_what_reorders_the_sides_is_explained(sdk):
     client = sdk.make(Device("small"), Untouched("large"), conditions=Conditions(max_prompt_tokens=3))
     got = explained(sdk, client, "one two three four five six seven")
     assert (got.source, got.reason, got.allowed[0], got.allowed_reason) == ("server", "long", "server", "long")
+
+
+# -- choices
+
+RED_OR_GREEN = ["red", "green"]
+ASKED = question("colour", 90, sure=True, right=True)
+
+
+@pytest.mark.parametrize(("margin", "source", "reason"), [(0.3, "device", "confident"), (0.95, "server", "unsure")])
+def test_the_margin_of_a_choice_is_shown_against_its_limit(sdk, margin, source, reason):
+    device = Choosing("small")
+    client = sdk.make(device, Untouched("large"), hardness=Hardness(choice_margin=margin))
+    got = explained(sdk, client, question("colour", 90, sure=True, right=True), choices=RED_OR_GREEN)
+    assert (got.source, got.reason, got.choices) == (source, reason, 2)
+    lead = math.tanh(1.5)  # of probabilities whose logarithms differ by 3
+    assert (got.hold.signal, got.hold.threshold, got.hold.score) == ("margin", margin, pytest.approx(lead))
+    assert got.signals["margin"] == pytest.approx(lead)
+    assert got.signals["max_prob"] == pytest.approx((1 + lead) / 2)
+    assert "mean_logprob" not in got.signals, "no text was written"
+    assert (len(device.scored), device.requests) == (1, [])
+
+
+def test_without_a_limit_every_choice_is_let_go_and_nothing_is_scored(sdk):
+    device = Choosing("small")
+    got = explained(sdk, sdk.make(device, Untouched("large")), ASKED, choices=RED_OR_GREEN)
+    assert (got.source, got.hold, got.choices, device.scored, device.requests) == (Source.DEVICE, None, 2, [], [])
+
+
+def test_what_is_explained_of_a_choice_is_what_choose_does(sdk, tmp_path):
+    customised(tmp_path)
+    options = {"customization": "mine", "customizations_dir": tmp_path}
+    client = sdk.make(Choosing("small"), Knowing("large"), **options)
+    record = sdk.call(client.calibrate(ask_server=True))  # without a share, which each choice would move
+    asker = sdk.make(Choosing("small"), Untouched("large"), **options)
+    seen = set()
+    for text in (
+        *(question("colour", i, sure=i % 2 == 0, right=i % 2 == 0) for i in (90, 91)),
+        ELSEWHERE + " 1 2 good",
+    ):
+        got = explained(sdk, asker, text, choices=RED_OR_GREEN)
+        assert got.calibration.benefit is not None
+        if got.hold is not None:
+            assert (got.hold.signal, got.hold.score) == ("margin", pytest.approx(got.signals["margin"]))
+            assert got.hold.threshold == pytest.approx(record.calibration.rules[0].hardness)
+        want = sdk.call(client.choose(text, RED_OR_GREEN)).route
+        assert (got.source, got.reason) == (want.source, want.reason)
+        seen.add(got.source)
+    assert seen == {Source.DEVICE, Source.SERVER}
+
+
+def test_choices_that_are_none_and_scores_that_are_none(sdk):
+    client = sdk.make(Choosing("small"), Untouched("large"))
+    with pytest.raises(InvalidRequestError, match="choices"):
+        explained(sdk, client, ASKED, choices=["red"])
+    with pytest.raises(InvalidRequestError, match=r"choices\[1\]"):
+        explained(sdk, client, ASKED, choices=["red", "red"])
+
+    class Broken(Choosing):
+        def score(self, request, *, ended=False):
+            future = Future()
+            future.set_exception(EngineError("no memory"))
+            return future
+
+    client = sdk.make(Broken("small"), Untouched("large"), hardness=Hardness(choice_margin=0.5))
+    got = explained(sdk, client, ASKED, choices=RED_OR_GREEN)
+    assert (got.source, got.reason) == (Source.SERVER, Reason.DEVICE_FAILED)
+
+
+def test_what_is_sensitive_in_a_choice_keeps_it(sdk):
+    client = sdk.make(Choosing("small"), Untouched("large"), hardness=Hardness(choice_margin=0.99))
+    got = explained(sdk, client, ASKED, choices=["ada@example.com", "nobody"])
+    assert (got.source, got.reason, got.allowed) == (Source.DEVICE, Reason.SENSITIVE, (Source.DEVICE,))
