@@ -8,7 +8,8 @@ from crayon.server.scheduler.caps import Caps
 from crayon.server.scheduler.commit import commit
 from crayon.server.scheduler.cost import CostModel, LinearCost
 from crayon.server.scheduler.policy import plan
-from crayon.server.scheduler.state import Kind, Lane, Request, State
+from crayon.server.scheduler.request import Kind, Lane, Request
+from crayon.server.scheduler.state import State
 from crayon.server.scheduler.step import (
     Admission,
     Changes,

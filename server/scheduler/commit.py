@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from crayon.errors import EngineError
-from crayon.server.scheduler.state import Kind, Lane, Request, State
+from crayon.server.scheduler.request import Kind, Lane, Request
 from crayon.server.scheduler.step import Changes, Outcome, Row, StepPlan
+
+if TYPE_CHECKING:
+    from crayon.server.scheduler.state import State
 
 
 def commit(state: State, plan: StepPlan, outcome: Outcome) -> Changes:
@@ -28,7 +33,8 @@ def commit(state: State, plan: StepPlan, outcome: Outcome) -> Changes:
     for nano in plan.nano[: outcome.ran]:
         for row in nano.rows:
             request = state.get(row.request)
-            _advance(request, row)
+            if _advance(request, row):
+                state.waiting.charge(request.client, 1)
             touched[request.id] = request
             state.served[request.group] = state.step
     finished = tuple(key for key, item in touched.items() if item.complete or key in outcome.ended)
@@ -40,12 +46,13 @@ def commit(state: State, plan: StepPlan, outcome: Outcome) -> Changes:
     return Changes(finished, plan.drops)
 
 
-def _advance(request: Request, row: Row) -> None:
+def _advance(request: Request, row: Row) -> bool:
+    """Book a row; return whether a token was written."""
     if row.branch is None:
         request.computed += row.tokens
-        if request.kind is Kind.GENERATE and row.logits:
-            request.generated += 1
-        return
+        wrote = request.kind is Kind.GENERATE and row.logits > 0
+        request.generated += wrote
+        return wrote
     lane = next(lane for lane in request.lanes if lane.seq == row.seq)
     if lane.branch is None:
         lane.branch, lane.computed = row.branch, 0
@@ -54,3 +61,4 @@ def _advance(request: Request, row: Row) -> None:
     if lane.computed == request.branches[row.branch]:
         lane.branch, lane.computed = None, 0
         request.branches_done += 1
+    return False

@@ -1,7 +1,7 @@
 """The rules of one step.
 
 1. Cancelled and expired requests are dropped; their sequences and cache are free at once.
-2. Waiting requests are admitted in order of their turn while a sequence is free and their worst case fits the
+2. Waiting requests are admitted in turn (see `fairness`) while a sequence is free and their worst case fits the
    cache (prompt + max_tokens), so that a running request never runs out. Nobody overtakes: the first that
    does not fit holds the queue.
 3. Groups (one blend each; encoding is a group of its own) take turns, the one served longest ago first, at
@@ -10,16 +10,16 @@
    admission, fill the rest of the budget and are cut at any token. Only the last can be cut, and it comes
    first in its group's next step.
 
-Bound: let W be the tokens of all requests that run when a request arrives or whose turn is before its own,
-plus its own. Every `max_seqs` steps compute at least one of these tokens, so the request is finished after at
-most `max_seqs * W` steps.
+Bound: let W be the tokens of all requests that run when a request arrives or that are admitted before it, plus
+its own; `fairness` bounds how many these are. Every `max_seqs` steps compute at least one of these tokens, so
+the request is finished after at most `max_seqs * W` steps.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from crayon.server.scheduler.state import Kind, Lane, Request, State
+from crayon.server.scheduler.request import Kind, Lane, Request
 from crayon.server.scheduler.step import Admission, Drop, DropReason, KvOp, NanoBatch, Resource, Row, StepPlan
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from crayon.server.scheduler.caps import Caps
     from crayon.server.scheduler.cost import CostModel
+    from crayon.server.scheduler.state import State
 
 _Group = tuple[str, bool]
 
@@ -85,9 +86,7 @@ def _admit(state: State, caps: Caps, running: list[Request], gone: set[str]) -> 
         _take(room, request, request.reserved, shared=shared)
     admissions: list[Admission] = []
     admitted: list[Request] = []
-    for request in state.waiting:
-        if request.id in gone:
-            continue
+    for request in state.waiting.in_turn(gone):
         wide = 1 if request.kind is Kind.GENERATE else max(1, min(len(request.branches), caps.lanes))
         # All its sequences now or fewer, so that nobody waits for a second one while holding a first.
         width = next((n for n in range(min(wide, len(free)), 0, -1) if request.kv_need(n) <= room[request.group[1]]), 0)
