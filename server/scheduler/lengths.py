@@ -1,0 +1,193 @@
+"""How many tokens an answer still gets, learnt from the answers that were finished.
+
+The method is the product-limit estimate of Kaplan and Meier (Nonparametric Estimation from Incomplete
+Observations, JASA 53, 1958), with one weight an answer. An answer that `max_tokens` or its reader cut after n
+tokens is no answer of n tokens: all that is known is that it would have got longer, and it counts among those
+that could still end up to there, never among those that did. This holds while who cuts does not know how much
+was still to come. Weights halve every `half_life` answers, so that a drift is followed; what is four half-lives
+old is forgotten.
+
+Beyond the longest answer nothing is known, and what is not known is taken as the worst case.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from crayon.errors import ConfigError
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, NDArray
+
+MIN_SEEN = 32
+"""Answers that must have been seen before anything but the worst case is predicted."""
+_REFRESH = 8  # answers from one new curve to the next: a curve costs as much as a hundred predictions
+_HALF_LIVES = 4
+_MOST_GROUPS = 64
+_ROUNDING = 1 + 1e-9  # a product of fractions may miss the share it stands for by some last bits
+
+
+class LengthModel(Protocol):
+    """Predicts how much an answer still gets."""
+
+    def remaining(self, generated: int, most: int, *, group: str = "") -> int:
+        """Return the tokens still to come after `generated` ones, from 1 to `most`."""
+        ...
+
+
+class Rule(StrEnum):
+    """What is predicted."""
+
+    WORST = "worst"
+    """Every answer gets all its tokens."""
+    MEAN = "mean"
+    """The mean of those answers that got this far, each cut at its `max_tokens`."""
+    QUANTILE = "quantile"
+    """What a given share of those answers that got this far did not exceed."""
+    PAPER = "paper"
+    """NanoFlow: every answer ends at the mean length, one that is longer ends with its next token."""
+
+
+class Curve:
+    """Share of answers that get more than k tokens: a product-limit estimate from weighted answers.
+
+    Args:
+        lengths: tokens that each answer got, at least 1.
+        ended: whether it ended there by itself.
+        weights: how much each counts; None is once.
+    """
+
+    __slots__ = ("_area", "_ends", "_fallen", "_share", "total")
+
+    def __init__(self, lengths: ArrayLike, ended: ArrayLike, weights: ArrayLike | None = None) -> None:
+        times, index = np.unique(np.asarray(lengths, dtype=np.int64), return_inverse=True)
+        ends = np.asarray(ended, dtype=np.float64)
+        weight = np.ones_like(ends) if weights is None else np.asarray(weights, dtype=np.float64)
+        here = np.bincount(index, weight)
+        at_risk = np.cumsum(here[::-1])[::-1]
+        share = np.cumprod(1 - np.bincount(index, weight * ends) / at_risk)
+        before = np.concatenate(([1.0], share[:-1]))
+        area = np.cumsum(before * np.diff(times, prepend=0))
+        self._ends: list[int] = [0, *times.tolist()]
+        self._share: list[float] = [1.0, *share.tolist()]
+        self._fallen: list[float] = [-1.0, *(-share).tolist()]  # ascending, for bisection
+        self._area: list[float] = [0.0, *area.tolist()]
+        self.total = self._area[-1]
+        """Mean length, as far as lengths are known."""
+
+    def share(self, tokens: int) -> float:
+        """Return the share of answers that get more than `tokens` tokens."""
+        return self._share[bisect_right(self._ends, tokens) - 1]
+
+    def mean(self, generated: int, most: int) -> float:
+        """Return the mean of `min(L - generated, most)` over answers with `L > generated`."""
+        i = bisect_right(self._ends, generated) - 1
+        share = self._share[i]
+        if share <= 0:
+            return most
+        last = generated + most
+        j = bisect_right(self._ends, last, i) - 1
+        area = self._area[j] - self._area[i] + self._share[j] * (last - self._ends[j])
+        return area / share - (generated - self._ends[i])
+
+    def quantile(self, generated: int, most: int, q: float) -> int:
+        """Return the least m up to `most` so that at least `q` of the answers with `L > generated` get m or fewer."""
+        i = bisect_right(self._ends, generated) - 1
+        share = self._share[i]
+        if share <= 0:
+            return most
+        j = bisect_left(self._fallen, (q - 1) * share * _ROUNDING, i + 1)
+        return min(most, self._ends[j] - generated) if j < len(self._ends) else most
+
+
+class Lengths:
+    """Learns from finished answers, one group (a blend, a kind of caller) by one and all together.
+
+    A group that has not seen `MIN_SEEN` answers is predicted from all of them. `remaining` changes nothing, and the
+    same answers in the same order give the same predictions. Memory is bounded: the last answers of the 64 groups
+    that ended one last.
+
+    Args:
+        rule: what is predicted.
+        quantile: the share of `Rule.QUANTILE`.
+        half_life: answers after which one counts half.
+
+    Raises:
+        ConfigError: there is no such rule, or a number is out of its range.
+    """
+
+    def __init__(self, rule: str = Rule.QUANTILE, *, quantile: float = 0.9, half_life: int = 256) -> None:
+        if rule not in {*Rule}:
+            raise ConfigError("rule", f"must be one of {', '.join(Rule)}, not {rule!r}")
+        if not 0 < quantile <= 1:
+            raise ConfigError("quantile", f"must be more than 0 and at most 1, not {quantile}")
+        if half_life < MIN_SEEN:
+            raise ConfigError("half_life", f"must be at least {MIN_SEEN}, not {half_life}")
+        self.rule = Rule(rule)
+        self.quantile = quantile
+        self.half_life = half_life
+        self._all = _History(half_life)
+        self._groups: dict[str, _History] = {}
+
+    @property
+    def seen(self) -> int:
+        """Answers learnt from."""
+        return self._all.seen
+
+    def observe(self, generated: int, *, ended: bool, group: str = "") -> None:
+        """Learn from one answer of `generated` tokens; `ended` is false where it was cut.
+
+        One that was cut before its first token says nothing and is left out.
+        """
+        if generated < 1:
+            return
+        self._all.observe(generated, ended=ended)
+        if group:
+            history = self._groups.pop(group, None) or _History(self.half_life)
+            self._groups[group] = history  # last: the group that ended an answer longest ago is first
+            history.observe(generated, ended=ended)
+            if len(self._groups) > _MOST_GROUPS:
+                del self._groups[next(iter(self._groups))]
+
+    def remaining(self, generated: int, most: int, *, group: str = "") -> int:
+        """Return the tokens still to come after `generated` ones, from 1 to `most`."""
+        curve = self._curve(group)
+        if curve is None or self.rule is Rule.WORST or most <= 1:
+            return max(most, 1)
+        if self.rule is Rule.QUANTILE:
+            return curve.quantile(generated, most, self.quantile)
+        left = curve.mean(generated, most) if self.rule is Rule.MEAN else curve.total - generated
+        # Up to the next token, and a sum's last bits do not make one.
+        return min(max(int(-(-left // _ROUNDING)), 1), most)
+
+    def _curve(self, group: str) -> Curve | None:
+        history = self._groups.get(group) if group else None
+        return (history and history.curve) or self._all.curve
+
+
+class _History:
+    """The last answers, in a ring, and their curve."""
+
+    __slots__ = ("_ended", "_half_life", "_lengths", "curve", "seen")
+
+    def __init__(self, half_life: int) -> None:
+        size = _HALF_LIVES * half_life
+        self._half_life = half_life
+        self._lengths: NDArray[np.int64] = np.zeros(size, dtype=np.int64)
+        self._ended: NDArray[np.bool_] = np.zeros(size, dtype=np.bool_)
+        self.seen = 0
+        self.curve: Curve | None = None
+
+    def observe(self, generated: int, *, ended: bool) -> None:
+        size = len(self._lengths)
+        at = self.seen % size
+        self._lengths[at], self._ended[at] = generated, ended
+        self.seen += 1
+        if self.seen >= MIN_SEEN and self.seen % _REFRESH == 0:
+            known = min(self.seen, size)
+            age: NDArray[Any] = (at - np.arange(known)) % size
+            self.curve = Curve(self._lengths[:known], self._ended[:known], 0.5 ** (age / self._half_life))
