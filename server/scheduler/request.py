@@ -67,6 +67,8 @@ class Request:
     branches_done: int = 0
     reserved: int = 0
     """Cache tokens set aside while running."""
+    shared: int = 0
+    """Tokens of the prompt that were in the cache already and not computed."""
     lanes: list[Lane] = field(default_factory=list)
     group: tuple[str, bool] = field(init=False)
     """Requests of one group may share a nano-batch."""

@@ -6,13 +6,15 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from crayon.errors import EngineError
+from crayon.server.scheduler.cells import Cells
 from crayon.server.scheduler.fairness import Queue
-from crayon.server.scheduler.request import Kind
+from crayon.server.scheduler.request import Kind, Lane
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
 
     from crayon.server.scheduler.request import Request
+    from crayon.server.scheduler.step import Group, KvOp, Prefix
 
 
 @dataclass(slots=True)
@@ -24,10 +26,20 @@ class State:
     waiting: Queue = field(default_factory=Queue)
     running: dict[str, Request] = field(default_factory=dict)
     """In order of admission."""
-    released: list[int] = field(default_factory=list)
-    """Sequences that ended since the last plan; the next plan empties them."""
-    served: dict[tuple[str, bool], int] = field(default_factory=dict)
+    spilled: dict[str, Request] = field(default_factory=dict)
+    """Running ones that are out of the cache for now, in order of admission; all were admitted after those that run."""
+    idle: dict[int, Prefix] = field(default_factory=dict)
+    """What finished requests left, by sequence, the one unused for longest first; a plan drops what is too many."""
+    cells: Cells = field(default_factory=Cells)
+    """What the sequences of generating and scoring requests and of `idle` hold."""
+    shared_tokens: int = 0
+    """Tokens that never had to be computed because a sequence held them."""
+    released: list[KvOp] = field(default_factory=list)
+    """What the next plan has to do for sequences that ended since the last one."""
+    served: dict[Group, int] = field(default_factory=dict)
     """Step at which a group last ran; a new one counts as served just before its first request was admitted."""
+    spent: dict[Group, int] = field(default_factory=dict)
+    """Tokens that a group has computed in its turn."""
     _by_id: dict[str, Request] = field(default_factory=dict)
     _numbers: int = 0
 
@@ -48,6 +60,9 @@ class State:
         self._numbers += 1
         request.number = self._numbers
         self._by_id[request.id] = request
+        for seq, prefix in self.idle.items():
+            if prefix.id == request.id:  # the name says something else from now on
+                self.idle[seq] = prefix._replace(tokens=0)
         self.waiting.add(request)
 
     def find(self, request_id: str) -> Request | None:
@@ -72,15 +87,30 @@ class State:
             self.served.setdefault(request.group, self.step - 1)
             self.waiting.admit(request)
 
+    def spill(self, request_id: str) -> None:
+        """Take a running request out of the cache: the youngest of those that generate, one after the other."""
+        request = self.running.pop(request_id)
+        request.lanes = []
+        request.shared = 0  # it comes back with cells of its own
+        self.spilled = {request_id: request, **self.spilled}
+
+    def restore(self, request_id: str, seq: int) -> None:
+        """Let a spilled request go on where it was."""
+        request = self.running[request_id] = self.spilled.pop(request_id)
+        request.lanes = [Lane(seq)]
+        self.cells.grow(seq, request.computed)
+        self.served.setdefault(request.group, self.step - 1)
+
     def remove(self, request_ids: Collection[str]) -> None:
         """Forget requests; a group that nobody is left in loses its place in the rotation."""
         for request_id in request_ids:
             request = self._by_id.pop(request_id)
-            if self.running.pop(request_id, None) is None:
+            if self.running.pop(request_id, None) is None and self.spilled.pop(request_id, None) is None:
                 self.waiting.discard(request)
-        self.waiting.forgive({request.client for request in self.running.values()})
+        self.waiting.forgive({request.client for held in (self.running, self.spilled) for request in held.values()})
         live = {request.group for request in self.running.values()}
         self.served = {group: step for group, step in self.served.items() if group in live}
+        self.spent = {group: tokens for group, tokens in self.spent.items() if group in live}
 
     def cancel(self, request_id: str) -> bool:
         """Mark a request; the next plan drops it. Returns whether it was still scheduled."""
@@ -92,7 +122,8 @@ class State:
 
     def __iter__(self) -> Iterator[Request]:
         yield from self.running.values()
+        yield from self.spilled.values()
         yield from self.waiting
 
     def __len__(self) -> int:
-        return len(self.running) + len(self.waiting)
+        return len(self.running) + len(self.spilled) + len(self.waiting)
