@@ -15,6 +15,7 @@ from crayon.server.scheduler import (
     Drop,
     DropReason,
     Kind,
+    KvOp,
     LinearCost,
     Outcome,
     Request,
@@ -28,7 +29,7 @@ from crayon.server.scheduler import (
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from crayon.server.scheduler import Caps, CostModel, KvOp, LengthModel, NanoBatch, Row, Share, StepPlan
+    from crayon.server.scheduler import Caps, CostModel, LengthModel, NanoBatch, Row, Share, StepPlan
 
 _Cell: TypeAlias = tuple[str, int | None, int, int]  # request, branch, position, how often it was loaded again
 
@@ -162,6 +163,8 @@ class SimulatedEngine:
         self.state = State()
         self.report = Report()
         self._cache = SimulatedCache(caps.max_seqs)
+        own = caps.encode_capacity is not None
+        self._encoder = SimulatedCache(caps.max_seqs) if own else self._cache
         self._jobs: dict[str, Job] = {}
         self._index = TokenIndex()
         self._store: dict[str, list[_Cell]] = {}
@@ -209,12 +212,17 @@ class SimulatedEngine:
             self._compute(nano)
         if self._cache.used > self.caps.kv_capacity:
             raise EngineError(f"{self._cache.used} cells, {self.caps.kv_capacity} there are")
+        if self._encoder.used > self.caps.capacity(encode=True):
+            raise EngineError(f"{self._encoder.used} cells, the encoder has {self.caps.capacity(encode=True)}")
         if step.nano:
             self.state.now += self.cost.seconds(step.tokens, len(step.calls()))
         self.report.steps.append(Step(step, start, self.state.now, self._cache.used))
         self._book(step)
-        encoding = any(request.kind is Kind.ENCODE and request.lanes for request in self.state)
-        if not encoding and not self.state.released and self._cache.used != self.state.cells.used:
+        mixed = self._encoder is self._cache
+        encoding = mixed and (
+            self.state.released or any(request.kind is Kind.ENCODE and request.lanes for request in self.state)
+        )
+        if not encoding and self._cache.used != self.state.cells.used:
             raise EngineError(f"{self._cache.used} cells are in use, {self.state.cells.used} are counted")
 
     def _arrange(self, step: StepPlan) -> None:
@@ -227,6 +235,8 @@ class SimulatedEngine:
             self.report.spilled[spill.request] = self.report.spilled.get(spill.request, 0) + 1
         for op in step.kv:
             self._cache.apply(op)
+            if self._encoder is not self._cache:
+                self._encoder.apply(KvOp(op.seq, op.seq, 0))
         for prefix in step.evicted:
             self._index.forget(prefix.id)
         for restore in step.restores:
@@ -249,8 +259,9 @@ class SimulatedEngine:
             raise EngineError(f"{share} leaves nothing to compute")
 
     def _compute(self, nano: NanoBatch) -> None:
+        cache = self._encoder if nano.resource is Resource.ENCODE else self._cache
         for row in nano.rows:
-            self._cache.compute(row, self.report.shared.get(row.request, 0))
+            cache.compute(row, self.report.shared.get(row.request, 0))
             positions = self.report.computed.setdefault((row.request, row.branch), [])
             positions.extend(range(row.start, row.start + row.tokens))
 

@@ -12,6 +12,7 @@ from crayon.server.scheduler.lengths import LengthModel, Lengths
 from crayon.server.scheduler.policy import plan
 from crayon.server.scheduler.prefixes import PrefixIndex
 from crayon.server.scheduler.request import Kind, Lane, Request
+from crayon.server.scheduler.split import split
 from crayon.server.scheduler.state import State
 from crayon.server.scheduler.step import (
     Admission,
@@ -60,4 +61,5 @@ __all__ = [
     "TokenIndex",
     "commit",
     "plan",
+    "split",
 ]

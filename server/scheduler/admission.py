@@ -30,39 +30,66 @@ class Room:
     def __init__(self, draft: Draft, lengths: LengthModel | None) -> None:
         self._draft = draft
         self._lengths = lengths
-        caps = draft.caps
-        self._encode = caps.capacity(encode=True)
-        if caps.encode_capacity is not None:
-            self._encode -= sum(request.reserved for request in draft.running if request.kind is Kind.ENCODE)
+        self._encode: int | None = None
         self._forecast: KvForecast | None = None
-        self._used = 0
+        self._worst: int | None = None
 
     def fits(self, request: Request, need: int, source: Prefix | None = None) -> bool:
         """Whether a request fits that takes `need` cells at most, a beginning that it has from `source` included."""
-        draft, caps = self._draft, self._draft.caps
+        caps = self._draft.caps
         if request.kind is Kind.ENCODE and caps.encode_capacity is not None:
-            return need <= self._encode
-        # A beginning that is held by a running request is counted already, an idle prefix is not.
-        saved = source.tokens if source is not None and source.seq not in draft.idle else 0
+            return need <= self._encode_room(caps.encode_capacity)
+        need -= self._saved(source)
+        if self._worst_case() + need <= caps.kv_capacity:
+            return True  # so any prediction does, and none need be made
         if self._lengths is None:
-            return self._worst() + need - saved <= caps.kv_capacity
-        if self._forecast is None:
-            self._forecast = self._predict(self._lengths)
+            return False
+        forecast = self._predicted(self._lengths)
         if request.kind is not Kind.GENERATE:
-            return self._forecast.peak + need - saved <= self._forecast.capacity
-        held = max(request.prompt, request.computed) - saved
-        return self._forecast.fits(held, _remaining(self._lengths, request))
+            return forecast.peak + need <= forecast.capacity
+        return forecast.fits(*self._alone(request, source, self._lengths))
 
-    def took(self, request: Request) -> None:
+    def took(self, request: Request, need: int, source: Prefix | None = None) -> None:
         """Count what was let in; the draft counts it already."""
-        if request.kind is Kind.ENCODE and self._draft.caps.encode_capacity is not None:
-            self._encode -= request.kv_need(len(self._draft.lanes[request.id]))
+        if request.kind is Kind.ENCODE and self._encode is not None:
+            self._encode -= need
+            return
+        if source is not None or self._draft.idle:
+            self._forecast = self._worst = None  # what was idle may be held now, so all is counted again
+            return
+        if self._worst is not None:
+            self._worst += need
+        if self._forecast is not None and self._lengths is not None and request.kind is Kind.GENERATE:
+            self._forecast.add(*self._alone(request, None, self._lengths))
         else:
-            self._forecast = None  # what is shared moves between the counts, so they are made again
+            self._forecast = None
 
-    def _worst(self) -> int:
-        draft = self._draft
-        return draft.used - draft.evictable + draft.fixed + sum(map(draft.growth, draft.generating))
+    def _saved(self, source: Prefix | None) -> int:
+        # A beginning that is held by a running request is counted already, an idle prefix is not.
+        return source.tokens if source is not None and source.seq not in self._draft.idle else 0
+
+    def _alone(self, request: Request, source: Prefix | None, lengths: LengthModel) -> tuple[int, int]:
+        """Return the cells a request takes when its prompt is computed, and the tokens it gets."""
+        return max(request.prompt, request.computed) - self._saved(source), _remaining(lengths, request)
+
+    def _encode_room(self, capacity: int) -> int:
+        if self._encode is None:
+            encoding = [request for request in self._draft.running if request.kind is Kind.ENCODE]
+            self._encode = capacity - sum(request.reserved for request in encoding)
+        return self._encode
+
+    def _worst_case(self) -> int:
+        """Return the most cells that those who run will ever hold."""
+        if self._worst is None:
+            draft = self._draft
+            growth = sum([request.least - draft.start(request) for request in draft.generating])
+            self._worst = draft.used - draft.evictable + draft.fixed + growth
+        return self._worst
+
+    def _predicted(self, lengths: LengthModel) -> KvForecast:
+        if self._forecast is None:
+            self._forecast = self._predict(lengths)
+        return self._forecast
 
     def _predict(self, lengths: LengthModel) -> KvForecast:
         draft = self._draft
@@ -95,13 +122,15 @@ def restore(draft: Draft, room: Room, state: State, gone: set[str]) -> list[Rest
         draft.settle(request.computed)
         draft.load(seq, request.computed)
         draft.run(request, [seq], 0)
-        room.took(request)
+        room.took(request, request.least)
     return restores
 
 
 def admit(draft: Draft, room: Room, state: State, gone: set[str], index: PrefixIndex | None) -> list[Admission]:
     """Let requests in, in turn. Nobody overtakes: the first that does not fit holds the queue."""
     admissions: list[Admission] = []
+    if not draft.free and not draft.idle:
+        return admissions  # the usual step; to find out whose turn it is would be wasted
     for request in state.waiting.in_turn(gone):
         if not draft.free and not draft.idle:
             break
@@ -119,7 +148,7 @@ def admit(draft: Draft, room: Room, state: State, gone: set[str], index: PrefixI
             break
         draft.run(request, seqs, need)
         admissions.append(Admission(request.id, tuple(seqs), need))
-        room.took(request)
+        room.took(request, need, source)
     return admissions
 
 

@@ -84,6 +84,8 @@ class Draft:
 
     def start(self, request: Request) -> int:
         """Return how many tokens of a request are in the cache, those that this plan copies included."""
+        if not self.shares:
+            return request.computed
         share = self.shares.get(request.id)
         return request.computed if share is None else share.tokens
 
@@ -98,9 +100,7 @@ class Draft:
         return next((prefix for prefix in self.idle.values() if prefix.id == name), None)
 
     def growth(self, request: Request) -> int:
-        """Return the most tokens that a running request may still add to the cache for generating."""
-        if request.kind is Kind.GENERATE:
-            return request.least - self.start(request)
+        """Return the most tokens that a scored or encoded request may still add to the cache for generating."""
         if request.kind is Kind.ENCODE:
             return request.reserved if self.caps.encode_capacity is None else 0
         held = request.computed - request.shared
