@@ -20,7 +20,7 @@ _Runs = Annotated[int, typer.Option("--runs", min=3, max=99, help="Measured repe
 
 @app.callback()
 def bench() -> None:
-    """Measure the device, blending and the start-up.
+    """Measure the device, blending, the start-up and the server's scheduler.
 
     Run it with nothing else running: a second busy process beside two compute threads costs far more than its share.
     """
@@ -79,6 +79,21 @@ def startup(*, runs: _Runs = 9, as_json: options.JsonOption = False) -> None:
     _print(bench_startup(runs), as_json=as_json)
 
 
+@app.command()
+def plan(
+    *,
+    steps: Annotated[int, typer.Option("--steps", min=10, max=10_000, help="Measured steps; medians are shown.")] = 300,
+    as_json: options.JsonOption = False,
+) -> None:
+    """Measure how long the server's scheduler needs to plan a step with 256 requests.
+
+    Example: crayon bench plan --json
+    """
+    from crayon.bench.plan import bench_plan
+
+    _print(bench_plan(steps), as_json=as_json)
+
+
 def _print(report: Report, *, as_json: bool) -> None:
     record = report.as_json()
     if as_json:
@@ -87,7 +102,7 @@ def _print(report: Report, *, as_json: bool) -> None:
     env = record["env"]
     print(f"{env['cpu']}, {env['cores']} cores, llama-cpp-python {env['versions']['llama-cpp-python']}")
     for row in report.rows:
-        value = f"{row.value:.{_DECIMALS.get(row.unit, 1)}f}"
+        value = f"{row.value:.{_DECIMALS.get(row.unit, 1 if row.value >= 1 else 3)}f}"
         where = ", ".join(text for text in (row.workload, row.model, row.against and f"against {row.against}") if text)
         low, high = min(row.runs), max(row.runs)
         spread = f" ({low:.3g} to {high:.3g} in {len(row.runs)} runs)" if len(row.runs) > 1 else ""

@@ -32,7 +32,6 @@ class Room:
         self._lengths = lengths
         self._encode: int | None = None
         self._forecast: KvForecast | None = None
-        self._worst: int | None = None
 
     def fits(self, request: Request, need: int, source: Prefix | None = None) -> bool:
         """Whether a request fits that takes `need` cells at most, a beginning that it has from `source` included."""
@@ -55,10 +54,8 @@ class Room:
             self._encode -= need
             return
         if source is not None or self._draft.idle:
-            self._forecast = self._worst = None  # what was idle may be held now, so all is counted again
+            self._forecast = None  # what was idle may be held now, so all is counted again
             return
-        if self._worst is not None:
-            self._worst += need
         if self._forecast is not None and self._lengths is not None and request.kind is Kind.GENERATE:
             self._forecast.add(*self._alone(request, None, self._lengths))
         else:
@@ -80,11 +77,8 @@ class Room:
 
     def _worst_case(self) -> int:
         """Return the most cells that those who run will ever hold."""
-        if self._worst is None:
-            draft = self._draft
-            growth = sum([request.least - draft.start(request) for request in draft.generating])
-            self._worst = draft.used - draft.evictable + draft.fixed + growth
-        return self._worst
+        draft = self._draft
+        return draft.used - draft.evictable + draft.fixed + draft.promised
 
     def _predicted(self, lengths: LengthModel) -> KvForecast:
         if self._forecast is None:

@@ -22,7 +22,8 @@ def commit(state: State, plan: StepPlan, outcome: Outcome) -> Changes:
         raise EngineError(f"the plan is for step {plan.step}, the state is at step {state.step}")
     _arrange(state, plan)
     touched: dict[str, Request] = {}
-    running, queue, cells = state.running, state.waiting, state.cells
+    running, cells = state.running, state.cells
+    written: dict[str, int] = {}
     for nano in plan.nano[: outcome.ran]:
         tokens = 0
         for row in nano.rows:
@@ -36,10 +37,12 @@ def commit(state: State, plan: StepPlan, outcome: Outcome) -> Changes:
             request.computed += row.tokens
             if row.logits and request.kind is Kind.GENERATE:
                 request.generated += 1
-                queue.charge(request.client, 1)
+                written[request.client] = written.get(request.client, 0) + 1
         group = touched[nano.rows[0].request].group
         state.served[group] = state.step
         state.spent[group] = state.spent.get(group, 0) + tokens
+    for client, count in written.items():
+        state.waiting.charge(client, count)
     finished = tuple(key for key, item in touched.items() if item.complete or key in outcome.ended)
     for request_id in finished:
         _leave(state, running[request_id])

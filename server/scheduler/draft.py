@@ -35,6 +35,8 @@ class Draft:
         self._copied = False
         self._free: list[int] | None = None
         self._evictable: int | None = None
+        self._promised: int | None = None
+        self._begun = 0  # tokens that generating requests begin with by this plan
         running = self._running = state.running
         self._out = {*gone}
         self.running = [item for item in running.values() if item.id not in gone] if gone else list(running.values())
@@ -78,16 +80,19 @@ class Draft:
         """Tokens that generating requests may add to the cache now, once no prefix is idle."""
         return self.caps.kv_capacity - self._cells.used - self.fixed + self.evictable
 
-    def seq(self, request: Request) -> int:
-        """Return a generating request's sequence."""
-        return (request.lanes or self.lanes[request.id])[0].seq
-
     def start(self, request: Request) -> int:
         """Return how many tokens of a request are in the cache, those that this plan copies included."""
         if not self.shares:
             return request.computed
         share = self.shares.get(request.id)
         return request.computed if share is None else share.tokens
+
+    @property
+    def promised(self) -> int:
+        """Tokens that generating requests may still add to the cache at most."""
+        if self._promised is None:
+            self._promised = sum([request.least - request.computed for request in self.generating]) - self._begun
+        return self._promised
 
     def source(self, name: str) -> Prefix | None:
         """Return what the request of this name holds that another may begin with; None if nothing."""
@@ -134,6 +139,9 @@ class Draft:
     def share(self, request: Request, seq: int, source: Prefix) -> None:
         """Let a request begin with what `source` holds, in its own sequence `seq`."""
         self._apply(KvOp(seq, source.seq, source.tokens))
+        self._promised = None
+        if request.kind is Kind.GENERATE:
+            self._begun += source.tokens - self.start(request)
         self.shares[request.id] = Share(request.id, source.id, source.tokens)
 
     def take(self, spare: int | None = None) -> int | None:
@@ -157,6 +165,8 @@ class Draft:
         self.lanes[request.id] = [Lane(seq) for seq in seqs]
         if request.kind is Kind.GENERATE:
             self.generating.append(request)
+            if self._promised is not None:
+                self._promised += request.least - self.start(request)
         elif request.kind is Kind.SCORE or self.caps.encode_capacity is None:
             share = self.shares.get(request.id)
             self.fixed += reserved - (share.tokens if share else 0)
@@ -172,6 +182,7 @@ class Draft:
         at = next(i for i in range(len(self.running) - 1, -1, -1) if self.running[i] is request)
         del self.running[at]
         self._out.add(request.id)
+        self._promised = None
         self.empty(request.lanes[0].seq)
         return request
 

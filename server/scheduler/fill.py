@@ -46,21 +46,21 @@ class Filler:
 
     def fill(self) -> None:
         """Add a row for everybody in the groups, as long as there is budget and room in the cache."""
-        decode, draft = self._decode, self._draft
+        draft, lanes = self._draft, self._draft.lanes
+        add = {group: rows.append for group, rows in self._decode.items()}
         reading: list[Request] = []
-        decoding = taken = 0
+        decoding, row = 0, tuple.__new__
         for request in draft.running:
-            group = request.group
+            to = add.get(request.group)
             if request.generated:
                 decoding += 1
-                if group in decode:
+                if to is not None:
+                    seq = (request.lanes or lanes[request.id])[0].seq
                     # As `Row(...)`, which takes twice as long; there is one for every running request.
-                    decode[group].append(
-                        tuple.__new__(Row, (request.id, draft.seq(request), request.computed, 1, 1, None))
-                    )
-                    taken += 1
-            elif group in decode:
+                    to(row(Row, (request.id, seq, request.computed, 1, 1, None)))
+            elif to is not None:
                 reading.append(request)
+        taken = sum(map(len, self._decode.values()))
         self._left -= taken
         self._outputs -= taken
         self._grown = taken
