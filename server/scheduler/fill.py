@@ -81,8 +81,11 @@ class Filler:
         if self._index is not None and request.computed == request.shared and request.id not in draft.shares:
             # More may be there now than when it was admitted.
             source = best_source(draft, self._index, request)
-            if source is not None:
+            # What was idle could have been dropped for others and no longer can.
+            held = source.tokens if source is not None and source.seq in draft.idle else 0
+            if source is not None and held <= self._room - self._margin:
                 draft.share(request, lanes[0].seq, source)
+                self._room -= held
         start = draft.start(request)
         left = request.prompt - start
         if left < 1:
