@@ -34,7 +34,7 @@ COMMANDS: dict[str, CommandEntry] = {
     "doctor": CommandEntry("crayon.cli.doctor", "Check this machine, the library, the models and the server."),
     "config": CommandEntry("crayon.cli.config", "Show the settings and where each one came from."),
     "eval": CommandEntry("crayon.cli.eval", "Measure how good the device's answers are."),
-    "bench": CommandEntry("crayon.cli.bench", "Measure the device, blending and the start-up."),
+    "bench": CommandEntry("crayon.cli.bench", "Measure the device, blending, the start-up and the server's scheduler."),
 }
 
 
