@@ -128,6 +128,39 @@ def test_encoding_gets_its_turn_between_blends_that_go_on() -> None:
     assert report.finished["e"] < 50
 
 
+@given(
+    limits(),
+    st.lists(
+        st.tuples(
+            st.floats(0, 2),
+            st.integers(1, 60),
+            st.integers(1, 20),
+            st.sampled_from("xyz"),
+            st.sampled_from("aab"),
+            st.integers(-1, 1),
+        ),
+        min_size=1,
+        max_size=16,
+    ),
+)
+@settings(max_examples=100, deadline=None)
+def test_nobody_waits_longer_than_the_tokens_before_it_allow(
+    caps: Caps, work: list[tuple[float, int, int, str, str, int]]
+) -> None:
+    jobs, tokens = [], {}
+    for number, (arrival, prompt, answer, blend, client, priority) in enumerate(work):
+        request = generate(str(number), prompt, answer, blend)
+        request.arrival, request.client, request.priority = arrival, client, priority
+        jobs.append(Job(request=request))
+        tokens[request.id] = prompt + answer - 1
+    report = SimulatedEngine(caps, COST).run(jobs)
+    order = [admission.request for step in report.steps for admission in step.plan.admissions]
+    for place, name in enumerate(order):
+        arrived = report.arrived[name]
+        ahead = sum(tokens[other] for other in order[: place + 1] if report.finished[other] >= arrived)
+        assert report.finished[name] - arrived <= caps.max_seqs * max(1, caps.quantum) * ahead
+
+
 @st.composite
 def plans(draw: st.DrawFn) -> list[NanoBatch]:
     made = []
