@@ -164,6 +164,21 @@ def kv(
     _print(bench_kv(answers, seeds, console.message), as_json=as_json)
 
 
+@app.command()
+def plan(
+    *,
+    steps: Annotated[int, typer.Option("--steps", min=10, max=10_000, help="Measured steps; medians are shown.")] = 300,
+    as_json: options.JsonOption = False,
+) -> None:
+    """Measure how long the server's scheduler needs to plan a step with 256 requests.
+
+    Example: crayon bench plan --json
+    """
+    from crayon.bench.planning import bench_plan
+
+    _print(bench_plan(steps), as_json=as_json)
+
+
 def _print(report: Report, *, as_json: bool) -> None:
     record = report.as_json()
     if as_json:
@@ -172,7 +187,7 @@ def _print(report: Report, *, as_json: bool) -> None:
     env = record["env"]
     print(f"{env['cpu']}, {env['cores']} cores, llama-cpp-python {env['versions']['llama-cpp-python']}")
     for row in report.rows:
-        value = f"{row.value:.{_DECIMALS.get(row.unit, 1)}f}"
+        value = f"{row.value:.{_DECIMALS.get(row.unit, 1 if row.value >= 1 else 3)}f}"
         where = ", ".join(text for text in (row.workload, row.model, row.against and f"against {row.against}") if text)
         low, high = min(row.runs), max(row.runs)
         spread = f" ({low:.3g} to {high:.3g} in {len(row.runs)} runs)" if len(row.runs) > 1 else ""

@@ -1,7 +1,7 @@
 """An engine without a model: runs the scheduler's plans on a virtual clock and checks every one of them.
 
-It keeps a cache as llama.cpp does (cells that sequences share, positions without gaps) and fails on the first
-plan that a real engine could not run.
+It keeps a cache as llama.cpp does (cells that sequences share, positions without gaps) and a store for what is spilled,
+and fails on the first plan that a real engine could not run, or that would give a request another's tokens.
 """
 
 from __future__ import annotations
@@ -14,11 +14,14 @@ from crayon.errors import EngineError
 from crayon.server.scheduler import (
     Drop,
     DropReason,
+    Kind,
+    KvOp,
     LinearCost,
     Outcome,
     Request,
     Resource,
     State,
+    TokenIndex,
     commit,
     plan,
 )
@@ -26,18 +29,23 @@ from crayon.server.scheduler import (
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from crayon.server.scheduler import Caps, CostModel, KvOp, NanoBatch, Row, StepPlan
+    from crayon.server.scheduler import Caps, CostModel, LengthModel, NanoBatch, Row, Share, StepPlan
 
-_Cell: TypeAlias = tuple[str, int | None, int]  # request, branch, position
+_Cell: TypeAlias = tuple[str, int | None, int, int]  # request, branch, position, how often it was loaded again
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """A request as the world brings it. The answer ends by itself after `length` tokens (None: never)."""
+    """A request as the world brings it.
+
+    The answer ends by itself after `length` tokens (None: never). `ids` are the tokens of the prompt and of the
+    longest answer; jobs without are shared with nobody.
+    """
 
     request: Request
     length: int | None = None
     cancel_at: float | None = None
+    ids: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +72,10 @@ class Report:
     """First step that could see the cancellation."""
     computed: dict[tuple[str, int | None], list[int]] = field(default_factory=dict)
     """Positions in the order they were computed, by (request, branch)."""
+    shared: dict[str, int] = field(default_factory=dict)
+    """Tokens that each request began with and did not compute."""
+    spilled: dict[str, int] = field(default_factory=dict)
+    """How often each request was spilled."""
 
 
 class SimulatedCache:
@@ -72,6 +84,7 @@ class SimulatedCache:
     def __init__(self, max_seqs: int) -> None:
         self._seqs: list[list[_Cell]] = [[] for _ in range(max_seqs)]
         self._owners: Counter[_Cell] = Counter()
+        self._loads = 0
 
     @property
     def used(self) -> int:
@@ -90,10 +103,28 @@ class SimulatedCache:
         old, self._seqs[op.seq] = self._seqs[op.seq], kept
         self._owners.update(kept)
         self._owners.subtract(old)
-        self._owners = +self._owners
+        for cell in old:
+            if not self._owners[cell]:
+                self._owners.pop(cell, None)
 
-    def compute(self, row: Row) -> None:
-        """Add a row's tokens.
+    def cells(self, seq: int) -> list[_Cell]:
+        """Return what a sequence holds."""
+        return [*self._seqs[seq]]
+
+    def load(self, seq: int, cells: Sequence[_Cell]) -> None:
+        """Put what was saved into an empty sequence, in cells of its own.
+
+        Raises:
+            EngineError: the sequence is not empty.
+        """
+        if self._seqs[seq]:
+            raise EngineError(f"sequence {seq} is not empty")
+        self._loads += 1
+        self._seqs[seq] = [(*cell[:3], self._loads) for cell in cells]
+        self._owners.update(self._seqs[seq])
+
+    def compute(self, row: Row, shared: int = 0) -> None:
+        """Add a row's tokens; the first `shared` tokens of the sequence may be another request's.
 
         Raises:
             EngineError: the sequence is not exactly at the row's start, or holds somebody else's tokens.
@@ -101,9 +132,9 @@ class SimulatedCache:
         seq = self._seqs[row.seq]
         if len(seq) != row.start:
             raise EngineError(f"sequence {row.seq} holds {len(seq)} tokens, the row starts at {row.start}")
-        if seq and (seq[-1][0] != row.request or seq[-1][1] not in {None, row.branch}):
+        if row.start > shared and (seq[-1][0] != row.request or seq[-1][1] not in {None, row.branch}):
             raise EngineError(f"sequence {row.seq} holds tokens of {seq[-1]}, not of {row.request}")
-        cells = [(row.request, row.branch, row.start + i) for i in range(row.tokens)]
+        cells = [(row.request, row.branch, row.start + i, 0) for i in range(row.tokens)]
         seq.extend(cells)
         self._owners.update(cells)
 
@@ -115,16 +146,28 @@ class SimulatedEngine:
         caps: its limits; a plan that breaks one fails.
         cost: how long its steps really take.
         assumed: what the scheduler believes instead, if not the same.
+        lengths: predicts answers; None reserves the worst case.
     """
 
-    def __init__(self, caps: Caps, cost: CostModel | None = None, assumed: CostModel | None = None) -> None:
+    def __init__(
+        self,
+        caps: Caps,
+        cost: CostModel | None = None,
+        assumed: CostModel | None = None,
+        lengths: LengthModel | None = None,
+    ) -> None:
         self.caps = caps
+        self.lengths = lengths
         self.cost: CostModel = cost or LinearCost()
         self.assumed: CostModel = assumed or self.cost
         self.state = State()
         self.report = Report()
         self._cache = SimulatedCache(caps.max_seqs)
+        own = caps.encode_capacity is not None
+        self._encoder = SimulatedCache(caps.max_seqs) if own else self._cache
         self._jobs: dict[str, Job] = {}
+        self._index = TokenIndex()
+        self._store: dict[str, list[_Cell]] = {}
 
     def run(self, jobs: Sequence[Job], max_steps: int = 100_000) -> Report:
         """Run until every job is finished or dropped.
@@ -142,12 +185,15 @@ class SimulatedEngine:
             while coming and coming[0].request.arrival <= self.state.now:
                 request = coming.pop(0).request
                 self.state.add(request)
+                self._index.add(request.id, request.blend, self._jobs[request.id].ids[: request.prompt])
                 self.report.arrived[request.id] = self.state.step
             self._cancel()
             self._step()
         self._step()  # empties what ended last
-        if self._cache.used:
+        if self._cache.used and not self.state.idle:
             raise EngineError(f"{self._cache.used} cells are in use after the last request")
+        if self._store:
+            raise EngineError(f"{len(self._store)} requests are in the store after the last one")
         return self.report
 
     def _cancel(self) -> None:
@@ -158,23 +204,64 @@ class SimulatedEngine:
                 self.report.cancelled[request.id] = self.state.step
 
     def _step(self) -> None:
-        step = plan(self.state, self.caps, self.assumed)
+        step = plan(self.state, self.caps, self.assumed, self.lengths, self._index)
         self._check(step)
         start = self.state.now
-        for op in step.kv:
-            self._cache.apply(op)
+        self._arrange(step)
         for nano in step.nano:
             self._compute(nano)
         if self._cache.used > self.caps.kv_capacity:
             raise EngineError(f"{self._cache.used} cells, {self.caps.kv_capacity} there are")
+        if self._encoder.used > self.caps.capacity(encode=True):
+            raise EngineError(f"{self._encoder.used} cells, the encoder has {self.caps.capacity(encode=True)}")
         if step.nano:
             self.state.now += self.cost.seconds(step.tokens, len(step.calls()))
         self.report.steps.append(Step(step, start, self.state.now, self._cache.used))
         self._book(step)
+        mixed = self._encoder is self._cache
+        encoding = mixed and (
+            self.state.released or any(request.kind is Kind.ENCODE and request.lanes for request in self.state)
+        )
+        if not encoding and self._cache.used != self.state.cells.used:
+            raise EngineError(f"{self._cache.used} cells are in use, {self.state.cells.used} are counted")
+
+    def _arrange(self, step: StepPlan) -> None:
+        """Do what a plan says about the cache, in the order that `StepPlan` states."""
+        for drop in step.drops:
+            self._store.pop(drop.request, None)
+            self._index.forget(drop.request)
+        for spill in step.spills:
+            self._store[spill.request] = self._cache.cells(spill.seq)
+            self.report.spilled[spill.request] = self.report.spilled.get(spill.request, 0) + 1
+        for op in step.kv:
+            self._cache.apply(op)
+            if self._encoder is not self._cache:
+                self._encoder.apply(KvOp(op.seq, op.seq, 0))
+        for prefix in step.evicted:
+            self._index.forget(prefix.id)
+        for restore in step.restores:
+            self._cache.load(restore.seq, self._store.pop(restore.request))
+        for admission in step.admissions:
+            if self._jobs[admission.request].ids:
+                self._index.hold(admission.request)
+        for share in step.shares:
+            self._check_shared(share)
+            self.report.shared[share.request] = share.tokens
+
+    def _check_shared(self, share: Share) -> None:
+        """Fail where a request would begin with tokens that are not its own."""
+        mine, other = self._jobs[share.request], self._jobs[share.source]
+        if mine.request.blend != other.request.blend:
+            raise EngineError(f"{share} is between two blends")
+        if mine.ids[: share.tokens] != other.ids[: share.tokens]:
+            raise EngineError(f"{share} is of different tokens")
+        if not 0 < share.tokens < mine.request.prompt:
+            raise EngineError(f"{share} leaves nothing to compute")
 
     def _compute(self, nano: NanoBatch) -> None:
+        cache = self._encoder if nano.resource is Resource.ENCODE else self._cache
         for row in nano.rows:
-            self._cache.compute(row)
+            cache.compute(row, self.report.shared.get(row.request, 0))
             positions = self.report.computed.setdefault((row.request, row.branch), [])
             positions.extend(range(row.start, row.start + row.tokens))
 
@@ -187,8 +274,19 @@ class SimulatedEngine:
                     ended.add(row.request)
         at = self.state.step
         changes = commit(self.state, step, Outcome(ended=frozenset(ended)))
+        for name in changes.finished:
+            if self._jobs[name].ids:
+                self._finish(name)
         self.report.finished.update(dict.fromkeys(changes.finished, at))
         self.report.dropped.update((drop.request, (at, drop.reason)) for drop in changes.dropped)
+
+    def _finish(self, name: str) -> None:
+        """Tell the index what the request left."""
+        prefix = next((prefix for prefix in self.state.idle.values() if prefix.id == name), None)
+        if prefix is None:
+            self._index.forget(name)
+        else:
+            self._index.hold(name, self._jobs[name].ids[: prefix.tokens])
 
     def _check(self, step: StepPlan) -> None:
         """Fail where a plan breaks the limits or the form of a plan."""

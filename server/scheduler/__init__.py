@@ -1,14 +1,19 @@
 """What runs next: a policy without an engine. Pure data in, decision out; the same state gives the same plan.
 
-One step: `plan(state, caps, cost)` says what to run, an engine runs it, `commit(state, plan, outcome)` books
-it.
+One step: `plan(state, caps, cost, lengths, index)` says what to run, an engine runs it, `commit(state, plan, outcome)`
+books it.
 """
 
 from crayon.server.scheduler.caps import Caps
 from crayon.server.scheduler.commit import commit
 from crayon.server.scheduler.cost import CostModel, LinearCost
+from crayon.server.scheduler.kv import KvForecast
+from crayon.server.scheduler.lengths import LengthModel, Lengths
 from crayon.server.scheduler.policy import plan
-from crayon.server.scheduler.state import Kind, Lane, Request, State
+from crayon.server.scheduler.prefixes import PrefixIndex
+from crayon.server.scheduler.request import Kind, Lane, Request
+from crayon.server.scheduler.split import split
+from crayon.server.scheduler.state import State
 from crayon.server.scheduler.step import (
     Admission,
     Changes,
@@ -17,10 +22,15 @@ from crayon.server.scheduler.step import (
     KvOp,
     NanoBatch,
     Outcome,
+    Prefix,
     Resource,
+    Restore,
     Row,
+    Share,
+    Spill,
     StepPlan,
 )
+from crayon.server.scheduler.token_index import TokenIndex
 
 __all__ = [
     "Admission",
@@ -30,16 +40,26 @@ __all__ = [
     "Drop",
     "DropReason",
     "Kind",
+    "KvForecast",
     "KvOp",
     "Lane",
+    "LengthModel",
+    "Lengths",
     "LinearCost",
     "NanoBatch",
     "Outcome",
+    "Prefix",
+    "PrefixIndex",
     "Request",
     "Resource",
+    "Restore",
     "Row",
+    "Share",
+    "Spill",
     "State",
     "StepPlan",
+    "TokenIndex",
     "commit",
     "plan",
+    "split",
 ]

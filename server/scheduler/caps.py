@@ -22,6 +22,11 @@ class Caps:
         step_seconds: how long a step may take while somebody's answer is being written; None does not care.
         min_tokens: tokens that a step may hold whatever `step_seconds` says; below this the engine is not
             compute-bound and a smaller step is hardly faster.
+        tile: a step that `step_seconds` shortens is a multiple of this, so that its size does not flicker.
+        quantum: tokens that a group may compute before the next one's turn comes; 0 is one step.
+        spill: whether the engine can save and restore a sequence. Without it the worst case is reserved, whatever
+            is predicted.
+        max_idle_prefixes: most sequences of finished requests that stay in the cache for others to begin with.
 
     Raises:
         ConfigError: the limits contradict each other; the key names the one to change.
@@ -36,11 +41,18 @@ class Caps:
     max_blends: int = 4
     step_seconds: float | None = None
     min_tokens: int = 16
+    tile: int = 1
+    quantum: int = 0
+    spill: bool = False
+    max_idle_prefixes: int = 0
 
     def __post_init__(self) -> None:
-        for key in ("max_tokens", "max_seqs", "kv_capacity", "max_blends", "min_tokens"):
+        for key in ("max_tokens", "max_seqs", "kv_capacity", "max_blends", "min_tokens", "tile"):
             if getattr(self, key) < 1:
                 raise ConfigError(key, f"must be at least 1, not {getattr(self, key)}")
+        for key in ("quantum", "max_idle_prefixes"):
+            if getattr(self, key) < 0:
+                raise ConfigError(key, f"must be at least 0, not {getattr(self, key)}")
         for key, value in (("max_tokens", self.max_tokens), ("max_outputs", self.outputs)):
             if value < self.max_seqs:
                 raise ConfigError(key, f"must be at least max_seqs ({self.max_seqs}), not {value}")

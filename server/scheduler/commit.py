@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from crayon.errors import EngineError
-from crayon.server.scheduler.state import Kind, Lane, Request, State
-from crayon.server.scheduler.step import Changes, Outcome, Row, StepPlan
+from crayon.server.scheduler.request import Kind, Lane, Request
+from crayon.server.scheduler.step import Changes, KvOp, Outcome, Prefix, Row, Share, StepPlan
+
+if TYPE_CHECKING:
+    from crayon.server.scheduler.state import State
 
 
 def commit(state: State, plan: StepPlan, outcome: Outcome) -> Changes:
@@ -15,42 +20,94 @@ def commit(state: State, plan: StepPlan, outcome: Outcome) -> Changes:
     """
     if plan.step != state.step:
         raise EngineError(f"the plan is for step {plan.step}, the state is at step {state.step}")
-    state.released.clear()  # the plan's KvOps emptied them, and those of the dropped
-    if plan.drops:
-        state.remove([drop.request for drop in plan.drops])
-    for admission in plan.admissions:
-        request = state.get(admission.request)
-        request.lanes = [Lane(seq) for seq in admission.seqs]
-        request.reserved = admission.reserved
-    if plan.admissions:
-        state.start([admission.request for admission in plan.admissions])
+    _arrange(state, plan)
     touched: dict[str, Request] = {}
+    running, cells = state.running, state.cells
+    written: dict[str, int] = {}
     for nano in plan.nano[: outcome.ran]:
+        tokens = 0
         for row in nano.rows:
-            request = state.get(row.request)
-            _advance(request, row)
-            touched[request.id] = request
-            state.served[request.group] = state.step
+            tokens += row.tokens
+            request = touched[row.request] = running[row.request]
+            if request.kind is not Kind.ENCODE:
+                cells.grow(row.seq, row.tokens)
+            if row.branch is not None:
+                _advance_branch(request, row)
+                continue
+            request.computed += row.tokens
+            if row.logits and request.kind is Kind.GENERATE:
+                request.generated += 1
+                written[request.client] = written.get(request.client, 0) + 1
+        group = touched[nano.rows[0].request].group
+        state.served[group] = state.step
+        state.spent[group] = state.spent.get(group, 0) + tokens
+    for client, count in written.items():
+        state.waiting.charge(client, count)
     finished = tuple(key for key, item in touched.items() if item.complete or key in outcome.ended)
     for request_id in finished:
-        state.released.extend(lane.seq for lane in state.get(request_id).lanes)
+        _leave(state, running[request_id])
     if finished:
         state.remove(finished)
     state.step += 1
     return Changes(finished, plan.drops)
 
 
-def _advance(request: Request, row: Row) -> None:
-    if row.branch is None:
-        request.computed += row.tokens
-        if request.kind is Kind.GENERATE and row.logits:
-            request.generated += 1
-        return
+def _arrange(state: State, plan: StepPlan) -> None:
+    """Book everything but what was computed."""
+    state.released.clear()  # the plan's KvOps did it, and emptied those of the dropped
+    for spill in plan.spills:
+        state.spill(spill.request)
+    for op in plan.kv:
+        state.cells.apply(op)
+    for prefix in plan.evicted:
+        state.idle.pop(prefix.seq)
+    if plan.drops:
+        state.remove([drop.request for drop in plan.drops])
+    for restore in plan.restores:
+        state.restore(restore.request, restore.seq)
+    for admission in plan.admissions:
+        request = state.get(admission.request)
+        request.lanes = [Lane(seq) for seq in admission.seqs]
+        request.reserved = admission.reserved
+    if plan.admissions:
+        state.start([admission.request for admission in plan.admissions])
+    for share in plan.shares:
+        _begin(state, share)
+    for group in plan.turns:
+        state.spent[group] = 0
+
+
+def _begin(state: State, share: Share) -> None:
+    """Book what a request need not compute."""
+    request = state.get(share.request)
+    state.shared_tokens += share.tokens - request.shared
+    if request.kind is Kind.SCORE:
+        request.reserved -= share.tokens - request.shared
+    request.computed = request.shared = share.tokens
+    for seq, prefix in state.idle.items():
+        if prefix.id == share.source:
+            state.idle[seq] = state.idle.pop(seq)  # the one used last is the last to go
+            break
+
+
+def _advance_branch(request: Request, row: Row) -> None:
     lane = next(lane for lane in request.lanes if lane.seq == row.seq)
     if lane.branch is None:
         lane.branch, lane.computed = row.branch, 0
         request.branches_started += 1
     lane.computed += row.tokens
-    if lane.computed == request.branches[row.branch]:
+    if row.branch is not None and lane.computed == request.branches[row.branch]:
         lane.branch, lane.computed = None, 0
         request.branches_done += 1
+
+
+def _leave(state: State, request: Request) -> None:
+    """Leave a finished request's prompt, and answer, as an idle prefix, and the rest to be emptied."""
+    first, *rest = [lane.seq for lane in request.lanes]
+    if request.kind is Kind.ENCODE:
+        state.released.append(KvOp(first, first, 0))
+    else:
+        state.idle[first] = Prefix(request.id, first, request.computed, request.group)
+        if request.branches:
+            state.released.append(KvOp(first, first, request.computed))
+    state.released.extend(KvOp(seq, seq, 0) for seq in rest)

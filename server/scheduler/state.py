@@ -2,106 +2,19 @@
 
 from __future__ import annotations
 
-from bisect import insort
 from dataclasses import dataclass, field
-from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from crayon.errors import EngineError
+from crayon.server.scheduler.cells import Cells
+from crayon.server.scheduler.fairness import Queue
+from crayon.server.scheduler.request import Kind, Lane
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
 
-    from crayon.server.scheduler.caps import Caps
-
-# What one step of priority is worth: a head start in the queue, so that no class waits for ever.
-PRIORITY_SECONDS = 5.0
-
-
-class Kind(StrEnum):
-    """What a request wants computed."""
-
-    GENERATE = "generate"
-    SCORE = "score"
-    ENCODE = "encode"
-
-
-@dataclass(slots=True)
-class Lane:
-    """One sequence of the engine's cache, held by one request; `branch` runs on it beyond the prompt."""
-
-    seq: int
-    branch: int | None = None
-    computed: int = 0
-    """Tokens of the branch computed so far."""
-
-
-@dataclass(slots=True, kw_only=True)
-class Request:
-    """Work in tokens.
-
-    GENERATE reads `prompt` tokens and writes up to `max_tokens`. SCORE reads `prompt` tokens once, then each
-    of `branches` continues from there on its own. ENCODE has no prompt; each of `branches` is a text.
-
-    Args:
-        blend: name of the adapter blend, "" is the base; different blends never share a nano-batch.
-        priority: each step is worth `PRIORITY_SECONDS` in the queue.
-        arrival, deadline: in the state's clock.
-    """
-
-    id: str
-    kind: Kind
-    prompt: int
-    max_tokens: int = 0
-    branches: tuple[int, ...] = ()
-    blend: str = ""
-    priority: int = 0
-    arrival: float = 0.0
-    deadline: float | None = None
-
-    cancelled: bool = False
-    number: int = 0
-    """Order of arrival, given by the state; breaks ties."""
-    computed: int = 0
-    """Tokens of prompt and answer in the cache."""
-    generated: int = 0
-    branches_started: int = 0
-    branches_done: int = 0
-    reserved: int = 0
-    """Cache tokens set aside while running."""
-    lanes: list[Lane] = field(default_factory=list)
-    group: tuple[str, bool] = field(init=False)
-    """Requests of one group may share a nano-batch."""
-
-    def __post_init__(self) -> None:
-        self.group = (self.blend, self.kind is Kind.ENCODE)
-
-    @property
-    def turn(self) -> tuple[float, int]:
-        """Place in the queue: smaller runs first."""
-        return (self.arrival - self.priority * PRIORITY_SECONDS, self.number)
-
-    @property
-    def decoding(self) -> bool:
-        """Whether the next token to compute is one that was just sampled."""
-        return self.generated > 0
-
-    @property
-    def complete(self) -> bool:
-        """Whether nothing is left to compute."""
-        if self.kind is Kind.GENERATE:
-            return self.generated >= self.max_tokens
-        return self.computed >= self.prompt and self.branches_done >= len(self.branches)
-
-    def kv_need(self, lanes: int = 1) -> int:
-        """Return the cache tokens this takes at most, with `lanes` sequences."""
-        if self.kind is Kind.GENERATE:
-            return self.prompt + self.max_tokens
-        return self.prompt + sum(sorted(self.branches, reverse=True)[:lanes])
-
-    def ever_fits(self, caps: Caps) -> bool:
-        """Whether an empty engine could run this."""
-        return self.kv_need() <= caps.capacity(encode=self.kind is Kind.ENCODE)
+    from crayon.server.scheduler.request import Request
+    from crayon.server.scheduler.step import Group, KvOp, Prefix
 
 
 @dataclass(slots=True)
@@ -110,14 +23,23 @@ class State:
 
     now: float = 0.0
     step: int = 0
-    waiting: list[Request] = field(default_factory=list)
-    """In order of `turn`."""
+    waiting: Queue = field(default_factory=Queue)
     running: dict[str, Request] = field(default_factory=dict)
     """In order of admission."""
-    released: list[int] = field(default_factory=list)
-    """Sequences that ended since the last plan; the next plan empties them."""
-    served: dict[tuple[str, bool], int] = field(default_factory=dict)
+    spilled: dict[str, Request] = field(default_factory=dict)
+    """Running ones that are out of the cache for now, in order of admission; all were admitted after those that run."""
+    idle: dict[int, Prefix] = field(default_factory=dict)
+    """What finished requests left, by sequence, the one unused for longest first; a plan drops what is too many."""
+    cells: Cells = field(default_factory=Cells)
+    """What the sequences of generating and scoring requests and of `idle` hold."""
+    shared_tokens: int = 0
+    """Tokens that never had to be computed because a sequence held them."""
+    released: list[KvOp] = field(default_factory=list)
+    """What the next plan has to do for sequences that ended since the last one."""
+    served: dict[Group, int] = field(default_factory=dict)
     """Step at which a group last ran; a new one counts as served just before its first request was admitted."""
+    spent: dict[Group, int] = field(default_factory=dict)
+    """Tokens that a group has computed in its turn."""
     _by_id: dict[str, Request] = field(default_factory=dict)
     _numbers: int = 0
 
@@ -138,7 +60,10 @@ class State:
         self._numbers += 1
         request.number = self._numbers
         self._by_id[request.id] = request
-        insort(self.waiting, request, key=lambda item: item.turn)
+        for seq, prefix in self.idle.items():
+            if prefix.id == request.id:  # the name says something else from now on
+                self.idle[seq] = prefix._replace(tokens=0)
+        self.waiting.add(request)
 
     def find(self, request_id: str) -> Request | None:
         """Return the request, or None if it is not scheduled (any more)."""
@@ -160,16 +85,32 @@ class State:
         for request_id in request_ids:
             request = self.running[request_id] = self._by_id[request_id]
             self.served.setdefault(request.group, self.step - 1)
-        self.waiting = [request for request in self.waiting if request.id not in self.running]
+            self.waiting.admit(request)
+
+    def spill(self, request_id: str) -> None:
+        """Take a running request out of the cache: the youngest of those that generate, one after the other."""
+        request = self.running.pop(request_id)
+        request.lanes = []
+        request.shared = 0  # it comes back with cells of its own
+        self.spilled = {request_id: request, **self.spilled}
+
+    def restore(self, request_id: str, seq: int) -> None:
+        """Let a spilled request go on where it was."""
+        request = self.running[request_id] = self.spilled.pop(request_id)
+        request.lanes = [Lane(seq)]
+        self.cells.grow(seq, request.computed)
+        self.served.setdefault(request.group, self.step - 1)
 
     def remove(self, request_ids: Collection[str]) -> None:
         """Forget requests; a group that nobody is left in loses its place in the rotation."""
         for request_id in request_ids:
-            self._by_id.pop(request_id, None)
-            self.running.pop(request_id, None)
-        self.waiting = [request for request in self.waiting if request.id in self._by_id]
+            request = self._by_id.pop(request_id)
+            if self.running.pop(request_id, None) is None and self.spilled.pop(request_id, None) is None:
+                self.waiting.discard(request)
+        self.waiting.forgive({request.client for held in (self.running, self.spilled) for request in held.values()})
         live = {request.group for request in self.running.values()}
         self.served = {group: step for group, step in self.served.items() if group in live}
+        self.spent = {group: tokens for group, tokens in self.spent.items() if group in live}
 
     def cancel(self, request_id: str) -> bool:
         """Mark a request; the next plan drops it. Returns whether it was still scheduled."""
@@ -181,7 +122,8 @@ class State:
 
     def __iter__(self) -> Iterator[Request]:
         yield from self.running.values()
+        yield from self.spilled.values()
         yield from self.waiting
 
     def __len__(self) -> int:
-        return len(self.running) + len(self.waiting)
+        return len(self.running) + len(self.spilled) + len(self.waiting)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
+
+Group: TypeAlias = tuple[str, bool]
+"""A blend, and whether it encodes: requests of one group may share a nano-batch."""
 
 
 class Resource(StrEnum):
@@ -55,12 +58,48 @@ class NanoBatch:
         return sum(row.tokens for row in self.rows)
 
 
+class Prefix(NamedTuple):
+    """What is left of a finished request: a sequence whose first `tokens` tokens another may begin with."""
+
+    id: str
+    """The request's."""
+    seq: int
+    tokens: int
+    """0 once a later request has taken the name, because then nobody knows what these are."""
+    group: Group
+
+
 class Admission(NamedTuple):
     """A request leaves the queue with these sequences and this much cache."""
 
     request: str
     seqs: tuple[int, ...]
     reserved: int
+
+
+class Spill(NamedTuple):
+    """Save all that `seq` holds outside the cache, before anything else; a KvOp of this plan empties it."""
+
+    request: str
+    seq: int
+
+
+class Restore(NamedTuple):
+    """Load what was saved of a request into `seq`, which is empty once the KvOps are done."""
+
+    request: str
+    seq: int
+
+
+class Share(NamedTuple):
+    """A request begins with `tokens` tokens that are in the cache already; a KvOp of this plan copies them.
+
+    `source` is the running request or the idle prefix that they are from.
+    """
+
+    request: str
+    source: str
+    tokens: int
 
 
 class DropReason(StrEnum):
@@ -80,7 +119,7 @@ class Drop(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class StepPlan:
-    """In this order: tell the dropped, apply `kv`, run `nano`.
+    """In this order: tell the dropped, save the `spills`, apply `kv`, load the `restores`, run `nano`.
 
     Neighbouring nano-batches of one blend may be run as one engine call, or at the same time.
     """
@@ -92,6 +131,13 @@ class StepPlan:
     nano: tuple[NanoBatch, ...] = ()
     seconds: float = 0.0
     """Predicted time."""
+    spills: tuple[Spill, ...] = ()
+    restores: tuple[Restore, ...] = ()
+    shares: tuple[Share, ...] = ()
+    evicted: tuple[Prefix, ...] = ()
+    """Idle prefixes that `kv` empties."""
+    turns: tuple[Group, ...] = ()
+    """Groups whose turn begins with this step."""
 
     @property
     def tokens(self) -> int:

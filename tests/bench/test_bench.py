@@ -156,3 +156,14 @@ def test_a_row_is_the_median_of_its_runs_and_names_only_what_it_has() -> None:
         "model": "Q8_0",
     }
     assert Report("device", rows=[row]).as_json()["rows"] == [row.as_json()]
+
+
+def test_the_plan_bench_plans_with_few_and_with_all_running() -> None:
+    record = record_of(CliRunner().invoke(app, ["bench", "plan", "--steps", "10", "--json"]))
+    assert [row["metric"] for row in record["rows"]] == ["plan_ms", "commit_ms"] * 3
+    assert [row["workload"] for row in record["rows"]][::2] == [
+        "16 running, 240 waiting",
+        "64 running, 192 waiting",
+        "256 running, 0 waiting",
+    ]
+    assert all(len(row["runs"]) == 10 and row["value"] > 0 for row in record["rows"])

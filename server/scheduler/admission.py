@@ -1,0 +1,161 @@
+"""Who may begin, or go on: whether the cache has room for it until its end."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from crayon.server.scheduler.kv import KvForecast
+from crayon.server.scheduler.prefixes import best_source
+from crayon.server.scheduler.request import Kind, Request
+from crayon.server.scheduler.step import Admission, Prefix, Restore
+
+if TYPE_CHECKING:
+    from crayon.server.scheduler.draft import Draft
+    from crayon.server.scheduler.lengths import LengthModel
+    from crayon.server.scheduler.prefixes import PrefixIndex
+    from crayon.server.scheduler.state import State
+
+LEAST_GROWTH = 16
+"""Every answer is taken to get at least as many tokens more as this, or all that it may: who is let in, or back in,
+is not in the way after a few steps already, however wrong the predictions are."""
+
+
+class Room:
+    """Says of one candidate after the other whether it fits beside those that run.
+
+    With predicted lengths: whether the predicted peak does. Without: whether everybody's worst case does, so that
+    nobody ever runs out. What others than generating requests take is known and counted in full.
+    """
+
+    def __init__(self, draft: Draft, lengths: LengthModel | None) -> None:
+        self._draft = draft
+        self._lengths = lengths
+        self._encode: int | None = None
+        self._forecast: KvForecast | None = None
+
+    def fits(self, request: Request, need: int, source: Prefix | None = None) -> bool:
+        """Whether a request fits that takes `need` cells at most, a beginning that it has from `source` included."""
+        caps = self._draft.caps
+        if request.kind is Kind.ENCODE and caps.encode_capacity is not None:
+            return need <= self._encode_room(caps.encode_capacity)
+        need -= self._saved(source)
+        if self._worst_case() + need <= caps.kv_capacity:
+            return True  # so any prediction does, and none need be made
+        if self._lengths is None:
+            return False
+        forecast = self._predicted(self._lengths)
+        if request.kind is not Kind.GENERATE:
+            return forecast.peak + need <= forecast.capacity
+        return forecast.fits(*self._alone(request, source, self._lengths))
+
+    def took(self, request: Request, need: int, source: Prefix | None = None) -> None:
+        """Count what was let in; the draft counts it already."""
+        if request.kind is Kind.ENCODE and self._encode is not None:
+            self._encode -= need
+            return
+        if source is not None or self._draft.idle:
+            self._forecast = None  # what was idle may be held now, so all is counted again
+            return
+        if self._forecast is not None and self._lengths is not None and request.kind is Kind.GENERATE:
+            self._forecast.add(*self._alone(request, None, self._lengths))
+        else:
+            self._forecast = None
+
+    def _saved(self, source: Prefix | None) -> int:
+        # A beginning that is held by a running request is counted already, an idle prefix is not.
+        return source.tokens if source is not None and source.seq not in self._draft.idle else 0
+
+    def _alone(self, request: Request, source: Prefix | None, lengths: LengthModel) -> tuple[int, int]:
+        """Return the cells a request takes when its prompt is computed, and the tokens it gets."""
+        return max(request.prompt, request.computed) - self._saved(source), _remaining(lengths, request)
+
+    def _encode_room(self, capacity: int) -> int:
+        if self._encode is None:
+            encoding = [request for request in self._draft.running if request.kind is Kind.ENCODE]
+            self._encode = capacity - sum(request.reserved for request in encoding)
+        return self._encode
+
+    def _worst_case(self) -> int:
+        """Return the most cells that those who run will ever hold."""
+        draft = self._draft
+        return draft.used - draft.evictable + draft.fixed + draft.promised
+
+    def _predicted(self, lengths: LengthModel) -> KvForecast:
+        if self._forecast is None:
+            self._forecast = self._predict(lengths)
+        return self._forecast
+
+    def _predict(self, lengths: LengthModel) -> KvForecast:
+        draft = self._draft
+        held, remaining, others = [], [], draft.used - draft.evictable + draft.fixed
+        for request in draft.generating:
+            own = 0 if request.id in draft.shares else request.computed - request.shared
+            others -= own
+            held.append(own + max(0, request.prompt - draft.start(request)))
+            remaining.append(_remaining(lengths, request))
+        return KvForecast(draft.caps.kv_capacity - others, held, remaining)
+
+
+def _remaining(lengths: LengthModel, request: Request) -> int:
+    most = request.max_tokens - request.generated
+    return min(most, max(LEAST_GROWTH, lengths.remaining(request.generated, most, group=request.blend)))
+
+
+def restore(draft: Draft, room: Room, state: State, gone: set[str]) -> list[Restore]:
+    """Let those go on that were spilled, in order of admission, as far as they fit."""
+    restores: list[Restore] = []
+    for request in state.spilled.values():
+        if request.id in gone:
+            continue
+        if not room.fits(request, request.least):
+            break
+        seq = draft.take()
+        if seq is None:
+            break
+        restores.append(Restore(request.id, seq))
+        draft.settle(request.computed)
+        draft.load(seq, request.computed)
+        draft.run(request, [seq], 0)
+        room.took(request, request.least)
+    return restores
+
+
+def admit(draft: Draft, room: Room, state: State, gone: set[str], index: PrefixIndex | None) -> list[Admission]:
+    """Let requests in, in turn. Nobody overtakes: the first that does not fit holds the queue."""
+    admissions: list[Admission] = []
+    if not draft.free and not draft.idle:
+        return admissions  # the usual step; to find out whose turn it is would be wasted
+    for request in state.waiting.in_turn(gone):
+        if not draft.free and not draft.idle:
+            break
+        source = best_source(draft, index, request) if index is not None else None
+        # All its sequences now or fewer, so that nobody waits for a second one while holding a first.
+        wide = 1 if request.kind is Kind.GENERATE else max(1, min(len(request.branches), draft.caps.lanes))
+        for width in range(max(1, min(wide, len(draft.free))), 0, -1):
+            need = request.kv_need(width)
+            if room.fits(request, need, source):
+                break
+        else:
+            break
+        seqs = _sequences(draft, request, width, source)
+        if not seqs:
+            break
+        draft.run(request, seqs, need)
+        admissions.append(Admission(request.id, tuple(seqs), need))
+        room.took(request, need, source)
+    return admissions
+
+
+def _sequences(draft: Draft, request: Request, width: int, source: Prefix | None) -> list[int]:
+    """Take `width` sequences, the first of which holds what the request has from `source`."""
+    first = draft.take(None if source is None else source.seq)
+    if first is None and source is not None:
+        # The source itself is the only one left: the request goes on in it.
+        draft.share(request, source.seq, source)
+        draft.forget(source.seq)
+        return [source.seq]
+    if first is None:
+        return []
+    if source is not None:
+        draft.share(request, first, source)
+    return [first, *(draft.free.pop(0) for _ in range(width - 1))]

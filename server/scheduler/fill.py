@@ -1,0 +1,144 @@
+"""Rows for one step: every decoding request's token, then prompts until the budget is used up."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from crayon.server.scheduler.prefixes import best_source
+from crayon.server.scheduler.request import Kind, Request
+from crayon.server.scheduler.step import KvOp, NanoBatch, Resource, Row
+
+if TYPE_CHECKING:
+    from crayon.server.scheduler.draft import Draft
+    from crayon.server.scheduler.prefixes import PrefixIndex
+    from crayon.server.scheduler.request import Lane
+    from crayon.server.scheduler.step import Group
+
+
+class Filler:
+    """Collects rows.
+
+    Args:
+        draft: what is decided about the cache.
+        groups: those that run.
+        budget: most tokens.
+        index: where prompts may find their beginning.
+    """
+
+    def __init__(self, draft: Draft, groups: list[Group], budget: int, index: PrefixIndex | None) -> None:
+        self._draft = draft
+        self._index = index
+        self._budget = budget
+        self._left = budget
+        self._outputs = draft.caps.outputs
+        self._cut = False
+        self._branch_kv: list[KvOp] = []
+        self._decode: dict[Group, list[Row]] = {group: [] for group in groups}
+        self._prefill: dict[Group, list[Row]] = {group: [] for group in groups}
+        self._grown = 0
+        self._room = 0
+        self._margin = 0
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of all rows."""
+        return self._budget - self._left
+
+    def fill(self) -> None:
+        """Add a row for everybody in the groups, as long as there is budget and room in the cache."""
+        draft, lanes = self._draft, self._draft.lanes
+        add = {group: rows.append for group, rows in self._decode.items()}
+        reading: list[Request] = []
+        decoding, row = 0, tuple.__new__
+        for request in draft.running:
+            to = add.get(request.group)
+            if request.generated:
+                decoding += 1
+                if to is not None:
+                    seq = (request.lanes or lanes[request.id])[0].seq
+                    # As `Row(...)`, which takes twice as long; there is one for every running request.
+                    to(row(Row, (request.id, seq, request.computed, 1, 1, None)))
+            elif to is not None:
+                reading.append(request)
+        taken = sum(map(len, self._decode.values()))
+        self._left -= taken
+        self._outputs -= taken
+        self._grown = taken
+        # Those that decode need a cell now, whether their group runs or not, and one in the next step: a prompt that
+        # took it would be spilled for it, unless it is the oldest and never is.
+        self._room, self._margin = draft.room - decoding, decoding
+        for request in reading:
+            if self._cut or self._left < 1:
+                break
+            self._prompt(request)
+        draft.settle(self._grown)
+        draft.kv.extend(self._branch_kv)
+
+    def _prompt(self, request: Request) -> None:
+        """Add as much of the request's prompt, or of its branches, as there is budget for."""
+        draft = self._draft
+        lanes = draft.lanes.get(request.id, request.lanes)
+        if self._index is not None and request.computed == request.shared and request.id not in draft.shares:
+            # More may be there now than when it was admitted.
+            source = best_source(draft, self._index, request)
+            # What was idle could have been dropped for others and no longer can.
+            held = source.tokens if source is not None and source.seq in draft.idle else 0
+            if source is not None and held <= self._room - self._margin:
+                draft.share(request, lanes[0].seq, source)
+                self._room -= held
+        start = draft.start(request)
+        left = request.prompt - start
+        if left < 1:
+            self._branches(request, lanes)
+            return
+        count = min(left, self._left)
+        if request.kind is Kind.GENERATE:
+            oldest = draft.generating[0] is request
+            count = min(count, self._room if oldest else self._room - self._margin)
+        if count == left and self._outputs < 1:
+            count -= 1  # its logits have no room in this step
+        self._cut = count < left
+        if count < 1:
+            return
+        ends = int(count == left)
+        self._prefill[request.group].append(Row(request.id, lanes[0].seq, start, count, ends))
+        self._left -= count
+        self._outputs -= ends
+        if request.kind is Kind.GENERATE:
+            self._grown += count
+            self._room -= count
+
+    def _branches(self, request: Request, lanes: list[Lane]) -> None:
+        rows = self._prefill[request.group]
+        fresh = request.branches_started
+        for lane in lanes:
+            branch = fresh if lane.branch is None else lane.branch
+            if branch >= len(request.branches):
+                continue
+            left = request.branches[branch] - lane.computed
+            count, logits = min(left, self._left), 0
+            if request.kind is Kind.SCORE:
+                logits = count = min(count, self._outputs)
+            self._cut = count < left
+            if count < 1:
+                return
+            if lane.branch is None:
+                fresh += 1
+                # Not counted in the draft: the cells are set aside for the request.
+                self._branch_kv.append(KvOp(lane.seq, lanes[0].seq, request.prompt))
+            rows.append(Row(request.id, lane.seq, request.prompt + lane.computed, count, logits, branch))
+            self._left -= count
+            self._outputs -= logits
+            if self._cut:
+                return
+
+    def nano(self) -> tuple[NanoBatch, ...]:
+        """Return the nano-batches, group after group, decodes before prefills."""
+        batches: list[NanoBatch] = []
+        for group, decodes in self._decode.items():
+            blend, encode = group
+            prefill = Resource.ENCODE if encode else Resource.PREFILL
+            for resource, rows in ((Resource.DECODE, decodes), (prefill, self._prefill[group])):
+                if rows:
+                    batches.append(NanoBatch(blend, resource, tuple(rows)))
+        return tuple(batches)
