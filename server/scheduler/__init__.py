@@ -4,6 +4,7 @@ One step: `plan(state, caps, cost, lengths, index)` says what to run, an engine 
 books it.
 """
 
+from crayon.server.scheduler.ahead import plan_after
 from crayon.server.scheduler.caps import Caps
 from crayon.server.scheduler.commit import commit
 from crayon.server.scheduler.cost import CostModel, LinearCost
@@ -61,5 +62,6 @@ __all__ = [
     "TokenIndex",
     "commit",
     "plan",
+    "plan_after",
     "split",
 ]

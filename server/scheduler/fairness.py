@@ -53,6 +53,11 @@ class Queue:
     """Counter of who was admitted last."""
     _size: int = 0
 
+    def copy(self) -> Queue:
+        """Return a copy to try things out on; the requests are the same."""
+        waiting = {client: mine.copy() for client, mine in self._waiting.items()}
+        return Queue(self.counters.copy(), waiting, self._last, self._size)
+
     def add(self, request: Request) -> None:
         """Queue a request."""
         mine = self._waiting.get(request.client)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import copy
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING
@@ -110,3 +111,10 @@ class Request:
     def ever_fits(self, caps: Caps) -> bool:
         """Whether an empty engine could run this."""
         return self.least <= caps.capacity(encode=self.kind is Kind.ENCODE)
+
+
+def copy_of(request: Request) -> Request:
+    """Return a copy that can be advanced without the other."""
+    made = copy(request)
+    made.lanes = [Lane(lane.seq, lane.branch, lane.computed) for lane in request.lanes]
+    return made

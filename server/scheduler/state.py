@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from crayon.errors import EngineError
 from crayon.server.scheduler.cells import Cells
 from crayon.server.scheduler.fairness import Queue
-from crayon.server.scheduler.request import Kind, Lane
+from crayon.server.scheduler.request import Kind, Lane, copy_of
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
@@ -42,6 +42,26 @@ class State:
     """Tokens that a group has computed in its turn."""
     _by_id: dict[str, Request] = field(default_factory=dict)
     _numbers: int = 0
+
+    def copy(self, touched: Collection[str]) -> State:
+        """Return a copy that a step may be booked in; of those that wait only the `touched` are copied too."""
+        mine = {key: copy_of(request) for held in (self.running, self.spilled) for key, request in held.items()}
+        mine.update({key: copy_of(self._by_id[key]) for key in touched if key not in mine})
+        return State(
+            now=self.now,
+            step=self.step,
+            waiting=self.waiting.copy(),
+            running={key: mine[key] for key in self.running},
+            spilled={key: mine[key] for key in self.spilled},
+            idle=self.idle.copy(),
+            cells=self.cells.copy(),
+            shared_tokens=self.shared_tokens,
+            released=self.released.copy(),
+            served=self.served.copy(),
+            spent=self.spent.copy(),
+            _by_id=self._by_id | mine,
+            _numbers=self._numbers,
+        )
 
     def add(self, request: Request) -> None:
         """Queue a request.
