@@ -87,6 +87,12 @@ def usable_cores() -> int:
     return _usable(_allowed(), cpu_quota())
 
 
+def usable_core_ids() -> tuple[int, ...]:
+    """Return the numbers of the cores that this process may run on, no more than its quota of processor time fills."""
+    ids = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
+    return tuple(ids[: usable_cores()])
+
+
 def _usable(allowed: int, quota: float | None) -> int:
     return max(1, allowed if quota is None else min(allowed, int(quota)))
 

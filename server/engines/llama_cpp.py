@@ -7,7 +7,7 @@ import threading
 from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Literal, Self
 
 from crayon.blending import CAPACITY, Lease, PoolBlends, check_bases
 from crayon.engine import (
@@ -32,14 +32,13 @@ from crayon.errors import (
     UnknownModelError,
 )
 from crayon.llama import smoke
-from crayon.llama.batch import Batch
-from crayon.llama.context import Context
 from crayon.llama.model import Model
 from crayon.llama.signals import SignalMeter
 from crayon.server.engines.llama_encoder import LlamaEncoder
+from crayon.server.engines.llama_lanes import open_lanes
 from crayon.server.engines.llama_loop import LlamaLoop
 from crayon.server.engines.llama_task import EncodeTask, GenerateTask, ScoreTask
-from crayon.server.scheduler import Caps, Kind, Request
+from crayon.server.scheduler import Caps, Kind, Lengths, Request, TokenIndex
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -48,10 +47,13 @@ if TYPE_CHECKING:
     from crayon.completion import Blend
     from crayon.errors import CrayonError
     from crayon.messages import Message
+    from crayon.server.engines.llama_counters import Counters
     from crayon.server.engines.llama_task import Task
 
 OUTPUTS = 64  # rows of logits in one step; each is a vocabulary of floats
+SHORTEST_PREFIX = 16  # tokens; fewer are not worth copying
 ENCODE_TOKENS = 2048  # cells of the encoder's cache, so also its longest text
+IDLE_PREFIXES = 2  # more make every step slower: attention looks at all cells in use
 STEP_SECONDS = 0.25  # a prompt may delay the answers being written by about this much
 
 
@@ -71,6 +73,16 @@ class LlamaCppEngine:
         background: texts whose mean embedding is the centre for `encode`.
         source_sha256, quantization: told to clients.
         pools: adapter pools that requests may blend; each made for this very model.
+        spill: whether sequences may be taken out of a full cache and brought back; without it every request's worst
+            case is reserved.
+        predict: how much room an answer is given: "worst" (all it may get), "mean", "quantile" or "paper" of what was
+            seen; with `spill` only.
+        idle_prefixes: most finished requests whose cache stays for others to begin with; 0 shares nothing.
+        quantum: tokens that a blend computes before the next one's turn comes.
+        plan_ahead: whether the next step is planned while one runs.
+        overlap: "dual" reads prompts and writes answers at the same time, each on cores of its own, in two contexts;
+            "none" computes one after the other on all cores.
+        prefill_cores: with "dual", how many cores read prompts (None: half of them).
 
     Raises:
         AdapterMismatchError: a pool was made for another base model.
@@ -96,6 +108,13 @@ class LlamaCppEngine:
         source_sha256: str = "",
         quantization: str = "",
         pools: Sequence[Pool] = (),
+        spill: bool = True,
+        predict: str = "mean",
+        idle_prefixes: int = IDLE_PREFIXES,
+        quantum: int = 0,
+        plan_ahead: bool = True,
+        overlap: Literal["none", "dual"] = "none",
+        prefill_cores: int | None = None,
     ) -> None:
         for key, value in (("n_ctx", n_ctx), ("context_tokens", context_tokens), ("max_queue", max_queue)):
             if value is not None and value < 1:
@@ -126,25 +145,30 @@ class LlamaCppEngine:
                 encode_capacity=self._encode_tokens,
                 max_outputs=min(max(n_seq_max, OUTPUTS), self._n_batch),
                 step_seconds=step_seconds,
+                quantum=quantum,
+                spill=spill,
+                max_idle_prefixes=min(idle_prefixes, max(n_seq_max - 1, 0)),
             )
-            self._context = Context(
-                self._model,
-                n_ctx=n_ctx,
-                n_batch=caps.max_tokens,
-                n_seq_max=n_seq_max,
-                n_outputs_max=caps.outputs,
-                threads=threads,
-            )
+            self._caps = caps
+            self._lanes = open_lanes(self._model, caps, threads, overlap, prefill_cores)
         except Exception:
             self._model.close()
             raise
         self._meter = SignalMeter(self._model.n_vocab)
         if pools:
-            self._blends = PoolBlends(self._model, pools, contexts=(self._context,), capacity=max(CAPACITY, n_seq_max))
+            contexts = tuple(lane.context for lane in self._lanes.lanes)
+            self._blends = PoolBlends(self._model, pools, contexts=contexts, capacity=max(CAPACITY, n_seq_max))
         capabilities = frozenset({GENERATE, SCORE, ENCODE} | ({BLEND} if pools else set()))
         self._info = ModelInfo(self._name, self.context_tokens, source_sha256, quantization, capabilities)
-        batch = Batch(self._context.n_batch)
-        self._loop = LlamaLoop(self._context, batch, caps, lambda: self._encoder, max_queue)
+        self._loop = LlamaLoop(
+            self._lanes,
+            caps,
+            lambda: self._encoder,
+            max_queue,
+            lengths=Lengths(predict) if spill else None,
+            index=TokenIndex(SHORTEST_PREFIX) if caps.max_idle_prefixes else None,
+            ahead=plan_ahead,
+        )
 
     # -- the engine contract
 
@@ -170,7 +194,7 @@ class LlamaCppEngine:
         with self._calling(request.model):
             ids = self._prompt(request.messages)
             blend, hold = self._resolve(request.blend)
-        stream = Stream(on_cancel=lambda: self._loop.cancel(task))
+        stream = Stream(on_cancel=lambda: self._loop.inbox.cancel(task))
         work = Request(
             id=self._id(),
             kind=Kind.GENERATE,
@@ -226,7 +250,7 @@ class LlamaCppEngine:
             future=future,
             hold=hold,
         )
-        future.add_done_callback(lambda done: self._loop.cancel(task) if done.cancelled() else None)
+        future.add_done_callback(lambda done: self._loop.inbox.cancel(task) if done.cancelled() else None)
         self._submit(task)
         return future
 
@@ -261,13 +285,13 @@ class LlamaCppEngine:
             encoder=encoder,
             future=future,
         )
-        future.add_done_callback(lambda done: self._loop.cancel(task) if done.cancelled() else None)
+        future.add_done_callback(lambda done: self._loop.inbox.cancel(task) if done.cancelled() else None)
         self._submit(task)
         return future
 
     def on_failure(self, tell: Callable[[CrayonError], None]) -> None:
         """Call `tell` once, from any thread, if the engine breaks down; at once if it has. It then answers nothing."""
-        self._loop.on_failure(tell)
+        self._loop.inbox.on_failure(tell)
 
     def close(self) -> None:
         """End what runs and free the model. Safe to call twice."""
@@ -280,7 +304,8 @@ class LlamaCppEngine:
             self._lock.wait_for(lambda: self._callers == 0)  # they may be reading the vocabulary
         if self._encoder is not None:
             self._encoder.close()
-        self._context.close()
+        for lane in self._lanes.lanes:
+            lane.context.close()
         if self._blends is not None:
             self._blends.close()
         self._model.close()
@@ -290,6 +315,11 @@ class LlamaCppEngine:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    @property
+    def counters(self) -> Counters:
+        """What has been computed since the engine was opened."""
+        return self._loop.counters
 
     # -- on the caller's thread
 
@@ -333,7 +363,7 @@ class LlamaCppEngine:
 
     def _submit(self, task: Task) -> None:
         task.request.arrival = task.submitted
-        self._loop.submit(task)
+        self._loop.inbox.submit(task)
 
     def _make_encoder(self) -> LlamaEncoder:
         # Made at the first use: its context takes memory that most servers never need.
@@ -343,7 +373,7 @@ class LlamaCppEngine:
                     self._model,
                     n_ctx=self._encode_tokens,
                     n_batch=min(self._n_batch, self._encode_tokens),
-                    n_seq_max=self._context.n_seq_max,
+                    n_seq_max=self._caps.max_seqs,
                     background=self._background,
                     threads=self._threads,
                 )

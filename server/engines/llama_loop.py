@@ -1,4 +1,4 @@
-"""The one thread that owns the llama.cpp context: take in, plan, decode, sample, hand out, commit."""
+"""The one thread that decides: take in, plan, hand out to the lanes, sample, tell, commit."""
 
 from __future__ import annotations
 
@@ -6,129 +6,96 @@ import atexit
 import logging
 import threading
 import time
-from collections import deque
+from functools import partial
 from typing import TYPE_CHECKING
 
 from crayon.errors import (
     AbortedError,
     CrayonError,
-    EngineClosedError,
     EngineError,
-    OverloadedError,
     fault_report,
 )
+from crayon.server.engines.llama_calls import adapters_of, call_of, fill, reported
+from crayon.server.engines.llama_counters import Counters
+from crayon.server.engines.llama_inbox import Inbox
+from crayon.server.engines.llama_lanes import apply
+from crayon.server.engines.llama_spilled import Spilled
 from crayon.server.engines.llama_task import EncodeTask, GenerateTask, ScoreTask
-from crayon.server.scheduler import LinearCost, Outcome, Resource, State, commit, plan
+from crayon.server.scheduler import Kind, LinearCost, Outcome, State, commit, plan, plan_after
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable, Sequence
 
-    from crayon.blending.lease import Lease
-    from crayon.llama.batch import Batch, Logits
-    from crayon.llama.context import Context
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from crayon.server.engines.llama_calls import Call
     from crayon.server.engines.llama_encoder import LlamaEncoder
+    from crayon.server.engines.llama_lanes import OneLane, TwoLanes
     from crayon.server.engines.llama_task import Task
-    from crayon.server.scheduler import Caps, NanoBatch, Row, StepPlan
+    from crayon.server.scheduler import Caps, Lengths, StepPlan, TokenIndex
+    from crayon.server.scheduler.step import Restore, Spill
 
 logger = logging.getLogger("crayon.server.llama")
 
-_MAX_RETRY_S = 60.0
-
 
 class LlamaLoop:
-    """Runs tasks on a context until closed.
+    """Runs tasks on lanes until closed.
 
     Args:
-        context: the main context; only this loop's thread computes on it.
-        batch: at least `caps.max_tokens` rows.
+        lanes: where it is computed.
         caps: limits of a step.
         encoder: the encoder, or None while nobody has asked for embeddings.
         max_queue: most requests waiting.
+        lengths: learns how long answers get, and predicts it; None: the worst case is reserved.
+        index: which prompts begin alike; None: nothing is shared.
+        ahead: whether the next step is planned while one runs.
     """
 
     def __init__(
         self,
-        context: Context,
-        batch: Batch,
+        lanes: OneLane | TwoLanes,
         caps: Caps,
         encoder: Callable[[], LlamaEncoder | None],
         max_queue: int,
+        *,
+        lengths: Lengths | None = None,
+        index: TokenIndex | None = None,
+        ahead: bool = True,
     ) -> None:
-        self._context = context
-        self._batch = batch
+        self._lanes = lanes
         self._caps = caps
         self._encoder = encoder
-        self._max_queue = max_queue
+        self._lengths = lengths
+        self._index = index
+        self._plans_ahead = ahead
         self._cost = LinearCost()
         self._state = State()
         self._tasks: dict[str, Task] = {}
-        self._wake = threading.Condition()
-        # Below: shared between threads, under the lock.
-        self._intake: deque[Task] = deque()
-        self._cancelled: set[str] = set()
-        self._current: tuple[Task, ...] = ()
-        self._queued = 0
-        self._queued_tokens = 0
-        self._closing = False
-        self._failure: EngineError | None = None
-        self._watchers: list[Callable[[CrayonError], None]] = []
+        self._spilled = Spilled()
+        self._ahead: StepPlan | None = None
+        """The next step, if nothing surprising happens."""
+        self._surprised = False
+        """Whether this step went otherwise than the plan of the next one took for granted."""
+        self._broken: set[str] = set()
+        """Requests that have failed within this step."""
+        self.counters = Counters()
+        self.inbox = Inbox(max_queue, self._abort, lambda: self._cost.per_token)
         self._thread = threading.Thread(target=self._run, name="crayon-llama", daemon=True)
         self._thread.start()
         # A thread that computes while the process ends would run in libraries that are already torn down.
         atexit.register(self.close)
 
-    # -- from any thread
-
-    def submit(self, task: Task) -> None:
-        """Queue a task.
-
-        Raises:
-            OverloadedError: `max_queue` requests wait already.
-            EngineClosedError: the loop was closed.
-            EngineError: the loop has failed.
-        """
-        with self._wake:
-            if self._failure is not None:
-                raise EngineError(str(self._failure))  # a new one: a raised error keeps its caller's frames
-            if self._closing:
-                raise EngineClosedError("the engine is closed")
-            if self._queued >= self._max_queue:
-                wait = min(max(self._cost.per_token * self._queued_tokens, 1.0), _MAX_RETRY_S)
-                raise OverloadedError(f"{self._queued} requests are waiting already", retry_after=round(wait, 1))
-            self._queued += 1
-            self._queued_tokens += task.request.kv_need()
-            self._intake.append(task)
-            self._wake.notify()
-
-    def cancel(self, task: Task) -> None:
-        """End a task that its caller has given up; a running step stops if nobody wants it any more."""
-        with self._wake:
-            self._cancelled.add(task.request.id)
-            if self._current and all(other.cancelled for other in self._current):
-                self._abort()
-            self._wake.notify()
-
-    def on_failure(self, tell: Callable[[CrayonError], None]) -> None:
-        """Call `tell` once, from the loop's thread, if the loop fails; at once if it has."""
-        with self._wake:
-            failure = self._failure
-            if failure is None:
-                self._watchers.append(tell)
-        if failure is not None:
-            tell(failure)
-
     def close(self) -> None:
         """Fail everything that waits or runs, and end the thread."""
-        with self._wake:
-            self._closing = True
-            self._abort()
-            self._wake.notify()
+        self.inbox.close()
         if threading.current_thread() is not self._thread:
             self._thread.join()
         atexit.unregister(self.close)
 
     def _abort(self) -> None:
-        self._context.abort()
+        for lane in self._lanes.lanes:
+            lane.context.abort()
         encoder = self._encoder()
         if encoder is not None:
             encoder.context.abort()
@@ -143,171 +110,214 @@ class LlamaLoop:
         except Exception as fault:  # noqa: BLE001 - whatever it is, nobody may be left waiting for ever
             logger.critical("the engine's loop failed: %s", fault_report(fault))
             failure = EngineError(f"the engine failed ({type(fault).__name__}); its log says where")
-        with self._wake:
-            self._closing = True
-            self._failure = failure
-            watchers, self._watchers = self._watchers, []
-            left = [*self._tasks.values(), *self._intake]
-            self._intake.clear()
+        self._spilled.close()
+        for lane in self._lanes.lanes:
+            lane.close()
+        self.inbox.end(self._tasks.values(), failure)
         self._tasks.clear()
-        for task in left:
-            task.close()
-            task.fail(failure or EngineClosedError("the engine was closed"))
-        if failure is not None:
-            for tell in watchers:
-                tell(failure)
 
     def _take_in(self) -> bool:
         """Sleep until there is work, then take it in; return False once closed."""
-        with self._wake:
-            while not (self._closing or self._intake or len(self._state)):
-                self._cancelled.clear()
-                self._wake.wait()
-            if self._closing:
-                return False
-            fresh, gone = list(self._intake), self._cancelled
-            self._intake.clear()
-            self._cancelled = set()
+        taken = self.inbox.take(busy=len(self._state) > 0)
+        if taken is None:
+            return False
+        fresh, gone = taken
         for task in fresh:
             try:
                 self._state.add(task.request)
+                if self._index is not None:
+                    self._index.add(task.request.id, task.request.blend, task.prompt_ids)
             except CrayonError as error:
-                self._leave_queue(task)
+                self.inbox.left(task)
                 task.fail(error)
             else:
                 self._tasks[task.request.id] = task
         for request_id in gone:
             self._state.cancel(request_id)
+        if fresh or gone:
+            self._ahead = None
         self._state.now = time.monotonic()
         return True
 
     def _step(self) -> None:
-        step = plan(self._state, self._caps, self._cost)
+        begun = time.monotonic()
+        step = self._plan()
+        self._surprised = False
+        self._broken.clear()
+        self._begin(step)
+        ended = self._compute(step)
+        changes = commit(self._state, step, Outcome(ended=frozenset(ended)))
+        for request_id in changes.finished:
+            self._finish(self._tasks.pop(request_id))
+        self.counters.step(step, self._caps, time.monotonic() - begun)
+
+    def _plan(self) -> StepPlan:
+        """Return the step that was planned ahead, if it still holds, or plan it now."""
+        step, self._ahead = self._ahead, None
+        if step is not None and not self._surprised:
+            due = min((item.deadline for item in self._state if item.deadline is not None), default=None)
+            if due is None or due > self._state.now:
+                self.counters.planned_ahead += 1
+                return step
+        return plan(self._state, self._caps, self._cost, self._lengths, self._index)
+
+    def _begin(self, step: StepPlan) -> None:
+        """Do everything that a plan wants done before it is computed."""
         for drop in step.drops:
             task = self._tasks.pop(drop.request)
+            self._spilled.drop(drop.request)
+            self._forget(drop.request)
             if task.started is None:
-                self._leave_queue(task)
+                self.inbox.left(task)
             task.close()
             task.drop(drop.reason)
+        for spill in step.spills:
+            self._alone(spill.request, partial(self._set_aside, spill))
+        encoder = self._encoder()
+        for op in step.kv:
+            self._lanes.apply(op)
+            if encoder is not None:
+                apply(encoder.context, op)
+        for prefix in step.evicted:
+            self._forget(prefix.id)
+        for restore in step.restores:
+            self._alone(restore.request, partial(self._bring_back, restore))
         for admission in step.admissions:
             task = self._tasks[admission.request]
-            self._leave_queue(task)
+            self.inbox.left(task)
             task.start()
-        self._arrange(step)
-        ran, ended = self._compute(step)
-        changes = commit(self._state, step, Outcome(ran, frozenset(ended)))
-        for request_id in changes.finished:
-            task = self._tasks.pop(request_id)
-            task.close()
-            try:
-                task.finish()
-            except Exception as error:  # noqa: BLE001 - the loop must survive any fault of one request
-                task.fail(_reported(error, 1))
+            if self._index is not None and task.request.kind is not Kind.ENCODE:
+                self._index.hold(admission.request)
+        self.counters.spilled += len(step.spills)
+        self.counters.restored += len(step.restores)
 
-    def _leave_queue(self, task: Task) -> None:
-        with self._wake:
-            self._queued -= 1
-            self._queued_tokens -= task.request.kv_need()
+    def _set_aside(self, spill: Spill) -> None:
+        self._spilled.put(spill.request, self._lanes.save(spill.seq))
 
-    def _arrange(self, step: StepPlan) -> None:
-        """Empty, cut and copy sequences as planned."""
-        encoder = self._encoder()
-        contexts = [self._context] if encoder is None else [self._context, encoder.context]
-        for op in step.kv:
-            for context in contexts:
-                if op.seq == op.source:
-                    context.remove(op.seq, op.keep)
-                else:
-                    context.remove(op.seq)
-                    if op.keep:
-                        context.copy(op.source, op.seq, 0, op.keep)
+    def _bring_back(self, restore: Restore) -> None:
+        self._lanes.load(self._state.get(restore.request), restore.seq, self._spilled.take(restore.request))
 
-    def _compute(self, step: StepPlan) -> tuple[int, set[str]]:
-        """Run the nano-batches; return how many were run and whose answers ended."""
-        ran = 0
-        ended: set[str] = set()
-        for call in step.calls():
-            rows = [row for nano in call for row in nano.rows]
-            try:
-                self._call(call, rows, ended)
-            except AbortedError:
-                break  # everybody in it has given up: the next plan drops them, the rest is planned again
-            except Exception as error:  # noqa: BLE001 - the loop must survive any fault of one step
-                self._give_up(rows, error)
-                break
-            ran += len(call)
-        return ran, ended
-
-    def _call(self, call: tuple[NanoBatch, ...], rows: list[Row], ended: set[str]) -> None:
-        tasks = [self._tasks[row.request] for row in rows]
-        batch = self._batch
-        batch.clear()
-        spans = [
-            batch.add(task.tokens(row), row.start, row.seq, _wanted(row)) for task, row in zip(tasks, rows, strict=True)
-        ]
-        encode = call[0].resource is Resource.ENCODE
-        encoder = self._encoder() if encode else None
-        context = encoder.context if encoder is not None else self._context
-        if encoder is None:
-            context.set_adapters(_adapters(tasks))
-        with self._wake:
-            if self._closing or all(task.cancelled for task in tasks):
-                raise AbortedError("nobody wants this step")
-            context.clear_abort()
-            self._current = tuple(tasks)
-        begun = time.monotonic()
+    def _alone(self, request_id: str, work: Callable[[], None]) -> None:
+        """Do something for one request that must not harm others."""
         try:
+            work()
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is that request's alone
+            self._give_up([request_id], error)
+
+    def _compute(self, step: StepPlan) -> set[str]:
+        """Run the nano-batches; return whose answers ended.
+
+        What fails is given up and counts as run: its requests are dropped by the next plan.
+        """
+        ended: set[str] = set()
+        rounds = self._lanes.rounds(step)
+        for number, each in enumerate(rounds):
+            calls = [call_of(lane, nano, self._tasks, self._broken) for lane, nano in each]
+            self._run_round([call for call in calls if call.rows], step, last=number == len(rounds) - 1, ended=ended)
+        return ended
+
+    def _run_round(self, calls: list[Call], step: StepPlan, *, last: bool, ended: set[str]) -> None:
+        """Compute calls at the same time, and read what they give."""
+        ready = [call for call in calls if self._prepare(call)]
+        encoder = self._encoder()
+        with self.inbox.wake:
+            tasks = tuple(task for call in ready for task in call.tasks)
+            if self.inbox.closing or all(task.cancelled for task in tasks):
+                self._break([task.request.id for task in tasks])
+                return  # everybody in it has given up: the next plan drops them
+            for lane in self._lanes.lanes:
+                lane.context.clear_abort()
             if encoder is not None:
-                states = encoder.decode(batch)
+                encoder.context.clear_abort()
+            self.inbox.current = tasks
+        begun = time.monotonic()
+        running = [(call, call.lane.run(_work(call, encoder))) for call in ready]
+        if last and self._plans_ahead:
+            self._ahead = plan_after(self._state, step, self._caps, self._cost, self._lengths, self._index)
+        waited = time.monotonic()
+        errors = [future.exception() for _, future in running]
+        seconds = time.monotonic() - begun
+        with self.inbox.wake:
+            self.inbox.current = ()
+        for (call, future), error in zip(running, errors, strict=True):
+            if error is None:
+                self._read(call, future.result(), ended)
+            elif isinstance(error, AbortedError):
+                self._break([row.request for row in call.rows])
             else:
-                context.decode(batch)
-        finally:
-            with self._wake:
-                self._current = ()
-        if encoder is None:
-            self._cost = self._cost.observed(batch.size, time.monotonic() - begun)
-        for task, row, span in zip(tasks, rows, spans, strict=True):
+                self._give_up([row.request for row in call.rows], error)
+        self.counters.computed(seconds, waited - begun, len(ready))
+        if len(ready) == 1 and not ready[0].encode:
+            self._cost = self._cost.observed(ready[0].tokens, seconds)
+
+    def _prepare(self, call: Call) -> bool:
+        """Put a call into its lane's batch; return whether it can be computed."""
+        try:
+            fill(call)
+            if not call.encode:
+                call.lane.context.set_adapters(adapters_of(call.tasks))
+        except Exception as error:  # noqa: BLE001 - the loop must survive any fault of one step
+            self._give_up([row.request for row in call.rows], error)
+            return False
+        return True
+
+    def _read(self, call: Call, states: NDArray[np.float32] | None, ended: set[str]) -> None:
+        """Take what a call has computed: hidden states, scores, and the next tokens of answers."""
+        context = call.lane.context
+        for task, row, span in zip(call.tasks, call.rows, call.spans, strict=True):
             try:
-                if isinstance(task, EncodeTask):
+                if isinstance(task, EncodeTask) and states is not None:
                     task.read(states[span.start : span.stop], row)
                 elif isinstance(task, ScoreTask):
                     task.read(context, row, span)
-                elif isinstance(task, GenerateTask) and row.logits and task.sample(context, span[-1]):
-                    ended.add(row.request)
+                elif isinstance(task, GenerateTask) and row.logits:
+                    if task.sample(context, span[-1]):
+                        ended.add(row.request)
+                        if task.request.generated + 1 < task.request.max_tokens:
+                            self._surprised = True  # nobody could know
+                    elif call.prompts:
+                        self._lanes.read(task.request, row.seq)
             except Exception as error:  # noqa: BLE001 - its batch mates are not to suffer
-                self._give_up([row], error)
+                self._give_up([row.request], error)
 
-    def _give_up(self, rows: list[Row], error: Exception) -> None:
-        """Fail the requests of these rows; the next plan drops them."""
-        said = _reported(error, len(rows))
-        for request_id in {row.request for row in rows}:
-            self._tasks[request_id].fail(said)
+    def _finish(self, task: Task) -> None:
+        """Hand over what is complete, and note what it leaves in the cache."""
+        request_id = task.request.id
+        left = next((prefix for prefix in self._state.idle.values() if prefix.id == request_id), None)
+        if left is None or self._index is None:
+            self._forget(request_id)
+        else:
+            self._index.hold(request_id, task.all_ids[: left.tokens])
+        if self._lengths is not None and task.request.kind is Kind.GENERATE:
+            short = task.request.generated < task.request.max_tokens
+            self._lengths.observe(max(task.request.generated, 1), ended=short, group=task.request.blend)
+        task.close()
+        try:
+            task.finish()
+        except Exception as error:  # noqa: BLE001 - the loop must survive any fault of one request
+            task.fail(reported(error, 1))
+
+    def _forget(self, request_id: str) -> None:
+        if self._index is not None:
+            self._index.forget(request_id)
+
+    def _break(self, request_ids: Iterable[str]) -> None:
+        """Compute nothing more of these requests within this step; the next plan drops them."""
+        self._surprised = True
+        for request_id in request_ids:
+            self._broken.add(request_id)
             self._state.cancel(request_id)
 
-
-def _adapters(tasks: list[Task]) -> Lease:
-    """Return the adapters that all tasks of one engine call compute with; each task holds them from now on.
-
-    Raises:
-        EngineError: the plan put different blends into one call.
-        CrayonError: the adapters cannot be loaded.
-    """
-    if len({task.request.blend for task in tasks}) != 1:
-        raise EngineError("a step was planned with more than one blend in an engine call")
-    held = [task.adapters() for task in tasks]
-    return held[0]
+    def _give_up(self, request_ids: Sequence[str], error: Exception | BaseException) -> None:
+        """Fail these requests; the next plan drops them."""
+        said = reported(error, len(request_ids))
+        self._break(request_ids)
+        for request_id in set(request_ids):
+            self._tasks[request_id].fail(said)
 
 
-def _wanted(row: Row) -> Logits:
-    if not row.logits:
-        return "none"
-    return "all" if row.logits == row.tokens else "last"
-
-
-def _reported(error: Exception, rows: int) -> CrayonError:
-    """Log what failed and return what its callers are told."""
-    if isinstance(error, CrayonError):
-        logger.error("%d rows failed: %s", rows, error)  # no trace: it is llama.cpp's
-        return error
-    logger.error("%d rows failed: %s", rows, fault_report(error))
-    return EngineError(f"the request could not be computed ({type(error).__name__}); the engine's log says where")
+def _work(call: Call, encoder: LlamaEncoder | None) -> Callable[[], NDArray[np.float32] | None]:
+    """Return what the lane's thread is to do."""
+    if not call.encode or encoder is None:
+        return call.lane.decode
+    return lambda: encoder.decode(call.lane.batch)

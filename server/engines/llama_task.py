@@ -60,6 +60,16 @@ class Task(ABC):
     def tokens(self, row: Row) -> Sequence[int]:
         """Return the tokens of a row."""
 
+    @property
+    def prompt_ids(self) -> Sequence[int]:
+        """The prompt's tokens; none of a request without one."""
+        return ()
+
+    @property
+    def all_ids(self) -> Sequence[int]:
+        """The tokens that a sequence holds of the request at its end, and perhaps one more."""
+        return self.prompt_ids
+
     def start(self) -> None:
         """Note that the request has left the queue."""
         self.started = time.monotonic()
@@ -132,6 +142,16 @@ class GenerateTask(Task):
     def fail(self, error: CrayonError) -> None:
         """Hand the caller an error in place of the result; ignored after the end."""
         self.stream.fail(error)
+
+    @property
+    def prompt_ids(self) -> Sequence[int]:
+        """The prompt's tokens."""
+        return self.ids[: self.request.prompt]
+
+    @property
+    def all_ids(self) -> Sequence[int]:
+        """The prompt's tokens and those of the answer."""
+        return self.ids
 
     def tokens(self, row: Row) -> Sequence[int]:
         """Return the tokens of a row."""
@@ -228,6 +248,11 @@ class ScoreTask(FutureTask[ScoreResult]):
     continuations: list[list[int]]
     _long: list[int] = field(init=False)
     _scores: list[list[float]] = field(init=False)
+
+    @property
+    def prompt_ids(self) -> Sequence[int]:
+        """The prompt's tokens."""
+        return self.prompt
 
     def __post_init__(self) -> None:
         self._long = [i for i, part in enumerate(self.continuations) if len(part) > 1]

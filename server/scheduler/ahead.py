@@ -37,8 +37,12 @@ def plan_after(
     or has expired since.
 
     Args:
-        state, caps, cost, lengths, index: as for `plan`.
+        state: as for `plan`.
         step: what is running.
+        caps: as for `plan`.
+        cost: as for `plan`.
+        lengths: as for `plan`.
+        index: as for `plan`.
     """
     touched = [item.request for item in (*step.admissions, *step.drops)]
     later = state.copy(touched)

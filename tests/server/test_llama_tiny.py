@@ -261,11 +261,11 @@ def test_who_leaves_the_queue_early_makes_room_in_it(tiny_path: Path) -> None:
         running = engine.generate(ask("the other", max_tokens=450, temperature=3.0, seed=1))
         next(running)
         engine.generate(ask("never read")).cancel()
-        until(lambda: engine._loop._queued == 0)
+        until(lambda: engine._loop.inbox.queued == 0)
         hurried = Read(engine.generate(ask("too late", deadline=deadline_after(1e-4))))
         assert isinstance(hurried.error, DeadlineExceededError)
-        until(lambda: engine._loop._queued == 0)
-        assert engine._loop._queued_tokens == 0
+        until(lambda: engine._loop.inbox.queued == 0)
+        assert engine._loop.inbox.queued_tokens == 0
         running.cancel()
         assert Read(engine.generate(ask("hello"))).finished
 
@@ -312,7 +312,7 @@ def test_a_fault_in_one_answer_leaves_its_batch_mates_alone(tiny_path: Path, mon
             return sample(task, context, row)
 
         monkeypatch.setattr(GenerateTask, "sample", faulty)
-        with engine._loop._wake:  # the loop sees all of them at once
+        with engine._loop.inbox.wake:  # the loop sees all of them at once
             streams = [engine.generate(ask("the other", max_tokens=n)) for n in (20, 21, 20)]
         first, faulted, last = [Read(stream) for stream in streams]
         for one in (first, last):
@@ -351,7 +351,7 @@ def test_a_broken_loop_says_so_to_those_who_watch_and_to_later_callers(
         def broken(_: object) -> None:
             raise ZeroDivisionError(f"said {6 * 7}")
 
-        monkeypatch.setattr(engine._loop, "_arrange", broken)
+        monkeypatch.setattr(engine._loop, "_begin", broken)
         with pytest.raises(EngineError, match="ZeroDivisionError") as first:
             list(engine.generate(ask("hello")))
         assert "said 42" not in str(first.value) + caplog.text
@@ -373,7 +373,7 @@ def test_health_says_that_the_engine_has_broken_down(tiny_path: Path, monkeypatc
         def broken(_: object) -> None:
             raise ZeroDivisionError
 
-        monkeypatch.setattr(engine._loop, "_arrange", broken)
+        monkeypatch.setattr(engine._loop, "_begin", broken)
         for _ in range(2):
             with pytest.raises(ServerError, match=r"under incident \w+") as caught:
                 list(remote.generate(ask("hello")))

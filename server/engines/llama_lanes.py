@@ -1,0 +1,226 @@
+"""Where nano-batches are computed: one lane on all cores, or two at the same time on cores of their own.
+
+A lane is a context with its KV cache, the batch that it reads and the one thread that computes on it. With two lanes
+prompts are read on one and answers are written on the other (NanoFlow's overlap of what is bound by compute with what
+is bound by memory, on a CPU's terms); both use the same weights. What a prompt left in the cache of the first is handed
+to the second once it is read.
+"""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from typing import TYPE_CHECKING, TypeVar
+
+from crayon.errors import ConfigError
+from crayon.llama.batch import Batch
+from crayon.llama.context import Context
+from crayon.machine import usable_core_ids
+from crayon.server.scheduler import Kind, Resource
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Sequence
+    from concurrent.futures import Future
+
+    from crayon.llama.model import Model
+    from crayon.server.scheduler import Caps, KvOp, NanoBatch, Request, StepPlan
+
+T = TypeVar("T")
+
+
+class Lane:
+    """A context and the thread that computes on it.
+
+    Args:
+        context: computed on by this lane only; closed by who made it.
+        cores: where the thread and those that it starts may run; None: anywhere.
+    """
+
+    def __init__(self, context: Context, cores: Collection[int] | None = None) -> None:
+        self.context = context
+        self.batch = Batch(context.n_batch)
+        self._thread = ThreadPoolExecutor(1, "crayon-compute", initializer=_pin, initargs=(cores,))
+
+    def run(self, work: Callable[[], T]) -> Future[T]:
+        """Begin to compute on the lane's thread."""
+        return self._thread.submit(work)
+
+    def decode(self) -> None:
+        """Compute the batch; on the lane's thread."""
+        self.context.decode(self.batch)
+
+    def close(self) -> None:
+        """End the thread; what it computes is finished first."""
+        self._thread.shutdown()
+
+
+class OneLane:
+    """All nano-batches one after the other, on all cores."""
+
+    def __init__(self, lane: Lane) -> None:
+        self._lane = lane
+
+    @property
+    def lanes(self) -> tuple[Lane, ...]:
+        """Every lane."""
+        return (self._lane,)
+
+    def rounds(self, step: StepPlan) -> list[list[tuple[Lane, tuple[NanoBatch, ...]]]]:
+        """Return what is computed at the same time, round after round."""
+        return [[(self._lane, call)] for call in step.calls()]
+
+    def apply(self, op: KvOp) -> None:
+        """Do one cache operation."""
+        apply(self._lane.context, op)
+
+    def save(self, seq: int) -> bytes:
+        """Return all that a sequence holds."""
+        return self._lane.context.save(seq)
+
+    def load(self, request: Request, seq: int, state: bytes) -> None:  # noqa: ARG002 - as TwoLanes
+        """Put what was saved into an empty sequence."""
+        self._lane.context.restore(seq, state)
+
+    def cut(self, seq: int, tokens: int) -> None:
+        """Forget what a sequence holds beyond its first tokens."""
+        self._lane.context.remove(seq, tokens)
+
+    def read(self, request: Request, seq: int) -> None:
+        """Note that a prompt has been read to its end."""
+
+
+class TwoLanes:
+    """Prompts (and what is scored) on one lane, answers on the other.
+
+    Args:
+        decode, prefill: the lanes; each with as many sequences and cells.
+    """
+
+    def __init__(self, decode: Lane, prefill: Lane) -> None:
+        self._decode = decode
+        self._prefill = prefill
+        self._writing: set[int] = set()
+        """Sequences that are in the lane of answers; all others are in that of prompts."""
+
+    @property
+    def lanes(self) -> tuple[Lane, ...]:
+        """Every lane."""
+        return (self._decode, self._prefill)
+
+    def rounds(self, step: StepPlan) -> list[list[tuple[Lane, tuple[NanoBatch, ...]]]]:
+        """Return what is computed at the same time, round after round."""
+        waiting: dict[Resource, list[tuple[NanoBatch, ...]]] = {Resource.DECODE: [], Resource.PREFILL: []}
+        for nano in step.nano:
+            waiting[Resource.DECODE if nano.resource is Resource.DECODE else Resource.PREFILL].append((nano,))
+        decodes, prefills = waiting[Resource.DECODE], waiting[Resource.PREFILL]
+        rounds = []
+        for i in range(max(len(decodes), len(prefills))):
+            both = ((self._decode, decodes), (self._prefill, prefills))
+            rounds.append([(lane, calls[i]) for lane, calls in both if i < len(calls)])
+        return rounds
+
+    def apply(self, op: KvOp) -> None:
+        """Do one cache operation; what another begins with is brought to where prompts are read."""
+        if op.seq == op.source:
+            apply(self._of(op.seq).context, op)
+            if not op.keep:
+                self._writing.discard(op.seq)
+            return
+        source = self._of(op.source)
+        self.cut(op.seq, 0)
+        self._writing.discard(op.seq)
+        if source is self._prefill:
+            apply(source.context, op)
+        elif op.keep:
+            self._prefill.context.restore(op.seq, source.context.save(op.source))
+            self._prefill.context.remove(op.seq, op.keep)
+
+    def save(self, seq: int) -> bytes:
+        """Return all that a sequence holds."""
+        return self._of(seq).context.save(seq)
+
+    def load(self, request: Request, seq: int, state: bytes) -> None:
+        """Put what was saved into an empty sequence."""
+        if request.decoding:
+            self._writing.add(seq)
+        self._of(seq).context.restore(seq, state)
+
+    def cut(self, seq: int, tokens: int) -> None:
+        """Forget what a sequence holds beyond its first tokens."""
+        self._of(seq).context.remove(seq, tokens)
+
+    def read(self, request: Request, seq: int) -> None:
+        """Hand a prompt that has been read over to the lane that writes its answer."""
+        if request.kind is Kind.GENERATE and seq not in self._writing:
+            state = self._prefill.context.save(seq)
+            self._decode.context.restore(seq, state)
+            self._prefill.context.remove(seq)
+            self._writing.add(seq)
+
+    def _of(self, seq: int) -> Lane:
+        return self._decode if seq in self._writing else self._prefill
+
+
+def open_lanes(
+    model: Model, caps: Caps, threads: int | None, overlap: str, prefill_cores: int | None
+) -> OneLane | TwoLanes:
+    """Make the contexts and their threads.
+
+    Args:
+        model: the weights of all lanes.
+        caps: what each of them can hold.
+        threads: compute threads; None: the cores this process may use.
+        overlap: "none" or "dual".
+        prefill_cores: with "dual", how many cores read prompts; None: half of them.
+
+    Raises:
+        ConfigError: there is no such overlap.
+        EngineError: no memory for a context.
+    """
+
+    def context(count: int | None) -> Context:
+        return Context(
+            model,
+            n_ctx=caps.kv_capacity,
+            n_batch=caps.max_tokens,
+            n_seq_max=caps.max_seqs,
+            n_outputs_max=caps.outputs,
+            threads=count,
+        )
+
+    if overlap == "none":
+        return OneLane(Lane(context(threads)))
+    if overlap != "dual":
+        raise ConfigError("overlap", f"must be none or dual, not {overlap!r}")
+    cores = usable_core_ids()[: threads or None]
+    writing, reading = core_sets(cores, len(cores) // 2 if prefill_cores is None else prefill_cores)
+    first = context(len(writing))
+    try:
+        return TwoLanes(Lane(first, writing), Lane(context(len(reading)), reading))
+    except Exception:
+        first.close()
+        raise
+
+
+def apply(context: Context, op: KvOp) -> None:
+    """Do one cache operation in one context."""
+    if op.seq == op.source:
+        context.remove(op.seq, op.keep)
+        return
+    context.remove(op.seq)
+    if op.keep:
+        context.copy(op.source, op.seq, 0, op.keep)
+
+
+def core_sets(cores: Sequence[int], prefill: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return the cores that write answers and the `prefill` that read prompts, at least one each."""
+    split = min(max(len(cores) - prefill, 1), max(len(cores) - 1, 1))
+    return tuple(cores[:split]), tuple(cores[split:] or cores)
+
+
+def _pin(cores: Collection[int] | None) -> None:
+    """Bind this thread, before it computes for the first time: ggml's own threads are then bound alike."""
+    if cores is not None and hasattr(os, "sched_setaffinity"):
+        with suppress(OSError):  # cores can be taken away; then it runs where it may
+            os.sched_setaffinity(0, cores)
