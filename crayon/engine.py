@@ -79,7 +79,11 @@ def _not_empty(messages: Sized) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GenerateRequest:
-    """One answer wanted. `deadline` is a `time.monotonic()` of this process; `model` "" means the engine's own."""
+    """One answer wanted. `deadline` is a `time.monotonic()` of this process; `model` "" means the engine's own.
+
+    `client` says whose request it is, in this and the other requests: an engine that many share divides itself fairly
+    among clients. A server sets it from the connection; it is not sent.
+    """
 
     messages: tuple[Message, ...]
     sampling: Sampling = field(default_factory=Sampling)
@@ -87,6 +91,7 @@ class GenerateRequest:
     deadline: float | None = None
     request_id: str = field(default_factory=new_request_id)
     model: str = ""
+    client: str = ""
 
     def __post_init__(self) -> None:
         _not_empty(self.messages)
@@ -105,6 +110,7 @@ class ScoreRequest:
     deadline: float | None = None
     request_id: str = field(default_factory=new_request_id)
     model: str = ""
+    client: str = ""
 
     def __post_init__(self) -> None:
         _not_empty(self.messages)
@@ -124,6 +130,7 @@ class EncodeRequest:
     deadline: float | None = None
     request_id: str = field(default_factory=new_request_id)
     model: str = ""
+    client: str = ""
 
     def __post_init__(self) -> None:
         if not self.texts:

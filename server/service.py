@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from crayon.engine import BLEND, ENCODE, GENERATE, SCORE, Finished
@@ -79,7 +80,7 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
         """Answer a conversation with a stream of events."""
         with self._counted():
             engine = self._engine()
-            wanted = generate_request_from_proto(request, self._deadline(context))
+            wanted = replace(generate_request_from_proto(request, self._deadline(context)), client=context.peer())
             _check(engine, wanted.model, GENERATE, wanted.blend)
             with engine.generate(wanted) as stream:
                 # Leaving the `with` covers a cancelled task; the callback covers an RPC that ends in any other way.
@@ -97,7 +98,7 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
         """Score continuations."""
         with self._counted():
             engine = self._engine()
-            wanted = score_request_from_proto(request, self._deadline(context))
+            wanted = replace(score_request_from_proto(request, self._deadline(context)), client=context.peer())
             _check(engine, wanted.model, SCORE, wanted.blend)
             return score_result_to_proto(await _finished(engine.score(wanted), context))
 
@@ -107,7 +108,7 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
         """Embed texts."""
         with self._counted():
             engine = self._engine()
-            wanted = encode_request_from_proto(request, self._deadline(context))
+            wanted = replace(encode_request_from_proto(request, self._deadline(context)), client=context.peer())
             _check(engine, wanted.model, ENCODE, None)
             return encode_result_to_proto(await _finished(engine.encode(wanted), context))
 

@@ -3,17 +3,33 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import threading
+import time
 from contextlib import contextmanager, suppress
 from enum import StrEnum
 from pathlib import Path  # noqa: TC003 - typer reads the annotations when it runs
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from crayon.cli import console, options
+from crayon.cli.engine_options import (
+    AheadOption,
+    BatchOption,
+    KvCache,
+    KvOption,
+    Overlap,
+    OverlapOption,
+    Predict,
+    PredictOption,
+    PrefixOption,
+    QuantumOption,
+    SpillOption,
+    StepOption,
+)
 from crayon.cli.pull_progress import pull_progress
 from crayon.errors import ConfigError, MissingExtraError
 
@@ -26,6 +42,8 @@ if TYPE_CHECKING:
     from crayon.server.config import ServeConfig
 
 app = typer.Typer(add_completion=False)
+
+_STATS_EVERY_S = 0.3
 
 
 class EngineKind(StrEnum):
@@ -55,11 +73,25 @@ def serve(
     ] = None,
     slots: Annotated[int, typer.Option("--slots", min=1, max=256, help="Most requests computed together.")] = 8,
     ctx: Annotated[
-        int, typer.Option("--ctx", min=16, help="Tokens of context that all requests share; memory grows with it.")
-    ] = 8192,
+        int,
+        typer.Option("--ctx", min=16, help="Tokens of context of all slots together; memory grows with it."),
+    ] = 32768,
     threads: Annotated[
         int | None,
         typer.Option("--threads", min=1, help="Compute threads; if not given, all cores it may use."),
+    ] = None,
+    batch: BatchOption = None,
+    step_ms: StepOption = None,
+    predict: PredictOption = Predict.MEAN,
+    spill: SpillOption = True,
+    idle_prefixes: PrefixOption = 2,
+    blend_quantum: QuantumOption = 0,
+    plan_ahead: AheadOption = True,
+    overlap: OverlapOption = Overlap.NONE,
+    kv: KvOption = KvCache.SPLIT,
+    stats_file: Annotated[
+        Path | None,
+        typer.Option("--stats-file", metavar="PATH", help="Keep the engine's counters there, as JSON, for benches."),
     ] = None,
     drain_seconds: Annotated[
         float, typer.Option("--drain-seconds", min=0, help="How long running answers may go on after the first signal.")
@@ -104,7 +136,26 @@ def serve(
     if engine is EngineKind.ECHO:
         factory = _echo(delay=echo_delay, ctx=ctx, slots=slots)
     else:
-        factory = _llama_cpp(model, settings, ctx=ctx, slots=slots, threads=threads)
+        sizes: dict[str, Any] = {} if batch is None else {"n_batch": batch}
+        if step_ms is not None:
+            sizes["step_seconds"] = step_ms / 1000 or None
+        factory = _llama_cpp(
+            model,
+            settings,
+            n_ctx=ctx,
+            n_seq_max=slots,
+            threads=threads,
+            predict=predict.value,
+            spill=spill,
+            idle_prefixes=idle_prefixes,
+            quantum=blend_quantum,
+            plan_ahead=plan_ahead,
+            overlap=overlap.value,
+            kv_unified=kv is KvCache.UNIFIED,
+            **sizes,
+        )
+    if stats_file is not None:
+        factory = _told(factory, stats_file)
     _run(config, factory, ready_file)
 
 
@@ -127,9 +178,28 @@ def _echo(*, delay: float, ctx: int, slots: int) -> Callable[[], Engine]:
     return lambda: EchoEngine(delay=delay, context_tokens=ctx, slots=slots)
 
 
-def _llama_cpp(
-    reference: str, settings: Settings, *, ctx: int, slots: int, threads: int | None
-) -> Callable[[], Engine]:
+def _told(factory: Callable[[], Engine], path: Path) -> Callable[[], Engine]:
+    """Return a factory whose engine's counters are written into a file, a few times a second."""
+
+    def tell(engine: Engine) -> None:
+        draft = path.with_name(f".{path.name}.{os.getpid()}")
+        while True:
+            with suppress(OSError):  # a full disk is no reason to stop serving
+                draft.write_text(json.dumps(engine.counters.as_json()), encoding="utf-8")  # type: ignore[attr-defined] # llama.cpp's
+                draft.replace(path)
+            time.sleep(_STATS_EVERY_S)
+
+    def make() -> Engine:
+        engine = factory()
+        if not hasattr(engine, "counters"):
+            raise ConfigError("--stats-file", "this engine counts nothing; leave it away")
+        threading.Thread(target=tell, args=(engine,), name="crayon-stats", daemon=True).start()
+        return engine
+
+    return make
+
+
+def _llama_cpp(reference: str, settings: Settings, **sizes: Any) -> Callable[[], Engine]:
     from crayon.models import read_gguf, resolve
     from crayon.models.prepared import origin
 
@@ -147,13 +217,11 @@ def _llama_cpp(
         return LlamaCppEngine(
             local.path,
             name=local.name,
-            n_ctx=ctx,
-            n_seq_max=slots,
-            threads=threads,
             background=background_texts(),
             source_sha256=source_sha256,
             quantization=quantization or info.file_type or "",
             pools=pools,
+            **sizes,
         )
 
     return make

@@ -34,6 +34,8 @@ class Context:
         threads: compute threads (None: the cores this process may use).
         embeddings: give final hidden states of the rows that ask for logits.
         tap: reads a middle layer while the graph runs.
+        kv_unified: sequences share cells: a beginning is stored once, and any of them may grow to `n_ctx`, but
+            attention looks at the cells of all. If not, each has `n_ctx / n_seq_max` cells of its own.
 
     Raises:
         InvalidRequestError: a size is below 1.
@@ -51,6 +53,7 @@ class Context:
         threads: int | None = None,
         embeddings: bool = False,
         tap: Tap | None = None,
+        kv_unified: bool = True,
     ) -> None:
         threads = usable_cores() if threads is None else threads
         for name, size in (("n_ctx", n_ctx), ("n_batch", n_batch), ("n_seq_max", n_seq_max), ("threads", threads)):
@@ -74,7 +77,7 @@ class Context:
         # llama.cpp ends the whole process where there are fewer outputs than sequences.
         params.n_outputs_max = max(min(n_outputs_max or n_batch, n_batch), n_seq_max)
         params.n_threads = params.n_threads_batch = threads
-        params.kv_unified = True  # sequences share cells: a prefix is stored once, and any of them may grow to n_ctx
+        params.kv_unified = kv_unified
         if embeddings:
             params.embeddings = True
             params.pooling_type = api.LLAMA_POOLING_TYPE_NONE  # one state a row, not one a sequence
@@ -92,6 +95,7 @@ class Context:
         self.n_ctx = int(api.llama_n_ctx(self._handle))
         self.n_batch = int(api.llama_n_batch(self._handle))
         self.n_seq_max = n_seq_max
+        self.kv_unified = kv_unified
         self.threads = threads
         self._adapters: tuple[tuple[Adapter, float], ...] = ()
         self._logit_views: dict[int, NDArray[np.float32]] = {}
@@ -201,8 +205,22 @@ class Context:
         return bool(self._api.llama_memory_seq_rm(self._memory_handle, sequence, start, end))
 
     def copy(self, source: int, target: int, start: int = 0, end: int = -1) -> None:
-        """Let `target` share positions of `source`; no data is copied."""
-        self._api.llama_memory_seq_cp(self._memory_handle, source, target, start, end)
+        """Let `target` share positions of `source`; no data is copied where sequences share cells.
+
+        Where each has cells of its own, `target` becomes a copy of what `source` holds, and `start` must be 0.
+
+        Raises:
+            EngineError: the cells cannot be copied.
+        """
+        if self.kv_unified:
+            self._api.llama_memory_seq_cp(self._memory_handle, source, target, start, end)
+            return
+        if start:
+            raise EngineError("only the beginning of a sequence can be copied where each has cells of its own")
+        # Not llama.cpp's copy: that one moves all cells that a sequence could have, used or not.
+        self.restore(target, self.save(source))
+        if end >= 0:
+            self.remove(target, end)
 
     def keep(self, sequence: int) -> None:
         """Forget every sequence but this one."""

@@ -83,6 +83,9 @@ class LlamaCppEngine:
         overlap: "dual" reads prompts and writes answers at the same time, each on cores of its own, in two contexts;
             "none" computes one after the other on all cores.
         prefill_cores: with "dual", how many cores read prompts (None: half of them).
+        kv_unified: whether requests share the cells of the cache: any of them may then hold all, and begin with
+            another's at no cost, but attention looks at the cells of all, which makes steps with many requests twice
+            as long. If not, each has `n_ctx / n_seq_max` cells of its own.
 
     Raises:
         AdapterMismatchError: a pool was made for another base model.
@@ -115,8 +118,14 @@ class LlamaCppEngine:
         plan_ahead: bool = True,
         overlap: Literal["none", "dual"] = "none",
         prefill_cores: int | None = None,
+        kv_unified: bool = False,
     ) -> None:
-        for key, value in (("n_ctx", n_ctx), ("context_tokens", context_tokens), ("max_queue", max_queue)):
+        for key, value in (
+            ("n_ctx", n_ctx),
+            ("n_seq_max", n_seq_max),
+            ("context_tokens", context_tokens),
+            ("max_queue", max_queue),
+        ):
             if value is not None and value < 1:
                 raise ConfigError(key, f"must be at least 1, not {value}")
         smoke.check()
@@ -133,9 +142,8 @@ class LlamaCppEngine:
         self._blends: PoolBlends | None = None
         try:
             source_sha256 = check_bases(pools, self._model, source_sha256, self._name)
-            self.context_tokens = min(
-                n_ctx, self._model.n_ctx_train, n_ctx if context_tokens is None else context_tokens
-            )
+            each = n_ctx if kv_unified else n_ctx // n_seq_max
+            self.context_tokens = min(each, self._model.n_ctx_train, each if context_tokens is None else context_tokens)
             self._encode_tokens = min(ENCODE_TOKENS, self.context_tokens)
             # Before the context: llama.cpp ends the process over some limits that contradict each other.
             caps = Caps(
@@ -150,7 +158,7 @@ class LlamaCppEngine:
                 max_idle_prefixes=min(idle_prefixes, max(n_seq_max - 1, 0)),
             )
             self._caps = caps
-            self._lanes = open_lanes(self._model, caps, threads, overlap, prefill_cores)
+            self._lanes = open_lanes(self._model, caps, threads, overlap, prefill_cores, kv_unified=kv_unified)
         except Exception:
             self._model.close()
             raise
@@ -201,6 +209,7 @@ class LlamaCppEngine:
             prompt=len(ids),
             max_tokens=min(request.sampling.max_tokens, self.context_tokens - len(ids)),
             blend=blend,
+            client=request.client,
             deadline=request.deadline,
         )
         task = GenerateTask(
@@ -240,6 +249,7 @@ class LlamaCppEngine:
             prompt=len(ids),
             branches=ScoreTask.branches(continuations),
             blend=blend,
+            client=request.client,
             deadline=request.deadline,
         )
         task = ScoreTask(
@@ -275,6 +285,7 @@ class LlamaCppEngine:
             kind=Kind.ENCODE,
             prompt=0,
             branches=tuple(len(text) for text in lists),
+            client=request.client,
             deadline=request.deadline,
         )
         task = EncodeTask(

@@ -163,7 +163,7 @@ class TwoLanes:
 
 
 def open_lanes(
-    model: Model, caps: Caps, threads: int | None, overlap: str, prefill_cores: int | None
+    model: Model, caps: Caps, threads: int | None, overlap: str, prefill_cores: int | None, *, kv_unified: bool
 ) -> OneLane | TwoLanes:
     """Make the contexts and their threads.
 
@@ -173,6 +173,7 @@ def open_lanes(
         threads: compute threads; None: the cores this process may use.
         overlap: "none" or "dual".
         prefill_cores: with "dual", how many cores read prompts; None: half of them.
+        kv_unified: whether sequences share cells.
 
     Raises:
         ConfigError: there is no such overlap.
@@ -187,6 +188,7 @@ def open_lanes(
             n_seq_max=caps.max_seqs,
             n_outputs_max=caps.outputs,
             threads=count,
+            kv_unified=kv_unified,
         )
 
     if overlap == "none":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import json
 import subprocess
 import sys
 import tempfile
@@ -106,21 +107,25 @@ class CrayonSystem:
         self._path = path
         self._pools = pools
         self._stack = ExitStack()
+        self._counters: Path | None = None
         self.address = ""
 
     def command(self, ready_file: Path) -> list[str]:
-        """Return the command line."""
+        """Return the command line; the server's counters are kept beside the ready file."""
         settings = self.settings
         command = [sys.executable, "-P", "-m", "crayon", "serve", "--model", str(self._path), "--port", "0"]
         command += ["--slots", str(settings.slots), "--ctx", str(settings.slots * settings.context)]
         command += ["--threads", str(settings.threads), "--drain-seconds", "1"]
         for pool in self._pools:
             command += ["--pool", pool]
+        command += ["--stats-file", str(ready_file.with_name("counters.json"))]
         return [*command, "--ready-file", str(ready_file), "--exit-on-stdin-eof", *settings.options]
 
     def __enter__(self) -> Self:
-        with ExitStack() as stack, tempfile.TemporaryDirectory(prefix="crayon-bench-") as folder:
+        with ExitStack() as stack:
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="crayon-bench-"))
             ready_file = Path(folder) / "address"
+            self._counters = ready_file.with_name("counters.json")
             child = Child(self.name, self.command(ready_file))
             stack.callback(child.stop)
             child.wait_ready(ready_file.exists)
@@ -138,8 +143,10 @@ class CrayonSystem:
             yield GrpcConnection(client)
 
     def statistics(self) -> Mapping[str, float]:
-        """Return nothing yet: the server does not tell its step statistics."""
-        return {}
+        """Return what the server has counted since its start (`Counters`), up to a third of a second ago."""
+        if self._counters is None or not self._counters.exists():
+            return {}
+        return dict(json.loads(self._counters.read_text(encoding="utf-8")))
 
 
 class GrpcConnection:

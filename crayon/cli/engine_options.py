@@ -1,0 +1,67 @@
+"""Options of `crayon serve` that shape the work of its llama.cpp engine."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+
+class Predict(StrEnum):
+    """How much room an answer is given in the cache."""
+
+    WORST = "worst"
+    MEAN = "mean"
+    QUANTILE = "quantile"
+    PAPER = "paper"
+
+
+class Overlap(StrEnum):
+    """Whether prompts are read and answers written at the same time."""
+
+    NONE = "none"
+    DUAL = "dual"
+
+
+class KvCache(StrEnum):
+    """How requests divide the cells of the cache."""
+
+    SPLIT = "split"
+    UNIFIED = "unified"
+
+
+KvOption = Annotated[
+    KvCache,
+    typer.Option(
+        "--kv",
+        help="split: each slot has an equal part of --ctx. unified: one request may hold all of it, but steps with "
+        "many requests take twice as long.",
+    ),
+]
+BatchOption = Annotated[
+    int | None, typer.Option("--batch", min=1, help="Most tokens computed in one step; 512 if not given.")
+]
+StepOption = Annotated[
+    float | None,
+    typer.Option("--step-ms", min=0, help="How long a step may delay answers being written; 0: any. 250 if not given."),
+]
+PredictOption = Annotated[
+    Predict,
+    typer.Option("--predict", help="Room for an answer in the cache: all it may get, or as much as answers seen got."),
+]
+SpillOption = Annotated[
+    bool, typer.Option("--spill/--no-spill", help="Set requests aside where the cache is fuller than predicted.")
+]
+PrefixOption = Annotated[
+    int, typer.Option("--idle-prefixes", min=0, max=256, help="Finished requests that later ones may begin with.")
+]
+QuantumOption = Annotated[
+    int, typer.Option("--blend-quantum", min=0, help="Tokens of one blend before the next one's turn; 0: one step.")
+]
+AheadOption = Annotated[
+    bool, typer.Option("--plan-ahead/--no-plan-ahead", help="Plan the next step while one is computed.")
+]
+OverlapOption = Annotated[
+    Overlap, typer.Option("--overlap", help="dual reads prompts and writes answers at once, on cores of their own.")
+]
