@@ -79,7 +79,11 @@ def _not_empty(messages: Sized) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GenerateRequest:
-    """One answer wanted. `deadline` is a `time.monotonic()` of this process; `model` "" means the engine's own."""
+    """One answer wanted. `deadline` is a `time.monotonic()` of this process; `model` "" means the engine's own.
+
+    Without `signals` the caller reads none, and the engine may leave `Delta.signals` empty: they cost it time at every
+    token. (An engine that computes them anyway, as the device's does, may still give them.)
+    """
 
     messages: tuple[Message, ...]
     sampling: Sampling = field(default_factory=Sampling)
@@ -87,6 +91,7 @@ class GenerateRequest:
     deadline: float | None = None
     request_id: str = field(default_factory=new_request_id)
     model: str = ""
+    signals: bool = True
 
     def __post_init__(self) -> None:
         _not_empty(self.messages)
@@ -157,7 +162,7 @@ class Started:
 
 @dataclass(frozen=True, slots=True)
 class Delta:
-    """More of the answer. `text` is always whole characters; a token may add none. One signal for each token."""
+    """More of the answer. `text` is always whole characters; a token may add none. One signal a token, if wanted."""
 
     text: str
     signals: tuple[TokenSignal, ...] = ()
