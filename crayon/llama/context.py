@@ -132,7 +132,17 @@ class Context:
         Raises:
             EngineError: the row did not ask for logits.
         """
-        return self._logit_view(self._logit_address(row))
+        pointer = self._api.llama_get_logits_ith(self.handle, row)
+        if not pointer:
+            raise EngineError(f"row {row} of the last batch has no logits")
+        # llama.cpp writes every step's logits to the same few places: making a view anew costs more than reading it.
+        address = ctypes.addressof(pointer.contents)
+        view = self._logit_views.get(address)
+        if view is None:
+            if len(self._logit_views) > self.n_batch:  # its buffer was moved
+                self._logit_views.clear()
+            view = self._logit_views[address] = _view(pointer, self.model.n_vocab)
+        return view
 
     def logit_rows(self, rows: Sequence[int]) -> NDArray[np.float32]:
         """Return the logits of rows of the last batch, shape (rows, n_vocab), valid until the next decode.
@@ -143,15 +153,16 @@ class Context:
         Raises:
             EngineError: a row did not ask for logits.
         """
-        addresses = [self._logit_address(row) for row in rows]
-        n_vocab = self.model.n_vocab
-        stride = n_vocab * ctypes.sizeof(ctypes.c_float)
-        if not addresses:
+        n, n_vocab = len(rows), self.model.n_vocab
+        if not n:
             return np.empty((0, n_vocab), np.float32)
-        first = addresses[0]
-        if all(address == first + i * stride for i, address in enumerate(addresses)):
-            return _floats(first, len(addresses) * n_vocab).reshape(len(addresses), n_vocab)
-        return np.stack([self._logit_view(address) for address in addresses])
+        pointers = [self._api.llama_get_logits_ith(self.handle, row) for row in rows]
+        if all(pointers):
+            stride = n_vocab * ctypes.sizeof(ctypes.c_float)
+            addresses = [ctypes.addressof(pointer.contents) for pointer in pointers]
+            if addresses == list(range(addresses[0], addresses[0] + n * stride, stride)):
+                return _view(pointers[0], n * n_vocab).reshape(n, n_vocab)
+        return np.stack([self.logits(row) for row in rows])
 
     def embedding(self, row: int) -> NDArray[np.float32]:
         """Return the final hidden state of a row of the last batch, shape (n_embd,): a view until the next decode.
@@ -162,22 +173,7 @@ class Context:
         pointer = self._api.llama_get_embeddings_ith(self.handle, row)
         if not pointer:
             raise EngineError(f"row {row} of the last batch has no embedding")
-        return _floats(ctypes.addressof(pointer.contents), self.model.n_embd)
-
-    def _logit_address(self, row: int) -> int:
-        pointer = self._api.llama_get_logits_ith(self.handle, row)
-        if not pointer:
-            raise EngineError(f"row {row} of the last batch has no logits")
-        return ctypes.addressof(pointer.contents)
-
-    def _logit_view(self, address: int) -> NDArray[np.float32]:
-        # llama.cpp writes every step's logits to the same few places: making a view anew costs more than reading it.
-        view = self._logit_views.get(address)
-        if view is None:
-            if len(self._logit_views) > self.n_batch:  # its buffer was moved
-                self._logit_views.clear()
-            view = self._logit_views[address] = _floats(address, self.model.n_vocab)
-        return view
+        return _view(pointer, self.model.n_embd)
 
     def abort(self) -> None:
         """Make the running decode, or the next, stop at its next graph node. From any thread."""
@@ -288,5 +284,6 @@ class Context:
         self.close()
 
 
-def _floats(address: int, n: int) -> NDArray[np.float32]:
+def _view(pointer: Any, n: int) -> NDArray[np.float32]:  # a C pointer to float
+    address = ctypes.addressof(pointer.contents)
     return np.ctypeslib.as_array((ctypes.c_float * n).from_address(address))
