@@ -81,8 +81,8 @@ def _not_empty(messages: Sized) -> None:
 class GenerateRequest:
     """One answer wanted. `deadline` is a `time.monotonic()` of this process; `model` "" means the engine's own.
 
-    `client` says whose request it is, in this and the other requests: an engine that many share divides itself fairly
-    among clients. A server sets it from the connection; it is not sent.
+    `client` says whose request it is (a server sets it from the connection): engines are divided fairly among clients.
+    Without `signals` the caller reads none, and `Delta.signals` may be empty: they cost an engine time at every token.
     """
 
     messages: tuple[Message, ...]
@@ -92,6 +92,7 @@ class GenerateRequest:
     request_id: str = field(default_factory=new_request_id)
     model: str = ""
     client: str = ""
+    signals: bool = True
 
     def __post_init__(self) -> None:
         _not_empty(self.messages)
@@ -164,7 +165,7 @@ class Started:
 
 @dataclass(frozen=True, slots=True)
 class Delta:
-    """More of the answer. `text` is always whole characters; a token may add none. One signal for each token."""
+    """More of the answer. `text` is always whole characters; a token may add none. One signal a token, if wanted."""
 
     text: str
     signals: tuple[TokenSignal, ...] = ()

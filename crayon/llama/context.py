@@ -148,6 +148,26 @@ class Context:
             view = self._logit_views[address] = _view(pointer, self.model.n_vocab)
         return view
 
+    def logit_rows(self, rows: Sequence[int]) -> NDArray[np.float32]:
+        """Return the logits of rows of the last batch, shape (rows, n_vocab), valid until the next decode.
+
+        A view where they lie one after the other: llama.cpp writes rows that asked for logits in the batch's order.
+        Else a copy.
+
+        Raises:
+            EngineError: a row did not ask for logits.
+        """
+        n, n_vocab = len(rows), self.model.n_vocab
+        if not n:
+            return np.empty((0, n_vocab), np.float32)
+        pointers = [self._api.llama_get_logits_ith(self.handle, row) for row in rows]
+        if all(pointers):
+            stride = n_vocab * ctypes.sizeof(ctypes.c_float)
+            addresses = [ctypes.addressof(pointer.contents) for pointer in pointers]
+            if addresses == list(range(addresses[0], addresses[0] + n * stride, stride)):
+                return _view(pointers[0], n * n_vocab).reshape(n, n_vocab)
+        return np.stack([self.logits(row) for row in rows])
+
     def embedding(self, row: int) -> NDArray[np.float32]:
         """Return the final hidden state of a row of the last batch, shape (n_embd,): a view until the next decode.
 

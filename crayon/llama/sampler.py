@@ -36,10 +36,23 @@ class Sampler:
     def sample(self, context: Context, row: int) -> tuple[int, TokenSignal]:
         """Draw from a row of the context's last batch; the signal is of the model's unmodified distribution."""
         logits = context.logits(row)
+        return self._meter.measure(logits, None if self.greedy else self.draw(context, row))
+
+    def draw(self, context: Context, row: int) -> int:
+        """Draw from a row of the context's last batch.
+
+        Raises:
+            EngineError: the row has no logits.
+        """
+        logits = context.logits(row)  # first: without any, the chain would end the whole process
         if self._chain is None:
-            return self._meter.measure(logits)
-        token = int(self._api.llama_sampler_sample(self._chain, context.handle, row))
-        return self._meter.measure(logits, token)
+            return int(logits.argmax())
+        return int(self._api.llama_sampler_sample(self._chain, context.handle, row))
+
+    @property
+    def greedy(self) -> bool:
+        """Whether the likeliest token is always taken: whoever has the logits may do so in its place."""
+        return self._chain is None
 
     def close(self) -> None:
         """Free the chain. Safe to call twice."""

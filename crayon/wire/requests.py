@@ -32,6 +32,7 @@ def generate_request_to_proto(request: GenerateRequest) -> pb.GenerateRequest:
         sampling=_sampling_to_proto(request.sampling),
         blend=blend_to_proto(request.blend),
         request_id=request.request_id,
+        signals=None if request.signals else False,  # not set means true
     )
 
 
@@ -81,6 +82,7 @@ def generate_request_from_proto(message: pb.GenerateRequest, deadline: float | N
         deadline=deadline,
         request_id=_request_id(message.request_id),
         model=_model(message.model),
+        signals=message.signals if message.HasField("signals") else True,
     )
 
 

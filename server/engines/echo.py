@@ -225,7 +225,7 @@ class EchoEngine:
             for word in words:
                 job.pause(self._delay, "".join(words[:said]))
                 first_at = time.monotonic() if said == 0 else first_at
-                stream.push(Delta(word, (_signal(word),)))
+                stream.push(Delta(word, (_signal(word),) if request.signals else ()))
                 said += 1
         except CrayonError as error:
             stream.fail(error)

@@ -19,6 +19,7 @@ from crayon.server.engines.llama_calls import adapters_of, call_of, fill, report
 from crayon.server.engines.llama_counters import Counters
 from crayon.server.engines.llama_inbox import Inbox
 from crayon.server.engines.llama_lanes import apply
+from crayon.server.engines.llama_sampling import sample_rows
 from crayon.server.engines.llama_spilled import Spilled
 from crayon.server.engines.llama_task import EncodeTask, GenerateTask, ScoreTask
 from crayon.server.scheduler import Kind, LinearCost, Outcome, State, commit, plan, plan_after
@@ -264,6 +265,7 @@ class LlamaLoop:
     def _read(self, call: Call, states: NDArray[np.float32] | None, ended: set[str]) -> None:
         """Take what a call has computed: hidden states, scores, and the next tokens of answers."""
         context = call.lane.context
+        answers: list[tuple[GenerateTask, int]] = []
         for task, row, span in zip(call.tasks, call.rows, call.spans, strict=True):
             try:
                 if isinstance(task, EncodeTask) and states is not None:
@@ -271,14 +273,17 @@ class LlamaLoop:
                 elif isinstance(task, ScoreTask):
                     task.read(context, row, span)
                 elif isinstance(task, GenerateTask) and row.logits:
-                    if task.sample(context, span[-1]):
-                        ended.add(row.request)
-                        if task.request.generated + 1 < task.request.max_tokens:
-                            self._surprised = True  # nobody could know
-                    elif call.prompts:
+                    answers.append((task, span[-1]))
+                    if call.prompts:
                         self._lanes.read(task.request, row.seq)
             except Exception as error:  # noqa: BLE001 - its batch mates are not to suffer
                 self._give_up([row.request], error)
+        sampled = sample_rows(context, answers)
+        ended.update(sampled.ended)
+        if any(self._state.get(name).generated + 1 < self._state.get(name).max_tokens for name in sampled.ended):
+            self._surprised = True  # nobody could know
+        for task, error in sampled.failed:
+            self._give_up([task.request.id], error)
 
     def _finish(self, task: Task) -> None:
         """Hand over what is complete, and note what it leaves in the cache."""

@@ -166,16 +166,40 @@ class GenerateTask(Task):
 
     def sample(self, context: Context, row: int) -> bool:
         """Take the next token from a row of logits; return whether the answer ends with it."""
-        if self._sampler is None:
-            raise EngineError("the request was never started")
-        token, signal = self._sampler.sample(context, row)
-        self._first_at = self._first_at or time.monotonic()
-        if self.model.is_end(token) and not self.wanted.sampling.ignore_eos:
+        if not self.wanted.signals:
+            return self.take(self.draw(context, row))
+        return self.take(*self._started_sampler.sample(context, row))
+
+    @property
+    def greedy(self) -> bool:
+        """Whether the next token is simply the likeliest, so that nobody has to `draw` it.
+
+        Raises:
+            EngineError: the request was never started.
+        """
+        return self._started_sampler.greedy
+
+    def draw(self, context: Context, row: int) -> int:
+        """Return the next token, from a row of logits; it is `take` that makes it part of the answer.
+
+        Raises:
+            EngineError: the request was never started.
+        """
+        return self._started_sampler.draw(context, row)
+
+    def take(self, token: int, signal: TokenSignal | None = None) -> bool:
+        """Make a token the next of the answer; return whether the answer ends with it."""
+        if not self._first_at:
+            self._first_at = time.monotonic()
+        if not self.wanted.sampling.ignore_eos and self.model.is_end(token):
             self._end(FinishReason.STOP)
             return True
         self.ids.append(token)
         self._written += 1
-        self._push(self._assembler.push(self.model.piece(token)), signal)
+        text = self._assembler.push(self.model.piece(token))
+        if text:
+            self._pieces.append(text)
+        self.stream.push(Delta(text, () if signal is None else (signal,)))
         if self._assembler.stopped:
             self._end(FinishReason.STOP)
             return True
@@ -191,14 +215,17 @@ class GenerateTask(Task):
             self._sampler.close()
             self._sampler = None
 
-    def _push(self, text: str, *signals: TokenSignal) -> None:
-        self._pieces.append(text)
-        self.stream.push(Delta(text, signals))
+    @property
+    def _started_sampler(self) -> Sampler:
+        if self._sampler is None:
+            raise EngineError("the request was never started")
+        return self._sampler
 
     def _end(self, reason: FinishReason) -> None:
         rest = self._assembler.finish()
         if rest:
-            self._push(rest)
+            self._pieces.append(rest)
+            self.stream.push(Delta(rest))
         prompt = self.request.prompt
         started = self.started or self.submitted
         timings = Timings(

@@ -114,7 +114,7 @@ def engine(made: Made) -> Iterator[Engine]:
 
 
 def ask(text: str, **more: Any) -> GenerateRequest:
-    request = {name: more.pop(name) for name in ("deadline", "request_id", "model") if name in more}
+    request = {name: more.pop(name) for name in ("deadline", "request_id", "model", "signals") if name in more}
     sampling = Sampling(**{"max_tokens": 12, **more})
     return GenerateRequest(messages=(Message("user", text),), sampling=sampling, **request)
 
@@ -147,6 +147,13 @@ def test_events_come_in_order_and_add_up(engine: Engine) -> None:
     assert len(signals) == finished.usage.completion_tokens
     assert all(signal.logprob <= 0 and signal.entropy >= 0 and 0 <= signal.margin <= 1 for signal in signals)
     assert min(finished.timings.queue_ms, finished.timings.prompt_ms, finished.timings.decode_ms) >= 0
+
+
+def test_an_answer_is_the_same_without_signals(engine: Engine) -> None:
+    with_signals = read(engine.generate(ask(LONG)))
+    without = read(engine.generate(ask(LONG, signals=False)))
+    assert text_of(without) == text_of(with_signals)
+    assert (without[-1].finish_reason, without[-1].usage) == (with_signals[-1].finish_reason, with_signals[-1].usage)
 
 
 def test_max_tokens_ends_an_answer(engine: Engine) -> None:

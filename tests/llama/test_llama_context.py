@@ -49,6 +49,37 @@ def test_texts_differ_by_far_more_than_the_tolerance(tiny: Model) -> None:
     assert min(gaps) > 20 * CLOSE
 
 
+# -- reading
+
+
+def test_logits_of_rows_that_lie_together_are_read_without_a_copy(context: Context) -> None:
+    batch = Batch(64)
+    wanted = []
+    for i, text in enumerate(TEXTS):
+        rows = batch.add(text, 0, i, ("last", "all", "none", "last", "all")[i])
+        wanted += {0: [rows[-1]], 1: list(rows), 2: [], 3: [rows[-1]], 4: list(rows)}[i]
+    context.decode(batch)
+    each = np.stack([context.logits(row) for row in wanted])
+    together = context.logit_rows(wanted)
+    assert np.array_equal(together, each)
+    assert together.base is not None
+    assert np.shares_memory(together, context.logits(wanted[0]))
+    assert np.shares_memory(context.logit_rows(wanted[2:5]), context.logits(wanted[2]))
+    for order in (wanted[::-1], wanted[::2], [wanted[3], wanted[3]]):
+        apart = context.logit_rows(order)
+        assert np.array_equal(apart, np.stack([context.logits(row) for row in order]))
+        assert not np.shares_memory(apart, context.logits(wanted[0]))
+    assert context.logit_rows([]).shape == (0, 32)
+
+
+def test_a_row_without_logits_among_others_is_refused(context: Context) -> None:
+    batch = Batch(64)
+    rows = batch.add(TEXTS[0], 0, 0, "last")
+    context.decode(batch)
+    with pytest.raises(EngineError, match="has no logits"):
+        context.logit_rows([rows[-1], rows[0]])
+
+
 # -- many sequences
 
 

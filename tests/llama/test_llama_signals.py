@@ -8,14 +8,40 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crayon.llama.signals import SignalMeter, log_softmax_at
+from crayon.llama import signals
+from crayon.llama.signals import SignalMeter, likeliest, log_softmax_at
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from crayon.engine import TokenSignal
+
 LOGITS = st.lists(
     st.floats(-60, 60, width=32) | st.just(-math.inf) | st.floats(-1000, 1000, width=32), min_size=2, max_size=50
 ).filter(lambda row: max(row) > -math.inf)
+
+ROWS = st.integers(1, 40).flatmap(
+    lambda width: st.lists(
+        st.lists(
+            st.floats(-60, 60, width=32) | st.just(-math.inf) | st.floats(-1000, 1000, width=32),
+            min_size=width,
+            max_size=width,
+        ).filter(lambda row: max(row) > -math.inf),
+        min_size=0,
+        max_size=20,
+    )
+)
+
+
+def close(one: list[tuple[int, TokenSignal]], other: list[tuple[int, TokenSignal]]) -> bool:
+    """Whether the tokens are the same, and the signals to 1e-5."""
+    if [token for token, _ in one] != [token for token, _ in other]:
+        return False
+    return all(
+        getattr(a, name) == pytest.approx(getattr(b, name), abs=1e-5, rel=1e-5, nan_ok=True)
+        for (_, a), (_, b) in zip(one, other, strict=True)
+        for name in ("logprob", "entropy", "margin")
+    )
 
 
 def log_probabilities(logits: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -78,6 +104,51 @@ def test_a_meter_keeps_nothing_of_the_row_before() -> None:
     rows = rng.normal(0, 8, (5, 64)).astype(np.float32)
     meter = SignalMeter(64)
     assert [meter.measure(row) for row in rows] == [SignalMeter(64).measure(row) for row in rows]
+
+
+@given(ROWS, st.lists(st.none() | st.integers(0, 39), min_size=20, max_size=20), st.sampled_from((1, 3, 16, 8192)))
+def test_many_rows_are_measured_as_each_alone(rows: list[list[float]], picks: list[int | None], columns: int) -> None:
+    width = len(rows[0]) if rows else 3
+    logits = np.array(rows, np.float32).reshape(-1, width)
+    tokens = [None if pick is None else pick % width for pick in picks[: len(rows)]]
+    before = logits.copy()
+    meter = SignalMeter(width)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(signals, "_COLUMNS", columns)
+        together = meter.measure_rows(logits, tokens)
+        greedy = meter.measure_rows(logits)
+    assert close(together, [meter.measure(row, token) for row, token in zip(logits, tokens, strict=True)])
+    assert close(greedy, [meter.measure(row) for row in logits])
+    assert np.array_equal(logits, before)
+    assert likeliest(logits) == [token for token, _ in greedy]
+
+
+@pytest.mark.parametrize("n", [0, 1, 3, 4, 8, 9, 33])
+def test_many_rows_of_a_real_vocabulary_are_measured_as_each_alone(n: int) -> None:
+    width = 49_152 + 7  # no whole number of tiles
+    logits = np.random.default_rng(n).normal(0, 4, (n, width)).astype(np.float32)
+    logits[::3, ::50] = -math.inf
+    tokens = [None if i % 2 else 50 * i + 1 for i in range(n)]
+    meter = SignalMeter(width)
+    expected = [meter.measure(row, token) for row, token in zip(logits, tokens, strict=True)]
+    assert close(meter.measure_rows(logits, tokens), expected)
+    assert meter.measure_rows(logits, tokens) == meter.measure_rows(logits, tokens)
+
+
+def test_of_equally_likely_tokens_the_first_is_taken_in_every_way() -> None:
+    logits = np.zeros((6, 9), np.float32)
+    logits[:, 4:7] = 2.0
+    meter = SignalMeter(9)
+    assert likeliest(logits) == [token for token, _ in meter.measure_rows(logits)] == [4] * 6
+    assert all(signal.margin == 0.0 for _, signal in meter.measure_rows(logits))
+
+
+def test_rows_without_numbers_do_not_disturb_the_others() -> None:
+    logits = np.random.default_rng(1).normal(0, 4, (6, 30)).astype(np.float32)
+    logits[2], logits[4] = math.nan, -math.inf
+    meter = SignalMeter(30)
+    with np.errstate(invalid="ignore"):
+        assert close(meter.measure_rows(logits), [meter.measure(row) for row in logits])
 
 
 @given(LOGITS)

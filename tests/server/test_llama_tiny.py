@@ -39,7 +39,9 @@ from crayon.sampling import Sampling
 from crayon.server.engines import llama_cpp
 from crayon.server.engines.llama_cpp import LlamaCppEngine
 from crayon.server.engines.llama_encoder import LlamaEncoder
+from crayon.server.engines.llama_spilled import Spilled
 from crayon.server.engines.llama_task import GenerateTask
+from crayon.server.scheduler import Lengths
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -59,7 +61,9 @@ def tiny_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def engine_of(path: Path, *, outputs: int = llama_cpp.OUTPUTS, **values: Any) -> LlamaCppEngine:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(llama_cpp, "OUTPUTS", outputs)
-        return LlamaCppEngine(path, **{"n_ctx": 512, "n_seq_max": 4, "threads": 1, "n_batch": 64, **values})
+        return LlamaCppEngine(
+            path, **{"n_ctx": 512, "n_seq_max": 4, "threads": 1, "n_batch": 64, "kv_unified": True, **values}
+        )
 
 
 def ask(text: str, *, deadline: float | None = None, **sampling: Any) -> GenerateRequest:
@@ -181,10 +185,12 @@ SIZES = [
     {"n_ctx": 512, "n_seq_max": 8, "n_batch": 64, "step_seconds": None},
     {"n_ctx": 1024, "n_seq_max": 16, "n_batch": 16, "step_seconds": 0.001},
     {"n_ctx": 512, "n_seq_max": 4, "n_batch": 64, "outputs": 4},
+    {"n_ctx": 1024, "n_seq_max": 8, "n_batch": 32, "kv_unified": False, "idle_prefixes": 4},
+    {"n_ctx": 512, "n_seq_max": 8, "n_batch": 32, "overlap": "dual", "threads": None, "idle_prefixes": 4},
 ]
 
 
-@pytest.mark.parametrize("size", SIZES, ids=["narrow", "wide", "hasty", "few outputs"])
+@pytest.mark.parametrize("size", SIZES, ids=["narrow", "wide", "hasty", "few outputs", "split", "dual"])
 @pytest.mark.parametrize("seed", range(3))
 def test_a_crowd_gets_what_each_would_get_alone(tiny_path: Path, size: dict[str, Any], seed: int) -> None:
     rng = random.Random(seed)
@@ -304,14 +310,14 @@ def test_an_end_that_is_ignored_does_not_end_an_answer(tiny_path: Path, monkeypa
 def test_a_fault_in_one_answer_leaves_its_batch_mates_alone(tiny_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with engine_of(tiny_path) as engine:
         expected = Read(engine.generate(ask("the other", max_tokens=20)))
-        sample = GenerateTask.sample
+        take = GenerateTask.take
 
-        def faulty(task: GenerateTask, context: Any, row: int) -> bool:
+        def faulty(task: GenerateTask, token: int, signal: Any = None) -> bool:
             if task.wanted.sampling.max_tokens == 21:
                 raise ZeroDivisionError
-            return sample(task, context, row)
+            return take(task, token, signal)
 
-        monkeypatch.setattr(GenerateTask, "sample", faulty)
+        monkeypatch.setattr(GenerateTask, "take", faulty)
         with engine._loop.inbox.wake:  # the loop sees all of them at once
             streams = [engine.generate(ask("the other", max_tokens=n)) for n in (20, 21, 20)]
         first, faulted, last = [Read(stream) for stream in streams]
@@ -399,7 +405,7 @@ from crayon.engine import GenerateRequest
 from crayon.messages import Message
 from crayon.sampling import Sampling
 from crayon.server.engines.llama_cpp import LlamaCppEngine
-engine = LlamaCppEngine({str(tiny_path)!r}, threads=1, n_ctx=1024)
+engine = LlamaCppEngine({str(tiny_path)!r}, threads=1, n_ctx=1024, kv_unified=True)
 next(engine.generate(GenerateRequest(messages=(Message("user", "the " * 300),), sampling=Sampling(max_tokens=600))))
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=PATIENCE, check=True)
@@ -447,3 +453,70 @@ def test_more_sequences_than_a_small_context_has_tokens(tiny_path: Path) -> None
     with engine_of(tiny_path, context_tokens=20, n_seq_max=64) as engine:
         vectors = engine.encode(EncodeRequest(texts=tuple("abcdefgh" * 8))).result(PATIENCE).vectors
     assert vectors.shape[0] == 64
+
+
+def spilling(path: Path, **values: Any) -> LlamaCppEngine:
+    """An engine that takes every answer to be about to end, so that its cache of 160 cells gets too full."""
+    return engine_of(path, **{"n_ctx": 160, "n_seq_max": 4, "n_batch": 32, "idle_prefixes": 0, **values})
+
+
+@pytest.mark.parametrize("overlap", ["none", "dual"])
+def test_who_is_spilled_goes_on_where_it_was(tiny_path: Path, monkeypatch: pytest.MonkeyPatch, overlap: str) -> None:
+    monkeypatch.setattr(Lengths, "remaining", lambda *_, **__: 1)
+    requests = [
+        ask(f"the {word}", max_tokens=60, ignore_eos=True) for word in ("other", "hat", "tea", "cat", "dog", "end")
+    ]
+    with spilling(tiny_path, overlap=overlap, threads=None) as engine:
+        expected = [Read(engine.generate(one)) for one in requests]
+        assert engine.counters.spilled == 0
+        with engine._loop.inbox.wake:  # the loop sees all of them at once
+            streams = [engine.generate(one) for one in requests]
+        found = [Read(stream) for stream in streams]
+        assert engine.counters.spilled == engine.counters.restored > 0
+        assert not len(engine._loop._spilled)
+    for mine, other in zip(found, expected, strict=True):
+        assert mine.finished is not None
+        assert mine.finished.usage.completion_tokens == 60
+        assert mine.agrees_with(other)
+
+
+def test_a_request_that_cannot_be_set_aside_fails_alone(tiny_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Lengths, "remaining", lambda *_, **__: 1)
+
+    def full(*_: object) -> None:
+        raise EngineError("no room to set a request's cache aside: No space left on device")
+
+    monkeypatch.setattr(Spilled, "put", full)
+    with spilling(tiny_path) as engine:
+        with engine._loop.inbox.wake:
+            streams = [engine.generate(ask(f"the {i}", max_tokens=60, ignore_eos=True)) for i in range(4)]
+        found = [Read(stream) for stream in streams]
+        failed = [one for one in found if one.error is not None]
+        assert 0 < len(failed) < 4
+        assert all("set a request's cache aside" in str(one.error) for one in failed)
+        assert Read(engine.generate(ask("hello"))).finished
+
+
+@pytest.mark.parametrize("values", [{}, {"kv_unified": False, "n_ctx": 1024}, {"overlap": "dual", "threads": None}])
+def test_a_prompt_begins_with_what_another_left(tiny_path: Path, values: dict[str, Any]) -> None:
+    long = "the other hat " * 9
+    with engine_of(tiny_path, **{"idle_prefixes": 2, **values}) as engine:
+        alone_ = [Read(engine.generate(ask(long + end, max_tokens=12))) for end in ("tea", "cat")]
+        assert engine.counters.shared_tokens > 16
+    with engine_of(tiny_path, **{"idle_prefixes": 0, **values}) as engine:
+        plain = [Read(engine.generate(ask(long + end, max_tokens=12))) for end in ("tea", "cat")]
+        assert engine.counters.shared_tokens == 0
+    for mine, other in zip(alone_, plain, strict=True):
+        assert mine.agrees_with(other)
+
+
+def test_the_next_step_is_mostly_planned_while_one_runs(tiny_path: Path) -> None:
+    for ahead in (True, False):
+        with engine_of(tiny_path, plan_ahead=ahead) as engine:
+            Read(engine.generate(ask("the other", max_tokens=40, ignore_eos=True)))
+            assert (engine.counters.planned_ahead > 30) is ahead
+
+
+def test_an_overlap_that_there_is_none_of_is_named(tiny_path: Path) -> None:
+    with pytest.raises(ConfigError, match="none or dual"):
+        engine_of(tiny_path, overlap="triple")

@@ -47,11 +47,16 @@ blends = st.none() | st.builds(
 )
 
 
-@given(conversations, samplings, blends)
+@given(conversations, samplings, blends, st.booleans())
 def test_a_generate_request_comes_out_as_it_went_in(
-    messages: tuple[Message, ...], sampling: Sampling, blend: Blend | None
+    messages: tuple[Message, ...],
+    sampling: Sampling,
+    blend: Blend | None,
+    signals: bool,
 ) -> None:
-    request = GenerateRequest(messages=messages, sampling=sampling, blend=blend, deadline=7.0, model="m")
+    request = GenerateRequest(
+        messages=messages, sampling=sampling, blend=blend, deadline=7.0, model="m", signals=signals
+    )
     sent = generate_request_to_proto(request).SerializeToString()
     assert generate_request_from_proto(pb.GenerateRequest.FromString(sent), 7.0) == request
 
@@ -74,6 +79,14 @@ def test_an_encode_request_comes_out_as_it_went_in(some: tuple[str, ...]) -> Non
 
 def hello(**more: object) -> pb.GenerateRequest:
     return pb.GenerateRequest(messages=[pb.Message(role=pb.ROLE_USER, content="hello")], **more)
+
+
+def test_signals_are_wanted_unless_the_caller_says_no() -> None:
+    assert generate_request_from_proto(hello(), None).signals
+    assert generate_request_from_proto(hello(signals=True), None).signals
+    assert not generate_request_from_proto(hello(signals=False), None).signals
+    wanted = GenerateRequest(messages=(Message("user", "hello"),))
+    assert not generate_request_to_proto(wanted).HasField("signals")
 
 
 def test_unset_and_zero_are_told_apart() -> None:

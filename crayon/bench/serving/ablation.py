@@ -34,14 +34,18 @@ class Variant:
     slots: int = SLOTS
 
 
-# Each adds to the one before; all on the same kernels. What has no switch yet is named, not left out in silence.
+_BARE = ("--no-plan-ahead", "--no-spill", "--predict", "worst", "--idle-prefixes", "0")
+_AHEAD = ("--plan-ahead", "--no-spill", "--predict", "worst", "--idle-prefixes", "0")
+_PREDICTED = ("--plan-ahead", "--spill", "--predict", "mean", "--idle-prefixes", "0")
+# Each adds to the one before; all on the same kernels. Prediction without spilling would have to abort requests where it
+# is wrong, so the two are one. The overlap comes last and beside them, since it takes cores from both halves.
 VARIANTS = (
-    Variant("sequential", (), slots=1),
-    Variant("+ constant batch", ()),
-    Variant("+ async", None),
-    Variant("+ nano-batches", None),
-    Variant("+ prediction", None),
-    Variant("+ spill", None),
+    Variant("sequential", _BARE, slots=1),
+    Variant("+ constant batch, cells shared by all", (*_BARE, "--kv", "unified")),
+    Variant("+ cells of its own for each request", _BARE),
+    Variant("+ async", _AHEAD),
+    Variant("+ prediction and spill", _PREDICTED),
+    Variant("+ nano-batches, overlapped", (*_PREDICTED, "--overlap", "dual")),
 )
 
 

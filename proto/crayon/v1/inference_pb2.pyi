@@ -248,10 +248,15 @@ class GenerateRequest(_message.Message):
     SAMPLING_FIELD_NUMBER: _builtins.int
     BLEND_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    SIGNALS_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """Which model; empty is the server's default."""
     request_id: _builtins.str
     """The caller's name for this request, at most 64 characters; empty lets the server choose."""
+    signals: _builtins.bool
+    """Whether the Deltas are to hold signals, which cost the server time at every token; not set means they are. If not,
+    they may be empty.
+    """
     @_builtins.property
     def messages(self) -> _containers.RepeatedCompositeFieldContainer[Global___Message]:
         """The conversation; the last message is the user's."""
@@ -272,19 +277,24 @@ class GenerateRequest(_message.Message):
         sampling: Global___Sampling | None = ...,
         blend: Global___Blend | None = ...,
         request_id: _builtins.str = ...,
+        signals: _builtins.bool | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_blend", b"_blend", "_sampling", b"_sampling", "blend", b"blend", "sampling", b"sampling"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_blend", b"_blend", "_sampling", b"_sampling", "_signals", b"_signals", "blend", b"blend", "sampling", b"sampling", "signals", b"signals"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_blend", b"_blend", "_sampling", b"_sampling", "blend", b"blend", "messages", b"messages", "model", b"model", "request_id", b"request_id", "sampling", b"sampling"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_blend", b"_blend", "_sampling", b"_sampling", "_signals", b"_signals", "blend", b"blend", "messages", b"messages", "model", b"model", "request_id", b"request_id", "sampling", b"sampling", "signals", b"signals"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__blend: _TypeAlias = _typing.Literal["blend"]  # noqa: Y015
     _WhichOneofArgType__blend: _TypeAlias = _typing.Literal["_blend", b"_blend"]  # noqa: Y015
     _WhichOneofReturnType__sampling: _TypeAlias = _typing.Literal["sampling"]  # noqa: Y015
     _WhichOneofArgType__sampling: _TypeAlias = _typing.Literal["_sampling", b"_sampling"]  # noqa: Y015
+    _WhichOneofReturnType__signals: _TypeAlias = _typing.Literal["signals"]  # noqa: Y015
+    _WhichOneofArgType__signals: _TypeAlias = _typing.Literal["_signals", b"_signals"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__blend) -> _WhichOneofReturnType__blend | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__sampling) -> _WhichOneofReturnType__sampling | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__signals) -> _WhichOneofReturnType__signals | None: ...
 
 Global___GenerateRequest: _TypeAlias = GenerateRequest  # noqa: Y015
 
@@ -372,7 +382,7 @@ class Delta(_message.Message):
     """Text, whole characters only; may be empty."""
     @_builtins.property
     def signals(self) -> _containers.RepeatedCompositeFieldContainer[Global___TokenSignal]:
-        """What the model thought of each token since the last Delta, in order."""
+        """What the model thought of each token since the last Delta, in order; may be empty where the request wants none."""
 
     def __init__(
         self,
