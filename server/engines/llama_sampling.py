@@ -1,4 +1,4 @@
-"""The next token of many answers at once: what numpy can do for all rows together is not done row by row."""
+"""The next token of many answers at once: their logits are read in place, and signals only where they are wanted."""
 
 from __future__ import annotations
 
