@@ -78,7 +78,7 @@ class Choice:
 def engine_arguments(choice: Choice, accepted: Collection[str]) -> dict[str, Any]:
     """Return the choice as keyword arguments of an engine that takes those named `accepted`.
 
-    An engine that does not know a knob works as it would without a search; that is logged by who passes this on.
+    An engine that does not know a knob works as it would without a search.
     """
     told: dict[str, Any] = {
         "n_batch": choice.n_batch,
@@ -91,4 +91,7 @@ def engine_arguments(choice: Choice, accepted: Collection[str]) -> dict[str, Any
         "overlap": choice.overlap,
         "prefill_threads": choice.prefill_threads,
     }
+    if "overlap" not in accepted:
+        # Without it, all that compute do so in one place.
+        told["threads"] = choice.threads + (choice.prefill_threads or 0)
     return {name: value for name, value in told.items() if name in accepted}

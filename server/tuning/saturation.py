@@ -106,9 +106,7 @@ def steady(cost: StepCost, choice: Choice, workload: Workload) -> Steady:
     def seconds(answers: int, prompt: int) -> float:
         shape = step_shape(answers, prompt, workload, cells if choice.kv_unified else None)
         calls = groups * min(choice.nano, max(1, shape.tokens // groups))
-        part = StepShape(
-            -(-shape.tokens // calls), -(-shape.context // calls), -(-shape.outputs // calls), 0
-        )
+        part = StepShape(-(-shape.tokens // calls), -(-shape.context // calls), -(-shape.outputs // calls), 0)
         return calls * cost.seconds(part) + groups * switches * cost.per_switch
 
     reading = seconds(decoding, chunk)
