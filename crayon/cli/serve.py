@@ -15,6 +15,7 @@ import typer
 
 from crayon.cli import console, options
 from crayon.cli.pull_progress import pull_progress
+from crayon.cli.tuned import DEFAULT_SLOTS, engine_sizes
 from crayon.errors import ConfigError, MissingExtraError
 
 if TYPE_CHECKING:
@@ -53,14 +54,21 @@ def serve(
         list[str] | None,
         typer.Option("--pool", metavar="POOL", help="Adapters to blend: name or folder; may be given again."),
     ] = None,
-    slots: Annotated[int, typer.Option("--slots", min=1, max=256, help="Most requests computed together.")] = 8,
+    slots: Annotated[
+        int | None,
+        typer.Option("--slots", min=1, max=256, help="Most requests computed together; if not given, as tuned, or 8."),
+    ] = None,
     ctx: Annotated[
         int, typer.Option("--ctx", min=16, help="Tokens of context that all requests share; memory grows with it.")
     ] = 8192,
     threads: Annotated[
         int | None,
-        typer.Option("--threads", min=1, help="Compute threads; if not given, all cores it may use."),
+        typer.Option("--threads", min=1, help="Compute threads; if not given, as tuned, or all cores it may use."),
     ] = None,
+    tune: Annotated[
+        bool,
+        typer.Option("--tune/--no-tune", help="Search for up to 30 s at a model's first start (crayon tune server)."),
+    ] = True,
     drain_seconds: Annotated[
         float, typer.Option("--drain-seconds", min=0, help="How long running answers may go on after the first signal.")
     ] = 30.0,
@@ -102,9 +110,9 @@ def serve(
     # Before a download of minutes, not after it.
     check_free(config)
     if engine is EngineKind.ECHO:
-        factory = _echo(delay=echo_delay, ctx=ctx, slots=slots)
+        factory = _echo(delay=echo_delay, ctx=ctx, slots=slots or DEFAULT_SLOTS)
     else:
-        factory = _llama_cpp(model, settings, ctx=ctx, slots=slots, threads=threads)
+        factory = _llama_cpp(model, settings, ctx=ctx, slots=slots, threads=threads, tune=tune)
     _run(config, factory, ready_file)
 
 
@@ -128,7 +136,7 @@ def _echo(*, delay: float, ctx: int, slots: int) -> Callable[[], Engine]:
 
 
 def _llama_cpp(
-    reference: str, settings: Settings, *, ctx: int, slots: int, threads: int | None
+    reference: str, settings: Settings, *, ctx: int, slots: int | None, threads: int | None, tune: bool
 ) -> Callable[[], Engine]:
     from crayon.models import read_gguf, resolve
     from crayon.models.prepared import origin
@@ -137,7 +145,17 @@ def _llama_cpp(
         local = resolve(reference, progress=progress, models_dir=settings.models_dir)
     info = read_gguf(local.path)
     source_sha256, quantization = origin({key: str(value) for key, value in info.metadata.items()}, local.sha256)
-    pools = _pools(settings.serve.pools, source_sha256, local.name)
+    pools = open_pools(settings.serve.pools, source_sha256, local.name)
+    sizes = engine_sizes(
+        local,
+        quantization or info.file_type or "",
+        models_dir=settings.models_dir,
+        ctx=ctx,
+        slots=slots,
+        threads=threads,
+        search=tune,
+        pools=pools,
+    )
     console.message(f"loading {local.name} from {local.path}", "dim")
 
     def make() -> Engine:
@@ -147,19 +165,17 @@ def _llama_cpp(
         return LlamaCppEngine(
             local.path,
             name=local.name,
-            n_ctx=ctx,
-            n_seq_max=slots,
-            threads=threads,
             background=background_texts(),
             source_sha256=source_sha256,
             quantization=quantization or info.file_type or "",
             pools=pools,
+            **sizes,
         )
 
     return make
 
 
-def _pools(references: tuple[str, ...], source_sha256: str, model: str) -> list[Pool]:
+def open_pools(references: tuple[str, ...], source_sha256: str, model: str) -> list[Pool]:
     """Open the pools, before the model takes its time to load."""
     if not references:
         return []
