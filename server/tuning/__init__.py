@@ -3,7 +3,7 @@
 from crayon.server.tuning.choice import Choice, engine_arguments
 from crayon.server.tuning.record import Key, TunedProfile, load
 from crayon.server.tuning.saturation import Workload
-from crayon.server.tuning.tune import FULL_SECONDS, QUICK_SECONDS, tune
+from crayon.server.tuning.session import FULL_SECONDS, QUICK_SECONDS, tune
 
 __all__ = [
     "FULL_SECONDS",

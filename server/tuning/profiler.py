@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Protocol
 
+from crayon.errors import InvalidRequestError
 from crayon.server.scheduler.profile import Recipe, profile_for
 from crayon.server.scheduler.step_cost import StepCost, StepShape
 from crayon.server.scheduler.step_fit import Fitted, fit
@@ -43,30 +45,46 @@ def profile(
         left: seconds that are left of the whole search; recipes stop where there are none.
         deepest: most tokens of one sequence.
     """
-    rough = _rough(timer, caps, journal)
-    plan = profile_for(caps, rough, budget_s, deepest)
+    rough, sizes = _rough(timer, caps, budget_s, journal)
     samples: list[tuple[StepShape, float]] = []
-    for recipe in (Recipe(1, 1, repeats=3), *plan.recipes):
+    for recipe in _recipes(caps, rough, budget_s, deepest):
         name = f"call {tuple(recipe)}"
         if name not in journal and samples and left() <= 0:
             continue
         seconds = journal.measure(name, lambda recipe=recipe: timer.time(recipe))
         samples += [(timer.shape(recipe), each) for each in seconds]
+    if not samples:  # a model so slow that the time holds no more than the guess
+        for recipe in sizes:
+            samples += [(timer.shape(recipe), each) for each in journal.measure(f"rough {recipe.tokens}", list)]
     return fit(samples)
 
 
-def _rough(timer: Timer, caps: Caps, journal: Journal) -> StepCost:
-    """Return a cost from calls of two sizes, good enough to keep to a budget."""
-    many = min(16, caps.max_tokens)
-    one, more = (
-        min(journal.measure(f"rough {tokens}", lambda tokens=tokens: timer.time(Recipe(1, tokens, repeats=3))))
-        for tokens in (1, many)
-    )
-    per_token = max((more - one) / max(1, many - 1), one * 1e-3)
-    return StepCost(
+def _recipes(caps: Caps, rough: StepCost, budget_s: float, deepest: int) -> tuple[Recipe, ...]:
+    """Return the calls that fit into the budget, at the deepest cache that it allows; none if it holds none."""
+    while deepest >= 1:
+        with suppress(InvalidRequestError):
+            return profile_for(caps, rough, budget_s, deepest).recipes
+        deepest //= 2
+    return ()
+
+
+def _rough(timer: Timer, caps: Caps, budget_s: float, journal: Journal) -> tuple[StepCost, list[Recipe]]:
+    """Return a cost from calls of two sizes, good enough to keep to a budget, and these calls."""
+
+    def seconds(recipe: Recipe) -> float:
+        return float(min(journal.measure(f"rough {recipe.tokens}", lambda: timer.time(recipe))))
+
+    first = Recipe(1, 1, repeats=2)
+    one = seconds(first)
+    # Above the ridge, if 64 tokens that cost as much as 64 calls would not take it all.
+    many = min(64 if one * 64 < budget_s else 16, caps.max_tokens)
+    second = Recipe(1, many, repeats=2)
+    per_token = max((seconds(second) - one) / max(1, many - 1), one * 1e-3)
+    cost = StepCost(
         base=max(one - per_token, 0.0),
         per_token=per_token,
         per_context=per_token * _CONTEXT_SHARE,
         per_output=per_token * _OUTPUT_SHARE,
         per_switch=one * _SWITCH_SHARE,
     )
+    return cost, [first, second]
