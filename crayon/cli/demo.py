@@ -83,7 +83,7 @@ def _run(settings: Settings, engine: EngineKind, server_model: str, *, as_json: 
     script, task, watch = demo_script(), demo_task(), _Watch()
     watch.step("models", "models")
     local = _fetch(settings.device.model, settings.models_dir, watch)
-    arguments, served = ["--engine", engine.value, "--ctx", "2048", "--slots", "2"], engine.value
+    arguments, served = ["--engine", engine.value, "--ctx", "2048", "--slots", "2", "--no-tune"], engine.value
     if engine is EngineKind.LLAMA_CPP:
         served = _fetch(server_model, settings.models_dir, watch).name
         arguments += ["--model", server_model]

@@ -32,7 +32,7 @@ class KvCache(StrEnum):
 
 
 KvOption = Annotated[
-    KvCache,
+    KvCache | None,
     typer.Option(
         "--kv",
         help="split: each slot has an equal part of --ctx. unified: one request may hold all of it, but steps with "
@@ -47,21 +47,24 @@ StepOption = Annotated[
     typer.Option("--step-ms", min=0, help="How long a step may delay answers being written; 0: any. 250 if not given."),
 ]
 PredictOption = Annotated[
-    Predict,
+    Predict | None,
     typer.Option("--predict", help="Room for an answer in the cache: all it may get, or as much as answers seen got."),
 ]
 SpillOption = Annotated[
-    bool, typer.Option("--spill/--no-spill", help="Set requests aside where the cache is fuller than predicted.")
+    bool | None, typer.Option("--spill/--no-spill", help="Set requests aside where the cache is fuller than predicted.")
 ]
 PrefixOption = Annotated[
-    int, typer.Option("--idle-prefixes", min=0, max=256, help="Finished requests that later ones may begin with.")
+    int | None,
+    typer.Option("--idle-prefixes", min=0, max=256, help="Finished requests that later ones may begin with."),
 ]
 QuantumOption = Annotated[
-    int, typer.Option("--blend-quantum", min=0, help="Tokens of one blend before the next one's turn; 0: one step.")
+    int | None,
+    typer.Option("--blend-quantum", min=0, help="Tokens of one blend before the next one's turn; 0: one step."),
 ]
 AheadOption = Annotated[
-    bool, typer.Option("--plan-ahead/--no-plan-ahead", help="Plan the next step while one is computed.")
+    bool | None, typer.Option("--plan-ahead/--no-plan-ahead", help="Plan the next step while one is computed.")
 ]
 OverlapOption = Annotated[
-    Overlap, typer.Option("--overlap", help="dual reads prompts and writes answers at once, on cores of their own.")
+    Overlap | None,
+    typer.Option("--overlap", help="dual reads prompts and writes answers at once, on cores of their own."),
 ]

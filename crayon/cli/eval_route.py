@@ -63,7 +63,9 @@ def route(
         cache = stack.enter_context(AnswerCache(folder / eval_setup.ANSWERS))
         if server is None:
             console.message(f"starting a server of {server_model}")
-            server = stack.enter_context(ChildServer(["--model", server_model, "--host", "127.0.0.1"])).address
+            server = stack.enter_context(
+                ChildServer(["--model", server_model, "--host", "127.0.0.1", "--no-tune"])
+            ).address
         engine = stack.enter_context(closing(RemoteEngine(server, timeout=600.0)))
         measured = evaluate_route(
             lambda wanted: eval_setup.open_engine(found, wanted),

@@ -21,9 +21,7 @@ from crayon.cli.engine_options import (
     BatchOption,
     KvCache,
     KvOption,
-    Overlap,
     OverlapOption,
-    Predict,
     PredictOption,
     PrefixOption,
     QuantumOption,
@@ -31,10 +29,11 @@ from crayon.cli.engine_options import (
     StepOption,
 )
 from crayon.cli.pull_progress import pull_progress
+from crayon.cli.tuned import DEFAULT_SLOTS, engine_sizes
 from crayon.errors import ConfigError, MissingExtraError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
     from crayon.adapters import Pool
     from crayon.config import Settings
@@ -71,28 +70,35 @@ def serve(
         list[str] | None,
         typer.Option("--pool", metavar="POOL", help="Adapters to blend: name or folder; may be given again."),
     ] = None,
-    slots: Annotated[int, typer.Option("--slots", min=1, max=256, help="Most requests computed together.")] = 8,
+    slots: Annotated[
+        int | None,
+        typer.Option("--slots", min=1, max=256, help="Most requests computed together; if not given, as tuned, or 8."),
+    ] = None,
     ctx: Annotated[
         int,
         typer.Option("--ctx", min=16, help="Tokens of context of all slots together; memory grows with it."),
     ] = 32768,
     threads: Annotated[
         int | None,
-        typer.Option("--threads", min=1, help="Compute threads; if not given, all cores it may use."),
+        typer.Option("--threads", min=1, help="Compute threads; if not given, as tuned, or all cores it may use."),
     ] = None,
     batch: BatchOption = None,
     step_ms: StepOption = None,
-    predict: PredictOption = Predict.MEAN,
-    spill: SpillOption = True,
-    idle_prefixes: PrefixOption = 2,
-    blend_quantum: QuantumOption = 0,
-    plan_ahead: AheadOption = True,
-    overlap: OverlapOption = Overlap.NONE,
-    kv: KvOption = KvCache.SPLIT,
+    predict: PredictOption = None,
+    spill: SpillOption = None,
+    idle_prefixes: PrefixOption = None,
+    blend_quantum: QuantumOption = None,
+    plan_ahead: AheadOption = None,
+    overlap: OverlapOption = None,
+    kv: KvOption = None,
     stats_file: Annotated[
         Path | None,
         typer.Option("--stats-file", metavar="PATH", help="Keep the engine's counters there, as JSON, for benches."),
     ] = None,
+    tune: Annotated[
+        bool,
+        typer.Option("--tune/--no-tune", help="Search for up to 30 s at a model's first start (crayon tune server)."),
+    ] = True,
     drain_seconds: Annotated[
         float, typer.Option("--drain-seconds", min=0, help="How long running answers may go on after the first signal.")
     ] = 30.0,
@@ -134,26 +140,22 @@ def serve(
     # Before a download of minutes, not after it.
     check_free(config)
     if engine is EngineKind.ECHO:
-        factory = _echo(delay=echo_delay, ctx=ctx, slots=slots)
+        factory = _echo(delay=echo_delay, ctx=ctx, slots=slots or DEFAULT_SLOTS)
     else:
-        sizes: dict[str, Any] = {} if batch is None else {"n_batch": batch}
+        shape = {
+            "n_batch": batch,
+            "predict": predict,
+            "spill": spill,
+            "idle_prefixes": idle_prefixes,
+            "quantum": blend_quantum,
+            "plan_ahead": plan_ahead,
+            "overlap": overlap,
+            "kv_unified": None if kv is None else kv is KvCache.UNIFIED,
+        }
+        given = {name: value for name, value in shape.items() if value is not None}
         if step_ms is not None:
-            sizes["step_seconds"] = step_ms / 1000 or None
-        factory = _llama_cpp(
-            model,
-            settings,
-            n_ctx=ctx,
-            n_seq_max=slots,
-            threads=threads,
-            predict=predict.value,
-            spill=spill,
-            idle_prefixes=idle_prefixes,
-            quantum=blend_quantum,
-            plan_ahead=plan_ahead,
-            overlap=overlap.value,
-            kv_unified=kv is KvCache.UNIFIED,
-            **sizes,
-        )
+            given["step_seconds"] = step_ms / 1000 or None
+        factory = _llama_cpp(model, settings, given, ctx=ctx, slots=slots, threads=threads, tune=tune)
     if stats_file is not None:
         factory = _told(factory, stats_file)
     _run(config, factory, ready_file)
@@ -199,7 +201,16 @@ def _told(factory: Callable[[], Engine], path: Path) -> Callable[[], Engine]:
     return make
 
 
-def _llama_cpp(reference: str, settings: Settings, **sizes: Any) -> Callable[[], Engine]:
+def _llama_cpp(
+    reference: str,
+    settings: Settings,
+    given: Mapping[str, Any],
+    *,
+    ctx: int,
+    slots: int | None,
+    threads: int | None,
+    tune: bool,
+) -> Callable[[], Engine]:
     from crayon.models import read_gguf, resolve
     from crayon.models.prepared import origin
 
@@ -207,7 +218,17 @@ def _llama_cpp(reference: str, settings: Settings, **sizes: Any) -> Callable[[],
         local = resolve(reference, progress=progress, models_dir=settings.models_dir)
     info = read_gguf(local.path)
     source_sha256, quantization = origin({key: str(value) for key, value in info.metadata.items()}, local.sha256)
-    pools = _pools(settings.serve.pools, source_sha256, local.name)
+    pools = open_pools(settings.serve.pools, source_sha256, local.name)
+    sizes = engine_sizes(
+        local,
+        quantization or info.file_type or "",
+        models_dir=settings.models_dir,
+        ctx=ctx,
+        slots=slots,
+        threads=threads,
+        search=tune,
+        pools=pools,
+    )
     console.message(f"loading {local.name} from {local.path}", "dim")
 
     def make() -> Engine:
@@ -221,13 +242,13 @@ def _llama_cpp(reference: str, settings: Settings, **sizes: Any) -> Callable[[],
             source_sha256=source_sha256,
             quantization=quantization or info.file_type or "",
             pools=pools,
-            **sizes,
+            **{**sizes, **given},
         )
 
     return make
 
 
-def _pools(references: tuple[str, ...], source_sha256: str, model: str) -> list[Pool]:
+def open_pools(references: tuple[str, ...], source_sha256: str, model: str) -> list[Pool]:
     """Open the pools, before the model takes its time to load."""
     if not references:
         return []

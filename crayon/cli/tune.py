@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from crayon.bench.report import Report, Row
     from crayon.server.planner import Pipeline
+    from crayon.server.tuning import TunedProfile
 
 app = typer.Typer(add_completion=False, no_args_is_help=True)
 
@@ -38,8 +39,102 @@ not follow from its own 280 TFLOPS and 70 B parameters, which give 2000."""
 def tune() -> None:
     """Search for the best plan of a server's work.
 
-    Nothing is measured and nothing is changed by `paper`; it needs the extra 'plan'.
+    `server` measures this machine and is used by crayon serve. `paper` measures and changes nothing; it needs the
+    extra 'plan'.
     """
+
+
+@app.command()
+def server(
+    reference: Annotated[
+        str, typer.Argument(metavar="[MODEL]", help="Which model; it is fetched if absent.")
+    ] = "qwen2.5-coder-1.5b-instruct",
+    *,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Search for 30 seconds: batch, sequences, threads and one overlap.")
+    ] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume/--no-resume", help="Go on with a search of the same settings that was stopped.")
+    ] = True,
+    pool: Annotated[
+        list[str] | None,
+        typer.Option("--pool", metavar="POOL", help="Adapters that requests blend; several --blends need one."),
+    ] = None,
+    blends: Annotated[int, typer.Option("--blends", min=1, help="Different blends among the requests.")] = 1,
+    ctx: Annotated[int, typer.Option("--ctx", min=16, help="Tokens of context that all requests share.")] = 8192,
+    prompt_tokens: Annotated[int, typer.Option("--prompt-tokens", min=1, help="Of a typical request.")] = 200,
+    answer_tokens: Annotated[int, typer.Option("--answer-tokens", min=1, help="Of a typical request.")] = 50,
+    latency_ms: Annotated[
+        float, typer.Option("--latency-ms", min=1, help="Most milliseconds between two tokens of an answer.")
+    ] = 250.0,
+    time_limit: Annotated[
+        float | None,
+        typer.Option("--time-limit", metavar="SECONDS", min=1, help="If not given: 480, or 30 with --quick."),
+    ] = None,
+    as_json: options.JsonOption = False,
+) -> None:
+    """Search how a server answers most on this machine, and keep the result for crayon serve.
+
+    Times single calls, fits what they cost, predicts every batch, number of sequences, kind of cache and cut; then
+    measures the best with a server's other work beside them, threads against cores kept free, and reading and writing
+    at the same time. What lost is in the record too. Best on an idle machine. Example: crayon tune server --quick
+    """
+    from crayon.cli.pull_progress import pull_progress
+    from crayon.cli.serve import open_pools
+    from crayon.cli.tuned import folder_of
+    from crayon.errors import ConfigError
+    from crayon.models import read_gguf, resolve
+    from crayon.models.prepared import origin
+    from crayon.server.tuning import Key, Workload
+    from crayon.server.tuning import tune as search
+
+    if blends > 1 and not pool:
+        raise ConfigError("--blends", "of 2 or more need a --pool to change between")
+    models_dir = options.load_settings({}).models_dir
+    workload = Workload(
+        prompt=prompt_tokens, answer=answer_tokens, blends=blends, n_ctx=ctx, itl_target_s=latency_ms / 1000
+    )
+    with pull_progress(reference) as progress:
+        local = resolve(reference, progress=progress, models_dir=models_dir)
+    info = read_gguf(local.path)
+    source, quantization = origin({key: str(value) for key, value in info.metadata.items()}, local.sha256)
+    profile = search(
+        local.path,
+        Key.here(local.sha256, quantization or info.file_type or ""),
+        folder_of(local, models_dir),
+        workload=workload,
+        quick=quick,
+        seconds=time_limit,
+        resume=resume,
+        pools=open_pools(tuple(pool or ()), source, local.name),
+        say=lambda text: console.message(text, "dim"),
+    )
+    if as_json:
+        print(json.dumps({"model": local.name, **profile.as_json()}, indent=2))
+        return
+    for line in _tuned(profile):
+        print(line)
+
+
+def _tuned(profile: TunedProfile) -> Iterator[str]:
+    """Yield what was measured, best first, and why each knob is as it is."""
+    evidence = profile.evidence
+    rows = [(row["measured"], row["choice"]) for row in evidence["measured"]]
+    yield f"{'tokens/s':>9}{'between tokens, ms':>20}  {'batch':>6}{'sequences':>10}{'threads':>8}{'nano':>5}  cache"
+    for got, choice in sorted(rows, key=lambda row: -row[0]["tokens_per_s"]):
+        yield (
+            f"{got['tokens_per_s']:9.0f}{1000 * got['longest_s']:20.0f}  {choice['n_batch']:6}{choice['n_seq_max']:10}"
+            f"{choice['threads']:8}{choice['nano']:5}  {'unified' if choice['kv_unified'] else 'split'}"
+        )
+    for got in evidence["interference"]:
+        yield (
+            f"{got['tokens_per_s']:9.0f}{1000 * got['decode_both_s']:20.0f}  overlap on {got['prefill_cores']} + "
+            f"{got['decode_cores']} cores, {got['ratio']:.2f} times as fast as in turn"
+        )
+    yield ""
+    for knob, why in evidence["why"].items():
+        yield f"{knob:12}{why}"
+    yield f"{'chosen':12}{profile.choice}"
 
 
 @app.command()

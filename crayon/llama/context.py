@@ -28,14 +28,16 @@ class Context:
     Args:
         model: the weights; must outlive the context.
         n_ctx: cells of the KV cache, shared by all sequences (one cell is one token).
-        n_batch: most rows in one `decode`; it runs as one graph, so this bounds how long a step can take.
+        n_batch: most rows in one `decode`.
+        n_ubatch: most rows in one graph (None: `n_batch`, so that each `decode` is one); `abort` and the cost of a
+            call go by graphs.
         n_seq_max: most sequences, numbered from 0.
         n_outputs_max: most rows with logits in one step (0: `n_batch`), at least `n_seq_max`; few save memory.
         threads: compute threads (None: the cores this process may use).
+        kv_unified: whether sequences share cells: a prefix is stored once, and any of them may grow to `n_ctx`, but
+            each token attends over all used cells. Else each has `n_ctx / n_seq_max` cells of its own.
         embeddings: give final hidden states of the rows that ask for logits.
         tap: reads a middle layer while the graph runs.
-        kv_unified: sequences share cells: a beginning is stored once, and any of them may grow to `n_ctx`, but
-            attention looks at the cells of all. If not, each has `n_ctx / n_seq_max` cells of its own.
 
     Raises:
         InvalidRequestError: a size is below 1.
@@ -48,15 +50,18 @@ class Context:
         *,
         n_ctx: int,
         n_batch: int = 512,
+        n_ubatch: int | None = None,
         n_seq_max: int = 1,
         n_outputs_max: int = 0,
         threads: int | None = None,
+        kv_unified: bool = True,
         embeddings: bool = False,
         tap: Tap | None = None,
-        kv_unified: bool = True,
     ) -> None:
         threads = usable_cores() if threads is None else threads
-        for name, size in (("n_ctx", n_ctx), ("n_batch", n_batch), ("n_seq_max", n_seq_max), ("threads", threads)):
+        n_ubatch = n_batch if n_ubatch is None else n_ubatch
+        sizes = {"n_ctx": n_ctx, "n_batch": n_batch, "n_ubatch": n_ubatch, "n_seq_max": n_seq_max, "threads": threads}
+        for name, size in sizes.items():
             if size < 1:
                 raise InvalidRequestError(name, f"must be at least 1, not {size}")
         lib = library.load()
@@ -72,7 +77,8 @@ class Context:
 
         params = api.llama_context_default_params()
         params.n_ctx = n_ctx
-        params.n_batch = params.n_ubatch = min(n_batch, n_ctx)
+        params.n_batch = min(n_batch, n_ctx)
+        params.n_ubatch = min(n_ubatch, n_batch, n_ctx)
         params.n_seq_max = n_seq_max
         # llama.cpp ends the whole process where there are fewer outputs than sequences.
         params.n_outputs_max = max(min(n_outputs_max or n_batch, n_batch), n_seq_max)
@@ -95,7 +101,7 @@ class Context:
         self.n_ctx = int(api.llama_n_ctx(self._handle))
         self.n_batch = int(api.llama_n_batch(self._handle))
         self.n_seq_max = n_seq_max
-        self.kv_unified = kv_unified
+        self.kv_unified = kv_unified or n_seq_max == 1
         self.threads = threads
         self._adapters: tuple[tuple[Adapter, float], ...] = ()
         self._logit_views: dict[int, NDArray[np.float32]] = {}
@@ -225,22 +231,23 @@ class Context:
         return bool(self._api.llama_memory_seq_rm(self._memory_handle, sequence, start, end))
 
     def copy(self, source: int, target: int, start: int = 0, end: int = -1) -> None:
-        """Let `target` share positions of `source`; no data is copied where sequences share cells.
+        """Let `target` share positions of `source`; no data is copied where the cache is unified.
 
-        Where each has cells of its own, `target` becomes a copy of what `source` holds, and `start` must be 0.
+        Where it is split, `target` becomes a copy of what `source` holds.
 
         Raises:
+            InvalidRequestError: `start` is not 0 and the cache is split, which copies from the beginning only.
             EngineError: the cells cannot be copied.
         """
-        if self.kv_unified:
-            self._api.llama_memory_seq_cp(self._memory_handle, source, target, start, end)
+        if not self.kv_unified and source != target:
+            if start:
+                raise InvalidRequestError("start", f"must be 0 where the KV cache is split, not {start}")
+            # Not llama.cpp's copy: it moves all cells that a sequence could have, used or not.
+            self.restore(target, self.save(source))
+            if end >= 0:
+                self.remove(target, end)
             return
-        if start:
-            raise EngineError("only the beginning of a sequence can be copied where each has cells of its own")
-        # Not llama.cpp's copy: that one moves all cells that a sequence could have, used or not.
-        self.restore(target, self.save(source))
-        if end >= 0:
-            self.remove(target, end)
+        self._api.llama_memory_seq_cp(self._memory_handle, source, target, start, end)
 
     def keep(self, sequence: int) -> None:
         """Forget every sequence but this one."""

@@ -34,11 +34,12 @@ class Variant:
     slots: int = SLOTS
 
 
-_BARE = ("--no-plan-ahead", "--no-spill", "--predict", "worst", "--idle-prefixes", "0")
-_AHEAD = ("--plan-ahead", "--no-spill", "--predict", "worst", "--idle-prefixes", "0")
-_PREDICTED = ("--plan-ahead", "--spill", "--predict", "mean", "--idle-prefixes", "0")
-# Each adds to the one before; all on the same kernels. Prediction without spilling would have to abort requests where it
-# is wrong, so the two are one. The overlap comes last and beside them, since it takes cores from both halves.
+_SIZES = ("--no-tune", "--batch", "512", "--step-ms", "250", "--overlap", "none", "--kv", "split")
+_BARE = (*_SIZES, "--no-plan-ahead", "--no-spill", "--predict", "worst", "--idle-prefixes", "0")
+_AHEAD = (*_SIZES, "--plan-ahead", "--no-spill", "--predict", "worst", "--idle-prefixes", "0")
+_PREDICTED = (*_SIZES, "--plan-ahead", "--spill", "--predict", "mean", "--idle-prefixes", "0")
+# Each adds to the one before; all on the same kernels. Prediction without spilling would have to abort requests where
+# it is wrong, so the two are one. The overlap comes last, since it takes cores from both halves.
 VARIANTS = (
     Variant("sequential", _BARE, slots=1),
     Variant("+ constant batch, cells shared by all", (*_BARE, "--kv", "unified")),

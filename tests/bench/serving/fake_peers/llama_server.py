@@ -71,7 +71,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     for flag in ("-m", "-c", "-np", "-b", "-ub", "-t", "-tb", "--threads-http", "--cache-ram", "--host", "--port"):
         parser.add_argument(flag)
-    given = parser.parse_args()
+    given = parser.parse_known_args()[0]  # ours has flags of its own
     Server((given.host, int(given.port)), Handler).serve_forever()
 
 

@@ -1,0 +1,205 @@
+"""What the search measures with: the contract, and llama.cpp behind it."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from crayon.blending import PoolBlends
+from crayon.completion import Blend
+from crayon.llama.context import Context
+from crayon.server.scheduler.step import Row
+from crayon.server.scheduler.step_cost import StepShape, shape_of
+from crayon.server.tuning.filled import Filled
+from crayon.server.tuning.host_load import HostLoad
+from crayon.server.tuning.interference import interfere
+from crayon.server.tuning.saturation import CELLS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from crayon.adapters.pool import Pool
+    from crayon.blending import Lease
+    from crayon.llama.model import Model
+    from crayon.server.scheduler.caps import Caps
+    from crayon.server.scheduler.profile import Recipe
+    from crayon.server.tuning.choice import Choice
+    from crayon.server.tuning.interference import Interference
+    from crayon.server.tuning.profiler import Timer
+    from crayon.server.tuning.saturation import Steady, Workload
+
+_FEWEST = 3  # of each kind of step; fewer say nothing where one may be an outlier
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trial:
+    """A choice, measured with the host's work beside it.
+
+    Args:
+        tokens_per_s: tokens read and written a second.
+        longest_s: median of the steps that read a prompt: what an answer waits for.
+        steps: steps that ran.
+    """
+
+    tokens_per_s: float
+    longest_s: float
+    steps: int
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the fields by name."""
+        return asdict(self)
+
+
+class Rig(Protocol):
+    """Measures."""
+
+    def timer(self, caps: Caps, threads: int) -> Any:  # a context manager of a Timer
+        """Open what times single calls."""
+        ...
+
+    def trial(self, choice: Choice, load: Steady, workload: Workload, seconds: float) -> Trial:
+        """Run a choice's steps for about so long, with the host's work beside them."""
+        ...
+
+    def interference(
+        self, choice: Choice, load: Steady, workload: Workload, prefill_cores: int, seconds: float
+    ) -> Interference:
+        """Read and write at the same time on cores of their own, and one after the other on all."""
+        ...
+
+
+class LlamaRig:
+    """llama.cpp on a loaded model; `pools` give the adapters that blends change between."""
+
+    def __init__(self, model: Model, pools: Sequence[Pool] = ()) -> None:
+        self._model = model
+        self._pools = tuple(pools)
+
+    @contextmanager
+    def timer(self, caps: Caps, threads: int) -> Iterator[Timer]:
+        """Open a context that times single calls."""
+        with (
+            Context(
+                self._model,
+                n_ctx=caps.kv_capacity,
+                n_batch=caps.max_tokens,
+                n_seq_max=caps.max_seqs,
+                n_outputs_max=caps.outputs,
+                threads=threads,
+            ) as context,
+            self._leases(context) as leases,
+        ):
+            yield _LlamaTimer(context, leases)
+
+    def trial(self, choice: Choice, load: Steady, workload: Workload, seconds: float) -> Trial:
+        """Run the steps of a full server, reading and writing in their proportion."""
+        writing, reading = steps_of(load, workload)
+        with (
+            Context(
+                self._model,
+                n_ctx=workload.n_ctx,
+                n_batch=choice.n_batch,
+                n_ubatch=choice.n_ubatch,
+                n_seq_max=choice.n_seq_max,
+                n_outputs_max=min(max(choice.n_seq_max, 64), choice.n_batch),
+                threads=choice.threads,
+                kv_unified=choice.kv_unified,
+            ) as context,
+            self._leases(context) as leases,
+            HostLoad(self._model),
+        ):
+            filled = Filled(context)
+            filled.fill(max(1, load.decoding), workload.depth)
+            times: dict[bool, list[float]] = {False: [], True: []}
+            end, debt, turn = time.perf_counter() + seconds, 0.0, 0
+            while time.perf_counter() < end or min(map(len, times.values())) < _FEWEST:
+                debt += load.share
+                reads = debt >= 1 or (time.perf_counter() >= end and len(times[True]) < _FEWEST)
+                debt -= debt >= 1
+                took = 0.0
+                for rows in _calls(reading if reads else writing, load.groups):
+                    if leases and workload.blends > 1:
+                        begun = time.perf_counter()
+                        context.set_adapters(leases[turn % len(leases)])
+                        took, turn = took + time.perf_counter() - begun, turn + 1
+                    took += filled.run(rows)
+                times[reads].append(took)
+        read, write = statistics.median(times[True]), statistics.median(times[False])
+        if load.decoding:
+            rate = load.decoding * workload.tokens / workload.answer / (load.share * read + (1 - load.share) * write)
+        else:
+            rate = workload.tokens / (workload.prompt / load.chunk * read + workload.answer * write)
+        return Trial(tokens_per_s=rate, longest_s=read if load.decoding else write, steps=sum(map(len, times.values())))
+
+    def interference(
+        self, choice: Choice, load: Steady, workload: Workload, prefill_cores: int, seconds: float
+    ) -> Interference:
+        """Measure two contexts at once."""
+        with HostLoad(self._model):
+            return interfere(self._model, choice, load, workload, prefill_cores, seconds)
+
+    @contextmanager
+    def _leases(self, context: Context) -> Iterator[list[Lease]]:
+        """Give two blends to change between; none without a pool."""
+        if not self._pools:
+            yield []
+            return
+        blends = PoolBlends(self._model, self._pools, contexts=(context,))
+        members = len(self._pools[0])
+        leases = [blends(Blend(self._pools[0].id, (weight, *(0.0,) * (members - 1)))) for weight in (0.5, 1.0)]
+        try:
+            yield leases
+        finally:
+            context.set_adapters()
+            for lease in leases:
+                lease.release()
+            blends.close()
+
+
+class _LlamaTimer:
+    """Times single calls on a context with a unified cache."""
+
+    def __init__(self, context: Context, leases: Sequence[Lease]) -> None:
+        self._filled = Filled(context)
+        self._context = context
+        self._leases = leases
+        self._turn = 0
+
+    def time(self, recipe: Recipe) -> list[float]:
+        """Return the seconds of each repeat, after one that does not count."""
+        self._filled.fill(recipe.sequences, recipe.depth)
+        rows, times = recipe.rows(), []
+        for repeat in range(recipe.repeats + 1):
+            begun = time.perf_counter()
+            if recipe.switch and self._leases:
+                self._turn += 1
+                self._context.set_adapters(self._leases[self._turn % len(self._leases)])
+            change = time.perf_counter() - begun
+            seconds = self._filled.run(rows) + change
+            if repeat:
+                times.append(seconds)
+        self._context.set_adapters()
+        return times
+
+    def shape(self, recipe: Recipe) -> StepShape:
+        """Return what is computed: attention over all used cells, as the cache is unified."""
+        used = recipe.sequences * (recipe.depth + recipe.tokens)
+        switches = int(recipe.switch and bool(self._leases))
+        return shape_of(recipe.rows(), switches, cells=-(-used // CELLS) * CELLS)
+
+
+def steps_of(load: Steady, workload: Workload) -> tuple[list[Row], list[Row]]:
+    """Return the rows of a step that only writes, and of one that reads too."""
+    writing = [Row("tune", seq, workload.depth, 1, 1) for seq in range(max(1, load.decoding))]
+    if load.decoding:
+        return writing, [*writing, Row("tune", load.decoding, 0, load.chunk, 1)]
+    return writing, [Row("tune", 0, workload.depth, load.chunk, 1)]
+
+
+def _calls(rows: list[Row], groups: int) -> Iterator[list[Row]]:
+    """Yield the engine calls of a step: one a group."""
+    for group in range(min(groups, len(rows))):
+        yield rows[group::groups]

@@ -1,0 +1,266 @@
+"""The search itself, in two stages as in NanoFlow: structure from the fitted cost, then shares by measurement.
+
+Stage I enumerates batches, sequences, kind of cache, nano-batches and the turns of blends, and predicts what a full
+server delivers within the latency target. Stage II measures with the host's work running: threads for the best
+structure, the best three structures, then each knob that no cost can decide. A knob leaves its plain value only where
+measurement says that this gains more than the noise.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from crayon.server.tuning.choice import MAX_BLENDS, Choice
+from crayon.server.tuning.saturation import Steady, Workload, steady
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from crayon.server.scheduler.step_cost import StepCost
+    from crayon.server.tuning.journal import Journal
+    from crayon.server.tuning.rig import Rig
+
+MARGIN = 1.03
+"""What another choice must gain over the one that is held: less is noise."""
+_TOP = 3
+_QUANTA = (0, 64, 256, 1024)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Space:
+    """What is searched.
+
+    Args:
+        max_batch, max_seqs: the largest.
+        cores: cores that may compute.
+        overlap: whether two contexts can be bound to cores of their own.
+        trial_s: seconds of one measurement.
+        quick: only batch, sequences and threads.
+    """
+
+    max_batch: int
+    max_seqs: int
+    cores: int
+    overlap: bool
+    trial_s: float
+    quick: bool = False
+
+
+@dataclass(slots=True)
+class Found:
+    """What the search chose, and why."""
+
+    choice: Choice
+    rate: float = 0.0
+    predicted: list[dict[str, Any]] = field(default_factory=list)
+    measured: list[dict[str, Any]] = field(default_factory=list)
+    interference: list[dict[str, Any]] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
+    why: dict[str, str] = field(default_factory=dict)
+
+    def evidence(self) -> dict[str, Any]:
+        """Return all but the choice, as JSON."""
+        return {
+            "predicted": self.predicted,
+            "measured": self.measured,
+            "interference": self.interference,
+            "skipped": self.skipped,
+            "why": self.why,
+        }
+
+
+def structures(cost: StepCost, space: Space, workload: Workload) -> list[tuple[Choice, Steady]]:
+    """Return every structure with its prediction: those within the latency target first, then the fastest."""
+    found = [(choice, steady(cost, choice, workload)) for choice in _enumerate(space, workload)]
+
+    def order(item: tuple[Choice, Steady]) -> tuple[float, ...]:
+        choice, load = item
+        late = max(0.0, load.longest_s - workload.itl_target_s)
+        # Of equals the smallest: it takes less memory and ends a step sooner.
+        return (late, -round(load.tokens_per_s, 6), choice.nano, choice.quantum, choice.n_batch, choice.n_seq_max)
+
+    return sorted(found, key=order)
+
+
+def _enumerate(space: Space, workload: Workload) -> Iterator[Choice]:
+    blends = workload.blends > 1
+    for n_batch in _powers(16, min(space.max_batch, workload.n_ctx)):
+        for n_seq_max in _powers(1, min(space.max_seqs, n_batch)):
+            for unified in (True, False) if workload.n_ctx // n_seq_max >= workload.longest else (True,):
+                for nano in (1, 2):
+                    for quantum in _QUANTA if blends else (0,):
+                        for max_blends in (1, 2, MAX_BLENDS) if blends else (MAX_BLENDS,):
+                            yield Choice(
+                                n_batch=n_batch,
+                                n_seq_max=n_seq_max,
+                                threads=space.cores,
+                                nano=nano,
+                                kv_unified=unified,
+                                quantum=quantum,
+                                max_blends=max_blends,
+                            )
+
+
+def _powers(low: int, high: int) -> list[int]:
+    return [size for size in (2**i for i in range(20)) if low <= size <= high] or [max(1, high)]
+
+
+def search(
+    rig: Rig,
+    cost: StepCost,
+    space: Space,
+    workload: Workload,
+    journal: Journal,
+    left: Callable[[], float],
+    say: Callable[[str], None] = lambda _: None,
+) -> Found:
+    """Return the best choice.
+
+    Args:
+        rig: measures.
+        cost: of a call, for stage I.
+        space: what is searched.
+        workload: what is asked.
+        journal: keeps what was measured, so that a killed search repeats nothing.
+        left: seconds that are left; without any, what is not measured yet is listed as skipped.
+        say: told what is measured.
+    """
+    return _Search(rig, cost, space, workload, journal, left, say).run()
+
+
+class _Search:
+    def __init__(
+        self,
+        rig: Rig,
+        cost: StepCost,
+        space: Space,
+        workload: Workload,
+        journal: Journal,
+        left: Callable[[], float],
+        say: Callable[[str], None],
+    ) -> None:
+        self._rig, self._cost, self._space, self._workload = rig, cost, space, workload
+        self._journal, self._left, self._say = journal, left, say
+        self._rates: dict[Choice, float | None] = {}
+        self._late: dict[Choice, float] = {}
+
+    def run(self) -> Found:
+        ranked = structures(self._cost, self._space, self._workload)
+        plain = [item for item in ranked if item[0].kv_unified and item[0].nano == 1]
+        found = self._found = Found(plain[0][0])
+        found.predicted = [_row(choice, load) for choice, load in ranked[:12]]
+        found.why["structure"] = f"best of {len(ranked)} predicted, the first {_TOP} of the plain ones measured"
+        self._threads()
+        for choice, _ in plain[1:_TOP]:
+            self._try(replace(choice, threads=found.choice.threads))
+        self._blends()
+        if self._space.quick:
+            for knob in ("kv_unified", "nano"):
+                found.why[knob] = "not searched in the quick mode"
+        else:
+            self._nano()
+            self._cache()
+        self._overlap()
+        return found
+
+    def _threads(self) -> None:
+        cores, found = self._space.cores, self._found
+        for threads in sorted({cores, cores - 1, cores // 2} - {0}, reverse=True):
+            self._try(replace(found.choice, threads=threads))
+        kept = cores - found.choice.threads
+        found.why["threads"] = f"{kept} of {cores} cores kept for the host, measured with its work running"
+
+    def _nano(self) -> None:
+        wanted = replace(self._found.choice, nano=2)
+        self._found.why["nano"] = self._verdict("two graphs a step", wanted, self._try(wanted))
+
+    def _cache(self) -> None:
+        found, workload = self._found, self._workload
+        # The best split one, which may need fewer sequences for each to hold the longest request.
+        most = max(1, workload.n_ctx // workload.longest)
+        seqs = min(found.choice.n_seq_max, 2 ** (most.bit_length() - 1))
+        if seqs == 1:
+            found.why["kv_unified"] = "unified: a split cache would hold one request of the longest kind only"
+            return
+        wanted = replace(found.choice, kv_unified=False, n_seq_max=seqs)
+        found.why["kv_unified"] = self._verdict(f"a cache split for {seqs}", wanted, self._try(wanted))
+
+    def _blends(self) -> None:
+        why = self._found.why
+        if self._workload.blends < 2:
+            why["quantum"] = "0: one blend never waits for its turn"
+        else:
+            choice = self._found.choice
+            why["quantum"] = f"{choice.quantum}, with {choice.max_blends} blends a step: predicted from the cost"
+
+    def _overlap(self) -> None:
+        found, space = self._found, self._space
+        if not space.overlap:
+            found.why["overlap"] = "none: this system cannot bind threads, or there is one core only"
+            return
+        choice = found.choice
+        load = steady(self._cost, choice, self._workload)
+        splits = {space.cores // 2} if space.quick else {space.cores // 4, space.cores // 2, 3 * space.cores // 4}
+        best = 0.0
+        for prefill in sorted(splits - {0, space.cores}):
+            name = f"overlap of {choice}, {prefill} of {space.cores} cores for prompts"
+            if not self._time_for(name):
+                continue
+            got = self._journal.measure(
+                name,
+                lambda prefill=prefill: self._rig.interference(
+                    choice, load, self._workload, prefill, 2 * space.trial_s
+                ).as_json(),
+            )
+            found.interference.append(got)
+            best = max(best, got["tokens_per_s"])
+            if got["tokens_per_s"] > MARGIN * found.rate:
+                found.rate = got["tokens_per_s"]
+                found.choice = replace(choice, overlap="dual", threads=space.cores - prefill, prefill_threads=prefill)
+        if not found.interference:
+            found.why["overlap"] = "none: no time was left to measure it"
+        else:
+            alone = self._rates.get(choice)
+            beside = "" if alone is None else f" against {alone:.0f} without"
+            found.why["overlap"] = f"{found.choice.overlap}: {best:.0f} tokens/s with it{beside}, measured"
+
+    def _try(self, choice: Choice) -> float | None:
+        """Measure a choice, and hold it if it is better than the one held; None if there was no time."""
+        if choice in self._rates:
+            return self._rates[choice]
+        name = f"trial of {choice}"
+        if self._rates and not self._time_for(name):
+            self._rates[choice] = None
+            return None
+        load = steady(self._cost, choice, self._workload)
+        got = self._journal.measure(
+            name, lambda: self._rig.trial(choice, load, self._workload, self._space.trial_s).as_json()
+        )
+        rate, late = got["tokens_per_s"], max(0.0, got["longest_s"] - self._workload.itl_target_s)
+        self._say(f"{choice}: {rate:.0f} tokens/s, {1000 * got['longest_s']:.0f} ms between tokens")
+        found = self._found
+        found.measured.append({**_row(choice, load), "measured": got})
+        self._rates[choice], self._late[choice] = rate, late
+        held = self._late.get(found.choice, 0.0)
+        # A step that is late counts only beside one that is not, or much later.
+        slack = 0.2 * self._workload.itl_target_s
+        if found.rate == 0 or late < held - slack or (late <= held + slack and rate > MARGIN * found.rate):
+            found.choice, found.rate = choice, rate
+        return rate
+
+    def _time_for(self, name: str) -> bool:
+        if name in self._journal or self._left() > self._space.trial_s:
+            return True
+        self._found.skipped.append(name)
+        return False
+
+    def _verdict(self, what: str, wanted: Choice, rate: float | None) -> str:
+        if rate is None:
+            return f"{what}: no time was left to measure it"
+        taken = "taken" if self._found.choice == wanted else "not taken"
+        return f"{what}: {rate:.0f} tokens/s, the choice has {self._found.rate:.0f}, {taken}"
+
+
+def _row(choice: Choice, load: Steady) -> dict[str, Any]:
+    return {"choice": choice.as_json(), "tokens_per_s": load.tokens_per_s, "longest_s": load.longest_s}
