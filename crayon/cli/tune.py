@@ -131,6 +131,8 @@ def _tuned(profile: TunedProfile) -> Iterator[str]:
             f"{got['tokens_per_s']:9.0f}{1000 * got['decode_both_s']:20.0f}  overlap on {got['prefill_cores']} + "
             f"{got['decode_cores']} cores, {got['ratio']:.2f} times as fast as in turn"
         )
+    if evidence["skipped"]:
+        yield f"{len(evidence['skipped'])} more could not be measured in the time; --time-limit gives it more"
     yield ""
     for knob, why in evidence["why"].items():
         yield f"{knob:12}{why}"

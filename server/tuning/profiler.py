@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 from crayon.errors import InvalidRequestError
@@ -48,10 +49,12 @@ def profile(
     rough, sizes = _rough(timer, caps, budget_s, journal)
     samples: list[tuple[StepShape, float]] = []
     for recipe in _recipes(caps, rough, budget_s, deepest):
+        if recipe.switch and not timer.shape(recipe).switches:
+            continue  # no adapters to change between: the same call again
         name = f"call {tuple(recipe)}"
         if name not in journal and samples and left() <= 0:
             continue
-        seconds = journal.measure(name, lambda recipe=recipe: timer.time(recipe))
+        seconds = journal.measure(name, partial(timer.time, recipe))
         samples += [(timer.shape(recipe), each) for each in seconds]
     if not samples:  # a model so slow that the time holds no more than the guess
         for recipe in sizes:

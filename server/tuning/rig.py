@@ -117,8 +117,10 @@ class LlamaRig:
             end, debt, turn = time.perf_counter() + seconds, 0.0, 0
             while time.perf_counter() < end or min(map(len, times.values())) < _FEWEST:
                 debt += load.share
-                reads = debt >= 1 or (time.perf_counter() >= end and len(times[True]) < _FEWEST)
-                debt -= debt >= 1
+                reads = debt >= 1
+                debt -= reads
+                if time.perf_counter() >= end:  # what there are too few of
+                    reads = len(times[True]) < _FEWEST
                 took = 0.0
                 for rows in _calls(reading if reads else writing, load.groups):
                     if leases and workload.blends > 1:
@@ -167,20 +169,23 @@ class _LlamaTimer:
         self._context = context
         self._leases = leases
         self._turn = 0
+        self._warm = False
 
     def time(self, recipe: Recipe) -> list[float]:
-        """Return the seconds of each repeat, after one that does not count."""
+        """Return the seconds of each repeat."""
         self._filled.fill(recipe.sequences, recipe.depth)
         rows, times = recipe.rows(), []
-        for repeat in range(recipe.repeats + 1):
+        if not self._warm:
+            # The first call of a context also makes its graph and touches its memory.
+            self._filled.run(rows)
+            self._warm = True
+        for _ in range(recipe.repeats):
             begun = time.perf_counter()
             if recipe.switch and self._leases:
                 self._turn += 1
                 self._context.set_adapters(self._leases[self._turn % len(self._leases)])
             change = time.perf_counter() - begun
-            seconds = self._filled.run(rows) + change
-            if repeat:
-                times.append(seconds)
+            times.append(self._filled.run(rows) + change)
         self._context.set_adapters()
         return times
 

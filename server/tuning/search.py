@@ -9,6 +9,7 @@ measurement says that this gains more than the noise.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from crayon.server.tuning.choice import MAX_BLENDS, Choice
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from crayon.server.scheduler.step_cost import StepCost
+    from crayon.server.tuning.interference import Interference
     from crayon.server.tuning.journal import Journal
     from crayon.server.tuning.rig import Rig
 
@@ -150,7 +152,7 @@ class _Search:
         plain = [item for item in ranked if item[0].kv_unified and item[0].nano == 1]
         found = self._found = Found(plain[0][0])
         found.predicted = [_row(choice, load) for choice, load in ranked[:12]]
-        found.why["structure"] = f"best of {len(ranked)} predicted, the first {_TOP} of the plain ones measured"
+        found.why["structure"] = f"best of {len(ranked)} predicted, then by measurement"
         self._threads()
         for choice, _ in plain[1:_TOP]:
             self._try(replace(choice, threads=found.choice.threads))
@@ -205,14 +207,10 @@ class _Search:
         best = 0.0
         for prefill in sorted(splits - {0, space.cores}):
             name = f"overlap of {choice}, {prefill} of {space.cores} cores for prompts"
-            if not self._time_for(name):
+            if not self._time_for(name, self._needs(load, overlap=True)):
                 continue
-            got = self._journal.measure(
-                name,
-                lambda prefill=prefill: self._rig.interference(
-                    choice, load, self._workload, prefill, 2 * space.trial_s
-                ).as_json(),
-            )
+            run = partial(self._rig.interference, choice, load, self._workload, prefill, 2 * space.trial_s)
+            got = self._journal.measure(name, partial(_as_json, run))
             found.interference.append(got)
             best = max(best, got["tokens_per_s"])
             if got["tokens_per_s"] > MARGIN * found.rate:
@@ -230,14 +228,16 @@ class _Search:
         if choice in self._rates:
             return self._rates[choice]
         name = f"trial of {choice}"
-        if self._rates and not self._time_for(name):
+        load = steady(self._cost, choice, self._workload)
+        # Overlap is to be decided by measurement, also where the time is short.
+        spare = self._needs(load, overlap=True) if self._space.overlap else 0.0
+        if self._rates and not self._time_for(name, self._needs(load) + spare):
             self._rates[choice] = None
             return None
-        load = steady(self._cost, choice, self._workload)
         got = self._journal.measure(
             name, lambda: self._rig.trial(choice, load, self._workload, self._space.trial_s).as_json()
         )
-        rate, late = got["tokens_per_s"], max(0.0, got["longest_s"] - self._workload.itl_target_s)
+        rate, late = float(got["tokens_per_s"]), max(0.0, got["longest_s"] - self._workload.itl_target_s)
         self._say(f"{choice}: {rate:.0f} tokens/s, {1000 * got['longest_s']:.0f} ms between tokens")
         found = self._found
         found.measured.append({**_row(choice, load), "measured": got})
@@ -249,8 +249,14 @@ class _Search:
             found.choice, found.rate = choice, rate
         return rate
 
-    def _time_for(self, name: str) -> bool:
-        if name in self._journal or self._left() > self._space.trial_s:
+    def _needs(self, load: Steady, *, overlap: bool = False) -> float:
+        """Return about how long a measurement takes, filling its cache and the fewest steps included."""
+        fill = self._workload.depth * self._cost.per_token + self._cost.base + self._cost.weights
+        steps = max(self._space.trial_s, 6 * load.longest_s)
+        return 2 * (fill + steps) if overlap else fill + steps
+
+    def _time_for(self, name: str, seconds: float) -> bool:
+        if name in self._journal or self._left() > seconds:
             return True
         self._found.skipped.append(name)
         return False
@@ -260,6 +266,10 @@ class _Search:
             return f"{what}: no time was left to measure it"
         taken = "taken" if self._found.choice == wanted else "not taken"
         return f"{what}: {rate:.0f} tokens/s, the choice has {self._found.rate:.0f}, {taken}"
+
+
+def _as_json(run: Callable[[], Interference]) -> dict[str, Any]:
+    return run().as_json()
 
 
 def _row(choice: Choice, load: Steady) -> dict[str, Any]:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 FULL_SECONDS, QUICK_SECONDS = 480.0, 30.0
 _MAX_BATCH, _MAX_SEQS = 512, 32
 # Shares of the budget: the calls of the profile, and one trial.
-_PROFILE_SHARE, _TRIAL_SHARE = 0.4, 0.03
+_PROFILE_SHARE, _TRIAL_SHARE = 0.3, 0.03
 
 
 def tune(
@@ -118,7 +118,7 @@ def tune_on(
     )
     say(f"timing calls for up to {_PROFILE_SHARE * budget:.0f} s")
     with rig.timer(caps, cores) as timer:
-        fitted = profile(timer, caps, _PROFILE_SHARE * budget, journal, lambda: left() - 0.5 * budget, deepest)
+        fitted = profile(timer, caps, _PROFILE_SHARE * budget, journal, lambda: left() - 0.6 * budget, deepest)
     say(f"the cost of a call fits with an error of {fitted.error:.0%}, repeats vary by {fitted.noise:.0%}")
     space = Space(
         max_batch=caps.max_tokens,
