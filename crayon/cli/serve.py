@@ -152,7 +152,7 @@ def serve(
             "overlap": overlap,
             "kv_unified": None if kv is None else kv is KvCache.UNIFIED,
         }
-        given = {name: value for name, value in shape.items() if value is not None}
+        given: dict[str, Any] = {name: value for name, value in shape.items() if value is not None}
         if step_ms is not None:
             given["step_seconds"] = step_ms / 1000 or None
         factory = _llama_cpp(model, settings, given, ctx=ctx, slots=slots, threads=threads, tune=tune)

@@ -82,7 +82,7 @@ class LlamaCppEngine:
         plan_ahead: whether the next step is planned while one runs.
         overlap: "dual" reads prompts and writes answers at the same time, each on cores of its own, in two contexts;
             "none" computes one after the other on all cores.
-        prefill_cores: with "dual", how many cores read prompts (None: half of them).
+        prefill_threads: with "dual", how many cores read prompts (None: half of them).
         kv_unified: whether requests share the cells of the cache: any of them may then hold all, and begin with
             another's at no cost, but attention looks at the cells of all, which makes steps with many requests twice
             as long. If not, each has `n_ctx / n_seq_max` cells of its own.
@@ -117,7 +117,7 @@ class LlamaCppEngine:
         quantum: int = 0,
         plan_ahead: bool = True,
         overlap: Literal["none", "dual"] = "none",
-        prefill_cores: int | None = None,
+        prefill_threads: int | None = None,
         kv_unified: bool = False,
     ) -> None:
         for key, value in (
@@ -158,7 +158,7 @@ class LlamaCppEngine:
                 max_idle_prefixes=min(idle_prefixes, max(n_seq_max - 1, 0)),
             )
             self._caps = caps
-            self._lanes = open_lanes(self._model, caps, threads, overlap, prefill_cores, kv_unified=kv_unified)
+            self._lanes = open_lanes(self._model, caps, threads, overlap, prefill_threads, kv_unified=kv_unified)
         except Exception:
             self._model.close()
             raise

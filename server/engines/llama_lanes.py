@@ -163,7 +163,7 @@ class TwoLanes:
 
 
 def open_lanes(
-    model: Model, caps: Caps, threads: int | None, overlap: str, prefill_cores: int | None, *, kv_unified: bool
+    model: Model, caps: Caps, threads: int | None, overlap: str, prefill_threads: int | None, *, kv_unified: bool
 ) -> OneLane | TwoLanes:
     """Make the contexts and their threads.
 
@@ -172,7 +172,7 @@ def open_lanes(
         caps: what each of them can hold.
         threads: compute threads; None: the cores this process may use.
         overlap: "none" or "dual".
-        prefill_cores: with "dual", how many cores read prompts; None: half of them.
+        prefill_threads: with "dual", how many cores read prompts; None: half of them.
         kv_unified: whether sequences share cells.
 
     Raises:
@@ -196,7 +196,7 @@ def open_lanes(
     if overlap != "dual":
         raise ConfigError("overlap", f"must be none or dual, not {overlap!r}")
     cores = usable_core_ids()[: threads or None]
-    writing, reading = core_sets(cores, len(cores) // 2 if prefill_cores is None else prefill_cores)
+    writing, reading = core_sets(cores, len(cores) // 2 if prefill_threads is None else prefill_threads)
     first = context(len(writing))
     try:
         return TwoLanes(Lane(first, writing), Lane(context(len(reading)), reading))

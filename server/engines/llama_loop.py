@@ -282,8 +282,8 @@ class LlamaLoop:
         ended.update(sampled.ended)
         if any(self._state.get(name).generated + 1 < self._state.get(name).max_tokens for name in sampled.ended):
             self._surprised = True  # nobody could know
-        for task, error in sampled.failed:
-            self._give_up([task.request.id], error)
+        for failed, why in sampled.failed:
+            self._give_up([failed.request.id], why)
 
     def _finish(self, task: Task) -> None:
         """Hand over what is complete, and note what it leaves in the cache."""

@@ -44,7 +44,7 @@ def plan_after(
         lengths: as for `plan`.
         index: as for `plan`.
     """
-    touched = [item.request for item in (*step.admissions, *step.drops)]
+    touched = [*(item.request for item in step.admissions), *(item.request for item in step.drops)]
     later = state.copy(touched)
     commit(later, step, Outcome())
     return plan(later, caps, cost, lengths, index)

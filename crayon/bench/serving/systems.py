@@ -289,7 +289,7 @@ def is_up(port: int) -> bool:
 def knows(program: Path, flag: str) -> bool:
     """Whether a program names a flag in its help; versions differ."""
     try:
-        command = [program, "--help"]
+        command = [str(program), "--help"]
         done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)  # noqa: S603 - a peer
     except (OSError, subprocess.TimeoutExpired):
         return False

@@ -181,7 +181,7 @@ def _figures(user: User, draw: Routed) -> dict[str, float]:
     own = np.array([float(query.own) for query in user.queries])
     routed = metrics.curve(draw.device, draw.server, draw.benefit)
     let_in = draw.let_in
-    share = float(draw.sent.mean())
+    sent = float(draw.sent.mean())
     values: dict[str, float | None] = {
         "scope_auroc_traffic": metrics.auroc(own, draw.inside),
         "hardness_auroc_inside": metrics.auroc(draw.device[let_in], draw.sure[let_in]) if let_in.any() else None,
@@ -194,8 +194,8 @@ def _figures(user: User, draw: Routed) -> dict[str, float]:
         values["apgr_oracle"] = metrics.apgr(metrics.oracle_curve(draw.device, draw.server))
         values["apgr_confidence_only"] = metrics.apgr(metrics.curve(draw.device, draw.server, -draw.sure))
         values["apgr_query_only"] = metrics.apgr(metrics.curve(draw.device, draw.server, -draw.inside))
-        if share:
-            values["ibc_lift"] = metrics.ibc_lift(routed, share, device_cost=DEVICE_COST, server_cost=1.0)
+        if sent:
+            values["ibc_lift"] = metrics.ibc_lift(routed, sent, device_cost=DEVICE_COST, server_cost=1.0)
         for part in (50, 80):
             share = metrics.cpt(routed, part / 100)
             values[f"cpt_{part}"] = None if share is None else 100 * share
