@@ -63,8 +63,8 @@ class LlamaCppEngine:
     Args:
         model_path: the GGUF file.
         name: what requests and answers call the model.
-        n_ctx: cells of the KV cache, shared by all requests.
-        context_tokens: most cells that one request may hold (None: all, as far as the model was trained).
+        n_ctx: cells of the KV cache, of all requests together.
+        context_tokens: most cells that one request may hold (None: all it could, as far as the model was trained).
         n_seq_max: most requests computed together.
         threads: compute threads (None: the cores this process may use).
         n_batch: most tokens in one step.
@@ -100,7 +100,7 @@ class LlamaCppEngine:
         model_path: Path | str,
         *,
         name: str = "",
-        n_ctx: int = 8192,
+        n_ctx: int = 32768,
         context_tokens: int | None = None,
         n_seq_max: int = 16,
         threads: int | None = None,
@@ -130,7 +130,6 @@ class LlamaCppEngine:
                 raise ConfigError(key, f"must be at least 1, not {value}")
         smoke.check()
         self._name = name or Path(model_path).stem
-        self._threads = threads
         self._n_batch = min(n_batch, n_ctx)
         self._background = tuple(background)
         self._lock = threading.Condition()
@@ -386,6 +385,6 @@ class LlamaCppEngine:
                     n_batch=min(self._n_batch, self._encode_tokens),
                     n_seq_max=self._caps.max_seqs,
                     background=self._background,
-                    threads=self._threads,
+                    threads=self._lanes.lanes[-1].context.threads,
                 )
             return self._encoder
