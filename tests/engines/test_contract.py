@@ -153,7 +153,9 @@ def test_an_answer_is_the_same_without_signals(engine: Engine) -> None:
     with_signals = read(engine.generate(ask(LONG)))
     without = read(engine.generate(ask(LONG, signals=False)))
     assert text_of(without) == text_of(with_signals)
-    assert (without[-1].finish_reason, without[-1].usage) == (with_signals[-1].finish_reason, with_signals[-1].usage)
+    assert without[-1].finish_reason is with_signals[-1].finish_reason
+    # How much of the prompt was cached is another matter: the second one finds what the first left.
+    assert without[-1].usage.completion_tokens == with_signals[-1].usage.completion_tokens
 
 
 def test_max_tokens_ends_an_answer(engine: Engine) -> None:

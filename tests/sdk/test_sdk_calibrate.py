@@ -34,6 +34,7 @@ from crayon import (
     Source,
 )
 from crayon.customising.store import CustomizationStore
+from crayon.data.priors import load_priors
 from crayon.engine import ContinuationScore
 from crayon.router import CalibrationRecord, MaxDeviceError, MinQuality, ServerShare, calibrate
 from crayon.sdk import calibrations
@@ -642,8 +643,9 @@ def test_the_priors_of_the_usual_pair_stand_where_nothing_was_measured(sdk, fold
     client = make(sdk, folder, Choosing("smollm2-135m-instruct"), Knowing("large"))
     found = sdk.call(client.calibrate("mine")).calibration
     (rule,) = found.rules
-    assert (rule.server, rule.server_n) == (pytest.approx(0.65), 0)
-    assert found.outside.server == pytest.approx(0.575)
+    believed = load_priors("smollm2-135m-instruct")
+    assert (rule.server, rule.server_n) == (pytest.approx(believed.server.mean()), 0)
+    assert found.outside.server == pytest.approx(believed.outside_server.mean())
     assert found.outside.benefit > 0
     assert not any("believed beforehand" in note for note in found.report.notes)
     other = sdk.call(client.calibrate("mine", ask_server=True)).calibration

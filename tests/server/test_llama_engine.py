@@ -129,7 +129,7 @@ def test_the_queue_is_bounded_and_nothing_in_it_is_lost(device_model_path: Path)
 
 
 def test_a_step_that_nobody_wants_any_more_is_aborted(device_model_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with LlamaCppEngine(device_model_path, n_ctx=1024, n_seq_max=2, threads=1, n_batch=1024) as engine:
+    with LlamaCppEngine(device_model_path, n_ctx=2048, n_seq_max=2, threads=1, n_batch=1024) as engine:
         context, entered, seen = engine._lanes.lanes[0].context, threading.Event(), []
         decode = context.decode
 
@@ -173,7 +173,7 @@ def test_a_broken_loop_leaves_nobody_waiting(device_model_path: Path, monkeypatc
         def broken(_: object) -> None:
             raise ZeroDivisionError
 
-        monkeypatch.setattr(engine._loop, "_arrange", broken)
+        monkeypatch.setattr(engine._loop, "_begin", broken)
         streams = [engine.generate(ask("hello"))]
         with pytest.raises(EngineError, match="ZeroDivisionError"):
             list(streams[0])
