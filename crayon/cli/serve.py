@@ -98,7 +98,7 @@ def serve(
     tune: Annotated[
         bool,
         typer.Option("--tune/--no-tune", help="Search for up to 30 s at a model's first start (crayon tune server)."),
-    ] = True,
+    ] = False,
     drain_seconds: Annotated[
         float, typer.Option("--drain-seconds", min=0, help="How long running answers may go on after the first signal.")
     ] = 30.0,
