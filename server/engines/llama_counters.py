@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 from crayon.server.scheduler import Resource
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from crayon.server.scheduler import Caps, StepPlan
 
 
@@ -56,3 +58,18 @@ class Counters:
     def as_json(self) -> dict[str, float]:
         """Return the sums by name."""
         return asdict(self)
+
+
+def shares(counters: Mapping[str, float]) -> dict[str, float]:
+    """Return what the sums of `as_json` come to, each from 0 to 1: where time went and how full steps were.
+
+    `host gap` is the time of steps in which nothing was computed, `fill` the part of the steps' room that was used, and
+    `planned ahead` the part of the steps that were. Empty before the first step.
+    """
+    if not counters["steps"] or not counters["wall_s"] or not counters["room_tokens"]:
+        return {}
+    return {
+        "host gap": max(0.0, 1.0 - counters["compute_s"] / counters["wall_s"]),
+        "fill": counters["tokens"] / counters["room_tokens"],
+        "planned ahead": counters["planned_ahead"] / counters["steps"],
+    }

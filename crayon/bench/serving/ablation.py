@@ -25,12 +25,12 @@ class Variant:
 
     Args:
         name: what is added to the variant before.
-        options: of `crayon serve`; None where this version has no switch for it yet.
+        options: of `crayon serve`.
         slots: requests computed together.
     """
 
     name: str
-    options: tuple[str, ...] | None
+    options: tuple[str, ...]
     slots: int = SLOTS
 
 
@@ -52,13 +52,8 @@ VARIANTS = (
 
 def race_ablation(bed: Bed, variants: tuple[Variant, ...] = VARIANTS) -> tuple[list[Row], list[tuple[str, float]]]:
     """Measure the variants in turn; return their rows, and their throughput for the plot."""
-    missing = [variant.name for variant in variants if variant.options is None]
-    if missing:
-        bed.progress(f"{bed.label}: ablation without {', '.join(missing)}: this server has no switch for them")
     rows, bars = [], []
     for variant in variants:
-        if variant.options is None:
-            continue
         bed.progress(f"{bed.label}: ablation, {variant.name}")
         requests = bed.model_plan.requests if variant.slots > 1 else SEQUENTIAL_REQUESTS
         workload = constant(requests)

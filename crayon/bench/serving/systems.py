@@ -18,6 +18,7 @@ from crayon.client.events import EventClient
 from crayon.engine import Delta, Finished, GenerateRequest
 from crayon.errors import ServerError
 from crayon.sampling import Sampling
+from crayon.server.engines.llama_counters import shares
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
@@ -143,10 +144,10 @@ class CrayonSystem:
             yield GrpcConnection(client)
 
     def statistics(self) -> Mapping[str, float]:
-        """Return what the server has counted since its start (`Counters`), up to a third of a second ago."""
+        """Return the shares of what the server has counted since its start, up to a third of a second ago."""
         if self._counters is None or not self._counters.exists():
             return {}
-        return dict(json.loads(self._counters.read_text(encoding="utf-8")))
+        return shares(json.loads(self._counters.read_text(encoding="utf-8")))
 
 
 class GrpcConnection:
