@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from crayon.errors import CrayonError, EngineError, fault_report
+from crayon.server.engines.llama_gaps import gaps
 from crayon.server.scheduler import Resource
 
 if TYPE_CHECKING:
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("crayon.server.llama")
 
+_NOTHING = (0,)  # any token will do: what it computes is thrown away
+
 
 @dataclass(slots=True)
 class Call:
@@ -32,6 +36,8 @@ class Call:
     spans: list[range]
     prompts: bool
     """Whether these are prompts, whose last token begins an answer."""
+    bridges: dict[int, int] = field(default_factory=dict)
+    """Sequences that compute a token of nothing (see `llama_gaps`), and its position."""
 
     @property
     def tokens(self) -> int:
@@ -40,8 +46,11 @@ class Call:
 
 
 def call_of(lane: Lane, nano: Sequence[NanoBatch], tasks: Mapping[str, Task], broken: set[str]) -> Call:
-    """Return the call of neighbouring nano-batches, without the rows of requests that are `broken`."""
-    rows = [row for each in nano for row in each.rows if row.request not in broken]
+    """Return the call of neighbouring nano-batches, without the rows of requests that are `broken`.
+
+    Its rows are in the order of their sequences, whatever the plan's: see `llama_gaps`.
+    """
+    rows = sorted((row for each in nano for row in each.rows if row.request not in broken), key=attrgetter("seq"))
     encode = nano[0].resource is Resource.ENCODE
     prompts = any(each.resource is Resource.PREFILL for each in nano)
     return Call(lane, encode, rows, [tasks[row.request] for row in rows], [], prompts)
@@ -49,12 +58,33 @@ def call_of(lane: Lane, nano: Sequence[NanoBatch], tasks: Mapping[str, Task], br
 
 def fill(call: Call) -> None:
     """Put the rows into the lane's batch."""
-    batch = call.lane.batch
+    batch, context = call.lane.batch, call.lane.context
     batch.clear()
-    call.spans = [
-        batch.add(task.tokens(row), row.start, row.seq, _wanted(row))
-        for task, row in zip(call.tasks, call.rows, strict=True)
-    ]
+    call.spans.clear()
+    missing: list[int] = []
+    if not (call.encode or context.kv_unified):
+        missing = gaps([row.seq for row in call.rows], batch.capacity - call.tokens)
+    for task, row in zip(call.tasks, call.rows, strict=True):
+        while missing and missing[0] < row.seq:
+            seq = missing.pop(0)
+            position = context.length(seq)
+            if position < context.n_ctx // context.n_seq_max:
+                batch.add(_NOTHING, position, seq)
+                call.bridges[seq] = position
+        call.spans.append(batch.add(task.tokens(row), row.start, row.seq, _wanted(row)))
+
+
+def decode(call: Call) -> None:
+    """Compute the batch; on the lane's thread.
+
+    Raises:
+        EngineError: as `Context.decode`.
+    """
+    try:
+        call.lane.decode()
+    finally:
+        for seq, position in call.bridges.items():
+            call.lane.context.remove(seq, position)
 
 
 def adapters_of(tasks: Sequence[Task]) -> Lease:

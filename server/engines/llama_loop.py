@@ -15,7 +15,7 @@ from crayon.errors import (
     EngineError,
     fault_report,
 )
-from crayon.server.engines.llama_calls import adapters_of, call_of, fill, reported
+from crayon.server.engines.llama_calls import adapters_of, call_of, decode, fill, reported
 from crayon.server.engines.llama_counters import Counters
 from crayon.server.engines.llama_inbox import Inbox
 from crayon.server.engines.llama_lanes import apply
@@ -324,5 +324,5 @@ class LlamaLoop:
 def _work(call: Call, encoder: LlamaEncoder | None) -> Callable[[], NDArray[np.float32] | None]:
     """Return what the lane's thread is to do."""
     if not call.encode or encoder is None:
-        return call.lane.decode
+        return partial(decode, call)
     return lambda: encoder.decode(call.lane.batch)
