@@ -46,6 +46,19 @@ StepOption = Annotated[
     float | None,
     typer.Option("--step-ms", min=0, help="How long a step may delay answers being written; 0: any. 250 if not given."),
 ]
+LateOption = Annotated[
+    float | None,
+    typer.Option(
+        "--late-share",
+        min=0,
+        max=1,
+        help="Share of steps that may be longer than --step-ms, so that prompts are read whole; 0.04 if not given.",
+    ),
+]
+FirstOption = Annotated[
+    float | None,
+    typer.Option("--first-ms", min=1, help="Steps may be longer where a prompt waits so long; 1500 if not given."),
+]
 PredictOption = Annotated[
     Predict | None,
     typer.Option("--predict", help="Room for an answer in the cache: all it may get, or as much as answers seen got."),

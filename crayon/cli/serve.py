@@ -19,8 +19,10 @@ from crayon.cli import console, options
 from crayon.cli.engine_options import (
     AheadOption,
     BatchOption,
+    FirstOption,
     KvCache,
     KvOption,
+    LateOption,
     OverlapOption,
     PredictOption,
     PrefixOption,
@@ -84,6 +86,8 @@ def serve(
     ] = None,
     batch: BatchOption = None,
     step_ms: StepOption = None,
+    late_share: LateOption = None,
+    first_ms: FirstOption = None,
     predict: PredictOption = None,
     spill: SpillOption = None,
     idle_prefixes: PrefixOption = None,
@@ -144,6 +148,8 @@ def serve(
     else:
         shape = {
             "n_batch": batch,
+            "late_share": late_share,
+            "first_seconds": None if first_ms is None else first_ms / 1000,
             "predict": predict,
             "spill": spill,
             "idle_prefixes": idle_prefixes,

@@ -55,6 +55,8 @@ SHORTEST_PREFIX = 16  # tokens; fewer are not worth copying
 ENCODE_TOKENS = 2048  # cells of the encoder's cache, so also its longest text
 IDLE_PREFIXES = 2  # more make every step slower: attention looks at all cells in use
 STEP_SECONDS = 0.25  # a prompt may delay the answers being written by about this much
+LATE_SHARE = 0.04  # of the steps may be longer: the 95th percentile of the pauses stays within the bound
+FIRST_SECONDS = 1.5  # a prompt is read by then, if need be in steps that are longer
 
 
 class LlamaCppEngine:
@@ -69,6 +71,9 @@ class LlamaCppEngine:
         threads: compute threads (None: the cores this process may use).
         n_batch: most tokens in one step.
         step_seconds: how long a step may take while an answer is being written; None does not care.
+        late_share: share of the steps that may take longer, for prompts to be read whole.
+        first_seconds: steps may be longer, whatever `late_share`, where a prompt would else not be read within this
+            time of its arrival.
         max_queue: most requests waiting; more are refused with `OverloadedError`.
         background: texts whose mean embedding is the centre for `encode`.
         source_sha256, quantization: told to clients.
@@ -106,6 +111,8 @@ class LlamaCppEngine:
         threads: int | None = None,
         n_batch: int = 512,
         step_seconds: float | None = STEP_SECONDS,
+        late_share: float = LATE_SHARE,
+        first_seconds: float | None = FIRST_SECONDS,
         max_queue: int = 256,
         background: Sequence[str] = (),
         source_sha256: str = "",
@@ -152,6 +159,8 @@ class LlamaCppEngine:
                 encode_capacity=self._encode_tokens,
                 max_outputs=min(max(n_seq_max, OUTPUTS), self._n_batch),
                 step_seconds=step_seconds,
+                late_share=late_share,
+                first_seconds=first_seconds,
                 quantum=quantum,
                 spill=spill,
                 max_idle_prefixes=min(idle_prefixes, max(n_seq_max - 1, 0)),

@@ -20,6 +20,9 @@ class Caps:
         max_lanes: most sequences that one scored or encoded request may take; None is half of them.
         max_blends: most blend groups in one step. The engine reads its weights once for each.
         step_seconds: how long a step may take while somebody's answer is being written; None does not care.
+        late_share: share of the steps that may take longer than `step_seconds`, for prompts to be read whole.
+        first_seconds: steps may be longer, whatever `late_share`, where a prompt would else not be read within this
+            time of its arrival; None: never.
         min_tokens: tokens that a step may hold whatever `step_seconds` says; below this the engine is not
             compute-bound and a smaller step is hardly faster.
         tile: a step that `step_seconds` shortens is a multiple of this, so that its size does not flicker.
@@ -40,6 +43,8 @@ class Caps:
     max_lanes: int | None = None
     max_blends: int = 4
     step_seconds: float | None = None
+    late_share: float = 0.0
+    first_seconds: float | None = None
     min_tokens: int = 16
     tile: int = 1
     quantum: int = 0
@@ -58,8 +63,11 @@ class Caps:
                 raise ConfigError(key, f"must be at least max_seqs ({self.max_seqs}), not {value}")
         if self.max_lanes is not None and self.max_lanes < 1:
             raise ConfigError("max_lanes", f"must be at least 1, not {self.max_lanes}")
-        if self.step_seconds is not None and not self.step_seconds > 0:
-            raise ConfigError("step_seconds", f"must be more than 0, not {self.step_seconds}")
+        for key, seconds in (("step_seconds", self.step_seconds), ("first_seconds", self.first_seconds)):
+            if seconds is not None and not seconds > 0:
+                raise ConfigError(key, f"must be more than 0, not {seconds}")
+        if not 0 <= self.late_share <= 1:
+            raise ConfigError("late_share", f"must be from 0 to 1, not {self.late_share}")
 
     @property
     def outputs(self) -> int:

@@ -48,6 +48,7 @@ def commit(state: State, plan: StepPlan, outcome: Outcome) -> Changes:
         _leave(state, running[request_id])
     if finished:
         state.remove(finished)
+    state.credit = plan.credit
     state.step += 1
     return Changes(finished, plan.drops)
 

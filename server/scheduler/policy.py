@@ -10,8 +10,8 @@
 5. Groups (one blend each; encoding is a group of its own) take turns (see `groups`), at most `caps.max_blends` in a
    step. Encoding never shares a step.
 6. Within the chosen groups every decoding request computes its one token; then prompts, in order of admission, fill
-   the rest of the budget and are cut at any token. Only the last can be cut, and it comes first in its group's next
-   step. So a step has as many tokens as the budget while the chosen groups have that much to do.
+   the rest of the budget (see `budget`) and are cut at any token. Only the last can be cut, and it comes first in its
+   group's next step. So a step has as many tokens as the budget while the chosen groups have that much to do.
 
 Bound, with the worst case reserved: let W be the tokens of all requests that run when a request arrives or that are
 admitted before it, plus its own; `fairness` bounds how many these are. Every `max_seqs * max(1, quantum)` steps
@@ -23,6 +23,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from crayon.server.scheduler.admission import Room, admit, restore
+from crayon.server.scheduler.budget import budget
 from crayon.server.scheduler.draft import Draft
 from crayon.server.scheduler.fill import Filler
 from crayon.server.scheduler.groups import choose
@@ -66,7 +67,8 @@ def plan(
             admissions = admit(draft, room, state, gone, index)
 
     groups, turns = choose(draft.running, state, caps)
-    filler = Filler(draft, groups, _budget(draft, len(groups), cost), index)
+    tokens, credit = budget(draft, state, groups, cost)
+    filler = Filler(draft, groups, tokens, index)
     filler.fill()
     nano = filler.nano()
     return StepPlan(
@@ -81,6 +83,7 @@ def plan(
         tuple(draft.shares.values()),
         tuple(draft.evicted),
         turns,
+        credit,
     )
 
 
@@ -96,17 +99,3 @@ def _drops(state: State, caps: Caps) -> tuple[Drop, ...]:
             # The engine refuses these at its door; one that slips through must not hold the queue for ever.
             drops.append(Drop(request.id, DropReason.NEVER_FITS))
     return tuple(drops)
-
-
-def _budget(draft: Draft, groups: int, cost: CostModel) -> int:
-    """Return the most tokens of this step: what the engine takes, or less while someone watches an answer."""
-    caps = draft.caps
-    if caps.step_seconds is None:
-        return caps.max_tokens
-    decoding = sum(1 for request in draft.generating if request.generated)
-    if not decoding:
-        return caps.max_tokens
-    within = cost.tokens_within(caps.step_seconds, groups)
-    if within >= caps.max_tokens:
-        return caps.max_tokens
-    return min(caps.max_tokens, max(within - within % caps.tile, caps.min_tokens, decoding + 1))

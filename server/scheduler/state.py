@@ -40,6 +40,8 @@ class State:
     """Step at which a group last ran; a new one counts as served just before its first request was admitted."""
     spent: dict[Group, int] = field(default_factory=dict)
     """Tokens that a group has computed in its turn."""
+    credit: float = 1.0
+    """Steps that may be longer than answers want to wait (see `budget`)."""
     _by_id: dict[str, Request] = field(default_factory=dict)
     _numbers: int = 0
 
@@ -59,6 +61,7 @@ class State:
             released=self.released.copy(),
             served=self.served.copy(),
             spent=self.spent.copy(),
+            credit=self.credit,
             _by_id=self._by_id | mine,
             _numbers=self._numbers,
         )

@@ -138,6 +138,8 @@ class StepPlan:
     """Idle prefixes that `kv` empties."""
     turns: tuple[Group, ...] = ()
     """Groups whose turn begins with this step."""
+    credit: float = 1.0
+    """The state's credit after it (see `budget`)."""
 
     @property
     def tokens(self) -> int:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from crayon.bench.serving.systems import System
 
 WARM_ANSWER = 4
+OFFLINE_OPTIONS = ("--step-ms", "0")  # of ours: nobody watches an answer, so a step may be as long as it likes
 
 
 @dataclass(slots=True, kw_only=True)
@@ -126,14 +127,14 @@ class Bed:
         if key not in self._best:
             self.progress(f"{self.label}: the best flags of {system} on {searched_on}")
             make = self.llama if system == "llama-server" else self.ours
-            axes = offline_axes(workload.context)
+            axes, start = offline_axes(workload.context), self.settings(workload)
             if system == "crayon":
                 axes = axes[:1]
+                start = replace(start, options=OFFLINE_OPTIONS)
 
             def score(settings: Settings) -> float:
                 return self.run(make(settings), self.jobs(workload, self._trial(settings))).tokens_per_second
 
-            start = self.settings(workload)
             if system == "llama-server":
                 start = replace(start, batch=512, ubatch=512)
             self._best[key] = tune(start, axes, score)[0]

@@ -31,6 +31,7 @@ class Online:
     ours: Found
     theirs: Found
     against: str
+    own: str
 
 
 def race_online(bed: Bed) -> tuple[list[Row], list[Online]]:
@@ -42,14 +43,21 @@ def race_online(bed: Bed) -> tuple[list[Row], list[Online]]:
         most = ABOVE * _capacity(bed, name)
         settings = _flags(bed, name, most * COMPARED_AT, bounds)
         bed.progress(f"{bed.label}: {name} online, up to {most:.2f} requests/s")
-        ours = _search(bed, bed.ours(bed.best_ours(name)), name, most, bounds)
+        own = under_bounds(bed.best_ours(name), bounds)
+        ours = _search(bed, bed.ours(own), name, most, bounds)
         theirs = _search(bed, bed.llama(settings), name, most, bounds)
-        one = Online(name, ours, theirs, f"llama-server {settings.describe()}")
+        one = Online(name, ours, theirs, f"llama-server {settings.describe()}", f"crayon {own.describe()}")
         found.append(one)
-        rows += online_rows(bed.label, name, ours, theirs, one.against)
+        rows += online_rows(bed.label, name, ours, theirs, one.against, one.own)
         if name == CONSTANT:
             rows += _tails(bed.label, one)
     return rows, found
+
+
+def under_bounds(settings: Settings, bounds: Bounds) -> Settings:
+    """Return our settings told what the bounds are; what they need besides a step is left to them."""
+    told = ("--step-ms", f"{900 * bounds.gap:.0f}", "--first-ms", f"{750 * bounds.first:.0f}")
+    return replace(settings, options=told)
 
 
 def plan_arrivals(plan: Plan, rate: float) -> int:
@@ -106,7 +114,7 @@ def _capacity(bed: Bed, name: str) -> float:
 def _tails(model: str, one: Online) -> list[Row]:
     """Return how far the slowest answers are from the mean, at the highest rate that each bears, or the lowest."""
     rows = []
-    for system, found in (("crayon", one.ours), (one.against, one.theirs)):
+    for system, found in ((one.own, one.ours), (one.against, one.theirs)):
         best = found.best
         at = best or min(found.verdicts, key=lambda verdict: verdict.rate)
         rows.append(

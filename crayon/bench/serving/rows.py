@@ -89,7 +89,7 @@ def geometric_mean_row(metric: str, model: str, rows: Sequence[Row]) -> Row:
     return Row(metric, mean, "ratio", tuple(values), model, name, rows[0].against and rows[0].against.split(" ")[0])
 
 
-def online_rows(model: str, workload: str, ours: Found, theirs: Found, against: str) -> list[Row]:
+def online_rows(model: str, workload: str, ours: Found, theirs: Found, against: str, own: str) -> list[Row]:
     """Return the two rates and their ratio.
 
     Where the peer keeps the bounds at no rate, the lowest that was tried stands in for its rate, and the note says so.
@@ -110,7 +110,7 @@ def online_rows(model: str, workload: str, ours: Found, theirs: Found, against: 
             note=note,
         )
     ]
-    for name, found in (("crayon", ours), (against, theirs)):
+    for name, found in ((own, ours), (against, theirs)):
         best = found.best
         said = "no rate that was tried keeps the bounds"
         if best is not None:

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
     from crayon.bench.serving.systems import Settings
 
-SLOTS = (8, 16, 32)
+SLOTS = (8, 16, 24, 48)
 UBATCHES = (128, 256, 512)
 BATCHES = (512, 2048)
 # Flags that bound how long a step takes, for the search under bounds: a step is a batch.

@@ -91,7 +91,7 @@ def verdict(rate: float, *, passed: bool = True) -> Verdict:
 def test_online_rows_hold_both_rates() -> None:
     ours = Found(6.0, (verdict(4.0), verdict(6.0), verdict(7.0, passed=False)))
     theirs = Found(4.0, (verdict(4.0), verdict(6.0, passed=False)))
-    ratio, mine, other = online_rows("m", "128/64", ours, theirs, "llama-server -np 8")
+    ratio, mine, other = online_rows("m", "128/64", ours, theirs, "llama-server -np 8", "crayon -np 8")
     assert (ratio.metric, ratio.value) == ("online_rate_ratio_vs_llama_server", 1.5)
     assert (mine.value, other.value) == (6.0, 4.0)
     assert mine.note == "p95 between tokens 50 ms, to the first token 0.40 s"
@@ -99,7 +99,7 @@ def test_online_rows_hold_both_rates() -> None:
 
 def test_a_peer_that_keeps_no_bound_is_not_divided_by() -> None:
     none = Found(0.0, (verdict(4.0, passed=False), verdict(1.0, passed=False)))
-    ratio, _, other = online_rows("m", "w", Found(3.0, (verdict(3.0),)), none, "llama-server")
+    ratio, _, other = online_rows("m", "w", Found(3.0, (verdict(3.0),)), none, "llama-server", "crayon")
     assert ratio.value == 3.0
     assert ratio.note is not None
     assert "at no rate, so 1.00 stands in" in ratio.note
@@ -121,7 +121,7 @@ def test_pictures_are_drawn_of_what_there_is(tmp_path: Path) -> None:
     found = Found(4.0, (verdict(4.0), verdict(2.0)))
     curves = Curves(
         {"m": {"crayon": [(1.0, 50.0), (4.0, 150.0)], "llama-server": [(1.0, 40.0)]}},
-        {"m, 128/64": Online("128/64", found, Found(0.0, ()), "llama-server -np 8")},
+        {"m, 128/64": Online("128/64", found, Found(0.0, ()), "llama-server -np 8", "crayon -np 8")},
         {"m": [("sequential", 50.0), ("+ constant batch", 200.0)]},
     )
     written = draw(curves, tmp_path)

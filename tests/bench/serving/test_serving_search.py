@@ -55,7 +55,7 @@ def test_a_search_finds_the_rate_that_a_server_bears() -> None:
 
     found = search_rate(probe, most=16.0, probes=7)
     assert len(found.verdicts) == 7
-    assert 8.0 <= found.rate <= 10.0
+    assert 8.0 <= found.rate <= 10.5
     assert found.best is not None
     assert found.best.rate == found.rate
     assert all(verdict.rate > found.rate for verdict in found.verdicts if not verdict.passed)
@@ -137,7 +137,7 @@ def test_tuning_goes_flag_by_flag_and_measures_nothing_twice() -> None:
     best, value = tune(START, offline_axes(256), score)
     assert best == replace(START, slots=16, ubatch=128, batch=2048)
     assert value == 0.0
-    assert len(tried) == len(set(tried)) == 3 + 2 + 1
+    assert len(tried) == len(set(tried)) == 4 + 2 + 1
 
 
 def test_a_batch_is_never_smaller_than_its_parts() -> None:
@@ -148,6 +148,6 @@ def test_a_batch_is_never_smaller_than_its_parts() -> None:
 
 
 def test_slots_are_bounded_by_the_cache() -> None:
-    assert slots_for(256) == (8, 16, 32)
+    assert slots_for(256) == (8, 16, 24, 48)
     assert slots_for(2048) == (8, 16)
     assert slots_for(2 * CELLS) == (8,)

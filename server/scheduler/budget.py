@@ -1,0 +1,82 @@
+"""How many tokens a step may have: what readers of answers wait for, against what prompts wait for.
+
+While answers are being written, a step is as long as the pause between their tokens. Two rules keep it within
+`caps.step_seconds`:
+
+- `late_share` is 0: every step is. Prompts are read in pieces that fit beside the answers, and each piece pays for the
+  engine's work that comes once a call.
+- `late_share` is more: that share of the steps may be longer. Prompts that do not fit beside the answers are held back
+  until one is due, and are then read together and whole: the 95th percentile of the pauses is kept with 0.05, and the
+  engine works in large pieces. Two exceptions: a prompt too long for any one step is read in pieces that fit, since
+  nobody should see one pause of seconds for it; and where a prompt would not be read within `first_seconds` of its
+  arrival, the next step is long whatever the share, because then more arrives than can be read in time, and large
+  steps are what gets through most.
+
+What may be late is kept as a credit in the state: a step within the bound earns `late_share`, a longer one costs 1.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from crayon.server.scheduler.cost import CostModel
+    from crayon.server.scheduler.draft import Draft
+    from crayon.server.scheduler.request import Request
+    from crayon.server.scheduler.state import State
+    from crayon.server.scheduler.step import Group
+
+# Long steps that may be saved up, so that two prompts which come soon after each other need not wait.
+MOST_CREDIT = 2.0
+_ROUNDING = 1e-9
+
+
+class Budget(NamedTuple):
+    """Most tokens of the step, and the state's credit after it."""
+
+    tokens: int
+    credit: float
+
+
+def budget(draft: Draft, state: State, groups: Collection[Group], cost: CostModel) -> Budget:
+    """Return what a step of these groups may have; `draft` holds the requests that run."""
+    caps, credit = draft.caps, state.credit
+    if caps.step_seconds is None:
+        return Budget(caps.max_tokens, credit)
+    decoding = sum(1 for request in draft.generating if request.generated)
+    if not decoding:
+        return Budget(caps.max_tokens, credit)
+    within = min(cost.tokens_within(caps.step_seconds, len(groups)), caps.max_tokens)
+    if within < caps.max_tokens:
+        within = min(caps.max_tokens, max(within - within % caps.tile, caps.min_tokens, decoding + 1))
+    if not caps.late_share:
+        return Budget(within, credit)
+    earned = min(MOST_CREDIT, credit + caps.late_share)
+    here = [request for request in draft.running if request.group in groups]
+    writing = sum(1 for request in here if request.generated)
+    lengths = [request.charge - request.computed for request in here if not request.generated]
+    if not writing or writing + sum(lengths) <= within:
+        return Budget(within, earned)
+    long = writing + max(lengths) > caps.max_tokens
+    whole = writing
+    for length in lengths:  # in the order in which they are read
+        if whole + length > caps.max_tokens:
+            break
+        whole += length
+    overdue = False
+    if caps.first_seconds is not None:
+        latest = state.now + cost.seconds(whole, len(groups)) - caps.first_seconds
+        overdue = _waited(here, latest, caps.max_tokens - writing)
+    if overdue or (credit > 1.0 - _ROUNDING and not long):
+        return Budget(caps.max_tokens if long else whole, max(0.0, credit - 1.0))
+    return Budget(within if long else writing, earned)
+
+
+def _waited(requests: list[Request], since: float, most: int) -> bool:
+    """Whether a prompt that fits one step has waited since then, or longer."""
+    return any(
+        not request.generated and request.charge - request.computed <= most and request.arrival <= since
+        for request in requests
+    )
