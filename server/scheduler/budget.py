@@ -19,6 +19,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from crayon.server.scheduler.cost import Beside
+
 if TYPE_CHECKING:
     from collections.abc import Collection
 
@@ -45,10 +47,12 @@ def budget(draft: Draft, state: State, groups: Collection[Group], cost: CostMode
     caps, credit = draft.caps, state.credit
     if caps.step_seconds is None:
         return Budget(caps.max_tokens, credit)
-    decoding = sum(1 for request in draft.generating if request.generated)
+    held = [request.computed for request in draft.generating if request.generated]
+    decoding = len(held)
     if not decoding:
         return Budget(caps.max_tokens, credit)
-    within = min(cost.tokens_within(caps.step_seconds, len(groups)), caps.max_tokens)
+    beside = Beside(decoding, sum(held) + decoding, draft.used)
+    within = min(cost.tokens_within(caps.step_seconds, len(groups) * caps.parts, beside), caps.max_tokens)
     if within < caps.max_tokens:
         within = min(caps.max_tokens, max(within - within % caps.tile, caps.min_tokens, decoding + 1))
     if not caps.late_share:

@@ -26,6 +26,7 @@ class Caps:
         min_tokens: tokens that a step may hold whatever `step_seconds` says; below this the engine is not
             compute-bound and a smaller step is hardly faster.
         tile: a step that `step_seconds` shortens is a multiple of this, so that its size does not flicker.
+        parts: engine calls that one group's tokens of a step are computed in, at most.
         quantum: tokens that a group may compute before the next one's turn comes; 0 is one step.
         spill: whether the engine can save and restore a sequence. Without it the worst case is reserved, whatever
             is predicted.
@@ -47,12 +48,13 @@ class Caps:
     first_seconds: float | None = None
     min_tokens: int = 16
     tile: int = 1
+    parts: int = 1
     quantum: int = 0
     spill: bool = False
     max_idle_prefixes: int = 0
 
     def __post_init__(self) -> None:
-        for key in ("max_tokens", "max_seqs", "kv_capacity", "max_blends", "min_tokens", "tile"):
+        for key in ("max_tokens", "max_seqs", "kv_capacity", "max_blends", "min_tokens", "tile", "parts"):
             if getattr(self, key) < 1:
                 raise ConfigError(key, f"must be at least 1, not {getattr(self, key)}")
         for key in ("quantum", "max_idle_prefixes"):

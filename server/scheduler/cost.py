@@ -3,11 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 # A step counts half after this many later ones: quick enough to follow a machine that gets busy.
 _HALF_LIFE_STEPS = 64
 _KEEP: float = 0.5 ** (1 / _HALF_LIFE_STEPS)
+
+
+class Beside(NamedTuple):
+    """What a step computes in any case: one token for each of so many answers.
+
+    Args:
+        decodes: answers being written.
+        context: positions that their tokens attend, summed, in sequences of their own.
+        cells: used cells of the whole cache.
+    """
+
+    decodes: int = 0
+    context: int = 0
+    cells: int = 0
 
 
 class CostModel(Protocol):
@@ -17,8 +31,8 @@ class CostModel(Protocol):
         """Return the time for `tokens` tokens in `batches` engine calls."""
         ...
 
-    def tokens_within(self, seconds: float, batches: int = 1) -> int:
-        """Return how many tokens fit into `seconds`; may be 0."""
+    def tokens_within(self, seconds: float, batches: int = 1, beside: Beside = Beside()) -> int:
+        """Return how many tokens fit into `seconds`, those `beside` included; may be 0."""
         ...
 
 
@@ -41,7 +55,7 @@ class LinearCost:
         """Return the time for `tokens` tokens in `batches` engine calls."""
         return self.base * batches + self.per_token * tokens
 
-    def tokens_within(self, seconds: float, batches: int = 1) -> int:
+    def tokens_within(self, seconds: float, batches: int = 1, beside: Beside = Beside()) -> int:  # noqa: ARG002 - knows tokens only
         """Return how many tokens fit into `seconds`; may be 0."""
         room = seconds - self.base * batches
         if room <= 0:

@@ -57,6 +57,33 @@ class Loss:
         return {item.name: getattr(self, item.name) for item in fields(self)}
 
 
+class Spent(NamedTuple):
+    """Seconds of one call by what they went for, as `Loss` has them; what the cost does not explain is not in it."""
+
+    useful: float
+    fill: float
+    memory: float
+    attention: float
+    outputs: float
+    switches: float
+
+
+def spent(shape: StepShape, cost: StepCost, batch: int, best: float | None = None) -> Spent:
+    """Return what the seconds of a call go for; arguments as for `lost_time`."""
+    full = max(batch, cost.ridge)
+    per_token = cost.per_token + cost.base / full if best is None else 1 / best
+    if best is None and math.isinf(full):
+        per_token = 0.0  # tokens cost nothing, so that no time of theirs is useful
+    return Spent(
+        useful=per_token * shape.tokens,
+        fill=max(0.0, cost.base - (per_token - cost.per_token) * shape.tokens),
+        memory=max(0.0, cost.weights - cost.per_token * shape.tokens),
+        attention=cost.per_context * shape.context,
+        outputs=cost.per_output * shape.outputs,
+        switches=cost.per_switch * shape.switches,
+    )
+
+
 def lost_time(calls: Sequence[Ran], cost: StepCost, batch: int, best: float | None = None) -> Loss:
     """Split the time of a run.
 
@@ -77,20 +104,12 @@ def lost_time(calls: Sequence[Ran], cost: StepCost, batch: int, best: float | No
         raise InvalidRequestError("calls", "a call cannot be in the engine for longer than it took")
     if batch < 1 or (best is not None and not best > 0):
         raise InvalidRequestError("batch", "and the best rate must be above 0")
-    full = max(batch, cost.ridge)
-    per_token = cost.per_token + cost.base / full if best is None else 1 / best
-    if best is None and math.isinf(full):
-        per_token = 0.0  # tokens cost nothing, so that no time of theirs is useful
 
     def share(seconds: float) -> float:
         return round(seconds / wall / _GRAIN) * _GRAIN
 
-    useful = share(sum(per_token * call.shape.tokens for call in calls))
-    fill = share(sum(max(0.0, cost.base - (per_token - cost.per_token) * call.shape.tokens) for call in calls))
-    memory = share(sum(max(0.0, cost.weights - cost.per_token * call.shape.tokens) for call in calls))
-    attention = share(cost.per_context * sum(call.shape.context for call in calls))
-    outputs = share(cost.per_output * sum(call.shape.outputs for call in calls))
-    switches = share(cost.per_switch * sum(call.shape.switches for call in calls))
+    parts = zip(*(spent(call.shape, cost, batch, best) for call in calls), strict=True)
+    useful, fill, memory, attention, outputs, switches = (share(math.fsum(part)) for part in parts)
     host = share(math.fsum(call.wall - call.engine for call in calls))
     known = useful + fill + memory + attention + outputs + switches + host
     return Loss(

@@ -64,19 +64,31 @@ class Pace:
         self.factor = _middle(ratios)
         self._seen.append((shape, seconds))
 
-    def refit(self) -> Fitted | None:
-        """Fit the terms to the calls remembered, each as if the machine had been undisturbed; None without any."""
+    def remembered(self) -> list[tuple[StepShape, float]]:
+        """Return what to fit the terms to: the last calls, each as if undisturbed, and the profile's as predicted."""
         if not self._seen:
-            return None
+            return []
         known = [(shape, self.cost.seconds(shape)) for shape in self._anchors]
         ratios = np.array(self._seen_ratios(len(self._seen)))
         around = np.lib.stride_tricks.sliding_window_view(np.pad(ratios, _AROUND // 2, "edge"), _AROUND)
         levels = np.median(around, axis=1).tolist()
-        quiet = [(shape, seconds / level) for (shape, seconds), level in zip(self._seen, levels, strict=True)]
-        fitted = fit([*known, *quiet], folds=0)
-        self.cost = fitted.cost
+        return [*known, *((shape, seconds / level) for (shape, seconds), level in zip(self._seen, levels, strict=True))]
+
+    def adopt(self, cost: StepCost, anchors: Sequence[StepShape] | None = None) -> None:
+        """Predict with other terms from now on, and with other anchors if given."""
+        self.cost = cost
+        if anchors is not None:
+            self._anchors = tuple(anchors)
         self._ratios.extend(self._seen_ratios(_RECENT))
-        self.factor = _middle(self._ratios)
+        self.factor = _middle(self._ratios) if self._ratios else 1.0
+
+    def refit(self) -> Fitted | None:
+        """Fit the terms to what is remembered; None if that is nothing."""
+        samples = self.remembered()
+        if not samples:
+            return None
+        fitted = fit(samples, folds=0)
+        self.adopt(fitted.cost)
         return fitted
 
     def _seen_ratios(self, last: int) -> list[float]:

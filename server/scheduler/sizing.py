@@ -6,7 +6,7 @@ import math
 from collections import deque
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from crayon.errors import InvalidRequestError
 from crayon.server.scheduler.step_cost import StepCost, StepShape, attended, most
@@ -48,10 +48,49 @@ class Batch:
     ridge: int
 
 
+class Resizable(Protocol):
+    """A call that may have more tokens or fewer."""
+
+    @property
+    def tokens(self) -> int:
+        """Tokens, at least 1."""
+        ...
+
+    def resized(self, tokens: int) -> StepShape:
+        """Return what a call of `tokens` tokens computes."""
+        ...
+
+
+class Mix(NamedTuple):
+    """A call that writes a token of each running answer and reads prompts with all others.
+
+    Args:
+        decodes: the answers' part.
+        prompt: positions that each token of a prompt attends; None: those of a prompt of its own, read from its start.
+    """
+
+    decodes: StepShape
+    prompt: int | None = None
+
+    @property
+    def tokens(self) -> int:
+        """The fewest tokens."""
+        return max(1, self.decodes.tokens)
+
+    def resized(self, tokens: int) -> StepShape:
+        """Return the call with `tokens` tokens; with fewer than there are answers, they are left out in proportion."""
+        decodes = self.decodes
+        read = tokens - decodes.tokens
+        if read < 0:
+            return decodes.resized(tokens)
+        context = attended(0, read) if self.prompt is None else read * self.prompt
+        return StepShape(tokens, decodes.context + context, decodes.outputs + bool(read), decodes.switches)
+
+
 def batch_for(
     cost: StepCost,
     itl_target_s: float | None,
-    typical: StepShape,
+    typical: Resizable,
     *,
     engine: int,
     memory: int | None = None,
@@ -61,7 +100,7 @@ def batch_for(
     Args:
         cost: what a call costs.
         itl_target_s: most seconds between two tokens of an answer; None for throughput only.
-        typical: any call with the usual mix; context and outputs grow with the batch.
+        typical: any call with the usual mix (a `StepShape` grows in proportion, a `Mix` by its prompts).
         engine: most tokens that the engine takes.
         memory: tokens that the cache can keep busy (`memory_batch`).
 

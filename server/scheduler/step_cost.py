@@ -10,7 +10,7 @@ ridge. A call below it takes as long as one at the ridge; docs/cost-model.md say
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from crayon.errors import ConfigError
@@ -130,6 +130,10 @@ class StepCost:
     def scaled(self, factor: float) -> StepCost:
         """Return the cost on a machine that needs `factor` times as long."""
         return StepCost(**{name: value * factor for name, value in self.terms().items()})
+
+    def in_calls(self, calls: int) -> StepCost:
+        """Return the cost of `calls` calls that share all tokens equally, as if they were one."""
+        return replace(self, base=self.base * calls, weights=self.weights * calls)
 
 
 TERMS = ("base", "per_token", "weights", "per_context", "per_output", "per_switch")
