@@ -13,7 +13,8 @@ import numpy as np
 
 from crayon.bench.kv_replay import Arrival, Replay, Tally
 from crayon.bench.report import Report, Row
-from crayon.server.scheduler.lengths import Lengths, Rule
+from crayon.server.prediction import Rule
+from crayon.server.scheduler.lengths import Lengths
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

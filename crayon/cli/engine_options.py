@@ -7,14 +7,7 @@ from typing import Annotated
 
 import typer
 
-
-class Predict(StrEnum):
-    """How much room an answer is given in the cache."""
-
-    WORST = "worst"
-    MEAN = "mean"
-    QUANTILE = "quantile"
-    PAPER = "paper"
+from crayon.server.prediction import Rule
 
 
 class Overlap(StrEnum):
@@ -60,8 +53,12 @@ FirstOption = Annotated[
     typer.Option("--first-ms", min=1, help="Steps may be longer where a prompt waits so long; 1500 if not given."),
 ]
 PredictOption = Annotated[
-    Predict | None,
-    typer.Option("--predict", help="Room for an answer in the cache: all it may get, or as much as answers seen got."),
+    Rule | None,
+    typer.Option(
+        "--predict",
+        help="Room for an answer in the cache: all it may get (worst), as much as answers seen got (mean, quantile, "
+        "paper), or shares of them step by step, which fills the cache best and moves a little; mean if not given.",
+    ),
 ]
 SpillOption = Annotated[
     bool | None, typer.Option("--spill/--no-spill", help="Set requests aside where the cache is fuller than predicted.")

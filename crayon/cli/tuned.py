@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from crayon.adapters import Pool
     from crayon.models import LocalModel
+    from crayon.server.scheduler.step_cost import StepCost
     from crayon.server.tuning import TunedProfile
 
 DEFAULT_SLOTS = 8
@@ -65,7 +66,20 @@ def engine_sizes(
         _fit(tuned, by_hand)
         words = ", ".join(f"{name} {value}" for name, value in tuned.items()) or "nothing"
         console.message(f"tuned on {profile.made}: {words}" + ("; the rest is given by hand" if by_hand else ""), "dim")
+        if "threads" not in by_hand:  # with other threads, another cost; the engine learns it
+            tuned["cost"] = _cost(profile)
     return {"n_ctx": ctx, "n_seq_max": DEFAULT_SLOTS, "threads": None, **tuned, **by_hand}
+
+
+def _cost(profile: TunedProfile) -> StepCost | None:
+    """Return what steps cost as it was measured; None where the record does not hold it as this version wants it."""
+    from crayon.server.scheduler.step_cost import StepCost
+
+    try:
+        return StepCost(**profile.cost)
+    except (CrayonError, TypeError) as error:
+        console.warning(f"the tuned record's cost is not used, steps are learnt from instead: {error}")
+        return None
 
 
 def _fit(tuned: dict[str, Any], by_hand: dict[str, int]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from crayon.server.scheduler import Resource
 
@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from crayon.server.scheduler import Caps, StepPlan
+    from crayon.server.scheduler.losses import Spent
 
 
 @dataclass(slots=True)
@@ -19,6 +20,11 @@ class Counters:
 
     `wall_s` is the time from a step's plan to its last result, `compute_s` that in which lanes computed, and
     `beside_s` the part of it in which the next step was planned. `room_tokens` is what the steps could have held.
+    `useful_s` to `switches_s` are what the fitted cost says that time in lanes went for (see `losses.Loss`).
+
+    Not sums but as of now: `cost_error` is the median relative error of the cost's predictions for calls that came
+    after it was fitted, `line_error` what it would have been with a straight line, both None until there are enough;
+    `slowdown` is how many times as long calls take as they should.
     """
 
     steps: int = 0
@@ -35,6 +41,18 @@ class Counters:
     wall_s: float = 0.0
     compute_s: float = 0.0
     beside_s: float = 0.0
+    useful_s: float = 0.0
+    fill_s: float = 0.0
+    memory_s: float = 0.0
+    attention_s: float = 0.0
+    outputs_s: float = 0.0
+    switches_s: float = 0.0
+    refused_late: int = 0
+    slow_spells: int = 0
+    cost_fits: int = 0
+    cost_error: float | None = None
+    line_error: float | None = None
+    slowdown: float = 1.0
 
     def step(self, step: StepPlan, caps: Caps, seconds: float) -> None:
         """Count a step."""
@@ -55,21 +73,49 @@ class Counters:
         self.compute_s += seconds
         self.beside_s += beside
 
-    def as_json(self) -> dict[str, float]:
-        """Return the sums by name."""
-        return asdict(self)
+    def explain(self, spent: Spent) -> None:
+        """Count what the seconds of a call went for, as the cost says."""
+        self.useful_s += spent.useful
+        self.fill_s += spent.fill
+        self.memory_s += spent.memory
+        self.attention_s += spent.attention
+        self.outputs_s += spent.outputs
+        self.switches_s += spent.switches
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the sums by name, and under `shares` what they come to."""
+        sums = asdict(self)
+        return {**sums, "shares": shares(sums)}
 
 
-def shares(counters: Mapping[str, float]) -> dict[str, float]:
-    """Return what the sums of `as_json` come to, each from 0 to 1: where time went and how full steps were.
+_EXPLAINED = {
+    "useful": "useful_s",
+    "lost to fill": "fill_s",
+    "lost to memory": "memory_s",
+    "lost to attention": "attention_s",
+    "lost to outputs": "outputs_s",
+    "lost to switches": "switches_s",
+}
+
+
+def shares(counters: Mapping[str, Any]) -> dict[str, float]:
+    """Return what the sums of `as_json` come to: where time went and how full steps were.
 
     `host gap` is the time of steps in which nothing was computed, `fill` the part of the steps' room that was used, and
-    `planned ahead` the part of the steps that were. Empty before the first step.
+    `planned ahead` the part of the steps that were. Once the cost of a step is known, `useful` and what is `lost to`
+    each cause are shares of the same time; with the host gap and `unexplained` (below 0 where the cost predicts too
+    much) they sum to 1. Empty before the first step.
     """
     if not counters["steps"] or not counters["wall_s"] or not counters["room_tokens"]:
         return {}
-    return {
-        "host gap": max(0.0, 1.0 - counters["compute_s"] / counters["wall_s"]),
+    gap = max(0.0, 1.0 - counters["compute_s"] / counters["wall_s"])
+    found = {
+        "host gap": gap,
         "fill": counters["tokens"] / counters["room_tokens"],
         "planned ahead": counters["planned_ahead"] / counters["steps"],
     }
+    explained = {name: counters.get(key, 0.0) / counters["wall_s"] for name, key in _EXPLAINED.items()}
+    if any(explained.values()):
+        found |= explained
+        found["unexplained"] = 1.0 - gap - sum(explained.values())
+    return found

@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from crayon.messages import Message
     from crayon.server.engines.llama_counters import Counters
     from crayon.server.engines.llama_task import Task
+    from crayon.server.scheduler.step_cost import StepCost
 
 OUTPUTS = 64  # rows of logits in one step; each is a vocabulary of floats
 SHORTEST_PREFIX = 16  # tokens; fewer are not worth copying
@@ -80,8 +81,7 @@ class LlamaCppEngine:
         pools: adapter pools that requests may blend; each made for this very model.
         spill: whether sequences may be taken out of a full cache and brought back; without it every request's worst
             case is reserved.
-        predict: how much room an answer is given: "worst" (all it may get), "mean", "quantile" or "paper" of what was
-            seen; with `spill` only.
+        predict: how much room an answer is given (`Rule`), by what was seen; with `spill` only.
         idle_prefixes: most finished requests whose cache stays for others to begin with; 0 shares nothing.
         quantum: tokens that a blend computes before the next one's turn comes.
         plan_ahead: whether the next step is planned while one runs.
@@ -91,6 +91,7 @@ class LlamaCppEngine:
         kv_unified: whether requests share the cells of the cache: any of them may then hold all, and begin with
             another's at no cost, but attention looks at the cells of all, which makes steps with many requests twice
             as long. If not, each has `n_ctx / n_seq_max` cells of its own.
+        cost: what steps cost on this machine, as a search has measured it; None: it is learnt from those that run.
 
     Raises:
         AdapterMismatchError: a pool was made for another base model.
@@ -126,6 +127,7 @@ class LlamaCppEngine:
         overlap: Literal["none", "dual"] = "none",
         prefill_threads: int | None = None,
         kv_unified: bool = False,
+        cost: StepCost | None = None,
     ) -> None:
         for key, value in (
             ("n_ctx", n_ctx),
@@ -184,6 +186,8 @@ class LlamaCppEngine:
             lengths=Lengths(predict) if spill else None,
             index=TokenIndex(SHORTEST_PREFIX) if caps.max_idle_prefixes else None,
             ahead=plan_ahead,
+            cost=cost,
+            shared_cells=kv_unified,
         )
 
     # -- the engine contract

@@ -16,13 +16,15 @@ from crayon.errors import (
     fault_report,
 )
 from crayon.server.engines.llama_calls import adapters_of, call_of, decode, fill, reported
-from crayon.server.engines.llama_counters import Counters
+from crayon.server.engines.llama_deadlines import Judge
 from crayon.server.engines.llama_inbox import Inbox
 from crayon.server.engines.llama_lanes import apply
+from crayon.server.engines.llama_ledger import Ledger
 from crayon.server.engines.llama_sampling import sample_rows
 from crayon.server.engines.llama_spilled import Spilled
 from crayon.server.engines.llama_task import EncodeTask, GenerateTask, ScoreTask
-from crayon.server.scheduler import Kind, LinearCost, Outcome, State, commit, plan, plan_after
+from crayon.server.scheduler import Kind, Outcome, State, commit, plan, plan_after
+from crayon.server.scheduler.live_cost import LiveCost
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
     from crayon.server.engines.llama_task import Task
     from crayon.server.scheduler import Caps, Lengths, StepPlan, TokenIndex
     from crayon.server.scheduler.step import Restore, Spill
+    from crayon.server.scheduler.step_cost import StepCost
 
 logger = logging.getLogger("crayon.server.llama")
 
@@ -51,6 +54,8 @@ class LlamaLoop:
         lengths: learns how long answers get, and predicts it; None: the worst case is reserved.
         index: which prompts begin alike; None: nothing is shared.
         ahead: whether the next step is planned while one runs.
+        cost: what steps cost as far as it was measured; None: nothing is known.
+        shared_cells: whether attention runs over all used cells of the cache.
     """
 
     def __init__(
@@ -63,6 +68,8 @@ class LlamaLoop:
         lengths: Lengths | None = None,
         index: TokenIndex | None = None,
         ahead: bool = True,
+        cost: StepCost | None = None,
+        shared_cells: bool = False,
     ) -> None:
         self._lanes = lanes
         self._caps = caps
@@ -70,7 +77,9 @@ class LlamaLoop:
         self._lengths = lengths
         self._index = index
         self._plans_ahead = ahead
-        self._cost = LinearCost()
+        self._cost = LiveCost(cost, shared_cells=shared_cells)
+        self._judge = Judge(caps, self._cost, lengths)
+        self._ledger = Ledger(caps, self._cost, shared_cells=shared_cells)
         self._state = State()
         self._tasks: dict[str, Task] = {}
         self._spilled = Spilled()
@@ -80,7 +89,7 @@ class LlamaLoop:
         """Whether this step went otherwise than the plan of the next one took for granted."""
         self._broken: set[str] = set()
         """Requests that have failed within this step."""
-        self.counters = Counters()
+        self.counters = self._ledger.counters
         self.inbox = Inbox(max_queue, self._abort, lambda: self._cost.per_token)
         self._thread = threading.Thread(target=self._run, name="crayon-llama", daemon=True)
         self._thread.start()
@@ -112,6 +121,7 @@ class LlamaLoop:
             logger.critical("the engine's loop failed: %s", fault_report(fault))
             failure = EngineError(f"the engine failed ({type(fault).__name__}); its log says where")
         self._spilled.close()
+        self._ledger.close()
         for lane in self._lanes.lanes:
             lane.close()
         self.inbox.end(self._tasks.values(), failure)
@@ -123,8 +133,12 @@ class LlamaLoop:
         if taken is None:
             return False
         fresh, gone = taken
+        now = time.monotonic()
         for task in fresh:
             try:
+                if (refused := self._judge.alone(task.request, now)) is not None:
+                    self.counters.refused_late += 1
+                    raise refused
                 self._state.add(task.request)
                 if self._index is not None:
                     self._index.add(task.request.id, task.request.blend, task.prompt_ids)
@@ -137,7 +151,7 @@ class LlamaLoop:
             self._state.cancel(request_id)
         if fresh or gone:
             self._ahead = None
-        self._state.now = time.monotonic()
+        self._state.now = now
         return True
 
     def _step(self) -> None:
@@ -151,6 +165,7 @@ class LlamaLoop:
         for request_id in changes.finished:
             self._finish(self._tasks.pop(request_id))
         self.counters.step(step, self._caps, time.monotonic() - begun)
+        self._ledger.settle()
 
     def _plan(self) -> StepPlan:
         """Return the step that was planned ahead, if it still holds, or plan it now."""
@@ -233,6 +248,7 @@ class LlamaLoop:
             self.inbox.current = tasks
         begun = time.monotonic()
         running = [(call, call.lane.run(_work(call, encoder))) for call in ready]
+        self._refuse()
         if last and self._plans_ahead:
             self._ahead = plan_after(self._state, step, self._caps, self._cost, self._lengths, self._index)
         waited = time.monotonic()
@@ -247,9 +263,16 @@ class LlamaLoop:
                 self._break([row.request for row in call.rows])
             else:
                 self._give_up([row.request for row in call.rows], error)
-        self.counters.computed(seconds, waited - begun, len(ready))
-        if len(ready) == 1 and not ready[0].encode:
-            self._cost = self._cost.observed(ready[0].tokens, seconds)
+        whole = not any(errors)
+        self._ledger.computed(ready, seconds, waited - begun, self._state.cells.used, whole=whole)
+
+    def _refuse(self) -> None:
+        """Tell those that wait in vain; the next plan drops them."""
+        for request_id, error in self._judge.queued(self._state):
+            if self._tasks[request_id].started is None:
+                self.counters.refused_late += 1
+                self._tasks[request_id].fail(error)
+                self._state.cancel(request_id)
 
     def _prepare(self, call: Call) -> bool:
         """Put a call into its lane's batch; return whether it can be computed."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from crayon.server.scheduler.kv import KvForecast
+from crayon.server.scheduler.occupancy import Holder, occupancy
 from crayon.server.scheduler.prefixes import best_source
 from crayon.server.scheduler.request import Kind, Request
 from crayon.server.scheduler.step import Admission, Prefix, Restore
@@ -12,12 +12,9 @@ from crayon.server.scheduler.step import Admission, Prefix, Restore
 if TYPE_CHECKING:
     from crayon.server.scheduler.draft import Draft
     from crayon.server.scheduler.lengths import LengthModel
+    from crayon.server.scheduler.occupancy import Occupancy
     from crayon.server.scheduler.prefixes import PrefixIndex
     from crayon.server.scheduler.state import State
-
-LEAST_GROWTH = 16
-"""Every answer is taken to get at least as many tokens more as this, or all that it may: who is let in, or back in,
-is not in the way after a few steps already, however wrong the predictions are."""
 
 
 class Room:
@@ -31,7 +28,7 @@ class Room:
         self._draft = draft
         self._lengths = lengths
         self._encode: int | None = None
-        self._forecast: KvForecast | None = None
+        self._forecast: Occupancy | None = None
 
     def fits(self, request: Request, need: int, source: Prefix | None = None) -> bool:
         """Whether a request fits that takes `need` cells at most, a beginning that it has from `source` included."""
@@ -46,7 +43,7 @@ class Room:
         forecast = self._predicted(self._lengths)
         if request.kind is not Kind.GENERATE:
             return forecast.peak + need <= forecast.capacity
-        return forecast.fits(*self._alone(request, source, self._lengths))
+        return forecast.fits(self._alone(request, source))
 
     def took(self, request: Request, need: int, source: Prefix | None = None) -> None:
         """Count what was let in; the draft counts it already."""
@@ -56,8 +53,8 @@ class Room:
         if source is not None or self._draft.idle:
             self._forecast = None  # what was idle may be held now, so all is counted again
             return
-        if self._forecast is not None and self._lengths is not None and request.kind is Kind.GENERATE:
-            self._forecast.add(*self._alone(request, None, self._lengths))
+        if self._forecast is not None and request.kind is Kind.GENERATE:
+            self._forecast.add(self._alone(request, None))
         else:
             self._forecast = None
 
@@ -65,9 +62,9 @@ class Room:
         # A beginning that is held by a running request is counted already, an idle prefix is not.
         return source.tokens if source is not None and source.seq not in self._draft.idle else 0
 
-    def _alone(self, request: Request, source: Prefix | None, lengths: LengthModel) -> tuple[int, int]:
-        """Return the cells a request takes when its prompt is computed, and the tokens it gets."""
-        return max(request.prompt, request.computed) - self._saved(source), _remaining(lengths, request)
+    def _alone(self, request: Request, source: Prefix | None) -> Holder:
+        """Return what a request takes."""
+        return _holder(request, max(request.prompt, request.computed) - self._saved(source))
 
     def _encode_room(self, capacity: int) -> int:
         if self._encode is None:
@@ -80,25 +77,23 @@ class Room:
         draft = self._draft
         return draft.used - draft.evictable + draft.fixed + draft.promised
 
-    def _predicted(self, lengths: LengthModel) -> KvForecast:
+    def _predicted(self, lengths: LengthModel) -> Occupancy:
         if self._forecast is None:
             self._forecast = self._predict(lengths)
         return self._forecast
 
-    def _predict(self, lengths: LengthModel) -> KvForecast:
+    def _predict(self, lengths: LengthModel) -> Occupancy:
         draft = self._draft
-        held, remaining, others = [], [], draft.used - draft.evictable + draft.fixed
+        holders, others = [], draft.used - draft.evictable + draft.fixed
         for request in draft.generating:
             own = 0 if request.id in draft.shares else request.computed - request.shared
             others -= own
-            held.append(own + max(0, request.prompt - draft.start(request)))
-            remaining.append(_remaining(lengths, request))
-        return KvForecast(draft.caps.kv_capacity - others, held, remaining)
+            holders.append(_holder(request, own + max(0, request.prompt - draft.start(request))))
+        return occupancy(draft.caps.kv_capacity - others, lengths, holders)
 
 
-def _remaining(lengths: LengthModel, request: Request) -> int:
-    most = request.max_tokens - request.generated
-    return min(most, max(LEAST_GROWTH, lengths.remaining(request.generated, most, group=request.blend)))
+def _holder(request: Request, held: int) -> Holder:
+    return Holder(held, request.generated, request.max_tokens - request.generated, request.blend)
 
 
 def restore(draft: Draft, room: Room, state: State, gone: set[str]) -> list[Restore]:

@@ -24,6 +24,10 @@ class Beside(NamedTuple):
     cells: int = 0
 
 
+ALONE = Beside()
+"""Nothing."""
+
+
 class CostModel(Protocol):
     """Predicts steps."""
 
@@ -31,7 +35,7 @@ class CostModel(Protocol):
         """Return the time for `tokens` tokens in `batches` engine calls."""
         ...
 
-    def tokens_within(self, seconds: float, batches: int = 1, beside: Beside = Beside()) -> int:
+    def tokens_within(self, seconds: float, batches: int = 1, beside: Beside = ALONE) -> int:
         """Return how many tokens fit into `seconds`, those `beside` included; may be 0."""
         ...
 
@@ -55,7 +59,7 @@ class LinearCost:
         """Return the time for `tokens` tokens in `batches` engine calls."""
         return self.base * batches + self.per_token * tokens
 
-    def tokens_within(self, seconds: float, batches: int = 1, beside: Beside = Beside()) -> int:  # noqa: ARG002 - knows tokens only
+    def tokens_within(self, seconds: float, batches: int = 1, beside: Beside = ALONE) -> int:  # noqa: ARG002 - knows tokens only
         """Return how many tokens fit into `seconds`; may be 0."""
         room = seconds - self.base * batches
         if room <= 0:

@@ -14,12 +14,12 @@ than 16,384 tokens counts as one that was cut there.
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from crayon.errors import ConfigError
+from crayon.server.prediction import Rule
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -47,19 +47,6 @@ class ShareModel(Protocol):
     def shares(self, generated: NDArray[np.int64], steps: NDArray[np.int64], *, group: str = "") -> NDArray[np.float64]:
         """Return one row an answer: the share of those with `generated` tokens that get more than each of `steps`."""
         ...
-
-
-class Rule(StrEnum):
-    """What is predicted."""
-
-    WORST = "worst"
-    """Every answer gets all its tokens."""
-    MEAN = "mean"
-    """The mean of those answers that got this far, each cut at its `max_tokens`."""
-    QUANTILE = "quantile"
-    """What a given share of those answers that got this far did not exceed."""
-    PAPER = "paper"
-    """NanoFlow: every answer ends at the mean length, one that is longer ends with its next token."""
 
 
 class Curve:
@@ -182,7 +169,7 @@ class Lengths:
             return max(most, 1)
         if self.rule is Rule.QUANTILE:
             return curve.quantile(generated, most, self.quantile)
-        left = curve.mean(generated, most) if self.rule is Rule.MEAN else curve.total - generated
+        left = curve.total - generated if self.rule is Rule.PAPER else curve.mean(generated, most)
         # Up to the next token, and a sum's last bits do not make one.
         return min(max(int(-(-left // _ROUNDING)), 1), most)
 
@@ -195,6 +182,21 @@ class Lengths:
         if curve is None or self.rule is Rule.WORST:
             return np.ones((len(generated), len(steps)))
         return curve.shares(generated, steps)
+
+    def mean(self, generated: int, most: int, *, group: str = "") -> float | None:
+        """Return the mean of the tokens still to come, whatever the rule; None until enough was seen."""
+        curve = self._curve(group)
+        return None if curve is None else curve.mean(generated, most)
+
+    def at_least(self, generated: int, most: int, share: float, *, group: str = "") -> int | None:
+        """Return what all but a share of the answers exceed, or reach, whatever the rule; None until enough was seen.
+
+        0 where not even the longest answer seen got this far, so that nothing is known of it.
+        """
+        curve = self._curve(group)
+        if curve is None:
+            return None
+        return curve.quantile(generated, most, share) if curve.share(generated) > 0 else 0
 
     def _curve(self, group: str) -> Curve | None:
         history = self._groups.get(group) if group else None

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING
 
-from crayon.server.scheduler.cost import Beside, LinearCost
+from crayon.server.scheduler.cost import ALONE, Beside, LinearCost
 from crayon.server.scheduler.pace import Pace
 from crayon.server.scheduler.sizing import Mix, batch_for
 from crayon.server.scheduler.step_cost import MOST_TOKENS, StepCost, StepShape
@@ -103,7 +103,7 @@ class LiveCost:
             return self._line.seconds(tokens, batches)
         return self._pace.factor * self._pace.cost.in_calls(batches).seconds(self._typical.resized(tokens))
 
-    def tokens_within(self, seconds: float, batches: int = 1, beside: Beside = Beside()) -> int:
+    def tokens_within(self, seconds: float, batches: int = 1, beside: Beside = ALONE) -> int:
         """Return how many tokens fit into `seconds`, those `beside` included; never fewer than the ridge."""
         if self._pace is None:
             return self._line.tokens_within(seconds, batches)

@@ -8,7 +8,7 @@ Progress: those spilled are always the youngest, and they come back in order of 
 in, so the oldest generating request is never spilled for another. Alone it fits (`Request.ever_fits`), and what is
 not generating has its worst case set aside and ends by itself. So the oldest that is not complete computes at least
 one token whenever its group runs, and all requests finish one after the other, each token computed once. One that
-came back is beside others that may all write `admission.LEAST_GROWTH` tokens more, or end, before it is spilled
+came back is beside others that may all write `occupancy.LEAST_GROWTH` tokens more, or end, before it is spilled
 again: so many tokens, at least, are written for each time that it is saved and loaded.
 """
 

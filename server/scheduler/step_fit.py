@@ -153,7 +153,7 @@ def _fit(table: Values, seconds: Values, counts: Values) -> StepCost:
         free = [one, np.where(below, 0, tokens), below * one, *table.T[1:]]
         for columns in (known, free) if below.any() else (known,):
             terms = _huber(np.column_stack(columns), seconds, counts)
-            reading = terms[2] if columns is free else terms[1] * cut
+            reading = terms[2] if columns is free else terms[1] * float(cut)
             found.append(
                 StepCost(
                     base=terms[0],

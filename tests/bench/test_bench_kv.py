@@ -14,7 +14,8 @@ from typer.testing import CliRunner
 from crayon.bench.kv_prediction import CONTESTANTS, ORACLE, SIZES, WORKLOADS, Contestant, Workload, bench_kv
 from crayon.bench.kv_replay import Arrival, Replay, Tally
 from crayon.cli.app import app
-from crayon.server.scheduler.lengths import MIN_SEEN, Lengths, Rule
+from crayon.server.prediction import Rule
+from crayon.server.scheduler.lengths import MIN_SEEN, Lengths
 
 METRICS = {
     "kv_running",

@@ -8,9 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from crayon.errors import ConfigError
+from crayon.server.prediction import Rule
 from crayon.server.scheduler.kv import KvForecast
 from crayon.server.scheduler.kv_profile import KvProfile
-from crayon.server.scheduler.lengths import MIN_SEEN, Curve, Lengths, Rule
+from crayon.server.scheduler.lengths import MIN_SEEN, Curve, Lengths
 
 REQUESTS = st.lists(st.tuples(st.integers(1, 50), st.integers(0, 40), st.integers(1, 40)), min_size=1, max_size=12)
 LEARNT = st.lists(st.tuples(st.integers(1, 60), st.booleans()), max_size=100)

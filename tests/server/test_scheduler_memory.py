@@ -27,8 +27,8 @@ from crayon.server.scheduler import (
     commit,
     plan,
 )
-from crayon.server.scheduler.admission import LEAST_GROWTH
 from crayon.server.scheduler.cells import Cells
+from crayon.server.scheduler.occupancy import LEAST_GROWTH
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -1,0 +1,129 @@
+"""The engine's books: what ran, what it cost, what the next steps will cost, and whether the machine is slow."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from typing import TYPE_CHECKING
+
+from crayon.errors import fault_report
+from crayon.server.engines.llama_counters import Counters
+from crayon.server.scheduler.losses import spent
+from crayon.server.scheduler.step_cost import shape_of
+from crayon.server.scheduler.step_fit import fit
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from crayon.server.engines.llama_calls import Call
+    from crayon.server.scheduler import Caps
+    from crayon.server.scheduler.live_cost import LiveCost
+    from crayon.server.scheduler.step_fit import Fitted, Sample
+
+logger = logging.getLogger("crayon.server.llama")
+
+_SLOW, _FAST = 2.0, 1.4
+"""From this many times the usual time on a machine counts as slow, and below that no longer."""
+_SPELL_S = 1.0
+"""Seconds in lanes for which it has to be so; a burst of short calls is no spell."""
+_TELL_ERROR_EVERY = 16  # calls; it takes a sort
+
+
+class Ledger:
+    """Kept by the loop's thread alone.
+
+    Args:
+        caps: limits of a step.
+        cost: learns from what is written down here.
+        shared_cells: whether attention runs over all used cells of the cache.
+    """
+
+    def __init__(self, caps: Caps, cost: LiveCost, *, shared_cells: bool = False) -> None:
+        self.cost = cost
+        self.counters = Counters()
+        self._caps = caps
+        self._shared_cells = shared_cells
+        self._blends: dict[int, str] = {}
+        """By lane, what it computed with last."""
+        self._slow = False
+        self._otherwise = 0.0
+        """Seconds for which the machine has not been as `_slow` says."""
+        self._fitting: threading.Thread | None = None
+        self._found: Fitted | None = None
+
+    def computed(self, calls: Sequence[Call], seconds: float, beside: float, cells: int, *, whole: bool) -> None:
+        """Write down calls that ran at the same time.
+
+        Args:
+            calls: what ran.
+            seconds: how long, together.
+            beside: the part of it in which the next step was planned.
+            cells: used cells of the cache before the step.
+            whole: whether all of it was computed; what was aborted or failed teaches nothing.
+        """
+        self.counters.computed(seconds, beside, len(calls))
+        switches = sum(self._switched(call) for call in calls)
+        if len(calls) != 1 or not whole or calls[0].encode:
+            return  # of calls at the same time nobody knows which took how long
+        shape = shape_of(calls[0].rows, switches, cells + calls[0].tokens if self._shared_cells else None)
+        cost = self.cost.cost
+        if cost is not None:
+            self.counters.explain(spent(shape, cost, self._caps.max_tokens))
+        self.cost.observed(shape, seconds)
+        self._tell(seconds)
+
+    def settle(self) -> None:
+        """Between two steps: believe what was fitted, and have the next fit made beside the steps if it is time."""
+        if self._fitting is not None:
+            if self._fitting.is_alive():
+                return
+            self._fitting, found = None, self._found
+            if found is not None:
+                self.cost.fitted(found)
+                self.counters.cost_fits = self.cost.fits
+        samples = self.cost.due()
+        if samples:
+            self._found = None
+            self._fitting = threading.Thread(target=self._fit, args=(samples,), name="crayon-fit", daemon=True)
+            self._fitting.start()
+
+    def close(self) -> None:
+        """Wait for a fit that is under way: it must not run while the process ends."""
+        if self._fitting is not None:
+            self._fitting.join()
+
+    def _fit(self, samples: list[Sample]) -> None:
+        try:
+            self._found = fit(samples, folds=0)
+        except Exception as fault:  # noqa: BLE001 - an engine whose cost cannot be fitted runs as well
+            logger.error("the cost of a step could not be fitted: %s", fault_report(fault))
+
+    def _switched(self, call: Call) -> bool:
+        """Whether a call changed its lane's adapters."""
+        if call.encode:
+            return False
+        blend, lane = call.tasks[0].request.blend, id(call.lane)
+        before = self._blends.get(lane, "")
+        self._blends[lane] = blend
+        return before != blend
+
+    def _tell(self, seconds: float) -> None:
+        """Say how well the cost predicts; log where a slow spell begins and where it ends."""
+        factor = self.counters.slowdown = self.cost.factor
+        if self.counters.calls % _TELL_ERROR_EVERY == 0:
+            self.counters.cost_error = self.cost.error
+            self.counters.line_error = self.cost.line_error
+        changed = factor < _FAST if self._slow else factor >= _SLOW and self.cost.confident
+        self._otherwise = self._otherwise + seconds if changed else 0.0
+        if self._otherwise < _SPELL_S:
+            return
+        self._slow, self._otherwise = not self._slow, 0.0
+        if self._slow:
+            self.counters.slow_spells += 1
+            logger.warning(
+                "steps take %.1f times as long as they should: something else may be using the cores; "
+                "estimates follow until it is over",
+                factor,
+            )
+        else:
+            logger.warning("steps take about as long as they should again")
