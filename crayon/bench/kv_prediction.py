@@ -85,6 +85,7 @@ CONTESTANTS = (
     Contestant("quantile 0.9", Rule.QUANTILE),
     Contestant("shares + 1 sd", Rule.MEAN, caution=1.0),
     Contestant("shares + 2 sd", Rule.MEAN, caution=2.0),
+    Contestant("shares + 3 sd", Rule.MEAN, caution=3.0),
 )
 
 

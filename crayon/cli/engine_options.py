@@ -9,6 +9,21 @@ import typer
 
 from crayon.server.prediction import Rule
 
+MOST_NANO_BATCHES = 16
+
+
+def nano_batches(text: str) -> int:
+    """Return N of `--nano-batches N|off`; off is 1.
+
+    Raises:
+        BadParameter: it is neither.
+    """
+    if text == "off":
+        return 1
+    if text.isascii() and text.isdecimal() and 2 <= int(text) <= MOST_NANO_BATCHES:
+        return int(text)
+    raise typer.BadParameter(f"must be off, or a number from 2 to {MOST_NANO_BATCHES}, not {text!r}")
+
 
 class Overlap(StrEnum):
     """Whether prompts are read and answers written at the same time."""
@@ -73,6 +88,15 @@ QuantumOption = Annotated[
 ]
 AheadOption = Annotated[
     bool | None, typer.Option("--plan-ahead/--no-plan-ahead", help="Plan the next step while one is computed.")
+]
+NanoOption = Annotated[
+    int | None,
+    typer.Option(
+        "--nano-batches",
+        metavar="N|off",
+        parser=nano_batches,
+        help="Engine calls for each step of a blend, at most: answers first, then prompts; off: one for all.",
+    ),
 ]
 OverlapOption = Annotated[
     Overlap | None,

@@ -23,6 +23,7 @@ from crayon.cli.engine_options import (
     KvCache,
     KvOption,
     LateOption,
+    NanoOption,
     OverlapOption,
     PredictOption,
     PrefixOption,
@@ -93,6 +94,7 @@ def serve(
     idle_prefixes: PrefixOption = None,
     blend_quantum: QuantumOption = None,
     plan_ahead: AheadOption = None,
+    nano_batches: NanoOption = None,
     overlap: OverlapOption = None,
     kv: KvOption = None,
     stats_file: Annotated[
@@ -155,6 +157,7 @@ def serve(
             "idle_prefixes": idle_prefixes,
             "quantum": blend_quantum,
             "plan_ahead": plan_ahead,
+            "nano_batches": nano_batches,
             "overlap": overlap,
             "kv_unified": None if kv is None else kv is KvCache.UNIFIED,
         }

@@ -91,6 +91,8 @@ class LlamaCppEngine:
         kv_unified: whether requests share the cells of the cache: any of them may then hold all, and begin with
             another's at no cost, but attention looks at the cells of all, which makes steps with many requests twice
             as long. If not, each has `n_ctx / n_seq_max` cells of its own.
+        nano_batches: engine calls that a step of one blend is computed in, at most: answers first, then prompts; 1 is
+            one for all. With "dual" the two are calls of their own in any case.
         cost: what steps cost on this machine, as a search has measured it; None: it is learnt from those that run.
 
     Raises:
@@ -127,6 +129,7 @@ class LlamaCppEngine:
         overlap: Literal["none", "dual"] = "none",
         prefill_threads: int | None = None,
         kv_unified: bool = False,
+        nano_batches: int = 1,
         cost: StepCost | None = None,
     ) -> None:
         for key, value in (
@@ -163,6 +166,7 @@ class LlamaCppEngine:
                 step_seconds=step_seconds,
                 late_share=late_share,
                 first_seconds=first_seconds,
+                parts=nano_batches,
                 quantum=quantum,
                 spill=spill,
                 max_idle_prefixes=min(idle_prefixes, max(n_seq_max - 1, 0)),

@@ -18,6 +18,7 @@ from crayon.llama.batch import Batch
 from crayon.llama.context import Context
 from crayon.machine import usable_core_ids
 from crayon.server.scheduler import Kind, Resource
+from crayon.server.scheduler.nano import in_parts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
@@ -56,10 +57,16 @@ class Lane:
 
 
 class OneLane:
-    """All nano-batches one after the other, on all cores."""
+    """All nano-batches one after the other, on all cores.
 
-    def __init__(self, lane: Lane) -> None:
+    Args:
+        lane: the lane.
+        parts: engine calls that one blend's tokens of a step are computed in, at most (see `nano.in_parts`).
+    """
+
+    def __init__(self, lane: Lane, parts: int = 1) -> None:
         self._lane = lane
+        self._parts = parts
 
     @property
     def lanes(self) -> tuple[Lane, ...]:
@@ -68,7 +75,7 @@ class OneLane:
 
     def rounds(self, step: StepPlan) -> list[list[tuple[Lane, tuple[NanoBatch, ...]]]]:
         """Return what is computed at the same time, round after round."""
-        return [[(self._lane, call)] for call in step.calls()]
+        return [[(self._lane, part)] for call in step.calls() for part in in_parts(call, self._parts)]
 
     def apply(self, op: KvOp) -> None:
         """Do one cache operation."""
@@ -192,7 +199,7 @@ def open_lanes(
         )
 
     if overlap == "none":
-        return OneLane(Lane(context(threads)))
+        return OneLane(Lane(context(threads)), caps.parts)
     if overlap != "dual":
         raise ConfigError("overlap", f"must be none or dual, not {overlap!r}")
     cores = usable_core_ids()[: threads or None]

@@ -24,7 +24,7 @@ class Choice:
         n_batch: most tokens in a step.
         n_seq_max: most requests computed together.
         threads: compute threads; those of decoding where the two overlap.
-        nano: graphs that a full step is cut into.
+        nano: calls, or graphs, that a full step is cut into.
         kv_unified: whether requests share the cells of the cache.
         quantum: tokens that a blend computes before the next one's turn; 0 is one step.
         max_blends: most blends in one step.
@@ -83,6 +83,7 @@ def engine_arguments(choice: Choice, accepted: Collection[str]) -> dict[str, Any
     told: dict[str, Any] = {
         "n_batch": choice.n_batch,
         "n_ubatch": choice.n_ubatch,
+        "nano_batches": choice.nano,
         "n_seq_max": choice.n_seq_max,
         "threads": choice.threads,
         "kv_unified": choice.kv_unified,

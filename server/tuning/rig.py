@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 from crayon.blending import PoolBlends
 from crayon.completion import Blend
 from crayon.llama.context import Context
-from crayon.server.scheduler.step import Row
+from crayon.server.scheduler.nano import in_parts
+from crayon.server.scheduler.step import NanoBatch, Resource, Row
 from crayon.server.scheduler.step_cost import StepShape, shape_of
 from crayon.server.tuning.filled import Filled
 from crayon.server.tuning.host_load import HostLoad
@@ -102,7 +103,6 @@ class LlamaRig:
                 self._model,
                 n_ctx=workload.n_ctx,
                 n_batch=choice.n_batch,
-                n_ubatch=choice.n_ubatch,
                 n_seq_max=choice.n_seq_max,
                 n_outputs_max=min(max(choice.n_seq_max, 64), choice.n_batch),
                 threads=choice.threads,
@@ -122,7 +122,7 @@ class LlamaRig:
                 if time.perf_counter() >= end:  # what there are too few of
                     reads = len(times[True]) < _FEWEST
                 took = 0.0
-                for rows in _calls(reading if reads else writing, load.groups):
+                for rows in _calls(reading if reads else writing, load.groups, choice.nano):
                     if leases and workload.blends > 1:
                         begun = time.perf_counter()
                         context.set_adapters(leases[turn % len(leases)])
@@ -204,7 +204,12 @@ def steps_of(load: Steady, workload: Workload) -> tuple[list[Row], list[Row]]:
     return writing, [Row("tune", 0, workload.depth, load.chunk, 1)]
 
 
-def _calls(rows: list[Row], groups: int) -> Iterator[list[Row]]:
-    """Yield the engine calls of a step: one a group."""
+def _calls(rows: list[Row], groups: int, nano: int) -> Iterator[list[Row]]:
+    """Yield the engine calls of a step: one a group, or several as the engine makes them of nano-batches."""
     for group in range(min(groups, len(rows))):
-        yield rows[group::groups]
+        mine = rows[group::groups]
+        writing, reading = [row for row in mine if row.tokens == 1], [row for row in mine if row.tokens > 1]
+        both = ((Resource.DECODE, writing), (Resource.PREFILL, reading))
+        call = [NanoBatch("", resource, tuple(some)) for resource, some in both if some]
+        for part in in_parts(call, min(nano, len(call))):  # no row is cut: what a call adds is removed after it
+            yield [row for batch in part for row in batch.rows]

@@ -175,7 +175,7 @@ class _Search:
 
     def _nano(self) -> None:
         wanted = replace(self._found.choice, nano=2)
-        self._found.why["nano"] = self._verdict("two graphs a step", wanted, self._try(wanted))
+        self._found.why["nano"] = self._verdict("two calls a step", wanted, self._try(wanted))
 
     def _cache(self) -> None:
         found, workload = self._found, self._workload
