@@ -6,6 +6,7 @@ import atexit
 import logging
 import threading
 import time
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ from crayon.errors import (
     AbortedError,
     CrayonError,
     EngineError,
+    KvFullError,
     fault_report,
 )
 from crayon.server.engines.llama_calls import adapters_of, call_of, decode, fill, reported
@@ -77,7 +79,7 @@ class LlamaLoop:
         self._lengths = lengths
         self._index = index
         self._plans_ahead = ahead
-        self._cost = LiveCost(cost, shared_cells=shared_cells)
+        self._cost = LiveCost(cost, shared_cells=shared_cells, most=caps.max_tokens)
         self._judge = Judge(caps, self._cost, lengths)
         self._ledger = Ledger(caps, self._cost, shared_cells=shared_cells)
         self._state = State()
@@ -259,12 +261,22 @@ class LlamaLoop:
         for (call, future), error in zip(running, errors, strict=True):
             if error is None:
                 self._read(call, future.result(), ended)
+            elif isinstance(error, KvFullError) and len(call.rows) > 1:
+                self._halve(call, step, ended)
             elif isinstance(error, AbortedError):
                 self._break([row.request for row in call.rows])
             else:
                 self._give_up([row.request for row in call.rows], error)
         whole = not any(errors)
         self._ledger.computed(ready, seconds, waited - begun, self._state.cells.used, whole=whole)
+
+    def _halve(self, call: Call, step: StepPlan, ended: set[str]) -> None:
+        """Compute a call again that the engine had no room for, in two: only a row that fails alone is given up."""
+        logger.warning("no room for a call of %d rows: it is computed in two", len(call.rows))
+        middle = len(call.rows) // 2
+        for part in (slice(middle), slice(middle, None)):
+            half = replace(call, rows=call.rows[part], tasks=call.tasks[part], spans=[])
+            self._run_round([half], step, last=False, ended=ended)
 
     def _refuse(self) -> None:
         """Tell those that wait in vain; the next plan drops them."""

@@ -41,13 +41,15 @@ class LiveCost:
     Args:
         known: terms that were measured on this machine.
         shared_cells: whether attention runs over all used cells of the cache, as where llama.cpp's is unified.
+        most: tokens that the engine takes in one step.
     """
 
-    def __init__(self, known: StepCost | None = None, *, shared_cells: bool = False) -> None:
+    def __init__(self, known: StepCost | None = None, *, shared_cells: bool = False, most: int = MOST_TOKENS) -> None:
         self._line = LinearCost()
         self._pace = None if known is None else Pace(known, tuple(_grid()))
         self._measured = known is not None
         self._shared = shared_cells
+        self._most = most
         self._first: deque[Sample] = deque(maxlen=_REFIT)
         self._kinds: dict[tuple[int, ...], StepShape] = {}
         self._largest, self._smallest = 0, MOST_TOKENS
@@ -110,8 +112,13 @@ class LiveCost:
         context = beside.decodes * beside.cells if self._shared else beside.context
         switches = batches if batches > 1 else 0
         mix = Mix(StepShape(beside.decodes, context, beside.decodes, switches), beside.cells if self._shared else None)
-        most = MOST_TOKENS if self._measured else max(_BEYOND * self._largest, _FIRST_FIT)
-        return batch_for(self._pace.cost.in_calls(batches), seconds / self._pace.factor, mix, engine=most).tokens
+        most = self._most if self._measured else min(self._most, max(_BEYOND * self._largest, _FIRST_FIT))
+        cost, target = self._pace.cost, seconds / self._pace.factor
+        if batches > 1:
+            cost = cost.in_calls(batches)
+        if cost.seconds(mix.resized(most)) <= target:
+            return most  # the usual case, and much the quickest to find out
+        return batch_for(cost, target, mix, engine=most).tokens
 
     # -- learning
 

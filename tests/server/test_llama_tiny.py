@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import random
 import subprocess
@@ -28,6 +29,8 @@ from crayon.errors import (
     EngineClosedError,
     EngineError,
     InvalidRequestError,
+    KvFullError,
+    OverloadedError,
     ServerError,
 )
 from crayon.llama.batch import Batch
@@ -42,6 +45,8 @@ from crayon.server.engines.llama_encoder import LlamaEncoder
 from crayon.server.engines.llama_spilled import Spilled
 from crayon.server.engines.llama_task import GenerateTask
 from crayon.server.scheduler import Lengths
+from crayon.server.scheduler.live_cost import LiveCost
+from crayon.server.scheduler.step_cost import StepCost
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -143,7 +148,10 @@ def check_reads(
 ) -> None:
     off = []
     for i, one in reads.items():
-        if isinstance(one.error, DeadlineExceededError):
+        if isinstance(one.error, OverloadedError):
+            assert i in hurried
+            assert not one.text
+        elif isinstance(one.error, DeadlineExceededError):
             assert i in hurried
             assert one.error.partial == one.text
         elif isinstance(one.error, CancelledError):
@@ -168,7 +176,7 @@ def check_futures(
     for i, future in futures.items():
         if future.cancelled():
             assert i in gave_up
-        elif isinstance(future.exception(), DeadlineExceededError):
+        elif isinstance(future.exception(), DeadlineExceededError | OverloadedError):
             assert i in hurried
         else:
             found = future.result()
@@ -187,10 +195,11 @@ SIZES = [
     {"n_ctx": 512, "n_seq_max": 4, "n_batch": 64, "outputs": 4},
     {"n_ctx": 1024, "n_seq_max": 8, "n_batch": 32, "kv_unified": False, "idle_prefixes": 4},
     {"n_ctx": 512, "n_seq_max": 8, "n_batch": 32, "overlap": "dual", "threads": None, "idle_prefixes": 4},
+    {"n_ctx": 512, "n_seq_max": 8, "n_batch": 64, "nano_batches": 4, "predict": "shares"},
 ]
 
 
-@pytest.mark.parametrize("size", SIZES, ids=["narrow", "wide", "hasty", "few outputs", "split", "dual"])
+@pytest.mark.parametrize("size", SIZES, ids=["narrow", "wide", "hasty", "few outputs", "split", "dual", "parts"])
 @pytest.mark.parametrize("seed", range(3))
 def test_a_crowd_gets_what_each_would_get_alone(tiny_path: Path, size: dict[str, Any], seed: int) -> None:
     rng = random.Random(seed)
@@ -520,3 +529,98 @@ def test_the_next_step_is_mostly_planned_while_one_runs(tiny_path: Path) -> None
 def test_an_overlap_that_there_is_none_of_is_named(tiny_path: Path) -> None:
     with pytest.raises(ConfigError, match="none or dual"):
         engine_of(tiny_path, overlap="triple")
+
+
+def test_what_the_engine_has_no_room_for_at_once_is_computed_in_parts(
+    tiny_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    requests = [ask(f"the {word}", max_tokens=12, ignore_eos=True) for word in ("other", "hat", "tea", "cat")]
+    decode, stuck = Context.decode, []
+
+    def full(context: Context, batch: Batch) -> None:
+        if len({*batch.sequences}) > 1 or stuck:
+            raise KvFullError("no KV slot")
+        decode(context, batch)
+
+    with engine_of(tiny_path, idle_prefixes=0) as engine:
+        expected = [Read(engine.generate(one)) for one in requests]
+        monkeypatch.setattr(Batch, "sequences", property(_sequences), raising=False)
+        monkeypatch.setattr(Context, "decode", full)
+        with engine._loop.inbox.wake:  # the loop sees all of them at once
+            streams = [engine.generate(one) for one in requests]
+        found = [Read(stream) for stream in streams]
+        assert "it is computed in two" in caplog.text
+        stuck.append(True)  # not even one row fits any more
+        assert isinstance(Read(engine.generate(requests[0])).error, KvFullError)
+        stuck.clear()
+        assert Read(engine.generate(requests[0])).finished
+    for mine, other in zip(found, expected, strict=True):
+        assert mine.finished is not None
+        assert mine.agrees_with(other)
+
+
+def _sequences(batch: Batch) -> list[int]:
+    raw = batch.raw
+    return [raw.seq_id[i][0] for i in range(raw.n_tokens)]
+
+
+def test_a_deadline_that_cannot_be_met_is_refused_before_it_passes(
+    tiny_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    late = ask("the other", max_tokens=5, deadline=deadline_after(20.0))
+    with engine_of(tiny_path, n_seq_max=1) as engine:
+        assert Read(engine.generate(late)).finished
+        monkeypatch.setattr(LiveCost, "confident", True)
+        monkeypatch.setattr(LiveCost, "now", StepCost(base=60.0))
+        error = Read(engine.generate(late)).error
+        assert isinstance(error, DeadlineExceededError)
+        assert "its deadline is in" in str(error)
+        # Alone it would be done within 9 s, but not behind one that runs and reads.
+        monkeypatch.setattr(LiveCost, "now", StepCost(base=9.0))
+        running = engine.generate(ask("the other", max_tokens=450, temperature=3.0, seed=1))
+        next(running)
+        first = engine.generate(ask("a hat " * 60, max_tokens=2))
+        second = engine.generate(ask("a hat " * 60, max_tokens=2))
+        error = Read(engine.generate(late)).error
+        assert isinstance(error, OverloadedError)
+        assert "behind 3 requests" in str(error)
+        assert 1 <= error.retry_after <= 60
+        assert engine.counters.refused_late == 2
+        running.cancel()
+        assert Read(first).finished
+        assert Read(second).finished
+        assert engine._loop.inbox.queued == 0
+
+
+def test_ten_thousand_wait_and_none_is_lost(tiny_path: Path) -> None:
+    with engine_of(tiny_path, n_seq_max=2, max_queue=10_000) as engine:
+        running = engine.generate(ask("the other", max_tokens=450, temperature=3.0, seed=1))
+        next(running)
+        until(lambda: engine._loop.inbox.queued == 0)
+        with engine._loop.inbox.wake:
+            streams = [engine.generate(ask("tea", max_tokens=1)) for _ in range(10_000)]
+            with pytest.raises(OverloadedError) as caught:
+                engine.generate(ask("tea"))
+            assert "10000 requests are waiting" in str(caught.value)
+            assert 1 <= caught.value.retry_after <= 60
+        for stream in streams[20:]:
+            stream.cancel()
+        assert all(Read(stream).finished for stream in streams[:20])
+        assert all(isinstance(Read(stream).error, CancelledError) for stream in streams[20:])
+        running.cancel()
+        until(lambda: not engine._loop._tasks)
+        assert (engine._loop.inbox.queued, engine._loop.inbox.queued_tokens) == (0, 0)
+
+
+def test_the_statistics_say_where_the_time_went(tiny_path: Path) -> None:
+    cost = StepCost(base=0.0005, per_token=1e-5, per_context=1e-7, per_output=1e-6)
+    with engine_of(tiny_path, cost=cost) as engine:
+        for word in ("other", "hat", "tea"):
+            Read(engine.generate(ask(word, max_tokens=60, ignore_eos=True)))
+        until(lambda: engine.counters.cost_error is not None)
+        told = json.loads(json.dumps(engine.counters.as_json()))
+    shares = told["shares"]
+    parts = [shares[name] for name in shares if name.startswith(("useful", "lost", "host", "unexplained"))]
+    assert sum(parts) == pytest.approx(1)
+    assert shares["lost to attention"] > 0
+    assert told["cost_error"] >= 0

@@ -1,0 +1,85 @@
+"""The engine's books: a slow machine is noticed once, and so is its end; only whole calls teach."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from crayon.server.engines.llama_calls import Call
+from crayon.server.engines.llama_ledger import Ledger
+from crayon.server.scheduler import Caps, Kind, Request, Row
+from crayon.server.scheduler.live_cost import LiveCost
+from crayon.server.scheduler.step_cost import StepCost, StepShape
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+COST = StepCost(base=0.05, per_token=0.001, per_switch=0.02)
+
+
+class FakeTask:
+    def __init__(self, blend: str) -> None:
+        self.request = Request(id="1", kind=Kind.GENERATE, prompt=8, max_tokens=8, blend=blend)
+
+
+LANE: Any = object()
+
+
+def call(tokens: int = 8, blend: str = "") -> Call:
+    task: Any = FakeTask(blend)
+    return Call(LANE, False, [Row("1", 0, 0, tokens, 1)], [task], [], True)
+
+
+@pytest.fixture
+def ledger() -> Iterator[Ledger]:
+    made = Ledger(Caps(max_tokens=64, max_seqs=4, kv_capacity=512), LiveCost(COST))
+    yield made
+    made.close()
+
+
+def seconds(tokens: int = 8, switches: int = 0) -> float:
+    return COST.seconds(StepShape(tokens, 0, 1, switches))
+
+
+def test_a_slow_spell_is_logged_once_and_so_is_its_end(ledger: Ledger, caplog: pytest.LogCaptureFixture) -> None:
+    for factor, count in ((1.0, 80), (4.0, 60), (1.0, 60)):
+        for _ in range(count):
+            ledger.computed([call()], factor * seconds(), 0.0, 0, whole=True)
+        assert ledger.counters.slowdown == pytest.approx(factor, rel=0.01)
+    assert ["times as long" in record.getMessage() for record in caplog.records] == [True, False]
+    assert ledger.counters.slow_spells == 1
+    assert "4.0 times as long" in caplog.text
+
+
+def test_a_few_odd_calls_are_no_spell(ledger: Ledger, caplog: pytest.LogCaptureFixture) -> None:
+    for number in range(400):
+        ledger.computed([call()], (5 if number % 40 < 4 else 1) * seconds(), 0.0, 0, whole=True)
+    assert not caplog.records
+
+
+def test_a_call_that_was_aborted_teaches_nothing(ledger: Ledger) -> None:
+    for _ in range(100):
+        ledger.computed([call()], 100 * seconds(), 0.0, 0, whole=False)
+    assert ledger.counters.slowdown == 1.0
+    assert (ledger.counters.calls, ledger.counters.useful_s) == (100, 0.0)
+
+
+def test_a_change_of_blends_is_a_switch(ledger: Ledger) -> None:
+    for blend in ("", "a", "a", "b", "b", "b"):
+        ledger.computed([call(blend=blend)], seconds(), 0.0, 0, whole=True)
+    assert ledger.counters.switches_s == pytest.approx(2 * COST.per_switch)
+    assert ledger.counters.useful_s > 0
+
+
+def test_the_cost_is_fitted_beside_the_steps() -> None:
+    made = Ledger(Caps(max_tokens=64, max_seqs=4, kv_capacity=512), LiveCost())
+    for number in range(100):
+        tokens = 1 + number % 32
+        made.computed([call(tokens)], seconds(tokens), 0.0, 0, whole=True)
+    made.settle()
+    made.close()
+    made.settle()
+    assert made.counters.cost_fits == 1
+    assert made.cost.cost is not None
+    made.close()
