@@ -275,7 +275,7 @@ class LlamaLoop:
         logger.warning("no room for a call of %d rows: it is computed in two", len(call.rows))
         middle = len(call.rows) // 2
         for part in (slice(middle), slice(middle, None)):
-            half = replace(call, rows=call.rows[part], tasks=call.tasks[part], spans=[])
+            half = replace(call, rows=call.rows[part], tasks=call.tasks[part], spans=[], bridges={})
             self._run_round([half], step, last=False, ended=ended)
 
     def _refuse(self) -> None:
