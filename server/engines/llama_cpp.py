@@ -396,12 +396,8 @@ class LlamaCppEngine:
         # Made at the first use: its context takes memory that most servers never need.
         with self._lock:
             if self._encoder is None:
-                self._encoder = LlamaEncoder(
-                    self._model,
-                    n_ctx=self._encode_tokens,
-                    n_batch=min(self._n_batch, self._encode_tokens),
-                    n_seq_max=self._caps.max_seqs,
-                    background=self._background,
-                    threads=self._lanes.lanes[-1].context.threads,
-                )
+                threads = self._lanes.lanes[-1].context.threads
+                sizes = {"n_ctx": self._encode_tokens, "n_batch": min(self._n_batch, self._encode_tokens)}
+                sizes |= {"n_seq_max": self._caps.max_seqs}
+                self._encoder = LlamaEncoder(self._model, background=self._background, threads=threads, **sizes)
             return self._encoder

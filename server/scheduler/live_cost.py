@@ -45,6 +45,8 @@ class LiveCost:
     """
 
     def __init__(self, known: StepCost | None = None, *, shared_cells: bool = False, most: int = MOST_TOKENS) -> None:
+        if known is not None and not any(known.terms().values()):
+            known = None  # a record that says nothing: no ratio of it could ever be learnt from
         self._line = LinearCost()
         self._pace = None if known is None else Pace(known, tuple(_grid()))
         self._measured = known is not None

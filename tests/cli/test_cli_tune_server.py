@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import typer
 from tiny_chat import write_model
 
 from crayon.cli.app import app
+from crayon.cli.engine_options import nano_batches
 from crayon.cli.tuned import engine_sizes, folder_of
 from crayon.errors import EngineError
 from crayon.models import LocalModel, resolve
@@ -20,6 +23,7 @@ if TYPE_CHECKING:
 
     from typer.testing import CliRunner
 
+COST = {"base": 0.001, "per_token": 0.0005}
 SMALL = ["--ctx", "512", "--prompt-tokens", "40", "--answer-tokens", "10", "--time-limit", "2"]
 
 
@@ -38,12 +42,12 @@ def sizes(local: LocalModel, **given: Any) -> dict[str, Any]:
     return engine_sizes(local, "F32", **{**wanted, **given})
 
 
-def record(local: LocalModel, **choice: Any) -> None:
+def record(local: LocalModel, *, key: Key | None = None, cost: Any = COST, **choice: Any) -> None:
     profile = TunedProfile(
-        key=Key.here(local.sha256, "F32"),
+        key=key or Key.here(local.sha256, "F32"),
         choice=Choice(**{"n_batch": 64, "n_seq_max": 4, "threads": 1, **choice}),
         workload=Workload(n_ctx=512).as_json(),
-        cost={},
+        cost=cost,
         fit={},
         quick=True,
         made="2026-01-02T03:04:05+00:00",
@@ -80,6 +84,32 @@ def test_serve_takes_what_was_tuned_and_says_from_when(local: LocalModel, capsys
     found = sizes(local)
     assert (found["n_batch"], found["n_seq_max"], found["threads"], found["n_ctx"]) == (64, 4, 1, 512)
     assert "tuned on 2026-01-02T03:04:05" in capsys.readouterr().err
+    assert found["cost"].terms()["per_token"] == COST["per_token"]
+    assert "cost" not in sizes(local, threads=2)  # another number of threads, another cost
+
+
+def test_nothing_is_taken_from_another_machines_record(local: LocalModel, capsys: pytest.CaptureFixture[str]) -> None:
+    here = Key.here(local.sha256, "F32")
+    record(local, key=replace(here, cpu="another CPU [avx]"))
+    assert sizes(local) == {"n_ctx": 512, "n_seq_max": 8, "threads": None}
+    assert "measured on another CPU (another CPU)" in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_cost_that_is_none_is_left_out(local: LocalModel, capsys: pytest.CaptureFixture[str]) -> None:
+    record(local, cost={"per_token": -1.0})
+    assert sizes(local)["cost"] is None
+    assert "the tuned record's cost is not used" in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize(("text", "parts"), [("off", 1), ("2", 2), ("16", 16)])
+def test_nano_batches_are_a_number_or_off(text: str, parts: int) -> None:
+    assert nano_batches(text) == parts
+
+
+@pytest.mark.parametrize("text", ["1", "0", "-2", "17", "on", "2.0", "\u0664"])
+def test_other_nano_batches_are_refused(text: str) -> None:
+    with pytest.raises(typer.BadParameter, match="off, or a number from 2 to 16"):
+        nano_batches(text)
 
 
 def test_flags_win_over_the_profile(local: LocalModel) -> None:

@@ -109,6 +109,12 @@ def test_times_that_mean_nothing_teach_nothing() -> None:
     assert (live.factor, live.error, live.due()) == (1.0, None, None)
 
 
+def test_terms_that_say_nothing_are_learnt_anew() -> None:
+    live = LiveCost(StepCost())
+    run(live, calls(100))
+    assert live.cost is not None
+
+
 # -- deadlines
 
 
