@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger("crayon.server.llama")
 
 _SLOW, _FAST = 2.0, 1.4
-"""From this many times the usual time on a machine counts as slow, and below that no longer."""
+"""From this many times the usual time on, and more where predictions are off, a machine counts as slow; below the other
+no longer."""
 _SPELL_S = 1.0
 """Seconds in lanes for which it has to be so; a burst of short calls is no spell."""
 _TELL_ERROR_EVERY = 16  # calls; it takes a sort
@@ -113,7 +114,7 @@ class Ledger:
         if self.counters.calls % _TELL_ERROR_EVERY == 0:
             self.counters.cost_error = self.cost.error
             self.counters.line_error = self.cost.line_error
-        changed = factor < _FAST if self._slow else factor >= _SLOW and self.cost.confident
+        changed = factor < _FAST if self._slow else factor >= _SLOW and self._sure(factor)
         self._otherwise = self._otherwise + seconds if changed else 0.0
         if self._otherwise < _SPELL_S:
             return
@@ -127,3 +128,8 @@ class Ledger:
             )
         else:
             logger.warning("steps take about as long as they should again")
+
+    def _sure(self, factor: float) -> bool:
+        """Whether a machine that is so slow is slower than predictions are wrong."""
+        error = self.cost.error
+        return error is not None and factor >= _SLOW * (1 + error)

@@ -52,6 +52,17 @@ def test_a_slow_spell_is_logged_once_and_so_is_its_end(ledger: Ledger, caplog: p
     assert "4.0 times as long" in caplog.text
 
 
+def test_a_slow_machine_is_noticed_however_rough_the_cost_is(ledger: Ledger, caplog: pytest.LogCaptureFixture) -> None:
+    """Once only a cost that predicted well was believed; where other processes come and go, none ever does."""
+    for number in range(80):
+        ledger.computed([call()], (1.5 if number % 2 else 0.5) * seconds(), 0.0, 0, whole=True)
+    assert not ledger.cost.confident
+    assert not caplog.records
+    for _ in range(20):
+        ledger.computed([call()], 10 * seconds(), 0.0, 0, whole=True)
+    assert ledger.counters.slow_spells == 1
+
+
 def test_a_few_odd_calls_are_no_spell(ledger: Ledger, caplog: pytest.LogCaptureFixture) -> None:
     for number in range(400):
         ledger.computed([call()], (5 if number % 40 < 4 else 1) * seconds(), 0.0, 0, whole=True)
