@@ -132,12 +132,8 @@ class LlamaCppEngine:
         nano_batches: int = 1,
         cost: StepCost | None = None,
     ) -> None:
-        for key, value in (
-            ("n_ctx", n_ctx),
-            ("n_seq_max", n_seq_max),
-            ("context_tokens", context_tokens),
-            ("max_queue", max_queue),
-        ):
+        sizes = {"n_ctx": n_ctx, "n_seq_max": n_seq_max, "context_tokens": context_tokens, "max_queue": max_queue}
+        for key, value in sizes.items():
             if value is not None and value < 1:
                 raise ConfigError(key, f"must be at least 1, not {value}")
         smoke.check()
@@ -157,7 +153,7 @@ class LlamaCppEngine:
             self.context_tokens = min(each, self._model.n_ctx_train, each if context_tokens is None else context_tokens)
             self._encode_tokens = min(ENCODE_TOKENS, self.context_tokens)
             # Before the context: llama.cpp ends the process over some limits that contradict each other.
-            caps = Caps(
+            caps = self._caps = Caps(
                 max_tokens=self._n_batch,
                 max_seqs=n_seq_max,
                 kv_capacity=n_ctx,
@@ -171,7 +167,6 @@ class LlamaCppEngine:
                 spill=spill,
                 max_idle_prefixes=min(idle_prefixes, max(n_seq_max - 1, 0)),
             )
-            self._caps = caps
             self._lanes = open_lanes(self._model, caps, threads, overlap, prefill_threads, kv_unified=kv_unified)
         except Exception:
             self._model.close()
