@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from crayon.llama.model import Model
     from crayon.server.scheduler import Caps, KvOp, NanoBatch, Request, StepPlan
 
+GRAPH = 512  # most rows of one graph: what larger ones gain is lost to the caches of the CPU
+
 T = TypeVar("T")
 
 
@@ -187,11 +189,15 @@ def open_lanes(
         EngineError: no memory for a context.
     """
 
+    # Room for the rows that bridge gaps, of which a full step may need some too.
+    rows = caps.max_tokens + caps.max_seqs
+
     def context(count: int | None) -> Context:
         return Context(
             model,
             n_ctx=caps.kv_capacity,
-            n_batch=caps.max_tokens,
+            n_batch=rows,
+            n_ubatch=min(rows, GRAPH),
             n_seq_max=caps.max_seqs,
             n_outputs_max=caps.outputs,
             threads=count,
