@@ -188,7 +188,6 @@ def open_lanes(
         ConfigError: there is no such overlap.
         EngineError: no memory for a context.
     """
-
     # Room for the rows that bridge gaps, of which a full step may need some too.
     rows = caps.max_tokens + caps.max_seqs
 
