@@ -37,6 +37,8 @@ class Counters:
     shared_tokens: int = 0
     spilled: int = 0
     restored: int = 0
+    moved: int = 0
+    bridged: int = 0
     planned_ahead: int = 0
     wall_s: float = 0.0
     compute_s: float = 0.0

@@ -75,6 +75,11 @@ class OneLane:
         """Every lane."""
         return (self._lane,)
 
+    @property
+    def neighbours(self) -> bool:
+        """Whether sequences are computed faster if their numbers follow each other."""
+        return not self._lane.context.kv_unified
+
     def rounds(self, step: StepPlan) -> list[list[tuple[Lane, tuple[NanoBatch, ...]]]]:
         """Return what is computed at the same time, round after round."""
         return [[(self._lane, part)] for call in step.calls() for part in in_parts(call, self._parts)]
@@ -116,6 +121,11 @@ class TwoLanes:
     def lanes(self) -> tuple[Lane, ...]:
         """Every lane."""
         return (self._decode, self._prefill)
+
+    @property
+    def neighbours(self) -> bool:
+        """Whether sequences should move together; with two places for each, they stay where they are."""
+        return False
 
     def rounds(self, step: StepPlan) -> list[list[tuple[Lane, tuple[NanoBatch, ...]]]]:
         """Return what is computed at the same time, round after round."""

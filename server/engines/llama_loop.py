@@ -27,6 +27,7 @@ from crayon.server.engines.llama_spilled import Spilled
 from crayon.server.engines.llama_task import EncodeTask, GenerateTask, ScoreTask
 from crayon.server.scheduler import Kind, Outcome, State, commit, plan, plan_after
 from crayon.server.scheduler.live_cost import LiveCost
+from crayon.server.scheduler.moves import book, find_move
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -166,8 +167,25 @@ class LlamaLoop:
         changes = commit(self._state, step, Outcome(ended=frozenset(ended)))
         for request_id in changes.finished:
             self._finish(self._tasks.pop(request_id))
+        if self._lanes.neighbours:
+            self._close_gap()
         self.counters.step(step, self._caps, time.monotonic() - begun)
         self._ledger.settle()
+
+    def _close_gap(self) -> None:
+        """Let an answer move to where the others are."""
+        move = find_move(self._state)
+        if move is None:
+            return
+        self._ahead = None
+
+        def copy() -> None:
+            for op in move.kv:
+                self._lanes.apply(op)
+            book(self._state, move)
+            self.counters.moved += 1
+
+        self._alone(move.request, copy)
 
     def _plan(self) -> StepPlan:
         """Return the step that was planned ahead, if it still holds, or plan it now."""
@@ -258,6 +276,7 @@ class LlamaLoop:
         seconds = time.monotonic() - begun
         with self.inbox.wake:
             self.inbox.current = ()
+        self.counters.bridged += sum(len(call.bridges) for call in ready)
         for (call, future), error in zip(running, errors, strict=True):
             if error is None:
                 self._read(call, future.result(), ended)
