@@ -165,10 +165,14 @@ class Started:
 
 @dataclass(frozen=True, slots=True)
 class Delta:
-    """More of the answer. `text` is always whole characters; a token may add none. One signal a token, if wanted."""
+    """More of the answer. `text` is always whole characters; a token may add none. One signal a token, if wanted.
+
+    `tokens` were written since the last Delta; none where only text came that had been held back.
+    """
 
     text: str
     signals: tuple[TokenSignal, ...] = ()
+    tokens: int = 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -68,4 +68,5 @@ def _join(deltas: list[Delta]) -> list[Event]:
     if len(deltas) < 2:
         return list(deltas)
     text = "".join(delta.text for delta in deltas)
-    return [Delta(text, tuple(signal for delta in deltas for signal in delta.signals))]
+    signals = tuple(signal for delta in deltas for signal in delta.signals)
+    return [Delta(text, signals, sum(delta.tokens for delta in deltas))]
