@@ -39,6 +39,7 @@ from crayon.server.engines.llama_lanes import open_lanes
 from crayon.server.engines.llama_loop import LlamaLoop
 from crayon.server.engines.llama_task import EncodeTask, GenerateTask, ScoreTask
 from crayon.server.scheduler import Caps, Kind, Lengths, Request, TokenIndex
+from crayon.server.scheduler.bounds import QueueBounds
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -55,6 +56,7 @@ OUTPUTS = 64  # rows of logits in one step; each is a vocabulary of floats
 SHORTEST_PREFIX = 16  # tokens; fewer are not worth copying
 ENCODE_TOKENS = 2048  # cells of the encoder's cache, so also its longest text
 IDLE_PREFIXES = 2  # more make every step slower: attention looks at all cells in use
+QUEUED_TOKENS = 65536  # wait at least; four times the cache, if that is more: for longer, few callers have patience
 STEP_SECONDS = 0.25  # a prompt may delay the answers being written by about this much
 LATE_SHARE = 0.04  # of the steps may be longer: the 95th percentile of the pauses stays within the bound
 FIRST_SECONDS = 1.5  # a prompt is read by then, if need be in steps that are longer
@@ -76,6 +78,7 @@ class LlamaCppEngine:
         first_seconds: steps may be longer, whatever `late_share`, where a prompt would else not be read within this
             time of its arrival.
         max_queue: most requests waiting; more are refused with `OverloadedError`.
+        max_queue_tokens: most tokens of their prompts; None: four times the cache, 65,536 at least.
         background: texts whose mean embedding is the centre for `encode`.
         source_sha256, quantization: told to clients.
         pools: adapter pools that requests may blend; each made for this very model.
@@ -117,6 +120,7 @@ class LlamaCppEngine:
         late_share: float = LATE_SHARE,
         first_seconds: float | None = FIRST_SECONDS,
         max_queue: int = 256,
+        max_queue_tokens: int | None = None,
         background: Sequence[str] = (),
         source_sha256: str = "",
         quantization: str = "",
@@ -132,10 +136,11 @@ class LlamaCppEngine:
         nano_batches: int = 1,
         cost: StepCost | None = None,
     ) -> None:
-        sizes = {"n_ctx": n_ctx, "n_seq_max": n_seq_max, "context_tokens": context_tokens, "max_queue": max_queue}
+        sizes = {"n_ctx": n_ctx, "n_seq_max": n_seq_max, "context_tokens": context_tokens}
         for key, value in sizes.items():
             if value is not None and value < 1:
                 raise ConfigError(key, f"must be at least 1, not {value}")
+        bounds = QueueBounds(max_queue, max(4 * n_ctx, QUEUED_TOKENS) if max_queue_tokens is None else max_queue_tokens)
         smoke.check()
         self._name = name or Path(model_path).stem
         self._n_batch = min(n_batch, n_ctx)
@@ -181,7 +186,7 @@ class LlamaCppEngine:
             self._lanes,
             caps,
             lambda: self._encoder,
-            max_queue,
+            bounds,
             lengths=Lengths(predict) if spill else None,
             index=TokenIndex(SHORTEST_PREFIX) if caps.max_idle_prefixes else None,
             ahead=plan_ahead,

@@ -276,11 +276,11 @@ def test_who_leaves_the_queue_early_makes_room_in_it(tiny_path: Path) -> None:
         running = engine.generate(ask("the other", max_tokens=450, temperature=3.0, seed=1))
         next(running)
         engine.generate(ask("never read")).cancel()
-        until(lambda: engine._loop.inbox.queued == 0)
+        until(lambda: engine._loop.inbox.bounds.queued == 0)
         hurried = Read(engine.generate(ask("too late", deadline=deadline_after(1e-4))))
         assert isinstance(hurried.error, DeadlineExceededError)
-        until(lambda: engine._loop.inbox.queued == 0)
-        assert engine._loop.inbox.queued_tokens == 0
+        until(lambda: engine._loop.inbox.bounds.queued == 0)
+        assert engine._loop.inbox.bounds.queued_tokens == 0
         running.cancel()
         assert Read(engine.generate(ask("hello"))).finished
 
@@ -299,6 +299,7 @@ def test_limits_that_contradict_each_other_are_named_before_llama_cpp_sees_them(
         ({"context_tokens": -1}, "context_tokens"),
         ({"context_tokens": 0}, "context_tokens"),
         ({"max_queue": 0}, "max_queue"),
+        ({"max_queue_tokens": 0}, "max_queue_tokens"),
     ):
         with pytest.raises(ConfigError) as caught:
             engine_of(tiny_path, **values)
