@@ -277,12 +277,29 @@ def test_who_leaves_the_queue_early_makes_room_in_it(tiny_path: Path) -> None:
         next(running)
         engine.generate(ask("never read")).cancel()
         until(lambda: engine._loop.inbox.bounds.queued == 0)
+        until(lambda: engine.counters.cancelled == 1)
         hurried = Read(engine.generate(ask("too late", deadline=deadline_after(1e-4))))
         assert isinstance(hurried.error, DeadlineExceededError)
         until(lambda: engine._loop.inbox.bounds.queued == 0)
         assert engine._loop.inbox.bounds.queued_tokens == 0
+        # It was refused at the door, or it expired behind it.
+        until(lambda: engine.counters.expired + engine._loop.inbox.bounds.refused["deadline"] == 1)
         running.cancel()
         assert Read(engine.generate(ask("hello"))).finished
+
+
+def test_a_deadline_and_a_cancellation_reach_an_answer_that_is_being_written(tiny_path: Path) -> None:
+    with engine_of(tiny_path, idle_prefixes=0) as engine:
+        stream = engine.generate(ask("the other", max_tokens=450, temperature=3.0, seed=1))
+        hurried = engine.generate(ask("again", max_tokens=450, seed=1, deadline=deadline_after(PATIENCE)))
+        for one in (stream, hurried):
+            next(one)
+        engine._loop._tasks[next(iter(reversed(engine._loop._tasks)))].request.deadline = 0.0
+        stream.cancel()
+        with pytest.raises(DeadlineExceededError, match="while the request was computed"):
+            list(hurried)
+        until(lambda: (engine.counters.cancelled, engine.counters.expired) == (1, 1))
+        until(lambda: engine._loop._state.cells.used == 0)
 
 
 def test_a_cancelled_future_is_over_for_those_who_wait_for_many(tiny_path: Path) -> None:

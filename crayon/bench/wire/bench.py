@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 
     from crayon.bench.wire.load import Load
 
-OFFERED = 20_000  # tokens a second, of all streams together, while the way of each token is measured
+OFFERED = 25_000  # tokens a second, of all streams together, while the way of each token is measured
+PACED_SECONDS = 4.0  # at least, so that the start does not count
 ECHO_WORDS = "over and over again"
 MODEL_WORDS = "please tell me what you know about the sea and the ships that sail on it " * 2
 CONTEXT = 1024
@@ -83,8 +84,7 @@ def _full_speed(report: Report, options: WireOptions, progress: Callable[[str], 
 
 
 def _paced(report: Report, options: WireOptions, progress: Callable[[str], None]) -> None:
-    # Long enough that the start does not count.
-    seconds = max(2.0, options.streams * options.tokens / OFFERED)
+    seconds = max(PACED_SECONDS, options.streams * options.tokens / OFFERED)
     tokens = int(OFFERED * seconds / options.streams)
     workload = f"{OFFERED} tokens/s offered, {options.streams} streams"
     with _subject(engine="paced", streams=options.streams, step_seconds=options.streams / OFFERED) as server:
