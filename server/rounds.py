@@ -3,8 +3,8 @@
 An engine's step brings a token for each of many streams. Waking the event loop for each of them, and writing each token
 in a message of its own, is what limits a Python server: a message costs some 100 microseconds, a token's text none.
 So the first token rings, the loop comes once for all streams that have something, and between two rounds it leaves time
-in the proportion of what the last one cost: an idle server writes each token at once, a busy one writes fewer messages
-with more in each.
+in the proportion of what the last one cost: a server with one stream writes each token at once, a busy one writes fewer
+messages with more in each.
 """
 
 from __future__ import annotations
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 BUSY_SHARE = 0.25
 # The most that a token waits for the next round, however much each of them costs.
 LONGEST_PAUSE_S = 0.025
+# Where several streams are written at a time, their engine's thread is about to bring the rest of its step, and to
+# begin the next one. It is left alone for so long: the loop would only take the interpreter from it.
+LINGER_S = 0.002
 
 
 class Rounds:
@@ -49,6 +52,7 @@ class Rounds:
         """Whether a round is on its way; an engine that finds it so has nothing to do."""
         self._last = -LONGEST_PAUSE_S
         self._last_used = used()
+        self._woken = 0
         self.count = 0
         """Rounds so far."""
 
@@ -67,7 +71,7 @@ class Rounds:
 
     def _come(self) -> None:
         now = self._clock()
-        due = self._last + self.pause()
+        due = max(self._last + self.pause(), now + LINGER_S if self._woken > 1 else now)
         if now < due:
             self._loop.call_later(due - now, self._go)
         else:
@@ -81,6 +85,7 @@ class Rounds:
         self._coming = False
         self._last, self._last_used = self._clock(), self._used()
         self.count += 1
+        self._woken = len(self._rung)
         while self._rung:
             self._rung.popleft().wake()
 

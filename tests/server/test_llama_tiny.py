@@ -288,18 +288,31 @@ def test_who_leaves_the_queue_early_makes_room_in_it(tiny_path: Path) -> None:
         assert Read(engine.generate(ask("hello"))).finished
 
 
-def test_a_deadline_and_a_cancellation_reach_an_answer_that_is_being_written(tiny_path: Path) -> None:
+def test_a_deadline_and_a_cancellation_reach_answers_between_two_steps(
+    tiny_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reached, go = threading.Event(), threading.Event()
     with engine_of(tiny_path, idle_prefixes=0) as engine:
-        stream = engine.generate(ask("the other", max_tokens=450, temperature=3.0, seed=1))
-        hurried = engine.generate(ask("again", max_tokens=450, seed=1, deadline=deadline_after(PATIENCE)))
-        for one in (stream, hurried):
-            next(one)
-        engine._loop._tasks[next(iter(reversed(engine._loop._tasks)))].request.deadline = 0.0
+        loop = engine._loop
+        real = loop._step
+
+        def step() -> None:
+            real()
+            if len(loop._state.running) == 2:
+                reached.set()
+                assert go.wait(PATIENCE)
+
+        monkeypatch.setattr(loop, "_step", step)
+        stream = engine.generate(ask("the other", max_tokens=450, ignore_eos=True))
+        hurried = engine.generate(ask("again", max_tokens=450, ignore_eos=True, deadline=deadline_after(PATIENCE)))
+        assert reached.wait(PATIENCE)
+        [*loop._state.running.values()][1].deadline = 0.0
         stream.cancel()
+        go.set()
         with pytest.raises(DeadlineExceededError, match="while the request was computed"):
             list(hurried)
         until(lambda: (engine.counters.cancelled, engine.counters.expired) == (1, 1))
-        until(lambda: engine._loop._state.cells.used == 0)
+        until(lambda: loop._state.cells.used == 0)
 
 
 def test_a_cancelled_future_is_over_for_those_who_wait_for_many(tiny_path: Path) -> None:
