@@ -56,7 +56,6 @@ OUTPUTS = 64  # rows of logits in one step; each is a vocabulary of floats
 SHORTEST_PREFIX = 16  # tokens; fewer are not worth copying
 ENCODE_TOKENS = 2048  # cells of the encoder's cache, so also its longest text
 IDLE_PREFIXES = 2  # more make every step slower: attention looks at all cells in use
-QUEUED_TOKENS = 65536  # wait at least; four times the cache, if that is more: for longer, few callers have patience
 STEP_SECONDS = 0.25  # a prompt may delay the answers being written by about this much
 LATE_SHARE = 0.04  # of the steps may be longer: the 95th percentile of the pauses stays within the bound
 FIRST_SECONDS = 1.5  # a prompt is read by then, if need be in steps that are longer
@@ -77,8 +76,7 @@ class LlamaCppEngine:
         late_share: share of the steps that may take longer, for prompts to be read whole.
         first_seconds: steps may be longer, whatever `late_share`, where a prompt would else not be read within this
             time of its arrival.
-        max_queue: most requests waiting; more are refused with `OverloadedError`.
-        max_queue_tokens: most tokens of their prompts; None: four times the cache, 65,536 at least.
+        max_queue, max_queue_tokens: most requests, and tokens of their prompts, that wait; see `QueueBounds.of`.
         background: texts whose mean embedding is the centre for `encode`.
         source_sha256, quantization: told to clients.
         pools: adapter pools that requests may blend; each made for this very model.
@@ -136,11 +134,10 @@ class LlamaCppEngine:
         nano_batches: int = 1,
         cost: StepCost | None = None,
     ) -> None:
-        sizes = {"n_ctx": n_ctx, "n_seq_max": n_seq_max, "context_tokens": context_tokens}
-        for key, value in sizes.items():
+        for key, value in (("n_ctx", n_ctx), ("n_seq_max", n_seq_max), ("context_tokens", context_tokens)):
             if value is not None and value < 1:
                 raise ConfigError(key, f"must be at least 1, not {value}")
-        bounds = QueueBounds(max_queue, max(4 * n_ctx, QUEUED_TOKENS) if max_queue_tokens is None else max_queue_tokens)
+        bounds = QueueBounds.of(max_queue, max_queue_tokens, n_ctx)
         smoke.check()
         self._name = name or Path(model_path).stem
         self._n_batch = min(n_batch, n_ctx)

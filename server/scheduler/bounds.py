@@ -7,7 +7,7 @@ and Hahne 1998). So whoever floods it leaves a quarter of the room that it found
 from __future__ import annotations
 
 from collections import Counter, deque
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from crayon.errors import ConfigError, OverloadedError
 
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from crayon.server.scheduler.request import Request
 
 CLIENT_FACTOR = 3
+# Few callers have the patience to wait until a cache was filled more often than that.
+CACHES, LEAST_TOKENS = 4, 65536
 SHORTEST_RETRY_S, LONGEST_RETRY_S = 0.1, 60.0
 _REMEMBERED = 16  # departures that tell the pace
 
@@ -46,6 +48,11 @@ class QueueBounds:
         self._left: deque[float] = deque(maxlen=_REMEMBERED)
         self._promised = 0.0
         """When the last one that was turned away should find room."""
+
+    @classmethod
+    def of(cls, requests: int, tokens: int | None, cache: int) -> Self:
+        """Return the bounds of an engine with so many tokens of cache; no bound of `tokens` is one by the cache."""
+        return cls(requests, max(CACHES * cache, LEAST_TOKENS) if tokens is None else tokens)
 
     def enter(self, request: Request, now: float, seconds_per_token: float) -> None:
         """Count a request in.
