@@ -91,8 +91,6 @@ class Attempts:
             # Random, so that clients which lost the same server do not come back all at once.
             pause = FIRST_PAUSE_S * 2 ** (attempt - 1) * random.uniform(0.5, 1.0)  # noqa: S311 - no secret
             away = isinstance(error, ServerUnavailableError)
-            if not away:
-                self._budget.success()
             affordable = self._budget.failure() if away else False
             again = affordable and not self.begun and attempt < self._most
             if not again or pause >= self._deadline - time.monotonic() or self._cancelled.wait(pause):

@@ -32,6 +32,6 @@ class RetryBudget:
             return self._tokens > self._most / 2
 
     def success(self) -> None:
-        """Count an attempt that the server answered, with a refusal or otherwise."""
+        """Count an attempt that succeeded. A refusal is neither: it says nothing about the server's health."""
         with self._lock:
             self._tokens = min(self._most, self._tokens + self._ratio)
