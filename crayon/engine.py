@@ -7,28 +7,31 @@ asyncio (`async for`, `asyncio.wrap_future`).
 
 from __future__ import annotations
 
-import asyncio
-import threading
 import time
 import uuid
-from collections import deque
 from concurrent.futures import CancelledError as FutureCancelledError
-from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol, Self, TypeAlias, TypeVar, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, TypeVar, runtime_checkable
 
-from crayon.completion import Blend, FinishReason, Timings, Usage
+from crayon.completion import Usage
 from crayon.errors import CancelledError, CrayonError, DeadlineExceededError, InvalidRequestError
+from crayon.events import Delta as Delta
+from crayon.events import Event as Event
+from crayon.events import Finished as Finished
+from crayon.events import Started as Started
+from crayon.events import TokenSignal as TokenSignal
 from crayon.messages import check_unicode
 from crayon.sampling import Sampling
+from crayon.stream import Stream as Stream  # noqa: TC001 - it is given on to who imports it from here
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sized
+    from collections.abc import Sized
     from concurrent.futures import Future
 
     import numpy as np
     from numpy.typing import NDArray
 
+    from crayon.completion import Blend
     from crayon.messages import Message
 
 
@@ -143,47 +146,6 @@ class EncodeRequest:
 
 
 @dataclass(frozen=True, slots=True)
-class TokenSignal:
-    """What the model thought of one token it wrote, from its unmodified distribution (natural logarithms).
-
-    `logprob` of the token taken, `entropy` of the whole distribution, `margin` between its two largest probabilities.
-    """
-
-    logprob: float
-    entropy: float
-    margin: float
-
-
-@dataclass(frozen=True, slots=True)
-class Started:
-    """First event: the request has left the queue."""
-
-    request_id: str
-    model: str
-    blend: Blend | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Delta:
-    """More of the answer. `text` is always whole characters; a token may add none. One signal a token, if wanted."""
-
-    text: str
-    signals: tuple[TokenSignal, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Finished:
-    """Last event of an answer that succeeded."""
-
-    finish_reason: FinishReason
-    usage: Usage
-    timings: Timings
-
-
-Event: TypeAlias = Started | Delta | Finished
-
-
-@dataclass(frozen=True, slots=True)
 class ContinuationScore:
     """Natural log-probability of each token of one continuation."""
 
@@ -274,127 +236,3 @@ class Engine(Protocol):
     def close(self) -> None:
         """End what runs (its callers see EngineClosedError) and free everything. Safe to call twice."""
         ...
-
-
-class Stream:
-    """Events of one generation: written by an engine's thread, read by one caller, from a thread or from asyncio.
-
-    Iterating yields `Started`, then `Delta`s, then `Finished`; a failure is raised in its place. Leaving the `with`
-    block, or `cancel()`, ends the generation early and frees its slot.
-    """
-
-    def __init__(self, on_cancel: Callable[[], None] | None = None) -> None:
-        self._events: deque[Event | CrayonError] = deque()
-        self._ready = threading.Condition()
-        self._on_cancel = on_cancel
-        self._waiter: tuple[asyncio.AbstractEventLoop, asyncio.Future[None]] | None = None
-        self._closed = False  # no more will be pushed
-        self.cancelled = False
-
-    # -- engine side
-
-    def push(self, event: Event) -> None:
-        """Add an event; `Finished` ends the stream. Ignored after the end."""
-        self._put(event, last=isinstance(event, Finished))
-
-    def fail(self, error: CrayonError) -> None:
-        """End the stream with an error. Ignored after the end."""
-        self._put(error, last=True)
-
-    @property
-    def closed(self) -> bool:
-        """Whether the last event was pushed."""
-        return self._closed
-
-    def _put(self, item: Event | CrayonError, *, last: bool) -> None:
-        with self._ready:
-            if self._closed:
-                return
-            self._closed = last
-            self._events.append(item)
-            self._wake()
-
-    def _wake(self) -> None:
-        self._ready.notify_all()
-        if self._waiter is not None:
-            loop, future = self._waiter
-            self._waiter = None
-            # The loop may have been closed, maybe this very moment, under a reader that gave up.
-            with suppress(RuntimeError):
-                loop.call_soon_threadsafe(_resolve, future)
-
-    # -- reader side
-
-    def cancel(self) -> None:
-        """End the generation early. Safe to call at any time, twice, and from any thread."""
-        with self._ready:
-            already = self.cancelled
-            self.cancelled = True
-        if not already and not self._closed and self._on_cancel is not None:
-            self._on_cancel()
-        self.fail(CancelledError("the caller cancelled"))
-
-    def __iter__(self) -> Self:
-        return self
-
-    def __next__(self) -> Event:
-        with self._ready:
-            while not self._events:
-                if self._closed:
-                    raise StopIteration
-                self._ready.wait()
-            return _unwrap(self._events.popleft())
-
-    def get(self, timeout: float) -> Event | None:
-        """Return the next event, or None if there is none within `timeout` seconds.
-
-        Raises:
-            StopIteration: the stream has ended.
-            CrayonError: the generation failed.
-        """
-        with self._ready:
-            if not self._events and not self._closed:
-                self._ready.wait(timeout)
-            if not self._events:
-                if self._closed:
-                    raise StopIteration
-                return None
-            return _unwrap(self._events.popleft())
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> Event:
-        while True:
-            with self._ready:
-                if self._events:
-                    return _unwrap(self._events.popleft())
-                if self._closed:
-                    raise StopAsyncIteration
-                loop = asyncio.get_running_loop()
-                future: asyncio.Future[None] = loop.create_future()
-                self._waiter = (loop, future)
-            await future
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.cancel()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        self.cancel()
-
-
-def _unwrap(item: Event | CrayonError) -> Event:
-    if isinstance(item, CrayonError):
-        raise item
-    return item
-
-
-def _resolve(future: asyncio.Future[None]) -> None:
-    if not future.done():
-        future.set_result(None)

@@ -118,7 +118,7 @@ class Compute:
                     row = self._compute(slot, [token], adapters, last=True)
                 rest = assembler.finish()
                 if rest:
-                    stream.push(Delta(rest))
+                    stream.push(Delta(rest, tokens=0))
                 ended = time.monotonic()
                 stream.push(
                     Finished(

@@ -22,7 +22,7 @@ from crayon.server.interceptor import StatusInterceptor
 from crayon.server.service import InferenceService
 from crayon.v1 import inference_pb2, inference_pb2_grpc
 from crayon.wire.address import UNIX
-from crayon.wire.limits import MAX_RESPONSE_BYTES
+from crayon.wire.limits import MAX_METADATA_BYTES, MAX_RESPONSE_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -194,6 +194,9 @@ def _options(config: ServeConfig) -> list[tuple[str, int]]:
         ("grpc.so_reuseport", 0),
         ("grpc.max_receive_message_length", config.max_message_bytes),
         ("grpc.max_send_message_length", MAX_RESPONSE_BYTES),
+        # Ours is some hundred bytes. Without the second, what is between the two would be refused at random.
+        ("grpc.max_metadata_size", MAX_METADATA_BYTES),
+        ("grpc.absolute_max_metadata_size", MAX_METADATA_BYTES),
         # A long prefill sends nothing: pings find a client that has vanished without a word, and free its slot.
         ("grpc.keepalive_time_ms", 30_000),
         ("grpc.keepalive_timeout_ms", 10_000),

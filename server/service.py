@@ -6,9 +6,10 @@ import asyncio
 import contextlib
 import time
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from crayon.engine import BLEND, ENCODE, GENERATE, SCORE, Finished
+from crayon.engine import BLEND, ENCODE, GENERATE, SCORE, EncodeRequest, Finished, ScoreRequest
 from crayon.errors import (
     AdapterError,
     EngineClosedError,
@@ -18,6 +19,8 @@ from crayon.errors import (
     UnknownModelError,
 )
 from crayon.server.coalesce import coalesced
+from crayon.server.preparing import Preparing
+from crayon.server.rounds import Rounds
 from crayon.v1 import inference_pb2 as pb
 from crayon.v1 import inference_pb2_grpc
 from crayon.wire.requests import (
@@ -39,7 +42,7 @@ if TYPE_CHECKING:
     import grpc
 
     from crayon.completion import Blend
-    from crayon.engine import Engine, Event, ModelInfo
+    from crayon.engine import Engine, Event, GenerateRequest, ModelInfo
 
     Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -60,6 +63,8 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
         self.draining = False
         self._default_deadline = default_deadline
         self._running = 0
+        self._rounds = Rounds()
+        self._preparing = Preparing()
         self._idle = asyncio.Event()
         self._idle.set()
 
@@ -82,11 +87,12 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
             engine = self._engine()
             wanted = replace(generate_request_from_proto(request, self._deadline(context)), client=context.peer())
             _check(engine, wanted.model, GENERATE, wanted.blend)
-            with engine.generate(wanted) as stream:
+            began = self._preparing.run(partial(engine.generate, wanted), _characters(wanted), wanted.deadline)
+            with await began as stream:
                 # Leaving the `with` covers a cancelled task; the callback covers an RPC that ends in any other way.
                 _when_over(context, stream.cancel)
                 last: Event | None = None
-                async for events in coalesced(stream):
+                async for events in coalesced(stream, self._rounds):
                     for last in events:
                         await context.write(event_to_proto(last))
             if not isinstance(last, Finished):
@@ -100,7 +106,8 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
             engine = self._engine()
             wanted = replace(score_request_from_proto(request, self._deadline(context)), client=context.peer())
             _check(engine, wanted.model, SCORE, wanted.blend)
-            return score_result_to_proto(await _finished(engine.score(wanted), context))
+            began = self._preparing.run(partial(engine.score, wanted), _characters(wanted), wanted.deadline)
+            return score_result_to_proto(await _finished(await began, context))
 
     async def Encode(  # noqa: N802 - the name in the protocol
         self, request: pb.EncodeRequest, context: Context
@@ -110,7 +117,8 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
             engine = self._engine()
             wanted = replace(encode_request_from_proto(request, self._deadline(context)), client=context.peer())
             _check(engine, wanted.model, ENCODE, None)
-            return encode_result_to_proto(await _finished(engine.encode(wanted), context))
+            began = self._preparing.run(partial(engine.encode, wanted), _characters(wanted), wanted.deadline)
+            return encode_result_to_proto(await _finished(await began, context))
 
     async def ListModels(  # noqa: N802 - the name in the protocol
         self,
@@ -142,6 +150,14 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
             self._running -= 1
             if not self._running:
                 self._idle.set()
+
+
+def _characters(request: GenerateRequest | ScoreRequest | EncodeRequest) -> int:
+    """Return how much text there is to turn into tokens."""
+    if isinstance(request, EncodeRequest):
+        return sum(map(len, request.texts))
+    continuations = request.continuations if isinstance(request, ScoreRequest) else ()
+    return sum(len(message.content) for message in request.messages) + sum(map(len, continuations))
 
 
 def _check(engine: Engine, model: str, capability: str, blend: Blend | None) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from enum import StrEnum
 from pathlib import Path  # noqa: TC003 - typer reads it at run time
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,15 +14,23 @@ from crayon.cli import console, options
 if TYPE_CHECKING:
     from crayon.bench.report import Report
 
+
+class WireEngine(StrEnum):
+    """What is behind the wire."""
+
+    ECHO = "echo"
+    LLAMA_CPP = "llama_cpp"
+
+
 app = typer.Typer(add_completion=False, no_args_is_help=True)
 
-_DECIMALS = {"ratio": 3, "nats": 4, "s": 3}
+_DECIMALS = {"ratio": 3, "nats": 4, "s": 3, "share": 3, "cores": 2}
 _Runs = Annotated[int, typer.Option("--runs", min=3, max=99, help="Measured repetitions; medians are shown.")]
 
 
 @app.callback()
 def bench() -> None:
-    """Measure the device, blending, the server and the start-up.
+    """Measure the device, blending, the server, the wire and the start-up.
 
     Run it with nothing else running: a second busy process beside two compute threads costs far more than its share.
     """
@@ -145,6 +154,45 @@ def startup(*, runs: _Runs = 9, as_json: options.JsonOption = False) -> None:
     from crayon.bench.startup import bench_startup
 
     _print(bench_startup(runs), as_json=as_json)
+
+
+@app.command()
+def wire(
+    *,
+    engine: Annotated[
+        WireEngine,
+        typer.Option("--engine", help="echo: how fast the wire is. llama_cpp: what the service costs a real engine."),
+    ] = WireEngine.ECHO,
+    streams: Annotated[
+        int | None, typer.Option("--streams", min=1, max=256, help="Answers at once; 64, or 32 with llama_cpp.")
+    ] = None,
+    tokens: Annotated[
+        int | None,
+        typer.Option("--tokens", min=10, max=10_000, help="Tokens of each answer; 1000, or 128 with llama_cpp."),
+    ] = None,
+    model: Annotated[
+        str, typer.Option("--model", metavar="MODEL", help="The model of llama_cpp; prepared, where it is.")
+    ] = "smollm2-135m-instruct",
+    runs: _Runs = 3,
+    as_json: options.JsonOption = False,
+) -> None:
+    """Measure tokens and messages a second through one server process, on loopback, with its client in another.
+
+    With echo also how long tokens wait to be joined while 25,000 a second are brought; with llama_cpp the share of
+    the throughput that the service takes, against the engine driven without it. Example: crayon bench wire --json
+    """
+    from crayon.bench.wire import WireOptions, bench_wire
+
+    real = engine is WireEngine.LLAMA_CPP
+    wanted = WireOptions(
+        engine=engine.value,
+        streams=streams or (32 if real else 64),
+        tokens=tokens or (128 if real else 1000),
+        runs=runs,
+        model=model,
+        models_dir=options.load_settings({}).models_dir,
+    )
+    _print(bench_wire(wanted, progress=console.message), as_json=as_json)
 
 
 @app.command()

@@ -230,7 +230,15 @@ def check_server(settings: Settings) -> list[Finding]:
     except CrayonError as error:
         fix = f"start it (crayon serve), or mend server.address; is {address} right?"
         return [Finding("server", Status.FAIL, str(error), fix)]
-    return [Finding("server", Status.OK, detail)]
+    return [Finding("server", Status.OK, detail), _breaker()]
+
+
+def _breaker() -> Finding:
+    from crayon.client.breaker import COOLDOWN_S, FAILURES
+
+    # Each program has its own: this one has just reached the server.
+    detail = f"closed; after {FAILURES} failures in a row a program leaves the server alone for {COOLDOWN_S:g} s"
+    return Finding("breaker", Status.OK, f"{detail} (Crayon.status() shows it)")
 
 
 def _gib(size: int) -> str:

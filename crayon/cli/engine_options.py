@@ -39,6 +39,22 @@ class KvCache(StrEnum):
     UNIFIED = "unified"
 
 
+QueueOption = Annotated[
+    int | None,
+    typer.Option(
+        "--max-queue",
+        min=1,
+        help="Most requests that wait; more are refused at once, with the time after which to come back. 256.",
+    ),
+]
+QueueTokensOption = Annotated[
+    int | None,
+    typer.Option(
+        "--max-queue-tokens",
+        min=1,
+        help="Most tokens of the prompts that wait; if not given, four times --ctx, 65,536 at least.",
+    ),
+]
 KvOption = Annotated[
     KvCache | None,
     typer.Option(

@@ -28,6 +28,8 @@ from crayon.cli.engine_options import (
     PredictOption,
     PrefixOption,
     QuantumOption,
+    QueueOption,
+    QueueTokensOption,
     SpillOption,
     StepOption,
 )
@@ -97,6 +99,8 @@ def serve(
     nano_batches: NanoOption = None,
     overlap: OverlapOption = None,
     kv: KvOption = None,
+    max_queue: QueueOption = None,
+    max_queue_tokens: QueueTokensOption = None,
     stats_file: Annotated[
         Path | None,
         typer.Option("--stats-file", metavar="PATH", help="Keep the engine's counters there, as JSON, for benches."),
@@ -159,6 +163,8 @@ def serve(
             "plan_ahead": plan_ahead,
             "nano_batches": nano_batches,
             "overlap": overlap,
+            "max_queue": max_queue,
+            "max_queue_tokens": max_queue_tokens,
             "kv_unified": None if kv is None else kv is KvCache.UNIFIED,
         }
         given: dict[str, Any] = {name: value for name, value in shape.items() if value is not None}

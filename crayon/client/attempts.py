@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import grpc
 
+from crayon.client.retry_budget import RetryBudget
 from crayon.errors import CancelledError, EngineClosedError, ServerUnavailableError
 from crayon.wire.status import error_from_rpc
 
@@ -34,13 +35,22 @@ class Attempts:
         message: the request.
         patience: seconds for all attempts together.
         most: how many; 1 tries once.
+        budget: what all requests of a client may try again together.
     """
 
-    def __init__(self, start: Callable[..., Any], message: ProtoMessage, patience: float, most: int) -> None:
+    def __init__(
+        self,
+        start: Callable[..., Any],
+        message: ProtoMessage,
+        patience: float,
+        most: int,
+        budget: RetryBudget | None = None,
+    ) -> None:
         self._start = start
         self._message = message
         self._deadline = time.monotonic() + patience
         self._most = most
+        self._budget = RetryBudget() if budget is None else budget
         self._lock = threading.Lock()
         self._call: Any = None
         self._cancelled = threading.Event()
@@ -70,7 +80,9 @@ class Attempts:
         for attempt in range(1, self._most + 1):
             call = self._begin()
             try:
-                return read(call)
+                result = read(call)
+                self._budget.success()
+                return result
             except grpc.RpcError:
                 error = error_from_rpc(call)
             except BaseException:
@@ -78,7 +90,9 @@ class Attempts:
                 raise
             # Random, so that clients which lost the same server do not come back all at once.
             pause = FIRST_PAUSE_S * 2 ** (attempt - 1) * random.uniform(0.5, 1.0)  # noqa: S311 - no secret
-            again = isinstance(error, ServerUnavailableError) and not self.begun and attempt < self._most
+            away = isinstance(error, ServerUnavailableError)
+            affordable = self._budget.failure() if away else False
+            again = affordable and not self.begun and attempt < self._most
             if not again or pause >= self._deadline - time.monotonic() or self._cancelled.wait(pause):
                 break
         raise error

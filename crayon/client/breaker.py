@@ -11,6 +11,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
+FAILURES = 3
+COOLDOWN_S = 5.0
+
+
 class BreakerState(StrEnum):
     """CLOSED lets everything through, OPEN nothing, HALF_OPEN one request at a time, which decides."""
 
@@ -29,7 +33,7 @@ class Breaker:
     """
 
     def __init__(
-        self, *, failures: int = 3, cooldown: float = 5.0, clock: Callable[[], float] = time.monotonic
+        self, *, failures: int = FAILURES, cooldown: float = COOLDOWN_S, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._most = failures
         self._cooldown = cooldown

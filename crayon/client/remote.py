@@ -6,6 +6,7 @@ import math
 import threading
 import time
 from concurrent.futures import Future
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import grpc
@@ -14,6 +15,7 @@ from crayon.client.attempts import Attempts
 from crayon.client.breaker import Breaker, BreakerState
 from crayon.client.channel import LazyChannel
 from crayon.client.check import look
+from crayon.client.retry_budget import RetryBudget
 from crayon.engine import Delta, Finished, ScoreRequest, Stream
 from crayon.errors import (
     CancelledError,
@@ -55,6 +57,9 @@ if TYPE_CHECKING:
 Result = TypeVar("Result")
 
 MAX_ATTEMPTS = 3
+# Less fits into a few packets anyway. Measured on English text: 4 KiB take 0.1 ms and become 2, 16 KiB take 0.4 ms and
+# become 7. That pays where the way up is slower than some 100 Mbit/s. Answers come in pieces too small to compress.
+COMPRESS_BYTES = 4096
 
 
 class RemoteEngine:
@@ -87,6 +92,7 @@ class RemoteEngine:
             if not 0 < value < math.inf:
                 raise ConfigError(key, f"must be more than 0 seconds, not {value}")
         self.breaker = Breaker() if breaker is None else breaker
+        self.retry_budget = RetryBudget()
         self._timeout = timeout
         self._channel = LazyChannel(self.address, connect_timeout=connect_timeout)
         self._lock = threading.Lock()
@@ -196,7 +202,9 @@ class RemoteEngine:
             return ServerUnavailableError(
                 f"{self.address} failed several times in a row and is left alone for {wait:.1f} s more"
             )
-        return Attempts(start, message, left, most)
+        if message.ByteSize() >= COMPRESS_BYTES:
+            start = partial(start, compression=grpc.Compression.Gzip)
+        return Attempts(start, message, left, most, self.retry_budget)
 
     def _in_thread(self, attempts: Attempts, work: Callable[[], None]) -> None:
         def run() -> None:

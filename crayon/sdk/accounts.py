@@ -193,7 +193,7 @@ class Account:
             case Started():
                 seen.started = now
             case Delta():
-                seen.tokens += len(event.signals) or bool(event.text)
+                seen.tokens += event.tokens
                 seen.first_token = now if seen.first_token is None else seen.first_token
             case Finished():
                 seen.finished, seen.end = event, now

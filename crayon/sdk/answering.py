@@ -114,12 +114,11 @@ def server_says(
         until = deadline_after(asking.patience)
         if choices:
             messages = asking.messages(listed(question, choices))
-            request = ScoreRequest(messages=messages, continuations=tuple(choices), deadline=until)
-            return _Scoring(accounts.paid(Source.SERVER, request, engine.score), choices, until)
+            scored = ScoreRequest(messages=messages, continuations=tuple(choices), deadline=until)
+            return _Scoring(accounts.paid(Source.SERVER, scored, engine.score), choices, until)
         messages = asking.messages(question)
-        return _Writing(
-            engine, accounts, GenerateRequest(messages=messages, sampling=asking.sampling, deadline=until), asking
-        )
+        request = GenerateRequest(messages=messages, sampling=asking.sampling, deadline=until, signals=False)
+        return _Writing(engine, accounts, request, asking)
 
     running: deque[tuple[int, _Running]] = deque()
 

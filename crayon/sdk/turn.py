@@ -172,7 +172,7 @@ class Turn:
                 if self._late():
                     return self.timed_out()
                 attempt.first_by = None
-                attempt.tokens += len(event.signals) or bool(event.text)
+                attempt.tokens += event.tokens
                 if attempt.restorer is not None:
                     return self._show(attempt.restorer.push(event.text))
                 return self._show(event.text) if attempt.gate is None else self._weigh(attempt, attempt.gate, event)
@@ -290,6 +290,7 @@ class Turn:
         if source is Source.SERVER and not (self.allowed.sources == (source,) and self._named):
             blend = None
         self._attempts += 1
+        gate = self._new_gate() if gated else None
         request_id = self.ledger.request_id
         # The device sees the original; a server, what was let through.
         given = self.call.screened if source is Source.SERVER and self.call.screened else self.call
@@ -299,8 +300,9 @@ class Turn:
             blend=blend,
             deadline=self.deadline,
             request_id=request_id if self._attempts == 1 else f"{request_id}-{self._attempts}",
+            signals=gate is not None,
         )
-        self._attempt = Attempt(source, request, self._new_gate() if gated else None, first_by)
+        self._attempt = Attempt(source, request, gate, first_by)
         if source is Source.SERVER and self.call.screened and self.call.screened.originals:
             self._attempt.restorer = Restorer(self.call.screened.originals)
         return Generate(source, request)

@@ -7,6 +7,9 @@ MAX_REQUEST_BYTES = 4 * 2**20
 # The largest answer is MAX_TEXTS vectors of 8192 floats, 32 MiB, and a little around them.
 MAX_RESPONSE_BYTES = 33 * 2**20
 
+# Headers of a request: tokens, trace ids. gRPC's own soft limit, made a hard one.
+MAX_METADATA_BYTES = 8 * 2**10
+
 MAX_MESSAGES = 4096
 MAX_TEXTS = 1024
 MAX_NAME_CHARS = 256

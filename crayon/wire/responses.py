@@ -43,7 +43,7 @@ def event_to_proto(event: Event) -> pb.GenerateResponse:
             return pb.GenerateResponse(started=pb.Started(request_id=event.request_id, model=event.model, blend=blend))
         case Delta():
             signals = [pb.TokenSignal(logprob=s.logprob, entropy=s.entropy, margin=s.margin) for s in event.signals]
-            return pb.GenerateResponse(delta=pb.Delta(text=event.text, signals=signals))
+            return pb.GenerateResponse(delta=pb.Delta(text=event.text, signals=signals, tokens=event.tokens))
         case Finished():
             timings = event.timings
             return pb.GenerateResponse(
@@ -116,7 +116,10 @@ def event_from_proto(message: pb.GenerateResponse) -> Event | None:
             return Started(started.request_id, started.model, blend)
         case "delta":
             delta = message.delta
-            return Delta(delta.text, tuple(TokenSignal(s.logprob, s.entropy, s.margin) for s in delta.signals))
+            if delta.tokens < 0:
+                raise _broken(f"delta.tokens: {delta.tokens} is less than 0")
+            signals = tuple(TokenSignal(s.logprob, s.entropy, s.margin) for s in delta.signals)
+            return Delta(delta.text, signals, delta.tokens)
         case "finished":
             finished, timings = message.finished, message.finished.timings
             reason = _FINISH_FROM_PROTO.get(finished.finish_reason)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from crayon.server.scheduler import Resource
+from crayon.server.scheduler import DropReason, Resource
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -39,6 +39,8 @@ class Counters:
     restored: int = 0
     moved: int = 0
     bridged: int = 0
+    cancelled: int = 0
+    expired: int = 0
     planned_ahead: int = 0
     wall_s: float = 0.0
     compute_s: float = 0.0
@@ -55,6 +57,11 @@ class Counters:
     cost_error: float | None = None
     line_error: float | None = None
     slowdown: float = 1.0
+
+    def dropped(self, reason: DropReason, *, cancelled: bool) -> None:
+        """Count a request that ended early: by its caller, or by its deadline."""
+        self.cancelled += cancelled
+        self.expired += reason is DropReason.EXPIRED and not cancelled
 
     def step(self, step: StepPlan, caps: Caps, seconds: float) -> None:
         """Count a step."""

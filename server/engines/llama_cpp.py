@@ -39,6 +39,7 @@ from crayon.server.engines.llama_lanes import open_lanes
 from crayon.server.engines.llama_loop import LlamaLoop
 from crayon.server.engines.llama_task import EncodeTask, GenerateTask, ScoreTask
 from crayon.server.scheduler import Caps, Kind, Lengths, Request, TokenIndex
+from crayon.server.scheduler.bounds import QueueBounds
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -75,7 +76,7 @@ class LlamaCppEngine:
         late_share: share of the steps that may take longer, for prompts to be read whole.
         first_seconds: steps may be longer, whatever `late_share`, where a prompt would else not be read within this
             time of its arrival.
-        max_queue: most requests waiting; more are refused with `OverloadedError`.
+        max_queue, max_queue_tokens: most requests, and tokens of their prompts, that wait; see `QueueBounds.of`.
         background: texts whose mean embedding is the centre for `encode`.
         source_sha256, quantization: told to clients.
         pools: adapter pools that requests may blend; each made for this very model.
@@ -117,6 +118,7 @@ class LlamaCppEngine:
         late_share: float = LATE_SHARE,
         first_seconds: float | None = FIRST_SECONDS,
         max_queue: int = 256,
+        max_queue_tokens: int | None = None,
         background: Sequence[str] = (),
         source_sha256: str = "",
         quantization: str = "",
@@ -132,10 +134,10 @@ class LlamaCppEngine:
         nano_batches: int = 1,
         cost: StepCost | None = None,
     ) -> None:
-        sizes = {"n_ctx": n_ctx, "n_seq_max": n_seq_max, "context_tokens": context_tokens, "max_queue": max_queue}
-        for key, value in sizes.items():
+        for key, value in (("n_ctx", n_ctx), ("n_seq_max", n_seq_max), ("context_tokens", context_tokens)):
             if value is not None and value < 1:
                 raise ConfigError(key, f"must be at least 1, not {value}")
+        bounds = QueueBounds.of(max_queue, max_queue_tokens, n_ctx)
         smoke.check()
         self._name = name or Path(model_path).stem
         self._n_batch = min(n_batch, n_ctx)
@@ -181,7 +183,7 @@ class LlamaCppEngine:
             self._lanes,
             caps,
             lambda: self._encoder,
-            max_queue,
+            bounds,
             lengths=Lengths(predict) if spill else None,
             index=TokenIndex(SHORTEST_PREFIX) if caps.max_idle_prefixes else None,
             ahead=plan_ahead,

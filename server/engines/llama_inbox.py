@@ -3,38 +3,36 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from typing import TYPE_CHECKING
 
-from crayon.errors import EngineClosedError, EngineError, OverloadedError
+from crayon.errors import DeadlineExceededError, EngineClosedError, EngineError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from crayon.errors import CrayonError
     from crayon.server.engines.llama_task import Task
-
-_MAX_RETRY_S = 60.0
+    from crayon.server.scheduler.bounds import QueueBounds
 
 
 class Inbox:
     """A bounded queue, and a switch that ends everything.
 
     Args:
-        max_queue: most requests waiting.
+        bounds: how much may wait.
         abort: stops what is being computed; called under the lock, from any thread.
         seconds_per_token: how long a token takes, for who is told to come back later.
     """
 
-    def __init__(self, max_queue: int, abort: Callable[[], None], seconds_per_token: Callable[[], float]) -> None:
+    def __init__(self, bounds: QueueBounds, abort: Callable[[], None], seconds_per_token: Callable[[], float]) -> None:
         self.wake = threading.Condition()
         # Below: under the lock.
-        self.queued = 0
-        self.queued_tokens = 0
+        self.bounds = bounds
         self.current: tuple[Task, ...] = ()
         """Whose rows are being computed."""
         self.closing = False
-        self._max_queue = max_queue
         self._abort = abort
         self._seconds_per_token = seconds_per_token
         self._fresh: deque[Task] = deque()
@@ -45,10 +43,10 @@ class Inbox:
     # -- from any thread
 
     def submit(self, task: Task) -> None:
-        """Queue a task.
+        """Queue a task; one whose deadline has passed fails instead.
 
         Raises:
-            OverloadedError: `max_queue` requests wait already.
+            OverloadedError: too much waits already.
             EngineClosedError: the engine was closed.
             EngineError: the engine has failed.
         """
@@ -57,11 +55,12 @@ class Inbox:
                 raise EngineError(str(self._failure))  # a new one: a raised error keeps its caller's frames
             if self.closing:
                 raise EngineClosedError("the engine is closed")
-            if self.queued >= self._max_queue:
-                wait = min(max(self._seconds_per_token() * self.queued_tokens, 1.0), _MAX_RETRY_S)
-                raise OverloadedError(f"{self.queued} requests are waiting already", retry_after=round(wait, 1))
-            self.queued += 1
-            self.queued_tokens += task.request.kv_need()
+            now = time.monotonic()
+            if task.request.deadline is not None and now >= task.request.deadline:
+                self.bounds.refused["deadline"] += 1
+                task.fail(DeadlineExceededError("the deadline passed before the request was queued"))
+                return
+            self.bounds.enter(task.request, now, self._seconds_per_token())
             self._fresh.append(task)
             self.wake.notify()
 
@@ -107,8 +106,7 @@ class Inbox:
     def left(self, task: Task) -> None:
         """Note that a task waits no more."""
         with self.wake:
-            self.queued -= 1
-            self.queued_tokens -= task.request.kv_need()
+            self.bounds.leave(task.request, time.monotonic())
 
     def end(self, running: Iterable[Task], failure: EngineError | None) -> None:
         """Fail all that is left, and tell those who watch if it is for a failure."""

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from crayon.server.engines.llama_lanes import OneLane, TwoLanes
     from crayon.server.engines.llama_task import Task
     from crayon.server.scheduler import Caps, Lengths, StepPlan, TokenIndex
+    from crayon.server.scheduler.bounds import QueueBounds
     from crayon.server.scheduler.step import Restore, Spill
     from crayon.server.scheduler.step_cost import StepCost
 
@@ -53,7 +54,7 @@ class LlamaLoop:
         lanes: where it is computed.
         caps: limits of a step.
         encoder: the encoder, or None while nobody has asked for embeddings.
-        max_queue: most requests waiting.
+        bounds: how much may wait.
         lengths: learns how long answers get, and predicts it; None: the worst case is reserved.
         index: which prompts begin alike; None: nothing is shared.
         ahead: whether the next step is planned while one runs.
@@ -66,7 +67,7 @@ class LlamaLoop:
         lanes: OneLane | TwoLanes,
         caps: Caps,
         encoder: Callable[[], LlamaEncoder | None],
-        max_queue: int,
+        bounds: QueueBounds,
         *,
         lengths: Lengths | None = None,
         index: TokenIndex | None = None,
@@ -93,7 +94,7 @@ class LlamaLoop:
         self._broken: set[str] = set()
         """Requests that have failed within this step."""
         self.counters = self._ledger.counters
-        self.inbox = Inbox(max_queue, self._abort, lambda: self._cost.per_token)
+        self.inbox = Inbox(bounds, self._abort, lambda: self._cost.per_token)
         self._thread = threading.Thread(target=self._run, name="crayon-llama", daemon=True)
         self._thread.start()
         # A thread that computes while the process ends would run in libraries that are already torn down.
@@ -206,6 +207,7 @@ class LlamaLoop:
             if task.started is None:
                 self.inbox.left(task)
             task.close()
+            self.counters.dropped(drop.reason, cancelled=task.cancelled)
             task.drop(drop.reason)
         for spill in step.spills:
             self._alone(spill.request, partial(self._set_aside, spill))

@@ -225,7 +225,7 @@ class GenerateTask(Task):
         rest = self._assembler.finish()
         if rest:
             self._pieces.append(rest)
-            self.stream.push(Delta(rest))
+            self.stream.push(Delta(rest, tokens=0))
         prompt = self.request.prompt
         started = self.started or self.submitted
         timings = Timings(

@@ -20,7 +20,9 @@ FOLDERS = {
     "device": "crayon.device",
     "server": "crayon.server",
 }
-CONTRACTS = {"errors", "messages", "sampling", "completion", "engine", "machine", "local_only"}
+CONTRACTS = {
+    "errors", "messages", "sampling", "completion", "events", "stream", "engine", "machine", "local_only",
+}  # fmt: skip
 BELOW_SDK = {
     "contracts", "data", "llama", "adapters", "blending", "customising", "models", "wire", "v1", "router", "device",
     "client", "privacy",

@@ -276,13 +276,43 @@ def test_who_leaves_the_queue_early_makes_room_in_it(tiny_path: Path) -> None:
         running = engine.generate(ask("the other", max_tokens=450, temperature=3.0, seed=1))
         next(running)
         engine.generate(ask("never read")).cancel()
-        until(lambda: engine._loop.inbox.queued == 0)
+        until(lambda: engine._loop.inbox.bounds.queued == 0)
+        until(lambda: engine.counters.cancelled == 1)
         hurried = Read(engine.generate(ask("too late", deadline=deadline_after(1e-4))))
         assert isinstance(hurried.error, DeadlineExceededError)
-        until(lambda: engine._loop.inbox.queued == 0)
-        assert engine._loop.inbox.queued_tokens == 0
+        until(lambda: engine._loop.inbox.bounds.queued == 0)
+        assert engine._loop.inbox.bounds.queued_tokens == 0
+        # It was refused at the door, or it expired behind it.
+        until(lambda: engine.counters.expired + engine._loop.inbox.bounds.refused["deadline"] == 1)
         running.cancel()
         assert Read(engine.generate(ask("hello"))).finished
+
+
+def test_a_deadline_and_a_cancellation_reach_answers_between_two_steps(
+    tiny_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reached, go = threading.Event(), threading.Event()
+    with engine_of(tiny_path, idle_prefixes=0) as engine:
+        loop = engine._loop
+        real = loop._step
+
+        def step() -> None:
+            real()
+            if len(loop._state.running) == 2:
+                reached.set()
+                assert go.wait(PATIENCE)
+
+        monkeypatch.setattr(loop, "_step", step)
+        stream = engine.generate(ask("the other", max_tokens=450, ignore_eos=True))
+        hurried = engine.generate(ask("again", max_tokens=450, ignore_eos=True, deadline=deadline_after(PATIENCE)))
+        assert reached.wait(PATIENCE)
+        [*loop._state.running.values()][1].deadline = 0.0
+        stream.cancel()
+        go.set()
+        with pytest.raises(DeadlineExceededError, match="while the request was computed"):
+            list(hurried)
+        until(lambda: (engine.counters.cancelled, engine.counters.expired) == (1, 1))
+        until(lambda: loop._state.cells.used == 0)
 
 
 def test_a_cancelled_future_is_over_for_those_who_wait_for_many(tiny_path: Path) -> None:
@@ -299,6 +329,7 @@ def test_limits_that_contradict_each_other_are_named_before_llama_cpp_sees_them(
         ({"context_tokens": -1}, "context_tokens"),
         ({"context_tokens": 0}, "context_tokens"),
         ({"max_queue": 0}, "max_queue"),
+        ({"max_queue_tokens": 0}, "max_queue_tokens"),
     ):
         with pytest.raises(ConfigError) as caught:
             engine_of(tiny_path, **values)

@@ -8,15 +8,18 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 import pytest
+from grpc_status import rpc_status
 from serving_tools import PATIENCE, ScriptedEngine, Serving, ask, until
 
 from crayon import errors
 from crayon.client import RemoteEngine
+from crayon.client.remote import COMPRESS_BYTES
 from crayon.completion import Blend, FinishReason, Timings, Usage
 from crayon.engine import GENERATE, Delta, EncodeRequest, Finished, ScoreRequest, Started, TokenSignal
 from crayon.messages import Message
 from crayon.v1 import inference_pb2 as pb
 from crayon.v1.inference_pb2_grpc import InferenceServiceStub
+from crayon.wire.limits import MAX_METADATA_BYTES
 from crayon.wire.requests import generate_request_to_proto
 from crayon.wire.status import TABLE, error_from_rpc
 
@@ -31,6 +34,15 @@ SAMPLES: dict[type[errors.CrayonError], errors.CrayonError] = {
     errors.PromptTooLongError: errors.PromptTooLongError(500, 255),
     errors.InvalidRequestError: errors.InvalidRequestError("sampling.top_p", "must be from 0 to 1"),
     errors.OverloadedError: errors.OverloadedError("64 wait", retry_after=2.5),
+}
+
+
+# What a status carries besides ErrorInfo.
+DETAILS = {
+    grpc.StatusCode.INVALID_ARGUMENT: {"BadRequest"},
+    grpc.StatusCode.NOT_FOUND: {"ResourceInfo"},
+    grpc.StatusCode.RESOURCE_EXHAUSTED: {"RetryInfo", "QuotaFailure"},
+    grpc.StatusCode.UNAVAILABLE: {"RetryInfo"},
 }
 
 
@@ -81,7 +93,11 @@ def test_the_whole_table_over_the_wire(
         assert type(back) is (errors.ServerUnavailableError if kind is errors.EngineClosedError else kind)
         assert str(back) == str(error)
         trailers = dict(failure.trailing_metadata())
-        assert ("grpc-retry-pushback-ms" in trailers) == (code is grpc.StatusCode.RESOURCE_EXHAUSTED)
+        pushback = {"grpc-retry-pushback-ms": "2500"} if code is grpc.StatusCode.RESOURCE_EXHAUSTED else {}
+        assert {name: value for name, value in trailers.items() if name.startswith("grpc-retry")} == pushback
+        info, *others = rpc_status.from_call(failure).details
+        assert reason in str(info.value)
+        assert {other.TypeName().rpartition(".")[2] for other in others} == DETAILS.get(code, set())
 
 
 @pytest.mark.parametrize("at_once", [True, False])
@@ -97,6 +113,10 @@ def test_a_bug_is_an_incident_here_and_there_and_tells_no_text(
     (record,) = (record for record in caplog.records if record.name.startswith("crayon"))
     assert record.levelno == logging.ERROR
     incident = failure.details().rpartition(" ")[2]
+    assert failure.details() == f"the server failed; its log has more under incident {incident}"
+    told = str(failure.trailing_metadata())
+    assert "ValueError" not in told
+    assert "Traceback" not in told
     assert incident in record.getMessage()
     assert "ValueError" in record.getMessage()
     assert "service.py" in record.getMessage()
@@ -154,6 +174,47 @@ def test_a_request_that_is_too_large_is_refused_unread(raw: Raw, scripted: Scrip
     failure = raw.failure("Encode", pb.EncodeRequest(texts=["x" * (5 * 2**20)]))
     assert failure.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
     assert scripted.asked == []
+
+
+def test_a_request_that_grows_when_it_is_unpacked_is_refused_unread(raw: Raw, scripted: ScriptedEngine) -> None:
+    bomb = pb.EncodeRequest(texts=["x" * (64 * 2**20)])
+    with pytest.raises(grpc.RpcError) as caught:
+        raw.stub.Encode(bomb, timeout=PATIENCE, compression=grpc.Compression.Gzip)
+    assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert scripted.asked == []
+    assert raw.stub.ListModels(pb.ListModelsRequest(), timeout=PATIENCE).models
+
+
+def wanted(remote: RemoteEngine, text: str) -> Any:
+    attempts: Any = remote._attempts(print, generate_request_to_proto(ask(text)), None)
+    return getattr(attempts._start, "keywords", {}).get("compression")
+
+
+def test_a_long_prompt_arrives_compressed(serving: Serving, scripted: ScriptedEngine) -> None:
+    remote = RemoteEngine(serving.address)
+    text = "and so on and on " * 1000
+    assert [wanted(remote, part) for part in (text[: COMPRESS_BYTES // 2], text)] == [None, grpc.Compression.Gzip]
+    list(remote.generate(ask(text)))
+    assert [request.messages[0].content for request in scripted.asked] == [text]  # type: ignore[union-attr] # it is a GenerateRequest
+    remote.close()
+
+
+def test_too_much_metadata_is_refused(raw: Raw, scripted: ScriptedEngine) -> None:
+    request = generate_request_to_proto(ask())
+    for size, refused in (
+        (MAX_METADATA_BYTES // 2, False),
+        (MAX_METADATA_BYTES + 1, True),
+        (10 * MAX_METADATA_BYTES, True),
+    ):
+        call = raw.stub.Generate(request, timeout=PATIENCE, metadata=(("x-bomb", "x" * size),))
+        if not refused:
+            assert len(list(call)) == 3
+            continue
+        with pytest.raises(grpc.RpcError) as caught:
+            list(call)
+        assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert len(scripted.asked) == 1
+    assert raw.stub.ListModels(pb.ListModelsRequest(), timeout=PATIENCE).models
 
 
 def test_an_unknown_model_is_named_with_those_there_are(raw: Raw) -> None:

@@ -151,7 +151,7 @@ class CrayonSystem:
 
 
 class GrpcConnection:
-    """Our server's answers: a token is a signal of a Delta."""
+    """Our server's answers, without signals: peers send none either."""
 
     def __init__(self, client: EventClient) -> None:
         self._client = client
@@ -164,10 +164,10 @@ class GrpcConnection:
             CrayonError: whatever the server says.
         """
         sampling = Sampling(max_tokens=answer, ignore_eos=True)
-        request = GenerateRequest(messages=prompt.messages, sampling=sampling, blend=blend)
+        request = GenerateRequest(messages=prompt.messages, sampling=sampling, blend=blend, signals=False)
         async for event in self._client.generate(request):
-            if isinstance(event, Delta) and event.signals:
-                yield len(event.signals)
+            if isinstance(event, Delta) and event.tokens:
+                yield event.tokens
             elif isinstance(event, Finished) and event.usage.prompt_tokens != len(prompt.ids):
                 raise ServerError(f"crayon read {event.usage.prompt_tokens} prompt tokens instead of {len(prompt.ids)}")
 

@@ -378,8 +378,11 @@ class Delta(_message.Message):
 
     TEXT_FIELD_NUMBER: _builtins.int
     SIGNALS_FIELD_NUMBER: _builtins.int
+    TOKENS_FIELD_NUMBER: _builtins.int
     text: _builtins.str
     """Text, whole characters only; may be empty."""
+    tokens: _builtins.int
+    """Tokens since the last Delta; the model's end is none. 0 where only text came that was held back."""
     @_builtins.property
     def signals(self) -> _containers.RepeatedCompositeFieldContainer[Global___TokenSignal]:
         """What the model thought of each token since the last Delta, in order; may be empty where the request wants none."""
@@ -389,10 +392,11 @@ class Delta(_message.Message):
         *,
         text: _builtins.str = ...,
         signals: _abc.Iterable[Global___TokenSignal] | None = ...,
+        tokens: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["signals", b"signals", "text", b"text"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["signals", b"signals", "text", b"text", "tokens", b"tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

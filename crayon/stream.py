@@ -1,0 +1,171 @@
+"""The events of one answer on their way from an engine's thread to one reader."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import deque
+from contextlib import suppress
+from typing import TYPE_CHECKING, Self
+
+from crayon.errors import CancelledError, CrayonError
+from crayon.events import Finished
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from crayon.events import Event
+
+
+class Stream:
+    """Events of one generation: written by an engine's thread, read by one caller, from a thread or from asyncio.
+
+    Iterating yields `Started`, then `Delta`s, then `Finished`; a failure is raised in its place. Leaving the `with`
+    block, or `cancel()`, ends the generation early and frees its slot.
+    """
+
+    def __init__(self, on_cancel: Callable[[], None] | None = None) -> None:
+        self._events: deque[Event | CrayonError] = deque()
+        self._ready = threading.Condition()
+        self._on_cancel = on_cancel
+        self._waiter: tuple[asyncio.AbstractEventLoop, asyncio.Future[None]] | None = None
+        self._watcher: Callable[[], None] | None = None
+        self._closed = False  # no more will be pushed
+        self.cancelled = False
+
+    # -- engine side
+
+    def push(self, event: Event) -> None:
+        """Add an event; `Finished` ends the stream. Ignored after the end."""
+        self._put(event, last=isinstance(event, Finished))
+
+    def fail(self, error: CrayonError) -> None:
+        """End the stream with an error. Ignored after the end."""
+        self._put(error, last=True)
+
+    @property
+    def closed(self) -> bool:
+        """Whether the last event was pushed."""
+        return self._closed
+
+    def _put(self, item: Event | CrayonError, *, last: bool) -> None:
+        with self._ready:
+            if self._closed:
+                return
+            self._closed = last
+            self._events.append(item)
+            self._wake()
+
+    def _wake(self) -> None:
+        self._ready.notify_all()
+        if self._watcher is not None:
+            self._watcher()
+        if self._waiter is not None:
+            loop, future = self._waiter
+            self._waiter = None
+            # The loop may have been closed, maybe this very moment, under a reader that gave up.
+            with suppress(RuntimeError):
+                loop.call_soon_threadsafe(_resolve, future)
+
+    # -- reader side
+
+    def cancel(self) -> None:
+        """End the generation early. Safe to call at any time, twice, and from any thread."""
+        with self._ready:
+            already = self.cancelled
+            self.cancelled = True
+        if not already and not self._closed and self._on_cancel is not None:
+            self._on_cancel()
+        self.fail(CancelledError("the caller cancelled"))
+
+    def watch(self, watcher: Callable[[], None]) -> None:
+        """Call `watcher` at each event from now on, and at once if there is one: for who reads with `take`.
+
+        It is called from the engine's thread, which waits for it: it must only take a note.
+        """
+        with self._ready:
+            self._watcher = watcher
+            if self._events or self._closed:
+                watcher()
+
+    def take(self, most: int) -> tuple[list[Event], CrayonError | None]:
+        """Return what is there, at most so many events, and the failure if that comes next. Never waits."""
+        taken: list[Event] = []
+        with self._ready:
+            while self._events and len(taken) < most:
+                item = self._events.popleft()
+                if isinstance(item, CrayonError):
+                    return taken, item
+                taken.append(item)
+        return taken, None
+
+    @property
+    def over(self) -> bool:
+        """Whether the last event was pushed and read."""
+        with self._ready:
+            return self._closed and not self._events
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> Event:
+        with self._ready:
+            while not self._events:
+                if self._closed:
+                    raise StopIteration
+                self._ready.wait()
+            return _unwrap(self._events.popleft())
+
+    def get(self, timeout: float) -> Event | None:
+        """Return the next event, or None if there is none within `timeout` seconds.
+
+        Raises:
+            StopIteration: the stream has ended.
+            CrayonError: the generation failed.
+        """
+        with self._ready:
+            if not self._events and not self._closed:
+                self._ready.wait(timeout)
+            if not self._events:
+                if self._closed:
+                    raise StopIteration
+                return None
+            return _unwrap(self._events.popleft())
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Event:
+        while True:
+            with self._ready:
+                if self._events:
+                    return _unwrap(self._events.popleft())
+                if self._closed:
+                    raise StopAsyncIteration
+                loop = asyncio.get_running_loop()
+                future: asyncio.Future[None] = loop.create_future()
+                self._waiter = (loop, future)
+            await future
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.cancel()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.cancel()
+
+
+def _unwrap(item: Event | CrayonError) -> Event:
+    if isinstance(item, CrayonError):
+        raise item
+    return item
+
+
+def _resolve(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)

@@ -1,0 +1,121 @@
+"""When streams are written: in rounds, so that many tokens cross from the engine's thread in one go.
+
+An engine's step brings a token for each of many streams. Waking the event loop for each of them, and writing each token
+in a message of its own, is what limits a Python server: a message costs some 100 microseconds, a token's text none.
+So the first token rings, the loop comes once for all streams that have something, and between two rounds it leaves time
+in the proportion of what the last one cost: a server with one stream writes each token at once, a busy one writes fewer
+messages with more in each.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from crayon.stream import Stream
+
+# The share of its time that the loop may spend with streams: what it leaves is for requests, and for the engine, whose
+# thread needs the same interpreter.
+BUSY_SHARE = 0.25
+# The most that a token waits for the next round, however much each of them costs.
+LONGEST_PAUSE_S = 0.025
+# Where several streams are written at a time, their engine's thread is about to bring the rest of its step, and to
+# begin the next one. It is left alone for so long: the loop would only take the interpreter from it.
+LINGER_S = 0.002
+
+
+class Rounds:
+    """Wakes the readers of streams, all at once. Made in the event loop that reads.
+
+    Args:
+        clock: seconds, monotonic.
+        used: seconds of CPU that the loop's thread has used.
+    """
+
+    def __init__(
+        self,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        used: Callable[[], float] = time.thread_time,
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._clock = clock
+        self._used = used
+        self._rung: deque[Reader] = deque()
+        self._coming = False
+        """Whether a round is on its way; an engine that finds it so has nothing to do."""
+        self._last = -LONGEST_PAUSE_S
+        self._last_used = used()
+        self._woken = 0
+        self.count = 0
+        """Rounds so far."""
+
+    def reader(self, stream: Stream) -> Reader:
+        """Return what waits for events of this stream."""
+        return Reader(self, stream)
+
+    def ring(self, reader: Reader) -> None:
+        """Let the next round wake this reader. From any thread."""
+        # First the note, then the look: a round takes back `_coming` before it takes the notes.
+        self._rung.append(reader)
+        if not self._coming:
+            self._coming = True
+            with suppress(RuntimeError):  # the loop has been closed, maybe this very moment
+                self._loop.call_soon_threadsafe(self._come)
+
+    def _come(self) -> None:
+        now = self._clock()
+        due = max(self._last + self.pause(), now + LINGER_S if self._woken > 1 else now)
+        if now < due:
+            self._loop.call_later(due - now, self._go)
+        else:
+            self._go()
+
+    def pause(self) -> float:
+        """Return the seconds from the start of the last round to that of the next."""
+        return min((self._used() - self._last_used) / BUSY_SHARE, LONGEST_PAUSE_S)
+
+    def _go(self) -> None:
+        self._coming = False
+        self._last, self._last_used = self._clock(), self._used()
+        self.count += 1
+        self._woken = len(self._rung)
+        while self._rung:
+            self._rung.popleft().wake()
+
+
+class Reader:
+    """Waits for the events of one stream."""
+
+    def __init__(self, rounds: Rounds, stream: Stream) -> None:
+        self._rounds = rounds
+        self._rung = False
+        self._future: asyncio.Future[None] | None = None
+        self._awake = False
+        stream.watch(self._ring)
+
+    def _ring(self) -> None:
+        if not self._rung:
+            self._rung = True
+            self._rounds.ring(self)
+
+    def wake(self) -> None:
+        """Let the reader go on; in the loop."""
+        self._awake = True
+        if self._future is not None and not self._future.done():
+            self._future.set_result(None)
+
+    async def wait(self) -> None:
+        """Wait for a round after the next event; what is there afterwards is to be taken at once."""
+        if not self._awake:
+            self._future = asyncio.get_running_loop().create_future()
+            await self._future
+        self._future = None
+        # Before anything is taken: an event that comes meanwhile rings again.
+        self._awake = self._rung = False

@@ -1,0 +1,87 @@
+"""Long texts are read beside the event loop, in turn, and only while somebody wants them."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+
+import pytest
+
+from crayon.errors import DeadlineExceededError, InvalidRequestError, OverloadedError
+from crayon.server import preparing
+from crayon.server.preparing import LONG_CHARACTERS, Preparing
+from crayon.stream import Stream
+
+PATIENCE = 60.0
+
+
+class Slow:
+    """Stands in for an engine that tokenises until it is let go."""
+
+    def __init__(self) -> None:
+        self.begun, self.go = threading.Event(), threading.Event()
+        self.stream = Stream()
+
+    def __call__(self) -> Stream:
+        self.begun.set()
+        assert self.go.wait(PATIENCE)
+        return self.stream
+
+
+async def begun(slow: Slow) -> None:
+    assert await asyncio.to_thread(slow.begun.wait, PATIENCE)
+
+
+async def test_a_long_prompt_does_not_hold_the_loop_and_a_short_one_does_not_wait_for_it() -> None:
+    reading, slow = Preparing(), Slow()
+    long = asyncio.create_task(reading.run(slow, LONG_CHARACTERS, None))
+    await begun(slow)
+    short = Stream()
+    assert await reading.run(lambda: short, LONG_CHARACTERS - 1, None) is short
+    assert reading.waiting == 1
+    slow.go.set()
+    assert await long is slow.stream
+    assert reading.waiting == 0
+
+
+async def test_who_leaves_meanwhile_is_cancelled_when_it_is_read() -> None:
+    reading, slow = Preparing(), Slow()
+    long = asyncio.create_task(reading.run(slow, LONG_CHARACTERS, None))
+    await begun(slow)
+    second = Slow()
+    never = asyncio.create_task(reading.run(second, LONG_CHARACTERS, None))
+    await asyncio.sleep(0)
+    for task in (long, never):
+        task.cancel()
+    await asyncio.gather(long, never, return_exceptions=True)
+    slow.go.set()
+    after = Stream()
+    assert await reading.run(lambda: after, LONG_CHARACTERS, None) is after
+    assert slow.stream.cancelled
+    assert not second.begun.is_set(), "nobody wanted it any more"
+
+
+async def test_a_deadline_that_passed_is_not_read_for() -> None:
+    with pytest.raises(DeadlineExceededError):
+        await Preparing().run(Stream, LONG_CHARACTERS, time.monotonic() - 1.0)
+
+
+async def test_what_the_engine_says_is_passed_on() -> None:
+    def refuse() -> Stream:
+        raise InvalidRequestError("messages", "too long")
+
+    for characters in (1, LONG_CHARACTERS):
+        with pytest.raises(InvalidRequestError):
+            await Preparing().run(refuse, characters, None)
+
+
+async def test_a_flood_of_long_prompts_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(preparing, "MOST_WAITING", 1)
+    reading, slow = Preparing(), Slow()
+    long = asyncio.create_task(reading.run(slow, LONG_CHARACTERS, None))
+    await begun(slow)
+    with pytest.raises(OverloadedError):
+        await reading.run(Stream, LONG_CHARACTERS, None)
+    slow.go.set()
+    await long

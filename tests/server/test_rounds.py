@@ -1,0 +1,117 @@
+"""Streams are written in rounds: one wake-up for all, and a pause in proportion to what the last one cost."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import pytest
+
+from crayon.completion import FinishReason, Timings, Usage
+from crayon.errors import OverloadedError
+from crayon.events import Delta, Finished, Started, TokenSignal
+from crayon.server.coalesce import MAX_JOINED, coalesced
+from crayon.server.rounds import BUSY_SHARE, LONGEST_PAUSE_S, Rounds
+from crayon.stream import Stream
+
+if TYPE_CHECKING:
+    from crayon.events import Event
+
+FINISHED = Finished(FinishReason.STOP, Usage(1, 1), Timings())
+
+
+async def read(stream: Stream, rounds: Rounds) -> list[list[Event]]:
+    return [events async for events in coalesced(stream, rounds)]
+
+
+async def test_the_tokens_of_one_step_cross_in_one_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    rounds, streams = Rounds(), [Stream() for _ in range(32)]
+    readers = [asyncio.create_task(read(stream, rounds)) for stream in streams]
+    await asyncio.sleep(0)
+    loop, calls = asyncio.get_running_loop(), 0
+    real = loop.call_soon_threadsafe
+
+    def counted(*arguments: object) -> object:
+        nonlocal calls
+        calls += 1
+        return real(*arguments)  # type: ignore[arg-type] # given on as they are
+
+    def step() -> None:
+        for stream in streams:
+            stream.push(Started("r", "m"))
+            stream.push(Delta("a"))
+            stream.push(Delta("b", (TokenSignal(-1.0, 1.0, 0.5),), 2))
+            stream.push(FINISHED)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(loop, "call_soon_threadsafe", counted)
+        step()
+        assert calls == 1
+    expected = [[Started("r", "m"), Delta("ab", (TokenSignal(-1.0, 1.0, 0.5),), 3), FINISHED]]
+    assert await asyncio.gather(*readers) == [expected] * 32
+    assert rounds.count == 1
+
+
+async def test_started_waits_for_what_follows_and_a_failure_for_what_came_before() -> None:
+    rounds, stream = Rounds(), Stream()
+    stream.push(Started("r", "m"))
+    events = coalesced(stream, rounds)
+    waiting = asyncio.ensure_future(anext(events))
+    await asyncio.sleep(3 * LONGEST_PAUSE_S)
+    assert not waiting.done()
+    stream.push(Delta("x"))
+    stream.fail(OverloadedError("squeezed out"))
+    assert await waiting == [Started("r", "m"), Delta("x")]
+    with pytest.raises(OverloadedError):
+        await anext(events)
+
+
+async def test_nothing_is_yielded_before_a_failure_without_tokens() -> None:
+    rounds, stream = Rounds(), Stream()
+    stream.push(Started("r", "m"))
+    stream.fail(OverloadedError("full"))
+    with pytest.raises(OverloadedError):
+        await anext(coalesced(stream, rounds))
+
+
+async def test_long_queues_come_in_pieces() -> None:
+    rounds, stream = Rounds(), Stream()
+    for _ in range(2 * MAX_JOINED):
+        stream.push(Delta("x"))
+    stream.push(FINISHED)
+    pieces = await read(stream, rounds)
+    assert [event.tokens for piece in pieces for event in piece if isinstance(event, Delta)] == [MAX_JOINED] * 2
+    assert pieces[-1][-1] is FINISHED
+
+
+async def test_what_comes_while_a_message_is_written_waits_for_the_next_round() -> None:
+    rounds, stream = Rounds(), Stream()
+    stream.push(Delta("a"))
+    events = coalesced(stream, rounds)
+    assert await anext(events) == [Delta("a")]
+    stream.push(Delta("b"))
+    stream.push(Delta("c"))
+    stream.push(FINISHED)
+    assert await anext(events) == [Delta("bc", (), 2), FINISHED]
+    assert rounds.count == 2
+
+
+async def test_the_pause_is_in_proportion_to_the_cost_and_has_an_end() -> None:
+    used = [0.0]
+    rounds = Rounds(clock=lambda: 100.0, used=lambda: used[0])
+    assert rounds.pause() == 0.0
+    used[0] = 0.002
+    assert rounds.pause() == pytest.approx(0.002 / BUSY_SHARE)
+    used[0] = 1.0
+    assert rounds.pause() == LONGEST_PAUSE_S
+
+
+def test_a_loop_that_has_ended_does_not_reach_the_engine() -> None:
+    stream = Stream()
+
+    async def begin() -> None:
+        Rounds().reader(stream)
+
+    asyncio.run(begin())
+    stream.push(Delta("x"))
+    assert stream.take(9) == ([Delta("x")], None)
