@@ -1,0 +1,177 @@
+"""A server as a process of its own that can be looked into and made to fail.
+
+Run with one JSON argument; the first line it writes is its address, and each line it then reads is a command that is
+answered with one line of JSON. It ends with the program that started it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import json
+import os
+import sys
+import threading
+import time
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from crayon.engine import Delta, EncodeRequest, EncodeResult, GenerateRequest, ScoreRequest, ScoreResult, Started, Stream
+from crayon.errors import EngineError, KvFullError
+from crayon.server import serve as serve_module
+from crayon.server.config import ServeConfig
+from crayon.server.engines.echo import EchoEngine
+from crayon.server.engines.llama_cpp import LlamaCppEngine
+
+SECRET = "the words of a prompt"
+
+
+class FaultyEcho(EchoEngine):
+    """The echo engine, which may also do what engines must not."""
+
+    mode = ""
+
+    def generate(self, request: GenerateRequest) -> Stream:
+        if self.mode == "raises":
+            raise RuntimeError(SECRET)
+        if self.mode in {"breaks", "hangs", "hangs midway", "ends early"}:
+            stream = Stream()
+            if self.mode != "hangs":
+                stream.push(Started(request.request_id, "echo"))
+                stream.push(Delta("some "))
+            if self.mode == "breaks":
+                stream.fail(EngineError("it broke"))
+            if self.mode == "ends early":
+                stream.fail(RuntimeError(SECRET))  # type: ignore[arg-type] # an engine with a bug
+            return stream
+        return super().generate(request)
+
+    def score(self, request: ScoreRequest) -> Future[ScoreResult]:
+        return Future() if "hangs" in self.mode else super().score(request)
+
+    def encode(self, request: EncodeRequest) -> Future[EncodeResult]:
+        return Future() if "hangs" in self.mode else super().encode(request)
+
+    def close(self) -> None:
+        if "hangs" in self.mode:
+            threading.Event().wait()
+        super().close()
+
+    def census(self) -> dict[str, int]:
+        return {"requests": self.running}
+
+
+class FaultyTiny(LlamaCppEngine):
+    """The llama.cpp engine, whose computing may fail or stand still."""
+
+    mode = ""
+
+    def __init__(self, *args: Any, **values: Any) -> None:
+        super().__init__(*args, **values)
+        self._go_on = threading.Event()
+        for lane in self._lanes.lanes:
+            lane.decode = self._decode_of(lane.decode)  # type: ignore[method-assign] # that is the fault
+
+    def _decode_of(self, decode: Any) -> Any:
+        def run() -> None:
+            if self.mode == "kv full":
+                self.mode = ""
+                raise KvFullError("no room in the KV cache for a batch")
+            if self.mode == "raises":
+                self.mode = ""
+                raise RuntimeError(SECRET)
+            if self.mode == "hangs":
+                self._go_on.wait()
+            decode()
+
+        return run
+
+    def set_mode(self, mode: str) -> None:
+        self.mode = mode
+        if mode != "hangs":
+            self._go_on.set()
+            self._go_on = threading.Event()
+
+    def census(self) -> dict[str, int]:
+        """Count what is held, by the loop's books and by llama.cpp itself."""
+        state, lanes = self._loop._state, self._lanes.lanes
+        held = sum(lane.context.length(seq) > 0 for lane in lanes for seq in range(self._caps.max_seqs))
+        return {
+            "requests": len(self._loop._tasks) + len(state) + self._loop.inbox.queued,
+            "spilled": len(self._loop._spilled),
+            "sequences": max(0, held - len(state.idle)),
+        }
+
+
+class Watched(serve_module.Server):
+    """The server, remembered."""
+
+    latest: Watched
+
+    def __init__(self, config: ServeConfig) -> None:
+        super().__init__(config)
+        Watched.latest = self
+
+
+def census(loop: asyncio.AbstractEventLoop, engine: Any) -> dict[str, int]:
+    async def tasks() -> int:
+        return len(asyncio.all_tasks()) - 1
+
+    gc.collect()
+    process = psutil.Process()
+    return {
+        "rpcs": Watched.latest.running,
+        "tasks": asyncio.run_coroutine_threadsafe(tasks(), loop).result(60),
+        "threads": threading.active_count(),
+        "connections": sum(c.status == psutil.CONN_ESTABLISHED for c in process.net_connections("tcp")),
+        "rss": process.memory_info().rss,
+        **engine.census(),
+    }
+
+
+def obey(loop: asyncio.AbstractEventLoop, engine: Any) -> None:
+    for line in iter(sys.stdin.readline, ""):
+        command = json.loads(line)
+        if "mode" in command:
+            set_mode = getattr(engine, "set_mode", None) or (lambda mode: setattr(engine, "mode", mode))
+            set_mode(command["mode"])
+        answer = {"time": time.time()} if "time" in command else census(loop, engine) if "census" in command else {}
+        print(json.dumps(answer), flush=True)
+    os._exit(1)
+
+
+async def main(wanted: dict[str, Any]) -> None:
+    loop = asyncio.get_running_loop()
+    engine: Any = None
+
+    def make() -> Any:
+        nonlocal engine
+        values = wanted.get("values", {})
+        engine = FaultyTiny(Path(wanted["tiny"]), **values) if "tiny" in wanted else FaultyEcho(**values)
+        return engine
+
+    def ready(address: str) -> None:
+        print(address, flush=True)
+        threading.Thread(target=obey, args=(loop, engine), daemon=True).start()
+
+    serve_module.Server = Watched  # type: ignore[misc] # so that it can be looked into
+    if "pings" in wanted:  # milliseconds; nobody's settings, so that a test need not wait for real ones
+        options, pings = serve_module._options, wanted["pings"]
+        quick = {
+            "grpc.keepalive_time_ms": pings,
+            "grpc.keepalive_timeout_ms": pings,
+            "grpc.http2.min_ping_interval_without_data_ms": pings // 4,
+            "grpc.http2.max_pings_without_data": 0,
+        }
+        serve_module._options = lambda config: [  # type: ignore[assignment]
+            *(option for option in options(config) if option[0] not in quick),
+            *quick.items(),
+        ]
+    await serve_module.serve(ServeConfig(port=0, **wanted.get("config", {})), make, on_ready=ready)
+
+
+if __name__ == "__main__":
+    asyncio.run(main(json.loads(sys.argv[1])))
