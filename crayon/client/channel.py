@@ -80,6 +80,9 @@ def channel_options(connect_timeout: float) -> list[tuple[str, int]]:
         # A server that vanished without a word is noticed within 30 s, and then the stream ends with UNAVAILABLE.
         ("grpc.keepalive_time_ms", 20_000),
         ("grpc.keepalive_timeout_ms", 10_000),
+        # gRPC measures bandwidth with pings of its own, and while one of those is not answered sends no other: its
+        # default patience with them is a minute.
+        ("grpc.http2.ping_timeout_ms", 10_000),
         # Addresses are on this machine: no proxy, and no connection shared with (and closed by) another client.
         ("grpc.enable_http_proxy", 0),
         ("grpc.use_local_subchannel_pool", 1),

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from fault_table import write_table
-from fault_tools import Fault, FaultServer, Tally, remote
+from fault_tools import HURRY, Fault, FaultServer, Tally, remote
 from serving_tools import ask
 from tiny_chat import write_model
 
@@ -40,15 +40,24 @@ def warmed(server: FaultServer) -> FaultServer:
     return server
 
 
-@pytest.fixture(scope="module")
+ECHO = {"delay": 0.01, "slots": 512, "context_tokens": 8192}
+
+
+@pytest.fixture(scope="session")
 def echo() -> Iterator[FaultServer]:
-    """An echo server for all tests of a module: what one fault leaves behind, the next test finds."""
-    values = {"delay": 0.01, "slots": 512, "context_tokens": 8192}
-    with FaultServer(values=values, pings=400, config={"default_deadline": 300.0}) as server:
+    """An echo server for many tests: what one fault leaves behind, the next test finds."""
+    with FaultServer(values=ECHO) as server:
         yield warmed(server)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
+def hurried_echo() -> Iterator[FaultServer]:
+    """One that finds out soon who is not there any more."""
+    with FaultServer(values=ECHO, hurry=HURRY) as server:
+        yield warmed(server)
+
+
+@pytest.fixture(scope="session")
 def tiny(tiny_path: Path) -> Iterator[FaultServer]:
     """The llama.cpp engine on a small model, likewise; its cache is too small for what it is asked."""
     values = {"n_ctx": 512, "n_seq_max": 4, "threads": 1, "n_batch": 64, "kv_unified": True, "max_queue": 8}

@@ -108,7 +108,8 @@ class Proxy:
         link.flowing.set()
         self._links.append(link)
         pumps = [self._pump(link, reader, far_writer), self._pump(link, far_reader, writer)]
-        await asyncio.gather(*pumps, return_exceptions=True)
+        with contextlib.suppress(asyncio.CancelledError):  # the proxy ends
+            await asyncio.gather(*pumps, return_exceptions=True)
         for each in link.writers:
             each.close()
 

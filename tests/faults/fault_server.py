@@ -27,6 +27,14 @@ from crayon.server.engines.echo import EchoEngine
 from crayon.server.engines.llama_cpp import LlamaCppEngine
 
 SECRET = "the words of a prompt"
+STUCK = 3
+"""Exit code where the engine did not close."""
+PINGS = ("keepalive_time_ms", "keepalive_timeout_ms", "ping_timeout_ms", "min_ping_interval_without_data_ms")
+
+
+def hurried(options: list[tuple[str, int]], times: int) -> list[tuple[str, int]]:
+    """Let pings come so many times as often, for a test that need not wait for real ones."""
+    return [(name, value // times if name.endswith(PINGS) else value) for name, value in options]
 
 
 class FaultyEcho(EchoEngine):
@@ -158,19 +166,12 @@ async def main(wanted: dict[str, Any]) -> None:
         threading.Thread(target=obey, args=(loop, engine), daemon=True).start()
 
     serve_module.Server = Watched  # type: ignore[misc] # so that it can be looked into
-    if "pings" in wanted:  # milliseconds; nobody's settings, so that a test need not wait for real ones
-        options, pings = serve_module._options, wanted["pings"]
-        quick = {
-            "grpc.keepalive_time_ms": pings,
-            "grpc.keepalive_timeout_ms": pings,
-            "grpc.http2.min_ping_interval_without_data_ms": pings // 4,
-            "grpc.http2.max_pings_without_data": 0,
-        }
-        serve_module._options = lambda config: [  # type: ignore[assignment]
-            *(option for option in options(config) if option[0] not in quick),
-            *quick.items(),
-        ]
-    await serve_module.serve(ServeConfig(port=0, **wanted.get("config", {})), make, on_ready=ready)
+    if "hurry" in wanted:
+        options = serve_module._options
+        serve_module._options = lambda config: hurried(options(config), wanted["hurry"])
+    serve_module._CLOSE_S = 2.0
+    config = ServeConfig(port=0, **wanted.get("config", {}))
+    await serve_module.serve(config, make, on_ready=ready, on_stuck=lambda: os._exit(STUCK))
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 MIB = 2**20
 MOST_GROWTH_MIB = 32
+HURRY = 20
 FAULT_SERVER = Path(__file__).with_name("fault_server.py")
 
 

@@ -28,6 +28,7 @@ def works_again(folder: Path, address: str, client: Any, fault: Fault) -> None:
     folder.mkdir()
     with server_process(folder, "--port", address.rpartition(":")[2]) as second:
         assert second.address == address
+        until(lambda: client.check(1.0).serving)  # between two attempts to connect pass up to 2 s
         assert fault.tally.read([client.generate(ask("hello there"))]) == ["hello there"]
     client.close()
     check_client(fault)

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 from fault_proxy import Proxy
-from fault_tools import FaultServer, aftermath, first_delta, remote
+from fault_server import hurried
+from fault_tools import HURRY, FaultServer, aftermath, first_delta, remote
 from serving_tools import LONG, PATIENCE, ask, until
 
 from crayon.client import channel
@@ -28,16 +29,7 @@ WORDS = "one two three four five " * 8
 def quick_pings(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let clients notice within a second what they notice within 30 otherwise."""
     options = channel.channel_options
-
-    def quick(connect_timeout: float) -> list[tuple[str, int]]:
-        pings = {
-            "grpc.keepalive_time_ms": 400,
-            "grpc.keepalive_timeout_ms": 400,
-            "grpc.http2.max_pings_without_data": 0,
-        }
-        return [option for option in options(connect_timeout) if option[0] not in pings] + [*pings.items()]
-
-    monkeypatch.setattr(channel, "channel_options", quick)
+    monkeypatch.setattr(channel, "channel_options", lambda timeout: hurried(options(timeout), HURRY))
 
 
 def test_cut(fault: Callable[..., Fault], echo: FaultServer) -> None:
@@ -57,23 +49,23 @@ def test_cut(fault: Callable[..., Fault], echo: FaultServer) -> None:
     aftermath(found, echo, before)
 
 
-def test_frozen_until_noticed(fault: Callable[..., Fault], echo: FaultServer, quick_pings: None) -> None:
-    injected = "a proxy passes nothing on, for ever; pings every 0.4 s for this test"
+def test_frozen_until_noticed(fault: Callable[..., Fault], hurried_echo: FaultServer, quick_pings: None) -> None:
+    injected = f"a proxy passes nothing on, for ever; pings {HURRY} times as often as else"
     seen = "`ServerInterruptedError` once a ping is not answered"
     found = fault("TCP frozen for good", injected, seen)
-    before = echo.census()
-    with Proxy(echo.address) as proxy:
+    before = hurried_echo.census()
+    with Proxy(hurried_echo.address) as proxy:
         client = remote(proxy.address)
         streams = [client.generate(ask(LONG)) for _ in range(20)]
         for stream in streams:
             first_delta(stream)
         proxy.freeze()
-        found.tally.read(streams)
+        found.tally.read(streams, 20.0)  # and not when gRPC is at the end of its own patience, a minute
         assert found.tally.statuses == {"ServerInterruptedError": 20}
         # The server has noticed, too, though nobody has told it.
-        until(lambda: not echo.census()["requests"])
+        until(lambda: not hurried_echo.census()["requests"])
         client.close()
-    aftermath(found, echo, before)
+    aftermath(found, hurried_echo, before)
 
 
 def test_frozen_and_thawed(fault: Callable[..., Fault], echo: FaultServer) -> None:
@@ -135,12 +127,12 @@ def test_trickle(fault: Callable[..., Fault], echo: FaultServer) -> None:
 
 
 def test_the_old_connection_comes_back_after_a_new_one(
-    fault: Callable[..., Fault], echo: FaultServer, quick_pings: None
+    fault: Callable[..., Fault], hurried_echo: FaultServer, quick_pings: None
 ) -> None:
     injected = "a connection is frozen until the client has made another and asks again under the same ids, then thawed"
     found = fault("reordered reconnect", injected, "`ServerInterruptedError`, then whole answers, once")
-    before = echo.census()
-    with Proxy(echo.address) as proxy:
+    before = hurried_echo.census()
+    with Proxy(hurried_echo.address) as proxy:
         client = remote(proxy.address)
         ids = [f"the-same-{n}" for n in range(10)]
         old = [client.generate(ask(LONG, request_id=name)) for name in ids]
@@ -158,7 +150,7 @@ def test_the_old_connection_comes_back_after_a_new_one(
         client.close()
     assert found.tally.answered == 10
     assert all(WORDS.endswith(text) and len(text) > len(WORDS) / 2 for text in texts)
-    aftermath(found, echo, before)
+    aftermath(found, hurried_echo, before)
 
 
 VANISHES = """
