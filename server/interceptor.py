@@ -48,7 +48,7 @@ class StatusInterceptor(grpc.aio.ServerInterceptor):
 
 
 def _tolerant(deserializer: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
-    """Let what is no message through as such: what a deserializer raises, gRPC logs with a trace, as if we had failed."""
+    """Let what is no message through as such: what a deserializer raises is logged with a trace, as a fault of ours."""
 
     def read(data: bytes) -> Any:
         try:
@@ -63,7 +63,8 @@ def _guarded(behaviour: Behaviour, method: str) -> Behaviour:
     async def run(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
         try:
             if request is _NO_MESSAGE:
-                raise InvalidRequestError("request", "is no message of this method; do client and server have one version?")
+                problem = "is no message of this method; do client and server have one version?"
+                raise InvalidRequestError("request", problem)
             return await behaviour(request, context)
         except grpc.aio.BaseError:
             # An abort that is already under way, or a write to a client that has left.

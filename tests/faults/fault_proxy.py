@@ -49,7 +49,7 @@ class Proxy:
     def __enter__(self) -> Self:
         self._thread.start()
         self._server = self._do(self._listen())
-        self.address = "127.0.0.1:{}".format(self._server.sockets[0].getsockname()[1])
+        self.address = f"127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
         return self
 
     def __exit__(self, *_: object) -> None:

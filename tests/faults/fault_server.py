@@ -19,7 +19,16 @@ from typing import Any
 
 import psutil
 
-from crayon.engine import Delta, EncodeRequest, EncodeResult, GenerateRequest, ScoreRequest, ScoreResult, Started, Stream
+from crayon.engine import (
+    Delta,
+    EncodeRequest,
+    EncodeResult,
+    GenerateRequest,
+    ScoreRequest,
+    ScoreResult,
+    Started,
+    Stream,
+)
 from crayon.errors import EngineError, KvFullError
 from crayon.server import serve as serve_module
 from crayon.server.config import ServeConfig
@@ -140,6 +149,11 @@ def census(loop: asyncio.AbstractEventLoop, engine: Any) -> dict[str, int]:
     }
 
 
+def say(line: str) -> None:
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
+
+
 def obey(loop: asyncio.AbstractEventLoop, engine: Any) -> None:
     for line in iter(sys.stdin.readline, ""):
         command = json.loads(line)
@@ -147,7 +161,7 @@ def obey(loop: asyncio.AbstractEventLoop, engine: Any) -> None:
             set_mode = getattr(engine, "set_mode", None) or (lambda mode: setattr(engine, "mode", mode))
             set_mode(command["mode"])
         answer = {"time": time.time()} if "time" in command else census(loop, engine) if "census" in command else {}
-        print(json.dumps(answer), flush=True)
+        say(json.dumps(answer))
     os._exit(1)
 
 
@@ -162,7 +176,7 @@ async def main(wanted: dict[str, Any]) -> None:
         return engine
 
     def ready(address: str) -> None:
-        print(address, flush=True)
+        say(address)
         threading.Thread(target=obey, args=(loop, engine), daemon=True).start()
 
     serve_module.Server = Watched  # type: ignore[misc] # so that it can be looked into

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,7 +18,7 @@ BEGIN, END = "<!-- faults: written by make test-faults -->", "<!-- end of faults
 
 def table(faults: Iterable[Fault]) -> str:
     """Return the table, with the day and the machine above it."""
-    machine, today = inspect_machine(), datetime.datetime.now(datetime.UTC).date()
+    machine, today = inspect_machine(), dt.datetime.now(dt.UTC).date()
     lines = [
         f"Run of {today}, {machine.cpu}, {machine.usable_cores} cores.",
         "",

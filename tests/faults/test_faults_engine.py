@@ -124,7 +124,9 @@ def test_a_step_that_fails(fault: Callable[..., Fault], tiny: FaultServer, mode:
 
 def test_out_of_cells(fault: Callable[..., Fault], tiny: FaultServer) -> None:
     injected = "8 requests for 350 tokens each over 512 cells; 2 that can never fit"
-    found = fault("KV cache too small", injected, "answers, some spilled meanwhile; `PromptTooLongError` for what cannot fit")
+    found = fault(
+        "KV cache too small", injected, "answers, some spilled meanwhile; `PromptTooLongError` for what cannot fit"
+    )
     before = tiny.census()
     client = remote(tiny.address)
     streams = [client.generate(ask(f"the tea {n}", max_tokens=350, ignore_eos=True)) for n in range(8)]
@@ -152,7 +154,9 @@ def test_llama_cpp_stands_still(fault: Callable[..., Fault], tiny: FaultServer) 
 
 def test_callers_of_llama_cpp_leave(fault: Callable[..., Fault], tiny: FaultServer) -> None:
     """Waiting, reading and writing: whatever they are at, they leave nothing."""
-    found = fault("callers of llama.cpp leave", "half of 100 requests are cancelled, at every stage", "`CancelledError`")
+    found = fault(
+        "callers of llama.cpp leave", "half of 100 requests are cancelled, at every stage", "`CancelledError`"
+    )
     before = tiny.census()
     client = remote(tiny.address)
     for n in range(10):
@@ -168,7 +172,11 @@ def test_callers_of_llama_cpp_leave(fault: Callable[..., Fault], tiny: FaultServ
 
 
 def test_a_flood_of_20_times_the_queue(fault: Callable[..., Fault], tiny: FaultServer) -> None:
-    found = fault("queue flooded", "240 requests at once; 4 run and 8 wait at most", "`OverloadedError` at once, with a time to wait")
+    found = fault(
+        "queue flooded",
+        "240 requests at once; 4 run and 8 wait at most",
+        "`OverloadedError` at once, with a time to wait",
+    )
     before = tiny.census()
     client = remote(tiny.address)
     found.tally.read([client.generate(ask(LONG[:200], max_tokens=20, ignore_eos=True)) for _ in range(240)])

@@ -72,7 +72,9 @@ def test_killed_midway(fault: Callable[..., Fault], tmp_path: Path) -> None:
 
 def test_killed_with_a_queue(fault: Callable[..., Fault], tmp_path: Path, tiny_path: Path) -> None:
     injected = "SIGKILL to the llama.cpp engine, 1 of 40 runs"
-    found = fault("server killed, queued", injected, "`ServerUnavailableError` (queued), `ServerInterruptedError` (begun)")
+    found = fault(
+        "server killed, queued", injected, "`ServerUnavailableError` (queued), `ServerInterruptedError` (begun)"
+    )
     values = {"n_ctx": 512, "n_seq_max": 1, "threads": 1}
     with FaultServer(tiny=str(tiny_path), values=values) as first:
         client = remote(first.address, connect_timeout=0.5)

@@ -33,7 +33,9 @@ def quick_pings(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_cut(fault: Callable[..., Fault], echo: FaultServer) -> None:
-    found = fault("TCP cut", "a proxy resets the connection of 50 streams", "`ServerInterruptedError` with the text so far")
+    found = fault(
+        "TCP cut", "a proxy resets the connection of 50 streams", "`ServerInterruptedError` with the text so far"
+    )
     before = echo.census()
     with Proxy(echo.address) as proxy:
         client = remote(proxy.address)
