@@ -204,7 +204,9 @@ def _options(config: ServeConfig) -> list[tuple[str, int]]:
         # A long prefill sends nothing: pings find a client that has vanished without a word, and free its slot.
         ("grpc.keepalive_time_ms", 30_000),
         ("grpc.keepalive_timeout_ms", 10_000),
-        ("grpc.http2.ping_timeout_ms", 10_000),  # as in crayon/client/channel.py
+        # As in crayon/client/channel.py.
+        ("grpc.http2.ping_timeout_ms", 10_000),
+        ("grpc.http2.max_pings_without_data", 0),
         # Clients may ping for the same reason. gRPC's default takes more than one in 5 minutes for an attack.
         ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
         ("grpc.keepalive_permit_without_calls", 1),

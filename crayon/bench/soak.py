@@ -27,6 +27,7 @@ SLOTS = 8
 CLIENTS = 24
 """Three times as many as slots: with the echo engine, which has no queue, many are refused."""
 SEED = 7
+_OUTCOMES = ("sent", "answered", "refused", "cancelled", "deadline", "lost")
 _SAMPLE_S = 0.5
 _TELL_S = 60.0
 _MIB = 2**20
@@ -110,10 +111,7 @@ def _judge(options: SoakOptions, counts: Counts, samples: list[tuple[float, floa
     seconds = sorted(counts.seconds) or [0.0]
     percentiles = statistics.quantiles(seconds, n=100, method="inclusive") if len(seconds) > 1 else seconds * 99
     figures = [
-        *(
-            (name, getattr(counts, name), "")
-            for name in ("sent", "answered", "refused", "cancelled", "deadline", "lost")
-        ),
+        *((name, getattr(counts, name), "") for name in _OUTCOMES),
         ("p50_ms", 1000 * percentiles[49], "ms"),
         ("p99_ms", 1000 * percentiles[98], "ms"),
         ("rss_growth_mib", growth, "MiB"),
@@ -131,9 +129,7 @@ def _judge(options: SoakOptions, counts: Counts, samples: list[tuple[float, floa
     if not counts.answered:
         problems.append("no request was answered")
     if growth > MOST_GROWTH_MIB:
-        problems.append(
-            f"the server's memory grew by {growth:.0f} MiB after the warm-up, more than {MOST_GROWTH_MIB:g}"
-        )
+        problems.append(f"the server grew by {growth:.0f} MiB after the warm-up, more than {MOST_GROWTH_MIB:g}")
     return Soak(report, tuple(problems))
 
 

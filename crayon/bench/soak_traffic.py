@@ -71,7 +71,9 @@ class Traffic:
     async def _client(self) -> None:
         while not self._stopped:
             # Refused requests tell of a full server, not of a broken one, and each request is to meet the server.
-            remote = RemoteEngine(self._address, timeout=PATIENCE_S, breaker=Breaker(failures=2**31))
+            remote = RemoteEngine(
+                self._address, timeout=PATIENCE_S, connect_timeout=PATIENCE_S / 2, breaker=Breaker(failures=2**31)
+            )
             try:
                 for _ in range(self._rng.randint(1, REQUESTS_A_CONNECTION)):
                     if self._stopped:

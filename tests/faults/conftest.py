@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from fault_table import write_table
-from fault_tools import HURRY, Fault, FaultServer, Tally, remote
+from fault_tools import ECHO, HURRY, Fault, FaultServer, Tally, remote
 from serving_tools import ask
 from tiny_chat import write_model
 
@@ -38,9 +38,6 @@ def warmed(server: FaultServer) -> FaultServer:
     tally.read([client.generate(ask("hello there", max_tokens=4)) for _ in range(30)])
     client.close()
     return server
-
-
-ECHO = {"delay": 0.01, "slots": 512, "context_tokens": 8192}
 
 
 @pytest.fixture(scope="session")

@@ -45,6 +45,8 @@ class Proxy:
         self._thread = threading.Thread(target=self._loop.run_forever, name="test-proxy")
         self._stopped = asyncio.Event()
         self.address = ""
+        self.refuse = False
+        """Whether new connections are closed at once."""
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -99,6 +101,9 @@ class Proxy:
         return await asyncio.start_server(self._relay, "127.0.0.1", 0)
 
     async def _relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self.refuse:
+            writer.transport.abort()
+            return
         try:
             far_reader, far_writer = await asyncio.open_connection(self._host, self._port)
         except OSError:

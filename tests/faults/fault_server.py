@@ -31,6 +31,7 @@ from crayon.engine import (
 )
 from crayon.errors import EngineError, KvFullError
 from crayon.server import serve as serve_module
+from crayon.server import service as service_module
 from crayon.server.config import ServeConfig
 from crayon.server.engines.echo import EchoEngine
 from crayon.server.engines.llama_cpp import LlamaCppEngine
@@ -183,7 +184,8 @@ async def main(wanted: dict[str, Any]) -> None:
     if "hurry" in wanted:
         options = serve_module._options
         serve_module._options = lambda config: hurried(options(config), wanted["hurry"])
-    serve_module._CLOSE_S = 2.0
+    serve_module._CLOSE_S = wanted.get("close", serve_module._CLOSE_S)
+    service_module._GRACE_S = wanted.get("grace", service_module._GRACE_S)
     config = ServeConfig(port=0, **wanted.get("config", {}))
     await serve_module.serve(config, make, on_ready=ready, on_stuck=lambda: os._exit(STUCK))
 

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 MIB = 2**20
 MOST_GROWTH_MIB = 32
 HURRY = 20
+ECHO = {"delay": 0.03, "slots": 512, "context_tokens": 8192}
 FAULT_SERVER = Path(__file__).with_name("fault_server.py")
 
 

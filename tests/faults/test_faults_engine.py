@@ -40,7 +40,7 @@ def test_raises(fault: Callable[..., Fault], echo: FaultServer, mode: str, statu
 
 @pytest.mark.parametrize("mode", ["hangs", "hangs midway"])
 def test_hangs_beyond_the_callers_deadline(fault: Callable[..., Fault], echo: FaultServer, mode: str) -> None:
-    injected = "it gives nothing more, and knows no deadline; the caller's is 1 s"
+    injected = "it gives nothing more, and knows no deadline; the callers' is 1 s"
     found = fault(f"engine {mode}", injected, "`DeadlineExceededError`")
     before = echo.census()
     client = remote(echo.address)
@@ -65,7 +65,8 @@ def test_hangs_with_no_deadline_and_the_server_is_stopped(fault: Callable[..., F
     """The server's own deadline ends what the caller's does not; a hung engine does not keep the process."""
     injected = "it knows no deadline, the caller sets none, the server's is 1 s; then SIGTERM"
     found = fault("engine hangs, no deadline", injected, "`DeadlineExceededError`; the server exits")
-    with FaultServer(config={"default_deadline": 1.0, "drain_seconds": 0.5}) as server:
+    config = {"default_deadline": 1.0, "drain_seconds": 0.1}
+    with FaultServer(config=config, grace=0.2, close=0.5) as server:
         server.command(mode="hangs midway")
         statuses = bare_calls(server.address, 5)
         for status in statuses:

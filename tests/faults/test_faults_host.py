@@ -44,7 +44,7 @@ class Clock:
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux") or not shutil.which("cc"), reason="needs Linux and cc")
-@pytest.mark.parametrize("jump", [DAY, -DAY], ids=["forth", "back"])
+@pytest.mark.parametrize("jump", [pytest.param(DAY, marks=pytest.mark.long), -DAY], ids=["forth", "back"])
 def test_the_clock_jumps(fault: Callable[..., Fault], tmp_path: Path, jump: int) -> None:
     way = "forth" if jump > 0 else "back"
     seen = "nothing: answers; `DeadlineExceededError` at its time, and no other"
@@ -55,7 +55,7 @@ def test_the_clock_jumps(fault: Callable[..., Fault], tmp_path: Path, jump: int)
         before = server.census()
         client = remote(server.address)
         whole = [client.generate(ask(WORDS)) for _ in range(20)]
-        short = [client.generate(ask(LONG, deadline=deadline_after(2.0))) for _ in range(20)]
+        short = [client.generate(ask(LONG, deadline=deadline_after(1.5))) for _ in range(20)]
         for stream in (*whole, *short):
             first_delta(stream)
         clock.jump(jump)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 from fault_proxy import Proxy
 from fault_server import hurried
-from fault_tools import HURRY, FaultServer, aftermath, first_delta, remote
+from fault_tools import ECHO, HURRY, FaultServer, aftermath, check_client, first_delta, remote
 from serving_tools import LONG, PATIENCE, ask, until
 
 from crayon.client import channel
@@ -70,8 +70,31 @@ def test_frozen_until_noticed(fault: Callable[..., Fault], hurried_echo: FaultSe
     aftermath(found, hurried_echo, before)
 
 
+def test_frozen_in_a_long_silence(fault: Callable[..., Fault], quick_pings: None) -> None:
+    """A long prefill sends nothing, and gRPC by itself grows tired of pings that no data follows."""
+    injected = f"as above, after 4 s in which nothing was sent; pings {HURRY} times as often as else"
+    seen = "`ServerUnavailableError` once a ping is not answered"
+    found = fault("TCP frozen for good, in prefill", injected, seen)
+    with FaultServer(values=ECHO | {"delay": 3600.0}, hurry=HURRY) as server:
+        with Proxy(server.address) as proxy:
+            client = remote(proxy.address)
+            streams = [client.generate(ask(LONG)) for _ in range(20)]
+            until(lambda: server.census()["requests"] == 20)
+            time.sleep(4.0)
+            proxy.freeze()
+            until(lambda: proxy.links > 1)  # it has noticed, and tries again
+            proxy.freeze()
+            proxy.refuse = True
+            found.tally.read(streams, 20.0)
+            assert found.tally.statuses == {"ServerUnavailableError": 20}
+            until(lambda: not server.census()["requests"])
+            client.close()
+        check_client(found)
+        found.checked.append("no request is left")
+
+
 def test_frozen_and_thawed(fault: Callable[..., Fault], echo: FaultServer) -> None:
-    found = fault("TCP frozen for 2 s", "a proxy passes nothing on for 2 s", "nothing: the answers are late")
+    found = fault("TCP frozen for 0.2 s", "a proxy passes nothing on for 0.2 s", "nothing: answers, whole and once")
     before = echo.census()
     with Proxy(echo.address) as proxy:
         client = remote(proxy.address)
