@@ -43,7 +43,7 @@ class StatusInterceptor(grpc.aio.ServerInterceptor):
         guarded = _guarded(behaviour, handler_call_details.method)
         return cast(
             "grpc.RpcMethodHandler[Any, Any]",
-            make(guarded, _tolerant(handler.request_deserializer), handler.response_serializer),
+            make(guarded, _tolerant(cast("Any", handler.request_deserializer)), handler.response_serializer),
         )
 
 

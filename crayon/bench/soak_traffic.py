@@ -56,11 +56,11 @@ class Traffic:
         self._address = address
         self._rng = random.Random(seed)  # noqa: S311 - no secret
         self._counts = counts
-        self._stopped = False
+        self._stop = asyncio.Event()
 
     def stop(self) -> None:
         """Begin no more requests; those under way go on to their ends."""
-        self._stopped = True
+        self._stop.set()
 
     async def run(self, clients: int) -> None:
         """Ask with so many clients at a time."""
@@ -69,14 +69,14 @@ class Traffic:
                 group.create_task(self._client())
 
     async def _client(self) -> None:
-        while not self._stopped:
+        while not self._stop.is_set():
             # Refused requests tell of a full server, not of a broken one, and each request is to meet the server.
             remote = RemoteEngine(
                 self._address, timeout=PATIENCE_S, connect_timeout=PATIENCE_S / 2, breaker=Breaker(failures=2**31)
             )
             try:
                 for _ in range(self._rng.randint(1, REQUESTS_A_CONNECTION)):
-                    if self._stopped:
+                    if self._stop.is_set():
                         break
                     await self._ask(remote)
             finally:

@@ -23,7 +23,7 @@ _Runs = Annotated[int, typer.Option("--runs", min=3, max=99, help="Measured repe
 
 @app.callback()
 def bench() -> None:
-    """Measure the device, blending, the server and the start-up, or wear a server out.
+    """Measure the device, blending, the server and the start-up.
 
     Run it with nothing else running: a second busy process beside two compute threads costs far more than its share.
     """
