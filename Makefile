@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check stubs format train-env test-train golden peers clean
+.PHONY: help demo test test-faults check stubs format train-env test-train golden peers clean
 
 help:  ## Show what can be made.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -24,6 +24,9 @@ demo: $(VENV)/.installed  ## Watch real questions being answered on the device a
 
 test: $(VENV)/.installed  ## Run the tests that need neither torch nor vLLM.
 	$(BIN)/python -m pytest --ignore=tests/train
+
+test-faults: $(VENV)/.installed  ## Inject every fault, the slow ones too, and write the table of docs/reliability.md.
+	$(BIN)/python -m pytest tests/faults -m "long or not long" --fault-table docs/reliability.md
 
 check: $(VENV)/.installed  ## Lint, types, protocol, generated files.
 	$(BIN)/ruff check .

@@ -7,8 +7,9 @@ import uuid
 from typing import TYPE_CHECKING, Any, cast
 
 import grpc
+from google.protobuf.message import DecodeError
 
-from crayon.errors import CrayonError, fault_report
+from crayon.errors import CrayonError, InvalidRequestError, fault_report
 from crayon.wire.status import error_to_status
 
 if TYPE_CHECKING:
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     Behaviour = Callable[[Any, grpc.aio.ServicerContext[Any, Any]], Awaitable[Any]]
 
 log = logging.getLogger(__name__)
+
+_NO_MESSAGE = object()
 
 
 class StatusInterceptor(grpc.aio.ServerInterceptor):
@@ -40,13 +43,28 @@ class StatusInterceptor(grpc.aio.ServerInterceptor):
         guarded = _guarded(behaviour, handler_call_details.method)
         return cast(
             "grpc.RpcMethodHandler[Any, Any]",
-            make(guarded, handler.request_deserializer, handler.response_serializer),
+            make(guarded, _tolerant(cast("Any", handler.request_deserializer)), handler.response_serializer),
         )
+
+
+def _tolerant(deserializer: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
+    """Let what is no message through as such: what a deserializer raises is logged with a trace, as a fault of ours."""
+
+    def read(data: bytes) -> Any:
+        try:
+            return deserializer(data)
+        except DecodeError:
+            return _NO_MESSAGE
+
+    return read
 
 
 def _guarded(behaviour: Behaviour, method: str) -> Behaviour:
     async def run(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
         try:
+            if request is _NO_MESSAGE:
+                problem = "is no message of this method; do client and server have one version?"
+                raise InvalidRequestError("request", problem)
             return await behaviour(request, context)
         except grpc.aio.BaseError:
             # An abort that is already under way, or a write to a client that has left.

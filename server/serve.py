@@ -11,7 +11,7 @@ import socket
 import threading
 from concurrent.futures import Future
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, TypeVar, runtime_checkable
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -33,10 +33,14 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+Result = TypeVar("Result")
+
 SERVICE = inference_pb2.DESCRIPTOR.services_by_name["InferenceService"].full_name
 _SERVING = health_pb2.HealthCheckResponse.SERVING
 _NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
+# How long an engine may take to close; one that hangs must not keep the process.
+_CLOSE_S = 30.0
 # Health watches never end by themselves; they, and the last statuses, get this long once the answers are out.
 _LAST_WORDS_S = 1.0
 
@@ -47,6 +51,7 @@ async def serve(
     *,
     on_ready: Callable[[str], None] | None = None,
     on_drain: Callable[[int], None] | None = None,
+    on_stuck: Callable[[], None] | None = None,
 ) -> None:
     """Serve until SIGTERM, SIGINT or cancellation; then drain, close the engine and return.
 
@@ -57,6 +62,7 @@ async def serve(
         engine_factory: makes the engine; runs in a thread while health says NOT_SERVING.
         on_ready: called with the address to connect to, once the engine is loaded.
         on_drain: called with the number of running requests when the server begins to stop.
+        on_stuck: called last, if the engine hangs and does not close; its threads may then hold up the process's end.
 
     Raises:
         ConfigError: the address cannot be listened on.
@@ -80,7 +86,8 @@ async def serve(
             loading.cancel()
             if on_drain is not None:
                 on_drain(server.running)
-            await server.stop()
+            if not await server.stop() and on_stuck is not None:
+                on_stuck()
 
 
 @runtime_checkable
@@ -133,7 +140,7 @@ class Server:
         Raises:
             CrayonError: whatever `engine_factory` raised.
         """
-        self._loading = asyncio.wrap_future(_in_thread(engine_factory))
+        self._loading = asyncio.wrap_future(_in_thread(engine_factory, "crayon-load"))
         # Shielded: a load cannot be interrupted, and `stop` has to close what comes out of it.
         engine = self._service.engine = await asyncio.shield(self._loading)
         await self._say(_SERVING)
@@ -153,10 +160,10 @@ class Server:
         log.critical("the engine has broken down; health says NOT_SERVING: start the server again")
         await self._say(_NOT_SERVING)
 
-    async def stop(self) -> None:
+    async def stop(self) -> bool:
         """Say NOT_SERVING, take no more requests, let the running ones end within `drain_seconds`, close the engine.
 
-        Requests that still run then end with UNAVAILABLE.
+        Requests that still run then end with UNAVAILABLE. Returns whether the engine was closed, or never loaded.
         """
         self._service.draining = True
         if self._failing is not None:
@@ -169,10 +176,10 @@ class Server:
         except TimeoutError:
             log.warning("%d requests still run after %s s and are ended", self.running, self._config.drain_seconds)
         engine = await self._loaded()
-        if engine is not None:
-            await asyncio.to_thread(engine.close)
+        closed = engine is None or await _closed(engine)
         await self._server.stop(_LAST_WORDS_S)
         await closing
+        return closed
 
     async def _loaded(self) -> Engine | None:
         if self._loading is None:
@@ -200,6 +207,9 @@ def _options(config: ServeConfig) -> list[tuple[str, int]]:
         # A long prefill sends nothing: pings find a client that has vanished without a word, and free its slot.
         ("grpc.keepalive_time_ms", 30_000),
         ("grpc.keepalive_timeout_ms", 10_000),
+        # As in crayon/client/channel.py.
+        ("grpc.http2.ping_timeout_ms", 10_000),
+        ("grpc.http2.max_pings_without_data", 0),
         # Clients may ping for the same reason. gRPC's default takes more than one in 5 minutes for an attack.
         ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
         ("grpc.keepalive_permit_without_calls", 1),
@@ -233,18 +243,29 @@ def _why(config: ServeConfig) -> str:
     return ""
 
 
-def _in_thread(engine_factory: Callable[[], Engine]) -> Future[Engine]:
+def _in_thread(work: Callable[[], Result], name: str) -> Future[Result]:
     """Run in a daemon thread, which a process can leave behind; asyncio's own pool would be waited for."""
-    future: Future[Engine] = Future()
+    future: Future[Result] = Future()
 
     def run() -> None:
         try:
-            future.set_result(engine_factory())
+            future.set_result(work())
         except BaseException as error:  # noqa: BLE001 - it is raised again where the future is awaited
             future.set_exception(error)
 
-    threading.Thread(target=run, name="crayon-load", daemon=True).start()
+    threading.Thread(target=run, name=name, daemon=True).start()
     return future
+
+
+async def _closed(engine: Engine) -> bool:
+    """Close an engine, and return whether that came to an end."""
+    closing = asyncio.wrap_future(_in_thread(engine.close, "crayon-close"))
+    await asyncio.wait({closing}, timeout=_CLOSE_S)
+    if not closing.done():
+        log.critical("the engine does not close within %g s and is left behind", _CLOSE_S)
+        return False
+    closing.result()
+    return True
 
 
 @contextlib.contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import time
 from dataclasses import replace
 from functools import partial
@@ -12,6 +13,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from crayon.engine import BLEND, ENCODE, GENERATE, SCORE, EncodeRequest, Finished, ScoreRequest
 from crayon.errors import (
     AdapterError,
+    CrayonError,
+    DeadlineExceededError,
     EngineClosedError,
     EngineError,
     ServerRejectedError,
@@ -47,6 +50,9 @@ if TYPE_CHECKING:
     Context = grpc.aio.ServicerContext[Any, Any]
 
 Result = TypeVar("Result")
+
+# Engines hold themselves to deadlines, and say more; this is for one that hangs.
+_GRACE_S = 2.0
 
 
 class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
@@ -88,7 +94,7 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
             wanted = replace(generate_request_from_proto(request, self._deadline(context)), client=context.peer())
             _check(engine, wanted.model, GENERATE, wanted.blend)
             began = self._preparing.run(partial(engine.generate, wanted), _characters(wanted), wanted.deadline)
-            with await began as stream:
+            with await began as stream, _in_time(wanted.deadline, stream.cancel):
                 # Leaving the `with` covers a cancelled task; the callback covers an RPC that ends in any other way.
                 _when_over(context, stream.cancel)
                 last: Event | None = None
@@ -107,7 +113,7 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
             wanted = replace(score_request_from_proto(request, self._deadline(context)), client=context.peer())
             _check(engine, wanted.model, SCORE, wanted.blend)
             began = self._preparing.run(partial(engine.score, wanted), _characters(wanted), wanted.deadline)
-            return score_result_to_proto(await _finished(await began, context))
+            return score_result_to_proto(await _finished(await began, wanted.deadline, context))
 
     async def Encode(  # noqa: N802 - the name in the protocol
         self, request: pb.EncodeRequest, context: Context
@@ -118,7 +124,7 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
             wanted = replace(encode_request_from_proto(request, self._deadline(context)), client=context.peer())
             _check(engine, wanted.model, ENCODE, None)
             began = self._preparing.run(partial(engine.encode, wanted), _characters(wanted), wanted.deadline)
-            return encode_result_to_proto(await _finished(await began, context))
+            return encode_result_to_proto(await _finished(await began, wanted.deadline, context))
 
     async def ListModels(  # noqa: N802 - the name in the protocol
         self,
@@ -192,9 +198,40 @@ def _when_over(context: Context, action: Callable[[], object]) -> None:
     context.add_done_callback(callback)  # type: ignore[arg-type]  # the stub's type is a class that nothing can be
 
 
-async def _finished(future: Future[Result], context: Context) -> Result:
-    """Wait for an engine's future; an RPC that ends earlier cancels it."""
+@contextlib.contextmanager
+def _in_time(deadline: float | None, cancel: Callable[[], object]) -> Iterator[None]:
+    """Call `cancel` a little after a deadline that the engine has missed.
+
+    Raises:
+        DeadlineExceededError: it has.
+    """
+    missed = False
+
+    def ring() -> None:
+        nonlocal missed
+        missed = True
+        cancel()
+
+    left = math.inf if deadline is None else max(deadline - time.monotonic(), 0.0)
+    alarm = asyncio.get_running_loop().call_later(left + _GRACE_S, ring)
+    try:
+        yield
+    except CrayonError:
+        if missed:
+            raise DeadlineExceededError("the deadline passed, and the engine did not say so") from None
+        raise
+    finally:
+        alarm.cancel()
+
+
+async def _finished(future: Future[Result], deadline: float | None, context: Context) -> Result:
+    """Wait for an engine's future; a deadline, or an RPC that ends earlier, cancels it."""
     _when_over(context, future.cancel)
+    with _in_time(deadline, future.cancel):
+        return await _given(future)
+
+
+async def _given(future: Future[Result]) -> Result:
     try:
         return await asyncio.wrap_future(future)
     except asyncio.CancelledError:

@@ -129,4 +129,6 @@ def run(arguments: Sequence[str] | None = None) -> int:
         command.main(args=arguments, prog_name="crayon")
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else UNEXPECTED
+    finally:
+        console.forget_unwritten()
     return 0

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from crayon.cli import console, options
+from crayon.cli.exit_codes import UNEXPECTED
+from crayon.cli.serve import EngineKind
 
 if TYPE_CHECKING:
     from crayon.bench.report import Report
@@ -225,6 +227,38 @@ def plan(
     from crayon.bench.planning import bench_plan
 
     _print(bench_plan(steps), as_json=as_json)
+
+
+@app.command()
+def soak(
+    *,
+    minutes: Annotated[
+        float, typer.Option("--minutes", min=0.05, max=1440, help="How long, with the warm-up: a fifth of it.")
+    ] = 10.0,
+    engine: Annotated[
+        EngineKind, typer.Option("--engine", help="echo needs no model; llama_cpp runs the one that --model names.")
+    ] = EngineKind.ECHO,
+    model: Annotated[
+        str, typer.Option("--model", metavar="MODEL", help="With --engine llama_cpp: name, path or reference.")
+    ] = "smollm2-135m-instruct",
+    as_json: options.JsonOption = False,
+) -> None:
+    """Keep a server of its own busy with mixed traffic, and see that it loses nothing and does not grow.
+
+    The server runs in a process of its own on loopback. Clients generate, score, encode, cancel, set deadlines that
+    cannot be met, leave and come back, more of them than it has room for. The command fails if a request was lost,
+    that is, ended in none of an answer, a refusal, its deadline or its own cancellation, or if the server's memory
+    grew by more than 32 MiB after the warm-up. Example: crayon bench soak --minutes 10 --json
+    """
+    from crayon.bench.soak import SoakOptions, bench_soak
+
+    served = model if engine is EngineKind.LLAMA_CPP else None
+    done = bench_soak(SoakOptions(minutes=minutes, model=served), progress=lambda text: console.message(text, "dim"))
+    _print(done.report, as_json=as_json)
+    for problem in done.problems:
+        console.error(problem)
+    if done.problems:
+        raise typer.Exit(UNEXPECTED)
 
 
 def _print(report: Report, *, as_json: bool) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import suppress
 from typing import IO
 
 _STYLES = {"dim": "2", "bold": "1", "red": "31", "green": "32", "yellow": "33", "cyan": "36"}
@@ -36,17 +37,34 @@ def answer(text: str, *, end: str = "") -> None:
 
 def message(text: str, *styles: str) -> None:
     """Write a line to standard error."""
-    print(paint(safe(text, sys.stderr), *styles), file=sys.stderr, flush=True)
+    _tell(paint(safe(text, sys.stderr), *styles))
 
 
 def error(text: str) -> None:
     """Write an error line to standard error."""
-    print(f"{paint('error:', 'bold', 'red')} {safe(text, sys.stderr)}", file=sys.stderr, flush=True)
+    _tell(f"{paint('error:', 'bold', 'red')} {safe(text, sys.stderr)}")
 
 
 def warning(text: str) -> None:
     """Write a warning line to standard error."""
-    print(f"{paint('warning:', 'yellow')} {safe(text, sys.stderr)}", file=sys.stderr, flush=True)
+    _tell(f"{paint('warning:', 'yellow')} {safe(text, sys.stderr)}")
+
+
+def _tell(line: str) -> None:
+    # A log on a full disk is no reason to stop serving.
+    with suppress(OSError):
+        print(line, file=sys.stderr, flush=True)
+
+
+def forget_unwritten() -> None:
+    """Let go of what standard error could not take, which the interpreter would fail over as it ends."""
+    try:
+        sys.stderr.flush()
+    except OSError:
+        with suppress(OSError, ValueError):  # not a real file, nothing will complain
+            null = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(null, sys.stderr.fileno())
+            os.close(null)
 
 
 def tolerate_any_text() -> None:

@@ -33,6 +33,7 @@ from crayon.cli.engine_options import (
     SpillOption,
     StepOption,
 )
+from crayon.cli.exit_codes import UNEXPECTED
 from crayon.cli.pull_progress import pull_progress
 from crayon.cli.tuned import DEFAULT_SLOTS, engine_sizes
 from crayon.errors import ConfigError, MissingExtraError
@@ -294,7 +295,12 @@ def _run(config: ServeConfig, factory: Callable[[], Engine], ready_file: Path | 
                     "a second signal ends at once"
                 )
 
-        asyncio.run(run(config, factory, on_ready=on_ready, on_drain=on_drain))
+        def on_stuck() -> None:
+            # The interpreter would wait for the engine's threads for ever.
+            console.error("the engine does not close; the server ends without it")
+            os._exit(UNEXPECTED)
+
+        asyncio.run(run(config, factory, on_ready=on_ready, on_drain=on_drain, on_stuck=on_stuck))
     console.message("stopped")
 
 

@@ -80,6 +80,11 @@ def channel_options(connect_timeout: float) -> list[tuple[str, int]]:
         # A server that vanished without a word is noticed within 30 s, and then the stream ends with UNAVAILABLE.
         ("grpc.keepalive_time_ms", 20_000),
         ("grpc.keepalive_timeout_ms", 10_000),
+        # gRPC measures bandwidth with pings of its own, and while one of those is not answered sends no other: its
+        # default patience with them is a minute.
+        ("grpc.http2.ping_timeout_ms", 10_000),
+        # Its default lets two pings pass in silence, then one a minute; a long prefill is silent.
+        ("grpc.http2.max_pings_without_data", 0),
         # Addresses are on this machine: no proxy, and no connection shared with (and closed by) another client.
         ("grpc.enable_http_proxy", 0),
         ("grpc.use_local_subchannel_pool", 1),

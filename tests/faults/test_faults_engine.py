@@ -1,0 +1,187 @@
+"""Engines that raise, stop, hang, or run out of room."""
+
+from __future__ import annotations
+
+from concurrent.futures import wait
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from fault_server import SECRET, STUCK
+from fault_tools import FaultServer, aftermath, check_client, first_delta, remote
+from serving_tools import LONG, PATIENCE, ask, until
+
+from crayon.engine import EncodeRequest, ScoreRequest, deadline_after
+from crayon.messages import Message
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from fault_tools import Fault
+
+INTERNAL = "`ServerError` (INTERNAL) with an incident's id and no word of what was raised"
+
+
+@pytest.mark.parametrize(
+    ("mode", "status"),
+    [("raises", "ServerError"), ("breaks", "ServerInterruptedError"), ("ends early", "ServerInterruptedError")],
+)
+def test_raises(fault: Callable[..., Fault], echo: FaultServer, mode: str, status: str) -> None:
+    found = fault(f"engine {mode}", "20 times, in `generate` or after its first token", f"`{status}` (INTERNAL)")
+    before = echo.census()
+    client = remote(echo.address)
+    echo.command(mode=mode)
+    found.tally.read([client.generate(ask()) for _ in range(20)])
+    echo.command(mode="")
+    client.close()
+    assert found.tally.statuses == {status: 20}
+    assert SECRET not in echo.said()
+    aftermath(found, echo, before)
+
+
+@pytest.mark.parametrize("mode", ["hangs", "hangs midway"])
+def test_hangs_beyond_the_callers_deadline(fault: Callable[..., Fault], echo: FaultServer, mode: str) -> None:
+    injected = "it gives nothing more, and knows no deadline; the callers' is 1 s"
+    found = fault(f"engine {mode}", injected, "`DeadlineExceededError`")
+    before = echo.census()
+    client = remote(echo.address)
+    echo.command(mode=mode)
+    found.tally.read([client.generate(ask(deadline=deadline_after(1.0))) for _ in range(20)])
+    futures = [
+        client.score(
+            ScoreRequest(messages=(Message("user", "a b"),), continuations=("a",), deadline=deadline_after(1.0))
+        ),
+        client.encode(EncodeRequest(texts=("a b",), deadline=deadline_after(1.0))),
+    ]
+    wait(futures, PATIENCE)
+    for future in futures:
+        found.tally.status(type(future.exception(0)).__name__)
+    echo.command(mode="")
+    client.close()
+    assert found.tally.statuses == {"DeadlineExceededError": 22}
+    aftermath(found, echo, before)
+
+
+def test_hangs_with_no_deadline_and_the_server_is_stopped(fault: Callable[..., Fault]) -> None:
+    """The server's own deadline ends what the caller's does not; a hung engine does not keep the process."""
+    injected = "it knows no deadline, the caller sets none, the server's is 1 s; then SIGTERM"
+    found = fault("engine hangs, no deadline", injected, "`DeadlineExceededError`; the server exits")
+    config = {"default_deadline": 1.0, "drain_seconds": 0.1}
+    with FaultServer(config=config, grace=0.2, close=0.5) as server:
+        server.command(mode="hangs midway")
+        statuses = bare_calls(server.address, 5)
+        for status in statuses:
+            found.tally.status(status)
+        assert statuses == ["DEADLINE_EXCEEDED"] * 5
+        until(lambda: server.census()["rpcs"] == 0)
+        server.process.terminate()
+        assert server.end() == STUCK
+        assert "does not close" in server.said()
+    check_client(found)
+    found.checked.append("the process ends by itself")
+
+
+def bare_calls(address: str, count: int) -> list[str]:
+    """Ask with no deadline at all, which our own clients never do."""
+    import grpc
+
+    from crayon.v1 import inference_pb2 as pb
+    from crayon.v1.inference_pb2_grpc import InferenceServiceStub
+
+    def code_of(call: Any) -> str:
+        try:
+            list(call)
+        except grpc.RpcError:
+            return str(call.code().name)
+        return "OK"
+
+    message = pb.GenerateRequest(messages=[pb.Message(role=pb.ROLE_USER, content="hello")])
+    with grpc.insecure_channel(address) as channel:
+        stub = InferenceServiceStub(channel)
+        calls: list[Any] = [stub.Generate(message) for _ in range(count)]
+        return [code_of(call) for call in calls]
+
+
+# -- llama.cpp
+
+
+@pytest.mark.parametrize("mode", ["raises", "kv full"])
+def test_a_step_that_fails(fault: Callable[..., Fault], tiny: FaultServer, mode: str) -> None:
+    what = "the KV cache has no room for a step" if mode == "kv full" else "a step raises"
+    found = fault(f"llama.cpp: {what}", "a call to llama.cpp fails once, with 4 of 8 requests in it", INTERNAL)
+    before = tiny.census()
+    client = remote(tiny.address)
+    streams = [client.generate(ask(f"the tea {n}", max_tokens=60, ignore_eos=True)) for n in range(8)]
+    first_delta(streams[0])
+    tiny.command(mode=mode)
+    found.tally.read(streams)
+    client.close()
+    assert found.tally.answered >= 3
+    assert found.tally.answered + sum(found.tally.statuses.values()) == 8
+    assert set(found.tally.statuses) <= {"ServerError", "ServerInterruptedError"}
+    assert found.tally.statuses
+    assert SECRET not in tiny.said()
+    aftermath(found, tiny, before)
+
+
+def test_out_of_cells(fault: Callable[..., Fault], tiny: FaultServer) -> None:
+    injected = "8 requests for 350 tokens each over 512 cells; 2 that can never fit"
+    found = fault(
+        "KV cache too small", injected, "answers, some spilled meanwhile; `PromptTooLongError` for what cannot fit"
+    )
+    before = tiny.census()
+    client = remote(tiny.address)
+    streams = [client.generate(ask(f"the tea {n}", max_tokens=350, ignore_eos=True)) for n in range(8)]
+    found.tally.read(streams)
+    found.tally.read([client.generate(ask("tea " * 2000)) for _ in range(2)])
+    client.close()
+    assert found.tally.answered == 8
+    assert found.tally.statuses == {"PromptTooLongError": 2}
+    aftermath(found, tiny, before)
+
+
+def test_llama_cpp_stands_still(fault: Callable[..., Fault], tiny: FaultServer) -> None:
+    injected = "a call to llama.cpp does not return; deadlines of 1 s; then it does"
+    found = fault("llama.cpp hangs", injected, "`DeadlineExceededError`")
+    before = tiny.census()
+    client = remote(tiny.address)
+    tiny.command(mode="hangs")
+    streams = [client.generate(ask(f"the tea {n}", deadline=deadline_after(1.0))) for n in range(8)]
+    found.tally.read(streams)
+    tiny.command(mode="")
+    client.close()
+    assert found.tally.statuses == {"DeadlineExceededError": 8}
+    aftermath(found, tiny, before)
+
+
+def test_callers_of_llama_cpp_leave(fault: Callable[..., Fault], tiny: FaultServer) -> None:
+    """Waiting, reading and writing: whatever they are at, they leave nothing."""
+    found = fault(
+        "callers of llama.cpp leave", "half of 100 requests are cancelled, at every stage", "`CancelledError`"
+    )
+    before = tiny.census()
+    client = remote(tiny.address)
+    for n in range(10):
+        streams = [client.generate(ask("tea " * (5 * m + 1), max_tokens=40, ignore_eos=True)) for m in range(10)]
+        if n % 2:
+            first_delta(streams[0])
+        for stream in streams[n % 2 :: 2]:
+            stream.cancel()
+        found.tally.read(streams)
+    client.close()
+    assert found.tally.answered + found.tally.statuses["OverloadedError"] == 50
+    aftermath(found, tiny, before)
+
+
+def test_a_flood_of_20_times_the_queue(fault: Callable[..., Fault], tiny: FaultServer) -> None:
+    found = fault(
+        "queue flooded",
+        "240 requests at once; 4 run and 8 wait at most",
+        "`OverloadedError` at once, with a time to wait",
+    )
+    before = tiny.census()
+    client = remote(tiny.address)
+    found.tally.read([client.generate(ask(LONG[:200], max_tokens=20, ignore_eos=True)) for _ in range(240)])
+    client.close()
+    assert found.tally.answered >= 8
+    assert set(found.tally.statuses) == {"OverloadedError"}
+    aftermath(found, tiny, before)
