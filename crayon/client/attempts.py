@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
     from google.protobuf.message import Message as ProtoMessage
 
+    from crayon.client.access import Metadata
+
 Result = TypeVar("Result")
 
 FIRST_PAUSE_S = 0.1
@@ -34,13 +36,22 @@ class Attempts:
         message: the request.
         patience: seconds for all attempts together.
         most: how many; 1 tries once.
+        metadata: gives the metadata of each call.
     """
 
-    def __init__(self, start: Callable[..., Any], message: ProtoMessage, patience: float, most: int) -> None:
+    def __init__(
+        self,
+        start: Callable[..., Any],
+        message: ProtoMessage,
+        patience: float,
+        most: int,
+        metadata: Callable[[], Metadata] = tuple,
+    ) -> None:
         self._start = start
         self._message = message
         self._deadline = time.monotonic() + patience
         self._most = most
+        self._metadata = metadata
         self._lock = threading.Lock()
         self._call: Any = None
         self._cancelled = threading.Event()
@@ -88,8 +99,9 @@ class Attempts:
             if self.cancelled:
                 raise CancelledError("the caller cancelled")
             left = max(0.0, self._deadline - time.monotonic())
+            metadata = self._metadata()
             try:
-                self._call = self._start(self._message, timeout=left)
+                self._call = self._start(self._message, timeout=left, metadata=metadata)
             except ValueError:
                 # What grpc raises for a channel that another thread closed meanwhile.
                 raise EngineClosedError("the client was closed") from None

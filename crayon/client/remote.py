@@ -6,10 +6,11 @@ import math
 import threading
 import time
 from concurrent.futures import Future
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, Unpack
 
 import grpc
 
+from crayon.client.access import AccessOptions, ServerAccess
 from crayon.client.attempts import Attempts
 from crayon.client.breaker import Breaker, BreakerState
 from crayon.client.channel import LazyChannel
@@ -30,7 +31,6 @@ from crayon.errors import (
 from crayon.local_only import check_local_only
 from crayon.v1 import inference_pb2 as pb
 from crayon.v1 import inference_pb2_grpc
-from crayon.wire.address import check_local
 from crayon.wire.limits import MAX_REQUEST_BYTES
 from crayon.wire.requests import (
     encode_request_to_proto,
@@ -65,13 +65,16 @@ class RemoteEngine:
     CRAYON_LOCAL_ONLY is on every request fails with a PrivacyError, and none is sent.
 
     Args:
-        address: `host:port` or `unix:/path`, on this machine.
+        address: `host:port` or `unix:/path`; on this machine, unless TLS is spoken.
         timeout: seconds for a request that has no deadline of its own.
         connect_timeout: seconds for one attempt to connect.
         breaker: counts failures; while it is open, requests fail at once instead of waiting.
+        access: TLS and token (`tls`, `ca_file`, `client_cert`, `client_key`, `token`, `token_file`), see
+            `ServerAccess`.
 
     Raises:
-        ConfigError: the address is malformed or on another machine, or a timeout is not more than 0.
+        ConfigError: the address is malformed, or on another machine and there is no TLS; `access` is wrong; or a
+            timeout is not more than 0.
     """
 
     def __init__(
@@ -81,14 +84,16 @@ class RemoteEngine:
         timeout: float = 60.0,
         connect_timeout: float = 2.0,
         breaker: Breaker | None = None,
+        **access: Unpack[AccessOptions],
     ) -> None:
-        self.address = check_local(address, "server")
+        self._access = ServerAccess(address, **access)
+        self.address = address
         for key, value in (("timeout", timeout), ("connect_timeout", connect_timeout)):
             if not 0 < value < math.inf:
                 raise ConfigError(key, f"must be more than 0 seconds, not {value}")
         self.breaker = Breaker() if breaker is None else breaker
         self._timeout = timeout
-        self._channel = LazyChannel(self.address, connect_timeout=connect_timeout)
+        self._channel = LazyChannel(self._access, connect_timeout=connect_timeout)
         self._lock = threading.Lock()
         self._running: dict[threading.Thread, Attempts] = {}
 
@@ -162,7 +167,7 @@ class RemoteEngine:
             PrivacyError: CRAYON_LOCAL_ONLY is on; nothing was sent.
         """
         check_local_only()
-        return look(self.address, self._channel.get(), timeout)
+        return look(self._access, self._channel.get(), timeout)
 
     def close(self) -> None:
         """End what runs (its callers see EngineClosedError) and disconnect. Safe to call twice."""
@@ -196,7 +201,7 @@ class RemoteEngine:
             return ServerUnavailableError(
                 f"{self.address} failed several times in a row and is left alone for {wait:.1f} s more"
             )
-        return Attempts(start, message, left, most)
+        return Attempts(start, message, left, most, self._access.metadata)
 
     def _in_thread(self, attempts: Attempts, work: Callable[[], None]) -> None:
         def run() -> None:
