@@ -17,6 +17,7 @@ from crayon.errors import (
     ServerUnavailableError,
     UnknownModelError,
 )
+from crayon.server.caller import Meter, current_caller
 from crayon.server.coalesce import coalesced
 from crayon.v1 import inference_pb2 as pb
 from crayon.v1 import inference_pb2_grpc
@@ -80,14 +81,16 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
         """Answer a conversation with a stream of events."""
         with self._counted():
             engine = self._engine()
-            wanted = replace(generate_request_from_proto(request, self._deadline(context)), client=context.peer())
+            wanted = replace(generate_request_from_proto(request, self._deadline(context)), client=current_caller().name)
             _check(engine, wanted.model, GENERATE, wanted.blend)
-            with engine.generate(wanted) as stream:
+            prompt_chars = sum(len(message.content) for message in wanted.messages)
+            with Meter(current_caller(), prompt_chars) as meter, engine.generate(wanted) as stream:
                 # Leaving the `with` covers a cancelled task; the callback covers an RPC that ends in any other way.
                 _when_over(context, stream.cancel)
                 last: Event | None = None
                 async for events in coalesced(stream):
                     for last in events:
+                        meter.see(last)
                         await context.write(event_to_proto(last))
             if not isinstance(last, Finished):
                 raise EngineError("the engine ended an answer without Finished")
@@ -98,9 +101,11 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
         """Score continuations."""
         with self._counted():
             engine = self._engine()
-            wanted = replace(score_request_from_proto(request, self._deadline(context)), client=context.peer())
+            wanted = replace(score_request_from_proto(request, self._deadline(context)), client=current_caller().name)
             _check(engine, wanted.model, SCORE, wanted.blend)
-            return score_result_to_proto(await _finished(engine.score(wanted), context))
+            scored = await _finished(engine.score(wanted), context)
+            current_caller().pay(scored.usage)
+            return score_result_to_proto(scored)
 
     async def Encode(  # noqa: N802 - the name in the protocol
         self, request: pb.EncodeRequest, context: Context
@@ -108,9 +113,11 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
         """Embed texts."""
         with self._counted():
             engine = self._engine()
-            wanted = replace(encode_request_from_proto(request, self._deadline(context)), client=context.peer())
+            wanted = replace(encode_request_from_proto(request, self._deadline(context)), client=current_caller().name)
             _check(engine, wanted.model, ENCODE, None)
-            return encode_result_to_proto(await _finished(engine.encode(wanted), context))
+            encoded = await _finished(engine.encode(wanted), context)
+            current_caller().pay(encoded.usage)
+            return encode_result_to_proto(encoded)
 
     async def ListModels(  # noqa: N802 - the name in the protocol
         self,

@@ -276,6 +276,10 @@ class RemoteEngine:
             error = ServerUnavailableError("the server cancelled the request")
         if not isinstance(error, CrayonError):
             error = ServerError(f"unreadable answer: {error!r}")
+        if isinstance(error, ConfigError):
+            # The token's file is unreadable: nothing was sent, and nothing is known of the server.
+            self.breaker.neutral()
+            return error
         away = isinstance(error, ServerUnavailableError | DeadlineExceededError)
         if away and not (attempts.begun and isinstance(error, DeadlineExceededError)):
             self.breaker.failure()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import stat
 from typing import TYPE_CHECKING
@@ -62,8 +63,9 @@ def read_private(path: Path, key: str) -> bytes:
         ConfigError: it cannot be read, is no file, is too large, or is open to every user of the machine.
     """
     try:
-        with path.open("rb") as file:
-            mode = path.stat().st_mode
+        # Not blocking: a pipe must be refused, not waited for.
+        with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+            mode = os.fstat(file.fileno()).st_mode
             if not stat.S_ISREG(mode):
                 raise ConfigError(key, f"{path} is no file")
             if mode & (stat.S_IROTH | stat.S_IWOTH):
