@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from platformdirs import user_config_path
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
@@ -50,6 +50,8 @@ NOT_SETTINGS = frozenset(
 )
 # Settings that are tables themselves, with keys of the user's own.
 TABLES = frozenset({"privacy.patterns"})
+# Settings that no file of settings may hold and no message may show.
+SECRETS = {"server.token": "server.token_file", "serve.tokens": "serve.tokens_file"}
 DEFAULT, FILE, ENVIRONMENT, FLAG = "default", "file", "environment", "command line"
 
 _SAMPLING = Sampling()
@@ -75,6 +77,7 @@ _Float = Annotated[float, BeforeValidator(_refuse_bool), Field(allow_inf_nan=Fal
 _OptionalInt = Annotated[_Int | None, BeforeValidator(_empty_is_none)]
 _OptionalFloat = Annotated[_Float | None, BeforeValidator(_empty_is_none)]
 _OptionalText = Annotated[str | None, BeforeValidator(_empty_is_none)]
+_OptionalPath = Annotated[Path | None, BeforeValidator(_empty_is_none)]
 _Texts = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split_list)]
 
 
@@ -95,12 +98,28 @@ class ServerSettings(_Section):
     """The server that takes what the device should not answer; no address, no server."""
 
     address: _OptionalText = None
+    tls: bool = False
+    ca_file: _OptionalPath = None
+    client_cert: _OptionalPath = None
+    client_key: _OptionalPath = None
+    token: Annotated[SecretStr | None, BeforeValidator(_empty_is_none)] = None
+    token_file: _OptionalPath = None
 
 
 class ServeSettings(_Section):
     """What `crayon serve` offers."""
 
     pools: _Texts = ()
+    tokens: Annotated[tuple[SecretStr, ...], NoDecode, BeforeValidator(_split_list)] = ()
+    tokens_file: _OptionalPath = None
+    tls_cert: _OptionalPath = None
+    tls_key: _OptionalPath = None
+    tls_client_ca: _OptionalPath = None
+    insecure_plain_text: bool = False
+    insecure_no_tokens: bool = False
+    client_concurrent: Annotated[_OptionalInt, Field(ge=1)] = None
+    client_requests_per_minute: Annotated[_OptionalInt, Field(ge=1)] = None
+    client_tokens_per_minute: Annotated[_OptionalInt, Field(ge=1)] = None
 
 
 class PrivacySettings(_Section):
@@ -268,6 +287,9 @@ def load(flags: Mapping[str, object] | None = None) -> Configuration:
             source = _source(name, key, path)
             if key not in known:
                 raise ConfigError(key, _unknown(key, known), source)
+            if key in SECRETS and name != ENVIRONMENT:
+                hint = f"use {variable(key)}, or a file of its own ({SECRETS[key]})"
+                raise ConfigError(key, f"is a secret and is not taken from here; {hint}", source)
             values[key], sources[key] = value, source
     try:
         settings = Settings(**_nest(values))
@@ -369,7 +391,9 @@ def _config_error(error: ValidationError, sources: Mapping[str, str]) -> ConfigE
     # A list's element has its index behind the key.
     key = next((k for n in range(len(location), 0, -1) if (k := ".".join(location[:n])) in sources), "")
     key = key or ".".join(location)
-    problem = f"{first['msg']}, not {first['input']!r}"
+    # The whole section is the input where a part of it was wrong, and a secret may be another part.
+    shown = "" if key in SECRETS or isinstance(first["input"], Mapping) else f", not {first['input']!r}"
+    problem = f"{first['msg']}{shown}"
     return ConfigError(key, problem, sources.get(key, DEFAULT))
 
 

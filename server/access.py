@@ -80,7 +80,7 @@ class AccessInterceptor(grpc.aio.ServerInterceptor):
         return name
 
     def _guarded(self, handler: Handler, token_name: str | None) -> Handler:
-        behaviour = handler.unary_unary or handler.unary_stream or handler.stream_unary or handler.stream_stream
+        behaviour: Any = handler.unary_unary or handler.unary_stream or handler.stream_unary or handler.stream_stream
         # The bytes of a request are read after the client was let in; in a stream of them, one by one as they come.
         parse = None if handler.request_streaming else handler.request_deserializer
 
@@ -108,7 +108,7 @@ def _refusal(method: str, error: UnauthenticatedError) -> Handler:
         await _end(context, error)
 
     # A stream, whatever the method is: then nothing of the request is waited for. On the wire all kinds are the same.
-    return cast("Handler", grpc.stream_stream_rpc_method_handler(cast("Any", refuse)))
+    return grpc.stream_stream_rpc_method_handler(cast("Any", refuse))
 
 
 async def _answer(answer: Any, context: Context) -> Any:

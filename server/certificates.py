@@ -61,7 +61,7 @@ class Certificates:
         )
 
     def reload(self) -> bool:
-        """Read the files if they have changed; where they cannot be used, log why, keep what there was, return False."""
+        """Read the files if they have changed; where they are unusable, log why, keep what there was, return False."""
         with self._lock:
             seen = self._look()
             if seen == self._seen:

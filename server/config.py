@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path  # noqa: TC003 - part of the public type
 
 from crayon.errors import ConfigError
-from crayon.server.certificates import TlsFiles
+from crayon.server.certificates import TlsFiles  # noqa: TC001 - part of the public type
 from crayon.server.limits import Limits
 from crayon.wire.address import UNIX, is_local, join
 from crayon.wire.limits import MAX_REQUEST_BYTES
@@ -43,7 +43,7 @@ class ServeConfig:
     tls: TlsFiles | None = None
     tokens_file: Path | None = None
     tokens: tuple[Secret, ...] = field(default=(), repr=False)
-    limits: Limits = Limits()
+    limits: Limits = field(default_factory=Limits)
     insecure_plain_text: bool = False
     insecure_no_tokens: bool = False
 

@@ -1,4 +1,4 @@
-"""How much each client may ask for: requests at a time, requests a minute, tokens a minute. Pure: its clock is given."""
+"""How much each client may ask for: requests at a time, requests and tokens a minute. Pure: its clock is given."""
 
 from __future__ import annotations
 

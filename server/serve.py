@@ -236,6 +236,18 @@ def _options(config: ServeConfig) -> list[tuple[str, int]]:
     ]
 
 
+def check_access(config: ServeConfig) -> None:
+    """Find out early whether `config`'s tokens and certificates can be used.
+
+    Raises:
+        ConfigError: they cannot, and why.
+    """
+    if config.wants_tokens:
+        TokenStore(config.tokens_file, config.tokens)
+    if config.tls is not None:
+        Certificates(config.tls)
+
+
 def check_free(config: ServeConfig) -> None:
     """Find out early whether `config`'s address can be listened on; only `Server.start` really takes it.
 

@@ -81,10 +81,11 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
         """Answer a conversation with a stream of events."""
         with self._counted():
             engine = self._engine()
-            wanted = replace(generate_request_from_proto(request, self._deadline(context)), client=current_caller().name)
+            caller = current_caller()
+            wanted = replace(generate_request_from_proto(request, self._deadline(context)), client=caller.name)
             _check(engine, wanted.model, GENERATE, wanted.blend)
             prompt_chars = sum(len(message.content) for message in wanted.messages)
-            with Meter(current_caller(), prompt_chars) as meter, engine.generate(wanted) as stream:
+            with Meter(caller, prompt_chars) as meter, engine.generate(wanted) as stream:
                 # Leaving the `with` covers a cancelled task; the callback covers an RPC that ends in any other way.
                 _when_over(context, stream.cancel)
                 last: Event | None = None

@@ -86,6 +86,7 @@ class ChildServer:
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=self._log,
+            env=_open_to_us(),
             process_group=0,  # Ctrl-C is for us: we stop it when we are done with it
         )
         end = time.monotonic() + self._ready_seconds
@@ -96,6 +97,12 @@ class ChildServer:
                 raise self.failure(f"the server was not ready after {self._ready_seconds:g} s")
             time.sleep(0.05)
         self.address = ready_file.read_text(encoding="utf-8").strip()
+
+
+def _open_to_us() -> dict[str, str]:
+    """Return our environment without what would close the child to us: it listens on loopback, for this program."""
+    closing = tuple(f"CRAYON_SERVE__{name}" for name in ("TOKENS", "TLS_", "CLIENT_"))
+    return {name: value for name, value in os.environ.items() if not name.upper().startswith(closing)}
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from crayon.errors import DeadlineExceededError, ServerError, ServerUnavailableError
+from crayon.errors import DeadlineExceededError, ServerError, ServerUnavailableError, UnauthenticatedError
 from crayon.v1 import inference_pb2, inference_pb2_grpc
 from crayon.wire.responses import models_from_proto
 from crayon.wire.status import error_from_rpc
@@ -29,6 +29,7 @@ class ServerStatus:
     models: tuple[ModelInfo, ...] = ()
     round_trip_ms: float = 0.0
     problem: str = ""
+    unauthenticated: bool = False
 
 
 def look(access: ServerAccess, channel: grpc.Channel, timeout: float) -> ServerStatus:
@@ -50,7 +51,12 @@ def look(access: ServerAccess, channel: grpc.Channel, timeout: float) -> ServerS
     except grpc.RpcError as failure:
         error = error_from_rpc(failure)
         away = isinstance(error, ServerUnavailableError | DeadlineExceededError)
-        return ServerStatus(address=address, reachable=not away, problem=str(error))
+        return ServerStatus(
+            address=address,
+            reachable=not away,
+            problem=str(error),
+            unauthenticated=isinstance(error, UnauthenticatedError),
+        )
     except ServerError as error:
         return ServerStatus(address=address, reachable=True, problem=str(error))
     return ServerStatus(address=address, reachable=True, serving=True, models=models, round_trip_ms=round_trip_ms)
