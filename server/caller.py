@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from crayon.engine import Delta, Finished, Started
 
@@ -69,7 +69,7 @@ class Meter:
         self._started = False
         self._usage: Usage | None = None
 
-    def __enter__(self) -> Meter:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -38,7 +38,7 @@ def read_certified_key(cert: Path, key: Path, cert_key: str, key_key: str) -> Ce
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     try:
         # A password that is asked for is never given: without this, OpenSSL would ask at the terminal.
-        context.load_cert_chain(cert, key, password="")  # noqa: S106 - the empty one
+        context.load_cert_chain(cert, key, password="")
     except (ssl.SSLError, ValueError) as error:
         raise ConfigError(
             cert_key, f"{cert} and {key} are no certificate and key in PEM that belong together: {_reason(error)}"
