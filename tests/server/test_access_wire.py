@@ -31,7 +31,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 TOKEN, OTHER = "alice-0123456789abcdef", "other-0123456789abcdef"
-METHODS = [method.name for method in pb.DESCRIPTOR.services_by_name["InferenceService"].methods]
+SERVICE = pb.DESCRIPTOR.services_by_name["InferenceService"]
+METHODS = [f"/{SERVICE.full_name}/{method.name}" for method in SERVICE.methods]
 REFLECTION = "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"
 
 
@@ -51,17 +52,15 @@ def guarded(tokens: Path) -> Iterator[Serving]:
 
 def refusal(address: str, method: str, metadata: Any, *, streams: bool) -> grpc.RpcError:
     """Call a method with bytes that are no message, and return how it was refused."""
-    with grpc.insecure_channel(address) as channel, pytest.raises(grpc.RpcError) as caught:
-        if streams:
-            list(channel.stream_stream(method)(iter([b"\xff"]), timeout=PATIENCE, metadata=metadata))
-        else:
-            list(channel.unary_stream(method)(b"\xff", timeout=PATIENCE, metadata=metadata))
+    with grpc.insecure_channel(address) as channel:
+        make, request = (channel.stream_stream, iter([b"\xff"])) if streams else (channel.unary_stream, b"\xff")
+        call = make(method)(request, timeout=PATIENCE, metadata=metadata)
+        with pytest.raises(grpc.RpcError) as caught:
+            list(call)
     return caught.value
 
 
-@pytest.mark.parametrize(
-    "method", [*(f"/crayon.v1.InferenceService/{name}" for name in METHODS), REFLECTION, "/no/Such"]
-)
+@pytest.mark.parametrize("method", [*METHODS, REFLECTION, "/no/Such"])
 @pytest.mark.parametrize(
     "metadata",
     [
@@ -288,13 +287,13 @@ def test_other_machines_are_let_in_only_with_tokens_and_tls_or_where_the_operato
 
 @pytest.mark.parametrize("host", ["", "unix:"])
 def test_no_address_at_all_is_refused(host: str) -> None:
-    with pytest.raises(ConfigError, match="^host: must be"):
+    with pytest.raises(ConfigError, match=r"^host: must be"):
         ServeConfig(host=host, insecure_plain_text=True, insecure_no_tokens=True)
 
 
 @pytest.mark.parametrize("token", ["short", "has a space in it", "x" * 2000])
 def test_a_malformed_token_is_refused_before_anything_is_sent(token: str) -> None:
-    with pytest.raises(ConfigError, match="^token: ") as caught:
+    with pytest.raises(ConfigError, match=r"^token: ") as caught:
         RemoteEngine("127.0.0.1:1", token=token)
     assert token not in str(caught.value)
 
