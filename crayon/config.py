@@ -38,15 +38,8 @@ from crayon.sampling import SAMPLING_FIELDS, Sampling
 PREFIX = "CRAYON_"
 # Read elsewhere, before or beside the settings.
 NOT_SETTINGS = frozenset(
-    {
-        "CRAYON_CONFIG",
-        "CRAYON_DATA",
-        "CRAYON_DEBUG",
-        LOCAL_ONLY,
-        "CRAYON_MODELS_CATALOGUE",
-        "CRAYON_POOLS_DIR",
-        "CRAYON_STATE_DIR",
-    }
+    {"CRAYON_CONFIG", "CRAYON_DATA", "CRAYON_DEBUG", "CRAYON_MODELS_CATALOGUE", "CRAYON_POOLS_DIR", "CRAYON_STATE_DIR"}
+    | {LOCAL_ONLY}
 )
 # Settings that are tables themselves, with keys of the user's own.
 TABLES = frozenset({"privacy.patterns"})
@@ -278,18 +271,14 @@ def load(flags: Mapping[str, object] | None = None) -> Configuration:
     known = setting_keys()
     values: dict[str, object] = {}
     sources: dict[str, str] = {}
-    for layer, name in (
-        (_file_layer(path), FILE),
-        (_environment_layer(), ENVIRONMENT),
-        (dict(flags or {}), FLAG),
-    ):
+    layers = ((_file_layer(path), FILE), (_environment_layer(), ENVIRONMENT), (dict(flags or {}), FLAG))
+    for layer, name in layers:
         for key, value in layer.items():
             source = _source(name, key, path)
             if key not in known:
                 raise ConfigError(key, _unknown(key, known), source)
             if key in SECRETS and name != ENVIRONMENT:
-                hint = f"use {variable(key)}, or a file of its own ({SECRETS[key]})"
-                raise ConfigError(key, f"is a secret and is not taken from here; {hint}", source)
+                raise ConfigError(key, f"is a secret: use {variable(key)}, or a file ({SECRETS[key]})", source)
             values[key], sources[key] = value, source
     try:
         settings = Settings(**_nest(values))
@@ -336,8 +325,8 @@ def _environment_layer() -> dict[str, object]:
 def _checked_layer(table: Mapping[str, object], name: str, path: Path | None) -> dict[str, object]:
     for section, keys in _sections().items():
         if section in table and not isinstance(table[section], Mapping):
-            problem = f"is a section; set its keys, such as {section}.{keys[0]}"
-            raise ConfigError(section, problem, _source(name, section, path))
+            example = f"{section}.{keys[0]}"
+            raise ConfigError(section, f"is a section; set its keys, such as {example}", _source(name, section, path))
     return dict(_flatten(table))
 
 
@@ -391,9 +380,9 @@ def _config_error(error: ValidationError, sources: Mapping[str, str]) -> ConfigE
     # A list's element has its index behind the key.
     key = next((k for n in range(len(location), 0, -1) if (k := ".".join(location[:n])) in sources), "")
     key = key or ".".join(location)
-    # The whole section is the input where a part of it was wrong, and a secret may be another part.
-    shown = "" if key in SECRETS or isinstance(first["input"], Mapping) else f", not {first['input']!r}"
-    problem = f"{first['msg']}{shown}"
+    # A whole section may hold a secret beside what is wrong.
+    hidden = key in SECRETS or isinstance(first["input"], Mapping)
+    problem = first["msg"] if hidden else f"{first['msg']}, not {first['input']!r}"
     return ConfigError(key, problem, sources.get(key, DEFAULT))
 
 

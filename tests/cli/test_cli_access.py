@@ -102,7 +102,7 @@ def test_a_token_in_the_file_of_settings_is_refused(tmp_path: Path, monkeypatch:
     file = tmp_path / "config.toml"
     file.write_text(text.format(TOKEN))
     monkeypatch.setenv("CRAYON_CONFIG", str(file))
-    with pytest.raises(ConfigError, match=r"is a secret .* use CRAYON_SERVER?__TOKENS?, or .*_file") as caught:
+    with pytest.raises(ConfigError, match=r"is a secret: use CRAYON_SERVER?__TOKENS?, or .*_file") as caught:
         load()
     assert TOKEN not in str(caught.value)
 
