@@ -65,12 +65,13 @@ def _split_list(value: object) -> object:
     return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
 
+_EMPTY = BeforeValidator(_empty_is_none)
 _Int = Annotated[int, BeforeValidator(_refuse_bool)]
 _Float = Annotated[float, BeforeValidator(_refuse_bool), Field(allow_inf_nan=False)]
-_OptionalInt = Annotated[_Int | None, BeforeValidator(_empty_is_none)]
-_OptionalFloat = Annotated[_Float | None, BeforeValidator(_empty_is_none)]
-_OptionalText = Annotated[str | None, BeforeValidator(_empty_is_none)]
-_OptionalPath = Annotated[Path | None, BeforeValidator(_empty_is_none)]
+_OptionalInt = Annotated[_Int | None, _EMPTY]
+_OptionalFloat = Annotated[_Float | None, _EMPTY]
+_OptionalText = Annotated[str | None, _EMPTY]
+_OptionalPath = Annotated[Path | None, _EMPTY]
 _Texts = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split_list)]
 
 
@@ -82,8 +83,8 @@ class DeviceSettings(_Section):
     """The model on this machine."""
 
     model: Annotated[str, Field(min_length=1)] = "smollm2-135m-instruct"
-    threads: Annotated[_OptionalInt, Field(ge=1, le=1024)] = None
-    context: Annotated[_OptionalInt, Field(ge=16)] = None
+    threads: Annotated[_Int | None, Field(ge=1, le=1024), _EMPTY] = None
+    context: Annotated[_Int | None, Field(ge=16), _EMPTY] = None
     pools: _Texts = ("auto",)
 
 
@@ -95,7 +96,7 @@ class ServerSettings(_Section):
     ca_file: _OptionalPath = None
     client_cert: _OptionalPath = None
     client_key: _OptionalPath = None
-    token: Annotated[SecretStr | None, BeforeValidator(_empty_is_none)] = None
+    token: Annotated[SecretStr | None, _EMPTY] = None
     token_file: _OptionalPath = None
 
 
@@ -110,9 +111,9 @@ class ServeSettings(_Section):
     tls_client_ca: _OptionalPath = None
     insecure_plain_text: bool = False
     insecure_no_tokens: bool = False
-    client_concurrent: Annotated[_OptionalInt, Field(ge=1)] = None
-    client_requests_per_minute: Annotated[_OptionalInt, Field(ge=1)] = None
-    client_tokens_per_minute: Annotated[_OptionalInt, Field(ge=1)] = None
+    client_concurrent: Annotated[_Int | None, Field(ge=1), _EMPTY] = None
+    client_requests_per_minute: Annotated[_Int | None, Field(ge=1), _EMPTY] = None
+    client_tokens_per_minute: Annotated[_Int | None, Field(ge=1), _EMPTY] = None
 
 
 class PrivacySettings(_Section):
@@ -139,18 +140,18 @@ class HardnessSettings(_Section):
     """The gate that holds back the device's first tokens; no threshold means the router's own."""
 
     enabled: bool = True
-    threshold: Annotated[_OptionalFloat, Field(le=0)] = None
-    hold_tokens: Annotated[_OptionalInt, Field(ge=1, le=64)] = None
-    choice_margin: Annotated[_OptionalFloat, Field(ge=0, le=1)] = None
+    threshold: Annotated[_Float | None, Field(le=0), _EMPTY] = None
+    hold_tokens: Annotated[_Int | None, Field(ge=1, le=64), _EMPTY] = None
+    choice_margin: Annotated[_Float | None, Field(ge=0, le=1), _EMPTY] = None
 
 
 class BudgetSettings(_Section):
     """How much may go to the server, as `crayon.Budget`; what is not set is no limit."""
 
-    share: Annotated[_OptionalFloat, Field(ge=0, le=1)] = None
+    share: Annotated[_Float | None, Field(ge=0, le=1), _EMPTY] = None
     window: Annotated[_Int, Field(ge=1, le=1000)] = 200
-    tokens_per_day: Annotated[_OptionalInt, Field(ge=0)] = None
-    money_per_day: Annotated[_OptionalFloat, Field(ge=0)] = None
+    tokens_per_day: Annotated[_Int | None, Field(ge=0), _EMPTY] = None
+    money_per_day: Annotated[_Float | None, Field(ge=0), _EMPTY] = None
     prompt_price: Annotated[_Float, Field(ge=0)] = 0.0
     answer_price: Annotated[_Float, Field(ge=0)] = 0.0
 
@@ -164,7 +165,7 @@ class ConditionsSettings(_Section):
     network_seconds: Annotated[_Float, Field(ge=0)] = 1.0
     max_loss: Annotated[_Float, Field(ge=0, le=1)] = 0.5
     low_battery: Annotated[_Float, Field(ge=0, le=100)] = 20.0
-    max_prompt_tokens: Annotated[_OptionalInt, Field(ge=1)] = None
+    max_prompt_tokens: Annotated[_Int | None, Field(ge=1), _EMPTY] = None
     device_languages: _Texts = ()
 
 
@@ -206,8 +207,8 @@ class Settings(BaseSettings):
     scopes: _Texts = ()
     customization: _OptionalText = None
     calibration: bool = True
-    customizations_dir: Annotated[Path | None, BeforeValidator(_empty_is_none)] = None
-    models_dir: Annotated[Path | None, BeforeValidator(_empty_is_none)] = None
+    customizations_dir: Annotated[Path | None, _EMPTY] = None
+    models_dir: Annotated[Path | None, _EMPTY] = None
     log_level: Literal["debug", "info", "warning", "error"] = "warning"
     device: DeviceSettings = DeviceSettings()
     server: ServerSettings = ServerSettings()

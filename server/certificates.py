@@ -52,7 +52,7 @@ class Certificates:
         self._files = files
         self._lock = threading.Lock()
         self._seen = self._look()
-        self._current = self._read()
+        self._current = self._given = self._read()
 
     def credentials(self) -> grpc.ServerCredentials:
         """Return what a port needs; it asks here before each handshake."""
@@ -77,13 +77,17 @@ class Certificates:
             log.info("read %s again", self._files.cert)
             return True
 
-    def _changed(self) -> grpc.ServerCertificateConfiguration:
+    def _changed(self) -> grpc.ServerCertificateConfiguration | None:
         # On a thread of gRPC's own, where an exception would only be printed.
         try:
             self.reload()
         except Exception as error:  # noqa: BLE001 - whatever it is, the server goes on with what it has
             log.error("the certificates stay as they were: %s", type(error).__name__)
-        return self._current
+        with self._lock:
+            if self._current is self._given:
+                return None
+            self._given = self._current
+            return self._given
 
     def _read(self) -> grpc.ServerCertificateConfiguration:
         files = self._files

@@ -19,6 +19,17 @@ READY_SECONDS = 120.0
 DRAIN_SECONDS = 2.0
 STOP_SECONDS = 5.0
 TAIL_BYTES, TAIL_LINES = 4096, 12
+# Settings of a server for others, which our environment or the user's file may hold.
+CLOSING = (
+    "TOKENS",
+    "TOKENS_FILE",
+    "TLS_CERT",
+    "TLS_KEY",
+    "TLS_CLIENT_CA",
+    "CLIENT_CONCURRENT",
+    "CLIENT_REQUESTS_PER_MINUTE",
+    "CLIENT_TOKENS_PER_MINUTE",
+)
 
 
 class ChildServer:
@@ -100,9 +111,8 @@ class ChildServer:
 
 
 def _open_to_us() -> dict[str, str]:
-    """Return our environment without what would close the child to us: it listens on loopback, for this program."""
-    closing = tuple(f"CRAYON_SERVE__{name}" for name in ("TOKENS", "TLS_", "CLIENT_"))
-    return {name: value for name, value in os.environ.items() if not name.upper().startswith(closing)}
+    """Return our environment, with nothing set that would close the child to us: it is for this program alone."""
+    return {**os.environ, **{f"CRAYON_SERVE__{name}": "" for name in CLOSING}}
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

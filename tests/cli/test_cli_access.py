@@ -13,6 +13,7 @@ from tls_tools import Authority, server_files
 
 from crayon.cli.access_options import access_config
 from crayon.cli.app import app
+from crayon.cli.child_server import ChildServer
 from crayon.client import RemoteEngine
 from crayon.config import load
 from crayon.errors import ConfigError, UnauthenticatedError
@@ -133,16 +134,28 @@ def test_sighup_revokes_a_token_and_a_bad_file_changes_nothing(tmp_path: Path, t
         assert not lets_in(running, TOKEN)
         tokens.write_text(f"alice:{TOKEN}\nbob:nonsense here\n")
         running.signal(signal.SIGHUP)
-        # A second, good one shows that the first was dealt with.
         assert lets_in(running, OTHER)
         assert not lets_in(running, TOKEN)
         running.signal(signal.SIGTERM)
         code, said = running.end()
     assert code == 0, said
     assert "reloaded: 1 token(s)" in said
+    assert "the tokens stay as they were: tokens_file, line 2" in said
     assert "Traceback" not in said
     assert "0123456789abcdef" not in said
     assert "nonsense" not in said
+
+
+def test_a_server_of_our_own_is_open_to_us_whatever_is_set_for_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tokens: Path
+) -> None:
+    file = tmp_path / "config.toml"
+    file.write_text(f"[serve]\ntokens_file = '{tokens}'\nclient_requests_per_minute = 1\n")
+    monkeypatch.setenv("CRAYON_CONFIG", str(file))
+    monkeypatch.setenv("CRAYON_SERVE__TOKENS", TOKEN)
+    with ChildServer(["--engine", "echo"]) as child, closing(RemoteEngine(child.address)) as remote:
+        assert remote.models()
+        assert remote.models()
 
 
 def test_without_files_to_read_again_sighup_ends_the_server(tmp_path: Path) -> None:

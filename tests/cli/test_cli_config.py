@@ -136,6 +136,10 @@ def test_an_empty_variable_unsets_what_may_be_unset(file: Path, monkeypatch: pyt
     file.write_text('[server]\naddress = "h:1"\n')
     monkeypatch.setenv("CRAYON_SERVER__ADDRESS", "")
     assert load().settings.server.address is None
+    optional = [row.key for row in load().rows() if row.value is None]
+    for key in optional:
+        monkeypatch.setenv(variable(key), "")
+    assert {row.value for row in load().rows() if row.key in optional} == {None}
 
 
 @pytest.mark.parametrize(
