@@ -57,7 +57,9 @@ class Certificates:
     def credentials(self) -> grpc.ServerCredentials:
         """Return what a port needs; it asks here before each handshake."""
         return grpc.dynamic_ssl_server_credentials(
-            self._current, self._changed, require_client_authentication=self._files.client_ca is not None
+            self._current,
+            self._changed,  # type: ignore[arg-type] # the stub does not know that None means no change
+            require_client_authentication=self._files.client_ca is not None,
         )
 
     def reload(self) -> bool:
