@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from platformdirs import user_config_path
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
@@ -38,18 +38,13 @@ from crayon.sampling import SAMPLING_FIELDS, Sampling
 PREFIX = "CRAYON_"
 # Read elsewhere, before or beside the settings.
 NOT_SETTINGS = frozenset(
-    {
-        "CRAYON_CONFIG",
-        "CRAYON_DATA",
-        "CRAYON_DEBUG",
-        LOCAL_ONLY,
-        "CRAYON_MODELS_CATALOGUE",
-        "CRAYON_POOLS_DIR",
-        "CRAYON_STATE_DIR",
-    }
+    {"CRAYON_CONFIG", "CRAYON_DATA", "CRAYON_DEBUG", "CRAYON_MODELS_CATALOGUE", "CRAYON_POOLS_DIR", "CRAYON_STATE_DIR"}
+    | {LOCAL_ONLY}
 )
 # Settings that are tables themselves, with keys of the user's own.
 TABLES = frozenset({"privacy.patterns"})
+# Settings that no file of settings may hold and no message may show.
+SECRETS = {"server.token": "server.token_file", "serve.tokens": "serve.tokens_file"}
 DEFAULT, FILE, ENVIRONMENT, FLAG = "default", "file", "environment", "command line"
 
 _SAMPLING = Sampling()
@@ -70,11 +65,13 @@ def _split_list(value: object) -> object:
     return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
 
+_EMPTY = BeforeValidator(_empty_is_none)
 _Int = Annotated[int, BeforeValidator(_refuse_bool)]
 _Float = Annotated[float, BeforeValidator(_refuse_bool), Field(allow_inf_nan=False)]
-_OptionalInt = Annotated[_Int | None, BeforeValidator(_empty_is_none)]
-_OptionalFloat = Annotated[_Float | None, BeforeValidator(_empty_is_none)]
-_OptionalText = Annotated[str | None, BeforeValidator(_empty_is_none)]
+_OptionalInt = Annotated[_Int | None, _EMPTY]
+_OptionalFloat = Annotated[_Float | None, _EMPTY]
+_OptionalText = Annotated[str | None, _EMPTY]
+_OptionalPath = Annotated[Path | None, _EMPTY]
 _Texts = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split_list)]
 
 
@@ -86,8 +83,8 @@ class DeviceSettings(_Section):
     """The model on this machine."""
 
     model: Annotated[str, Field(min_length=1)] = "smollm2-135m-instruct"
-    threads: Annotated[_OptionalInt, Field(ge=1, le=1024)] = None
-    context: Annotated[_OptionalInt, Field(ge=16)] = None
+    threads: Annotated[_Int | None, Field(ge=1, le=1024), _EMPTY] = None
+    context: Annotated[_Int | None, Field(ge=16), _EMPTY] = None
     pools: _Texts = ("auto",)
 
 
@@ -95,12 +92,28 @@ class ServerSettings(_Section):
     """The server that takes what the device should not answer; no address, no server."""
 
     address: _OptionalText = None
+    tls: bool = False
+    ca_file: _OptionalPath = None
+    client_cert: _OptionalPath = None
+    client_key: _OptionalPath = None
+    token: Annotated[SecretStr | None, _EMPTY] = None
+    token_file: _OptionalPath = None
 
 
 class ServeSettings(_Section):
     """What `crayon serve` offers."""
 
     pools: _Texts = ()
+    tokens: Annotated[tuple[SecretStr, ...], NoDecode, BeforeValidator(_split_list)] = ()
+    tokens_file: _OptionalPath = None
+    tls_cert: _OptionalPath = None
+    tls_key: _OptionalPath = None
+    tls_client_ca: _OptionalPath = None
+    insecure_plain_text: bool = False
+    insecure_no_tokens: bool = False
+    client_concurrent: Annotated[_Int | None, Field(ge=1), _EMPTY] = None
+    client_requests_per_minute: Annotated[_Int | None, Field(ge=1), _EMPTY] = None
+    client_tokens_per_minute: Annotated[_Int | None, Field(ge=1), _EMPTY] = None
 
 
 class PrivacySettings(_Section):
@@ -127,18 +140,18 @@ class HardnessSettings(_Section):
     """The gate that holds back the device's first tokens; no threshold means the router's own."""
 
     enabled: bool = True
-    threshold: Annotated[_OptionalFloat, Field(le=0)] = None
-    hold_tokens: Annotated[_OptionalInt, Field(ge=1, le=64)] = None
-    choice_margin: Annotated[_OptionalFloat, Field(ge=0, le=1)] = None
+    threshold: Annotated[_Float | None, Field(le=0), _EMPTY] = None
+    hold_tokens: Annotated[_Int | None, Field(ge=1, le=64), _EMPTY] = None
+    choice_margin: Annotated[_Float | None, Field(ge=0, le=1), _EMPTY] = None
 
 
 class BudgetSettings(_Section):
     """How much may go to the server, as `crayon.Budget`; what is not set is no limit."""
 
-    share: Annotated[_OptionalFloat, Field(ge=0, le=1)] = None
+    share: Annotated[_Float | None, Field(ge=0, le=1), _EMPTY] = None
     window: Annotated[_Int, Field(ge=1, le=1000)] = 200
-    tokens_per_day: Annotated[_OptionalInt, Field(ge=0)] = None
-    money_per_day: Annotated[_OptionalFloat, Field(ge=0)] = None
+    tokens_per_day: Annotated[_Int | None, Field(ge=0), _EMPTY] = None
+    money_per_day: Annotated[_Float | None, Field(ge=0), _EMPTY] = None
     prompt_price: Annotated[_Float, Field(ge=0)] = 0.0
     answer_price: Annotated[_Float, Field(ge=0)] = 0.0
 
@@ -152,7 +165,7 @@ class ConditionsSettings(_Section):
     network_seconds: Annotated[_Float, Field(ge=0)] = 1.0
     max_loss: Annotated[_Float, Field(ge=0, le=1)] = 0.5
     low_battery: Annotated[_Float, Field(ge=0, le=100)] = 20.0
-    max_prompt_tokens: Annotated[_OptionalInt, Field(ge=1)] = None
+    max_prompt_tokens: Annotated[_Int | None, Field(ge=1), _EMPTY] = None
     device_languages: _Texts = ()
 
 
@@ -194,8 +207,8 @@ class Settings(BaseSettings):
     scopes: _Texts = ()
     customization: _OptionalText = None
     calibration: bool = True
-    customizations_dir: Annotated[Path | None, BeforeValidator(_empty_is_none)] = None
-    models_dir: Annotated[Path | None, BeforeValidator(_empty_is_none)] = None
+    customizations_dir: Annotated[Path | None, _EMPTY] = None
+    models_dir: Annotated[Path | None, _EMPTY] = None
     log_level: Literal["debug", "info", "warning", "error"] = "warning"
     device: DeviceSettings = DeviceSettings()
     server: ServerSettings = ServerSettings()
@@ -259,15 +272,14 @@ def load(flags: Mapping[str, object] | None = None) -> Configuration:
     known = setting_keys()
     values: dict[str, object] = {}
     sources: dict[str, str] = {}
-    for layer, name in (
-        (_file_layer(path), FILE),
-        (_environment_layer(), ENVIRONMENT),
-        (dict(flags or {}), FLAG),
-    ):
+    layers = ((_file_layer(path), FILE), (_environment_layer(), ENVIRONMENT), (dict(flags or {}), FLAG))
+    for layer, name in layers:
         for key, value in layer.items():
             source = _source(name, key, path)
             if key not in known:
                 raise ConfigError(key, _unknown(key, known), source)
+            if key in SECRETS and name != ENVIRONMENT:
+                raise ConfigError(key, f"is a secret: use {variable(key)}, or a file ({SECRETS[key]})", source)
             values[key], sources[key] = value, source
     try:
         settings = Settings(**_nest(values))
@@ -314,8 +326,8 @@ def _environment_layer() -> dict[str, object]:
 def _checked_layer(table: Mapping[str, object], name: str, path: Path | None) -> dict[str, object]:
     for section, keys in _sections().items():
         if section in table and not isinstance(table[section], Mapping):
-            problem = f"is a section; set its keys, such as {section}.{keys[0]}"
-            raise ConfigError(section, problem, _source(name, section, path))
+            example = f"{section}.{keys[0]}"
+            raise ConfigError(section, f"is a section; set its keys, such as {example}", _source(name, section, path))
     return dict(_flatten(table))
 
 
@@ -369,7 +381,9 @@ def _config_error(error: ValidationError, sources: Mapping[str, str]) -> ConfigE
     # A list's element has its index behind the key.
     key = next((k for n in range(len(location), 0, -1) if (k := ".".join(location[:n])) in sources), "")
     key = key or ".".join(location)
-    problem = f"{first['msg']}, not {first['input']!r}"
+    # A whole section may hold a secret beside what is wrong.
+    hidden = key in SECRETS or isinstance(first["input"], Mapping)
+    problem = first["msg"] if hidden else f"{first['msg']}, not {first['input']!r}"
     return ConfigError(key, problem, sources.get(key, DEFAULT))
 
 

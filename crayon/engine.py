@@ -84,7 +84,7 @@ def _not_empty(messages: Sized) -> None:
 class GenerateRequest:
     """One answer wanted. `deadline` is a `time.monotonic()` of this process; `model` "" means the engine's own.
 
-    `client` says whose request it is (a server sets it from the connection): engines are divided fairly among clients.
+    `client` says whose request it is (for a server: token, certificate or address): clients share an engine fairly.
     Without `signals` the caller reads none, and `Delta.signals` may be empty: they cost an engine time at every token.
     """
 

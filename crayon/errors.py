@@ -28,7 +28,9 @@
     └── ServerError                  the remote side
         ├── ServerUnavailableError   unreachable, loading or draining
         ├── ServerInterruptedError   broke off after its first token; carries the partial text
-        └── ServerRejectedError      the server refused the call (authentication, permission, unsupported)
+        └── ServerRejectedError      the server refused the call, or cannot do what it asks
+            ├── UnauthenticatedError   no token, or a wrong or revoked one
+            └── PermissionDeniedError  the server knows the caller, and this is not allowed to it
 
 Only the CLI turns these into messages and exit codes.
 """
@@ -184,6 +186,14 @@ class ServerInterruptedError(ServerError):
 
 class ServerRejectedError(ServerError):
     """The server refused the call: wrong or missing credentials, or a feature it does not have."""
+
+
+class UnauthenticatedError(ServerRejectedError):
+    """The call carried no token, or one that the server does not take: give the right one, do not try again as is."""
+
+
+class PermissionDeniedError(ServerRejectedError):
+    """The server knows who calls, and does not allow this call to them."""
 
 
 def fault_report(fault: BaseException) -> str:

@@ -18,8 +18,12 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from crayon.errors import ConfigError
+from crayon.server.access import AccessInterceptor
+from crayon.server.certificates import Certificates
 from crayon.server.interceptor import StatusInterceptor
+from crayon.server.limits import ClientLimits
 from crayon.server.service import InferenceService
+from crayon.server.tokens import TokenStore
 from crayon.v1 import inference_pb2, inference_pb2_grpc
 from crayon.wire.address import UNIX
 from crayon.wire.limits import MAX_METADATA_BYTES, MAX_RESPONSE_BYTES
@@ -52,10 +56,11 @@ async def serve(
     on_ready: Callable[[str], None] | None = None,
     on_drain: Callable[[int], None] | None = None,
     on_stuck: Callable[[], None] | None = None,
+    on_reload: Callable[[str], None] | None = None,
 ) -> None:
     """Serve until SIGTERM, SIGINT or cancellation; then drain, close the engine and return.
 
-    A second signal ends the process at once.
+    A second signal ends the process at once. SIGHUP reads tokens and certificates again, where they are in files.
 
     Args:
         config: where to listen and how to stop.
@@ -63,15 +68,16 @@ async def serve(
         on_ready: called with the address to connect to, once the engine is loaded.
         on_drain: called with the number of running requests when the server begins to stop.
         on_stuck: called last, if the engine hangs and does not close; its threads may then hold up the process's end.
+        on_reload: called with what came of it after a SIGHUP.
 
     Raises:
-        ConfigError: the address cannot be listened on.
+        ConfigError: the address cannot be listened on, or tokens or certificates are unusable.
         CrayonError: whatever `engine_factory` raised.
     """
     server = Server(config)
     address = await server.start()
     stop = asyncio.Event()
-    with _signals(stop.set):
+    with _signals(stop.set), _hangup(server, on_reload or log.info):
         loading = asyncio.create_task(server.load(engine_factory))
         stopping = asyncio.create_task(stop.wait())
         try:
@@ -100,7 +106,11 @@ class Mortal(Protocol):
 
 
 class Server:
-    """One listening server. `start`, `load`, and at last `stop`, in one event loop."""
+    """One listening server. `start`, `load`, and at last `stop`, in one event loop.
+
+    Raises:
+        ConfigError: tokens or certificates are unusable.
+    """
 
     def __init__(self, config: ServeConfig) -> None:
         self._config = config
@@ -108,7 +118,11 @@ class Server:
         self._health = health.aio.HealthServicer()
         self._loading: asyncio.Future[Engine] | None = None
         self._failing: asyncio.Task[None] | None = None
-        self._server = grpc.aio.server(interceptors=(StatusInterceptor(),), options=_options(config))
+        self._tokens = TokenStore(config.tokens_file, config.tokens) if config.wants_tokens else None
+        self._certificates = None if config.tls is None else Certificates(config.tls)
+        # Who may call comes first: nobody else makes the others work.
+        interceptors = (AccessInterceptor(self._tokens, ClientLimits(config.limits)), StatusInterceptor())
+        self._server = grpc.aio.server(interceptors=interceptors, options=_options(config))
         inference_pb2_grpc.add_InferenceServiceServicer_to_server(self._service, self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         names = (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
@@ -128,11 +142,30 @@ class Server:
         await self._say(_NOT_SERVING)
         address = self._config.address()
         try:
-            port = self._server.add_insecure_port(address)
+            if self._certificates is None:
+                port = self._server.add_insecure_port(address)
+            else:
+                port = self._server.add_secure_port(address, self._certificates.credentials())
         except RuntimeError as error:
             raise ConfigError("port", f"cannot listen on {address}: {_why(self._config) or error}") from None
         await self._server.start()
         return self._config.address(port)
+
+    @property
+    def reloads(self) -> bool:
+        """Whether there is anything for `reload` to read."""
+        return self._config.tokens_file is not None or self._certificates is not None
+
+    def reload(self) -> str:
+        """Read tokens and certificates again, and say what came of it; what cannot be used is logged and left."""
+        said = []
+        if self._tokens is not None:
+            done = self._tokens.reload()
+            said.append(f"{len(self._tokens.current)} token(s)" + ("" if done else ", as before: the file is unusable"))
+        if self._certificates is not None:
+            done = self._certificates.reload()
+            said.append("certificates" + ("" if done else " as before: a file is unusable"))
+        return "reloaded: " + "; ".join(said)
 
     async def load(self, engine_factory: Callable[[], Engine]) -> None:
         """Make the engine in a thread, then say SERVING, until the engine breaks down.
@@ -216,6 +249,18 @@ def _options(config: ServeConfig) -> list[tuple[str, int]]:
     ]
 
 
+def check_access(config: ServeConfig) -> None:
+    """Find out early whether `config`'s tokens and certificates can be used.
+
+    Raises:
+        ConfigError: they cannot, and why.
+    """
+    if config.wants_tokens:
+        TokenStore(config.tokens_file, config.tokens)
+    if config.tls is not None:
+        Certificates(config.tls)
+
+
 def check_free(config: ServeConfig) -> None:
     """Find out early whether `config`'s address can be listened on; only `Server.start` really takes it.
 
@@ -266,6 +311,21 @@ async def _closed(engine: Engine) -> bool:
         return False
     closing.result()
     return True
+
+
+@contextlib.contextmanager
+def _hangup(server: Server, tell: Callable[[str], None]) -> Iterator[None]:
+    """Reload on SIGHUP, if there is anything to; else it ends the process, as it does when a terminal is closed."""
+    if not server.reloads or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    loop, before = asyncio.get_running_loop(), signal.getsignal(signal.SIGHUP)
+    loop.add_signal_handler(signal.SIGHUP, lambda: tell(server.reload()))
+    try:
+        yield
+    finally:
+        loop.remove_signal_handler(signal.SIGHUP)
+        signal.signal(signal.SIGHUP, before)
 
 
 @contextlib.contextmanager

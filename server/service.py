@@ -21,6 +21,7 @@ from crayon.errors import (
     ServerUnavailableError,
     UnknownModelError,
 )
+from crayon.server.caller import Meter, current_caller
 from crayon.server.coalesce import coalesced
 from crayon.server.preparing import Preparing
 from crayon.server.rounds import Rounds
@@ -91,15 +92,22 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
         """Answer a conversation with a stream of events."""
         with self._counted():
             engine = self._engine()
-            wanted = replace(generate_request_from_proto(request, self._deadline(context)), client=context.peer())
+            caller = current_caller()
+            wanted = replace(generate_request_from_proto(request, self._deadline(context)), client=caller.name)
             _check(engine, wanted.model, GENERATE, wanted.blend)
-            began = self._preparing.run(partial(engine.generate, wanted), _characters(wanted), wanted.deadline)
-            with await began as stream, _in_time(wanted.deadline, stream.cancel):
+            characters = _characters(wanted)
+            began = self._preparing.run(partial(engine.generate, wanted), characters, wanted.deadline)
+            with (
+                Meter(caller, characters) as meter,
+                await began as stream,
+                _in_time(wanted.deadline, stream.cancel),
+            ):
                 # Leaving the `with` covers a cancelled task; the callback covers an RPC that ends in any other way.
                 _when_over(context, stream.cancel)
                 last: Event | None = None
                 async for events in coalesced(stream, self._rounds):
                     for last in events:
+                        meter.see(last)
                         await context.write(event_to_proto(last))
             if not isinstance(last, Finished):
                 raise EngineError("the engine ended an answer without Finished")
@@ -110,10 +118,12 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
         """Score continuations."""
         with self._counted():
             engine = self._engine()
-            wanted = replace(score_request_from_proto(request, self._deadline(context)), client=context.peer())
+            wanted = replace(score_request_from_proto(request, self._deadline(context)), client=current_caller().name)
             _check(engine, wanted.model, SCORE, wanted.blend)
             began = self._preparing.run(partial(engine.score, wanted), _characters(wanted), wanted.deadline)
-            return score_result_to_proto(await _finished(await began, wanted.deadline, context))
+            scored = await _finished(await began, wanted.deadline, context)
+            current_caller().pay(scored.usage)
+            return score_result_to_proto(scored)
 
     async def Encode(  # noqa: N802 - the name in the protocol
         self, request: pb.EncodeRequest, context: Context
@@ -121,10 +131,12 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
         """Embed texts."""
         with self._counted():
             engine = self._engine()
-            wanted = replace(encode_request_from_proto(request, self._deadline(context)), client=context.peer())
+            wanted = replace(encode_request_from_proto(request, self._deadline(context)), client=current_caller().name)
             _check(engine, wanted.model, ENCODE, None)
             began = self._preparing.run(partial(engine.encode, wanted), _characters(wanted), wanted.deadline)
-            return encode_result_to_proto(await _finished(await began, wanted.deadline, context))
+            encoded = await _finished(await began, wanted.deadline, context)
+            current_caller().pay(encoded.usage)
+            return encode_result_to_proto(encoded)
 
     async def ListModels(  # noqa: N802 - the name in the protocol
         self,

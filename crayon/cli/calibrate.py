@@ -77,6 +77,9 @@ def calibrate(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before anything is sent.")] = False,
     private: options.PrivateOption = None,
     server: options.ServerOption = None,
+    tls: options.TlsOption = None,
+    ca_file: options.CaOption = None,
+    token_file: options.TokenOption = None,
     device: options.DeviceOption = None,
     timeout: options.TimeoutOption = None,
     as_json: options.JsonOption = False,
@@ -90,7 +93,12 @@ def calibrate(
     crayon calibrate travel --server-share 0.3
     """
     settings = options.load_settings(
-        {"device.model": device, "server.address": server, "private": private, "timeout": timeout}
+        {
+            "device.model": device,
+            **options.server_flags(server, tls, ca_file, token_file),
+            "private": private,
+            "timeout": timeout,
+        }
     )
     name = settings.customization if name is None else name or None
     if show and delete:

@@ -12,7 +12,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from crayon.errors import CrayonError
+from crayon.errors import CrayonError, UnauthenticatedError
 from crayon.local_only import LOCAL_ONLY, local_only
 
 if TYPE_CHECKING:
@@ -226,9 +226,11 @@ def check_server(settings: Settings) -> list[Finding]:
         fix = "to send hard questions away, start `crayon serve` somewhere and set server.address"
         return [Finding("server", Status.OK, f"none is set, everything stays on the device ({fix})")]
     try:
-        detail = server_report(address, SERVER_SECONDS)
+        detail = server_report(settings.server, SERVER_SECONDS)
     except CrayonError as error:
         fix = f"start it (crayon serve), or mend server.address; is {address} right?"
+        if isinstance(error, UnauthenticatedError):
+            fix = "set server.token_file (--token-file), or CRAYON_SERVER__TOKEN, to a token that the server takes"
         return [Finding("server", Status.FAIL, str(error), fix)]
     return [Finding("server", Status.OK, detail), _breaker()]
 

@@ -6,12 +6,13 @@ import os
 from typing import TYPE_CHECKING, Any, Literal
 
 from crayon.completion import Mode
-from crayon.errors import ServerUnavailableError
+from crayon.errors import ConfigError, ServerUnavailableError, UnauthenticatedError
 from crayon.local_only import local_only
 
 if TYPE_CHECKING:
+    from crayon.client.access import AccessOptions
     from crayon.client.check import ServerStatus
-    from crayon.config import BudgetSettings, ConditionsSettings, HardnessSettings, Settings
+    from crayon.config import BudgetSettings, ConditionsSettings, HardnessSettings, ServerSettings, Settings
     from crayon.router.budget import Budget
     from crayon.router.conditions import Conditions
     from crayon.router.hardness import Hardness
@@ -54,6 +55,7 @@ def open_client(settings: Settings) -> Crayon:
         privacy=privacy_of(settings),
         timeout=settings.timeout,
         device_options=device_options(settings),
+        server_options=server_options(settings.server),
         **settings.sampling.model_dump(),
     )
 
@@ -103,30 +105,55 @@ def conditions_of(settings: ConditionsSettings) -> Conditions:
     return Conditions(**settings.model_dump())
 
 
-def server_status(address: str, seconds: float) -> ServerStatus:
+def server_options(settings: ServerSettings) -> AccessOptions:
+    """Return the keywords for the connection to the server: TLS and token.
+
+    Raises:
+        ConfigError: a token and a file for it are both given.
+    """
+    token = None if settings.token is None else settings.token.get_secret_value()
+    if token is not None and settings.token_file is not None:
+        raise ConfigError("server.token", "and server.token_file are both set; leave one of them away")
+    return {
+        "tls": settings.tls,
+        "ca_file": settings.ca_file,
+        "client_cert": settings.client_cert,
+        "client_key": settings.client_key,
+        "token": token,
+        "token_file": settings.token_file,
+    }
+
+
+def server_status(settings: ServerSettings, seconds: float) -> ServerStatus:
     """Look at the server, waiting at most so long; whatever is wrong with it is in the status.
 
     Raises:
-        ConfigError: the address is malformed.
+        ConfigError: no address is set, or it or TLS or token are wrong.
     """
+    if settings.address is None:
+        raise ConfigError("server.address", "is not set")
     quiet_grpc()
     from crayon.client.remote import RemoteEngine
 
-    engine = RemoteEngine(address)
+    engine = RemoteEngine(settings.address, **server_options(settings))
     try:
         return engine.check(seconds)
     finally:
         engine.close()
 
 
-def server_report(address: str, seconds: float) -> str:
+def server_report(settings: ServerSettings, seconds: float) -> str:
     """Look at the server and return what it serves, in a line.
 
     Raises:
-        ConfigError: the address is malformed.
+        ConfigError: the address, TLS or token are wrong.
+        UnauthenticatedError: it wants a token, or another one.
         ServerUnavailableError: it cannot be reached, or does not serve.
     """
-    status = server_status(address, seconds)
+    status = server_status(settings, seconds)
+    address = status.address
+    if status.unauthenticated:
+        raise UnauthenticatedError(f"{address}: {status.problem}")
     if not status.serving:
         raise ServerUnavailableError(f"{address}: {status.problem}")
     names = ", ".join(f"{model.name} ({model.context_tokens} tokens)" for model in status.models)

@@ -25,6 +25,9 @@ _COLOURS = {"ok": "green", "warn": "yellow", "fail": "red"}
 def doctor(
     *,
     server: options.ServerOption = None,
+    tls: options.TlsOption = None,
+    ca_file: options.CaOption = None,
+    token_file: options.TokenOption = None,
     device: options.DeviceOption = None,
     as_json: options.JsonOption = False,
 ) -> None:
@@ -39,7 +42,7 @@ def doctor(
 
     findings: list[checks.Finding] = []
     try:
-        given = {"server.address": server, "device.model": device}
+        given = {**options.server_flags(server, tls, ca_file, token_file), "device.model": device}
         configuration = load({key: value for key, value in given.items() if value is not None})
         settings = configuration.settings
         found = [checks.Finding("settings", checks.Status.WARN, text, "unset it") for text in configuration.warnings]

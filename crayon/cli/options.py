@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -31,6 +32,15 @@ PrivacyOption = Annotated[
 ]
 ServerOption = Annotated[
     str | None, typer.Option("--server", metavar="HOST:PORT", help="The server to turn to; '' for none.")
+]
+TlsOption = Annotated[bool | None, typer.Option("--tls/--no-tls", help="Speak TLS with the server, wherever it is.")]
+CaOption = Annotated[
+    Path | None,
+    typer.Option("--ca-file", metavar="PATH", help="Authorities that vouch for the server, as PEM; with TLS."),
+]
+TokenOption = Annotated[
+    Path | None,
+    typer.Option("--token-file", metavar="PATH", help="The token for the server is in there (chmod 600)."),
 ]
 DeviceOption = Annotated[
     str | None, typer.Option("--device", metavar="MODEL", help="The device's model: name, path or reference.")
@@ -71,6 +81,13 @@ StopOption = Annotated[
     list[str] | None, typer.Option("--stop", metavar="TEXT", help="End the answer here; may be given again.")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+
+
+def server_flags(
+    server: str | None, tls: bool | None, ca_file: Path | None, token_file: Path | None
+) -> dict[str, object]:
+    """Return the settings that the options for the server stand for."""
+    return {"server.address": server, "server.tls": tls, "server.ca_file": ca_file, "server.token_file": token_file}
 
 
 def load_settings(flags: Mapping[str, object]) -> Settings:

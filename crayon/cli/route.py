@@ -31,7 +31,14 @@ app.command("explain")(explain)
 
 
 @app.command()
-def status(*, server: options.ServerOption = None, as_json: options.JsonOption = False) -> None:
+def status(
+    *,
+    server: options.ServerOption = None,
+    tls: options.TlsOption = None,
+    ca_file: options.CaOption = None,
+    token_file: options.TokenOption = None,
+    as_json: options.JsonOption = False,
+) -> None:
     """Show the server, what is left of the budget, and the battery.
 
     Looks at the server, asks it nothing and charges nothing.
@@ -41,11 +48,11 @@ def status(*, server: options.ServerOption = None, as_json: options.JsonOption =
     from crayon.sdk.budget_store import BudgetStore
     from crayon.sdk.spending import Spending
 
-    settings = options.load_settings({"server.address": server})
+    settings = options.load_settings(options.server_flags(server, tls, ca_file, token_file))
     store = BudgetStore()
     left = Spending(budget_of(settings.budget), store).status()
     address = settings.server.address
-    found = None if address is None else server_status(address, SERVER_SECONDS)
+    found = None if address is None else server_status(settings.server, SERVER_SECONDS)
     power = battery()
     if as_json:
         print(json.dumps(_record(found, left, str(store.path), power), ensure_ascii=False, indent=2))

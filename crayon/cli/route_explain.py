@@ -30,6 +30,9 @@ def explain(
     private: options.PrivateOption = None,
     system: options.SystemOption = None,
     server: options.ServerOption = None,
+    tls: options.TlsOption = None,
+    ca_file: options.CaOption = None,
+    token_file: options.TokenOption = None,
     device: options.DeviceOption = None,
     scope: options.ScopeOption = None,
     customization: options.CustomizationOption = None,
@@ -49,7 +52,7 @@ def explain(
     flags = {
         "mode": mode,
         "private": private,
-        "server.address": server,
+        **options.server_flags(server, tls, ca_file, token_file),
         "device.model": device,
         "scopes": scope,
         "customization": customization,

@@ -16,6 +16,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from crayon.cli import console, options
+from crayon.cli.access_options import (
+    ConcurrentOption,
+    NoTokensOption,
+    PlainTextOption,
+    RequestsOption,
+    TlsCertOption,
+    TlsClientCaOption,
+    TlsKeyOption,
+    TokensFileOption,
+    TokensOption,
+    access_config,
+)
 from crayon.cli.engine_options import (
     AheadOption,
     BatchOption,
@@ -69,7 +81,7 @@ def serve(
         str, typer.Option("--model", metavar="MODEL", help="The model: name, path or reference (crayon models ls).")
     ] = "qwen2.5-coder-1.5b-instruct",
     host: Annotated[
-        str, typer.Option("--host", help="A loopback address, localhost, or unix:/path for a socket file.")
+        str, typer.Option("--host", help="An address of this machine, or unix:/path for a socket file.")
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option("--port", help="0 picks a free one.")] = 50051,
     pool: Annotated[
@@ -102,6 +114,15 @@ def serve(
     kv: KvOption = None,
     max_queue: QueueOption = None,
     max_queue_tokens: QueueTokensOption = None,
+    tokens_file: TokensFileOption = None,
+    tls_cert: TlsCertOption = None,
+    tls_key: TlsKeyOption = None,
+    tls_client_ca: TlsClientCaOption = None,
+    insecure_plain_text: PlainTextOption = None,
+    insecure_no_tokens: NoTokensOption = None,
+    client_concurrent: ConcurrentOption = None,
+    client_requests_per_minute: RequestsOption = None,
+    client_tokens_per_minute: TokensOption = None,
     stats_file: Annotated[
         Path | None,
         typer.Option("--stats-file", metavar="PATH", help="Keep the engine's counters there, as JSON, for benches."),
@@ -131,24 +152,40 @@ def serve(
     in another. The model is fetched first if it is not here. Health (grpc.health.v1) says NOT_SERVING while the
     model loads. SIGTERM or Ctrl-C lets running answers end; a second one ends the server at once.
 
-    It speaks plain text, so it listens on this machine only. For other machines, put a TLS proxy or an SSH tunnel
-    in front of it.
+    Without TLS it listens on this machine only. For other machines give --tls-cert and --tls-key, and --tokens-file (or
+    CRAYON_SERVE__TOKENS) or --tls-client-ca to say who may call. docs/security.md has the rest.
     """
     if exit_on_stdin_eof:
         _stop_with_stdin()
-    settings = options.load_settings({"serve.pools": pool})
+    settings = options.load_settings(
+        {
+            "serve.pools": pool,
+            "serve.tokens_file": tokens_file,
+            "serve.tls_cert": tls_cert,
+            "serve.tls_key": tls_key,
+            "serve.tls_client_ca": tls_client_ca,
+            "serve.insecure_plain_text": insecure_plain_text,
+            "serve.insecure_no_tokens": insecure_no_tokens,
+            "serve.client_concurrent": client_concurrent,
+            "serve.client_requests_per_minute": client_requests_per_minute,
+            "serve.client_tokens_per_minute": client_tokens_per_minute,
+        }
+    )
     # gRPC's core writes its own log lines to standard error; what matters in them is in our errors.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     try:
         from crayon.server.config import ServeConfig
-        from crayon.server.serve import check_free
+        from crayon.server.serve import check_access, check_free
     except ModuleNotFoundError as error:
         if error.name is None or not error.name.startswith("grpc_reflection"):
             raise
         raise MissingExtraError("server", "crayon serve") from None
 
-    config = ServeConfig(host=host, port=port, drain_seconds=drain_seconds)
+    config = ServeConfig(host=host, port=port, drain_seconds=drain_seconds, **access_config(settings.serve))
+    for text in config.warnings:
+        console.warning(text)
     # Before a download of minutes, not after it.
+    check_access(config)
     check_free(config)
     if engine is EngineKind.ECHO:
         factory = _echo(delay=echo_delay, ctx=ctx, slots=slots or DEFAULT_SLOTS)
@@ -300,7 +337,16 @@ def _run(config: ServeConfig, factory: Callable[[], Engine], ready_file: Path | 
             console.error("the engine does not close; the server ends without it")
             os._exit(UNEXPECTED)
 
-        asyncio.run(run(config, factory, on_ready=on_ready, on_drain=on_drain, on_stuck=on_stuck))
+        asyncio.run(
+            run(
+                config,
+                factory,
+                on_ready=on_ready,
+                on_drain=on_drain,
+                on_stuck=on_stuck,
+                on_reload=console.message,
+            )
+        )
     console.message("stopped")
 
 

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
     from google.protobuf.message import Message as ProtoMessage
 
+    from crayon.client.access import Metadata
+
 Result = TypeVar("Result")
 
 FIRST_PAUSE_S = 0.1
@@ -36,6 +38,7 @@ class Attempts:
         patience: seconds for all attempts together.
         most: how many; 1 tries once.
         budget: what all requests of a client may try again together.
+        metadata: gives the metadata of each call.
     """
 
     def __init__(
@@ -45,12 +48,14 @@ class Attempts:
         patience: float,
         most: int,
         budget: RetryBudget | None = None,
+        metadata: Callable[[], Metadata] = tuple,
     ) -> None:
         self._start = start
         self._message = message
         self._deadline = time.monotonic() + patience
         self._most = most
         self._budget = RetryBudget() if budget is None else budget
+        self._metadata = metadata
         self._lock = threading.Lock()
         self._call: Any = None
         self._cancelled = threading.Event()
@@ -102,8 +107,9 @@ class Attempts:
             if self.cancelled:
                 raise CancelledError("the caller cancelled")
             left = max(0.0, self._deadline - time.monotonic())
+            metadata = self._metadata()
             try:
-                self._call = self._start(self._message, timeout=left)
+                self._call = self._start(self._message, timeout=left, metadata=metadata)
             except ValueError:
                 # What grpc raises for a channel that another thread closed meanwhile.
                 raise EngineClosedError("the client was closed") from None

@@ -15,13 +15,15 @@ from crayon.wire.limits import MAX_REQUEST_BYTES, MAX_RESPONSE_BYTES
 if TYPE_CHECKING:
     from grpc import Channel
 
+    from crayon.client.access import ServerAccess
+
 
 class LazyChannel:
     """A channel that is opened at first use, once, and knows when it cannot be used any more."""
 
-    def __init__(self, address: str, *, connect_timeout: float) -> None:
-        self._address = address
-        self._options = channel_options(connect_timeout)
+    def __init__(self, access: ServerAccess, *, connect_timeout: float) -> None:
+        self._access = access
+        self._options = channel_options(connect_timeout, local=access.local)
         self._lock = threading.Lock()
         self._channel: Channel | None = None
         self._pid = os.getpid()
@@ -42,7 +44,11 @@ class LazyChannel:
                 raise EngineClosedError("the client was closed")
             if self._channel is None:
                 self._pid = os.getpid()
-                self._channel = grpc.insecure_channel(self._address, options=self._options)
+                credentials = self._access.credentials()
+                if credentials is None:
+                    self._channel = grpc.insecure_channel(self._access.address, options=self._options)
+                else:
+                    self._channel = grpc.secure_channel(self._access.address, credentials, options=self._options)
                 # Also runs when the interpreter ends, so that no call is under way while it is torn down.
                 self._finalizer = weakref.finalize(self, _close, self._channel, self._pid)
             return self._channel
@@ -65,8 +71,8 @@ def _close(channel: Channel, pid: int) -> None:
         channel.close()
 
 
-def channel_options(connect_timeout: float) -> list[tuple[str, int]]:
-    """Return the settings of every channel to a server."""
+def channel_options(connect_timeout: float, *, local: bool) -> list[tuple[str, int]]:
+    """Return the settings of every channel to a server, `local` to this machine or not."""
     return [
         # See attempts.py.
         ("grpc.enable_retries", 0),
@@ -85,7 +91,7 @@ def channel_options(connect_timeout: float) -> list[tuple[str, int]]:
         ("grpc.http2.ping_timeout_ms", 10_000),
         # Its default lets two pings pass in silence, then one a minute; a long prefill is silent.
         ("grpc.http2.max_pings_without_data", 0),
-        # Addresses are on this machine: no proxy, and no connection shared with (and closed by) another client.
-        ("grpc.enable_http_proxy", 0),
+        # No proxy on the way to this machine, and no connection shared with (and closed by) another client.
+        ("grpc.enable_http_proxy", int(not local)),
         ("grpc.use_local_subchannel_pool", 1),
     ]

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from crayon.errors import DeadlineExceededError, ServerError, ServerUnavailableError
+from crayon.errors import DeadlineExceededError, ServerError, ServerUnavailableError, UnauthenticatedError
 from crayon.v1 import inference_pb2, inference_pb2_grpc
 from crayon.wire.responses import models_from_proto
 from crayon.wire.status import error_from_rpc
 
 if TYPE_CHECKING:
+    from crayon.client.access import ServerAccess
     from crayon.engine import ModelInfo
 
 
@@ -28,24 +29,34 @@ class ServerStatus:
     models: tuple[ModelInfo, ...] = ()
     round_trip_ms: float = 0.0
     problem: str = ""
+    unauthenticated: bool = False
 
 
-def look(address: str, channel: grpc.Channel, timeout: float) -> ServerStatus:
+def look(access: ServerAccess, channel: grpc.Channel, timeout: float) -> ServerStatus:
     """Ask for health and models within `timeout` seconds; whatever goes wrong is in the status."""
+    address = access.address
     begin = time.monotonic()
     try:
-        answer = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=timeout)
+        answer = health_pb2_grpc.HealthStub(channel).Check(
+            health_pb2.HealthCheckRequest(), timeout=timeout, metadata=(metadata := access.metadata())
+        )
         round_trip_ms = 1000 * (time.monotonic() - begin)
         if answer.status != health_pb2.HealthCheckResponse.SERVING:
             problem = "the server is loading its model, or shutting down"
             return ServerStatus(address=address, reachable=True, round_trip_ms=round_trip_ms, problem=problem)
         stub = inference_pb2_grpc.InferenceServiceStub(channel)
         left = max(0.001, timeout - (time.monotonic() - begin))
-        models = models_from_proto(stub.ListModels(inference_pb2.ListModelsRequest(), timeout=left))
+        answer = stub.ListModels(inference_pb2.ListModelsRequest(), timeout=left, metadata=metadata)
+        models = models_from_proto(answer)
     except grpc.RpcError as failure:
         error = error_from_rpc(failure)
         away = isinstance(error, ServerUnavailableError | DeadlineExceededError)
-        return ServerStatus(address=address, reachable=not away, problem=str(error))
+        return ServerStatus(
+            address=address,
+            reachable=not away,
+            problem=str(error),
+            unauthenticated=isinstance(error, UnauthenticatedError),
+        )
     except ServerError as error:
         return ServerStatus(address=address, reachable=True, problem=str(error))
     return ServerStatus(address=address, reachable=True, serving=True, models=models, round_trip_ms=round_trip_ms)

@@ -7,10 +7,11 @@ import threading
 import time
 from concurrent.futures import Future
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, Unpack
 
 import grpc
 
+from crayon.client.access import AccessOptions, ServerAccess
 from crayon.client.attempts import Attempts
 from crayon.client.breaker import Breaker, BreakerState
 from crayon.client.channel import LazyChannel
@@ -32,7 +33,6 @@ from crayon.errors import (
 from crayon.local_only import check_local_only
 from crayon.v1 import inference_pb2 as pb
 from crayon.v1 import inference_pb2_grpc
-from crayon.wire.address import check_local
 from crayon.wire.limits import MAX_REQUEST_BYTES
 from crayon.wire.requests import (
     encode_request_to_proto,
@@ -70,13 +70,16 @@ class RemoteEngine:
     CRAYON_LOCAL_ONLY is on every request fails with a PrivacyError, and none is sent.
 
     Args:
-        address: `host:port` or `unix:/path`, on this machine.
+        address: `host:port` or `unix:/path`; on this machine, unless TLS is spoken.
         timeout: seconds for a request that has no deadline of its own.
         connect_timeout: seconds for one attempt to connect.
         breaker: counts failures; while it is open, requests fail at once instead of waiting.
+        access: TLS and token (`tls`, `ca_file`, `client_cert`, `client_key`, `token`, `token_file`), see
+            `ServerAccess`.
 
     Raises:
-        ConfigError: the address is malformed or on another machine, or a timeout is not more than 0.
+        ConfigError: the address is malformed, or on another machine and there is no TLS; `access` is wrong; or a
+            timeout is not more than 0.
     """
 
     def __init__(
@@ -86,15 +89,17 @@ class RemoteEngine:
         timeout: float = 60.0,
         connect_timeout: float = 2.0,
         breaker: Breaker | None = None,
+        **access: Unpack[AccessOptions],
     ) -> None:
-        self.address = check_local(address, "server")
+        self._access = ServerAccess(address, **access)
+        self.address = address
         for key, value in (("timeout", timeout), ("connect_timeout", connect_timeout)):
             if not 0 < value < math.inf:
                 raise ConfigError(key, f"must be more than 0 seconds, not {value}")
         self.breaker = Breaker() if breaker is None else breaker
         self.retry_budget = RetryBudget()
         self._timeout = timeout
-        self._channel = LazyChannel(self.address, connect_timeout=connect_timeout)
+        self._channel = LazyChannel(self._access, connect_timeout=connect_timeout)
         self._lock = threading.Lock()
         self._running: dict[threading.Thread, Attempts] = {}
 
@@ -168,7 +173,7 @@ class RemoteEngine:
             PrivacyError: CRAYON_LOCAL_ONLY is on; nothing was sent.
         """
         check_local_only()
-        return look(self.address, self._channel.get(), timeout)
+        return look(self._access, self._channel.get(), timeout)
 
     def close(self) -> None:
         """End what runs (its callers see EngineClosedError) and disconnect. Safe to call twice."""
@@ -204,7 +209,7 @@ class RemoteEngine:
             )
         if message.ByteSize() >= COMPRESS_BYTES:
             start = partial(start, compression=grpc.Compression.Gzip)
-        return Attempts(start, message, left, most, self.retry_budget)
+        return Attempts(start, message, left, most, self.retry_budget, self._access.metadata)
 
     def _in_thread(self, attempts: Attempts, work: Callable[[], None]) -> None:
         def run() -> None:
@@ -279,6 +284,10 @@ class RemoteEngine:
             error = ServerUnavailableError("the server cancelled the request")
         if not isinstance(error, CrayonError):
             error = ServerError(f"unreadable answer: {error!r}")
+        if isinstance(error, ConfigError):
+            # The token's file is unreadable: nothing was sent, and nothing is known of the server.
+            self.breaker.neutral()
+            return error
         away = isinstance(error, ServerUnavailableError | DeadlineExceededError)
         if away and not (attempts.begun and isinstance(error, DeadlineExceededError)):
             self.breaker.failure()

@@ -1,4 +1,4 @@
-"""Addresses: `host:port`, `[::1]:port` or `unix:/path`. Until there is TLS, all of them on this machine."""
+"""Addresses: `host:port`, `[::1]:port` or `unix:/path`. Without TLS, all of them on this machine."""
 
 from __future__ import annotations
 
@@ -35,15 +35,24 @@ def check_local(address: str, key: str) -> str:
     Raises:
         ConfigError: it is not; `key` is the setting that is blamed.
     """
+    if not is_local(check_form(address, key)):
+        raise ConfigError(
+            key,
+            f"{address!r} is another machine, and prompts would travel there as plain text; "
+            "use TLS (server.tls, --tls), or an SSH tunnel and its address on 127.0.0.1",
+        )
+    return address
+
+
+def check_form(address: str, key: str) -> str:
+    """Return the host of a well-formed address; `unix:/path` as it is.
+
+    Raises:
+        ConfigError: it is malformed; `key` is the setting that is blamed.
+    """
     host, colon, port = address.rpartition(":")
     if address.startswith(UNIX):
         host = address
     elif not (colon and host and port.isascii() and port.isdigit() and 0 < int(port) <= 65535):
         raise ConfigError(key, f"must be host:port (or unix:/path), such as 127.0.0.1:50051, not {address!r}")
-    if not is_local(host.removeprefix("[").removesuffix("]")):
-        raise ConfigError(
-            key,
-            f"{address!r} is another machine, and prompts would travel there as plain text; "
-            "use a TLS proxy or an SSH tunnel, and its address on 127.0.0.1",
-        )
-    return address
+    return host.removeprefix("[").removesuffix("]")

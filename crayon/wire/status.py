@@ -11,7 +11,9 @@ AdapterError               FAILED_PRECONDITION   -
 OverloadedError            RESOURCE_EXHAUSTED    RetryInfo, QuotaFailure; trailer grpc-retry-pushback-ms
 DeadlineExceededError      DEADLINE_EXCEEDED     -
 CancelledError             CANCELLED             -
-ServerRejectedError        UNIMPLEMENTED         (UNAUTHENTICATED and PERMISSION_DENIED are read as this, too)
+UnauthenticatedError       UNAUTHENTICATED       -
+PermissionDeniedError      PERMISSION_DENIED     -
+ServerRejectedError        UNIMPLEMENTED         -
 ServerUnavailableError     UNAVAILABLE           RetryInfo; so is EngineClosedError, which reads as this one
 anything else              INTERNAL              an incident id and nothing more; reads as ServerError
 =========================  ====================  ==========================================================
@@ -37,10 +39,12 @@ from crayon.errors import (
     EngineClosedError,
     InvalidRequestError,
     OverloadedError,
+    PermissionDeniedError,
     PromptTooLongError,
     ServerError,
     ServerRejectedError,
     ServerUnavailableError,
+    UnauthenticatedError,
     UnknownModelError,
 )
 
@@ -67,6 +71,8 @@ TABLE: tuple[tuple[type[CrayonError], grpc.StatusCode, str], ...] = (
     (OverloadedError, grpc.StatusCode.RESOURCE_EXHAUSTED, "OVERLOADED"),
     (DeadlineExceededError, grpc.StatusCode.DEADLINE_EXCEEDED, "DEADLINE_EXCEEDED"),
     (CancelledError, grpc.StatusCode.CANCELLED, "CANCELLED"),
+    (UnauthenticatedError, grpc.StatusCode.UNAUTHENTICATED, "UNAUTHENTICATED"),
+    (PermissionDeniedError, grpc.StatusCode.PERMISSION_DENIED, "PERMISSION_DENIED"),
     (ServerRejectedError, grpc.StatusCode.UNIMPLEMENTED, "UNSUPPORTED"),
     (ServerUnavailableError, grpc.StatusCode.UNAVAILABLE, "UNAVAILABLE"),
     (EngineClosedError, grpc.StatusCode.UNAVAILABLE, "SHUTTING_DOWN"),
@@ -253,7 +259,7 @@ _BY_CODE: dict[grpc.StatusCode, Callable[[str, _Details], CrayonError]] = {
     grpc.StatusCode.CANCELLED: _plain(CancelledError),
     grpc.StatusCode.UNAVAILABLE: _plain(ServerUnavailableError),
     grpc.StatusCode.UNIMPLEMENTED: _plain(ServerRejectedError),
-    grpc.StatusCode.UNAUTHENTICATED: _plain(ServerRejectedError),
-    grpc.StatusCode.PERMISSION_DENIED: _plain(ServerRejectedError),
+    grpc.StatusCode.UNAUTHENTICATED: _plain(UnauthenticatedError),
+    grpc.StatusCode.PERMISSION_DENIED: _plain(PermissionDeniedError),
     grpc.StatusCode.FAILED_PRECONDITION: _plain(ServerRejectedError),
 }

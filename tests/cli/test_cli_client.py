@@ -106,6 +106,6 @@ def test_an_unknown_scope_is_named_before_anything_is_fetched(opened: Opened) ->
 
 def test_a_look_at_a_server_that_is_not_there(unused_tcp_port: int) -> None:
     with pytest.raises(ServerUnavailableError, match=str(unused_tcp_port)):
-        server_report(f"localhost:{unused_tcp_port}", 5.0)
+        server_report(load({"server.address": f"localhost:{unused_tcp_port}"}).settings.server, 5.0)
     with pytest.raises(ConfigError):
-        server_report("no address at all", 5.0)
+        server_report(load({"server.address": "no address at all"}).settings.server, 5.0)

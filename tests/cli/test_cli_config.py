@@ -68,7 +68,23 @@ def test_every_setting_can_come_from_the_environment(monkeypatch: pytest.MonkeyP
         "device.context": "99",
         "device.pools": "auto, mine",
         "server.address": "h:1",
+        "server.tls": "true",
+        "server.ca_file": "/ca",
+        "server.client_cert": "/cert",
+        "server.client_key": "/key",
+        "server.token": "t",
+        "server.token_file": "/token",
         "serve.pools": "one,two",
+        "serve.tokens": "a:b,c",
+        "serve.tokens_file": "/tokens",
+        "serve.tls_cert": "/cert",
+        "serve.tls_key": "/key",
+        "serve.tls_client_ca": "/ca",
+        "serve.insecure_plain_text": "true",
+        "serve.insecure_no_tokens": "true",
+        "serve.client_concurrent": "4",
+        "serve.client_requests_per_minute": "60",
+        "serve.client_tokens_per_minute": "1000",
         "hardness.enabled": "false",
         "hardness.threshold": "-2",
         "hardness.hold_tokens": "4",
@@ -120,6 +136,10 @@ def test_an_empty_variable_unsets_what_may_be_unset(file: Path, monkeypatch: pyt
     file.write_text('[server]\naddress = "h:1"\n')
     monkeypatch.setenv("CRAYON_SERVER__ADDRESS", "")
     assert load().settings.server.address is None
+    optional = [row.key for row in load().rows() if row.value is None]
+    for key in optional:
+        monkeypatch.setenv(variable(key), "")
+    assert {row.value for row in load().rows() if row.key in optional} == {None}
 
 
 @pytest.mark.parametrize(

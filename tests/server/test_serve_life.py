@@ -76,9 +76,9 @@ def test_a_port_in_use_is_named(host: str) -> None:
             asyncio.run(serve(config, EchoEngine))
 
 
-@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.0.7", "myhost", "example.org", "", "unix:"])
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.0.7", "myhost", "example.org"])
 def test_off_loopback_is_refused_with_the_way_out(host: str) -> None:
-    with pytest.raises(ConfigError, match=r"^host: .* plain text; listen on 127\.0\.0\.1"):
+    with pytest.raises(ConfigError, match=r"^host: .* plain text; .* listen on 127\.0\.0\.1"):
         ServeConfig(host=host)
 
 

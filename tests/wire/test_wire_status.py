@@ -117,8 +117,8 @@ def test_long_messages_are_cut_at_whole_characters() -> None:
     [
         (grpc.StatusCode.UNAVAILABLE, errors.ServerUnavailableError),
         (grpc.StatusCode.DEADLINE_EXCEEDED, errors.DeadlineExceededError),
-        (grpc.StatusCode.UNAUTHENTICATED, errors.ServerRejectedError),
-        (grpc.StatusCode.PERMISSION_DENIED, errors.ServerRejectedError),
+        (grpc.StatusCode.UNAUTHENTICATED, errors.UnauthenticatedError),
+        (grpc.StatusCode.PERMISSION_DENIED, errors.PermissionDeniedError),
         (grpc.StatusCode.UNIMPLEMENTED, errors.ServerRejectedError),
         (grpc.StatusCode.FAILED_PRECONDITION, errors.ServerRejectedError),
         (grpc.StatusCode.RESOURCE_EXHAUSTED, errors.OverloadedError),
