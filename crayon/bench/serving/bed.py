@@ -57,7 +57,8 @@ class Bed:
     workloads: dict[str, Workload] = field(default_factory=dict)
     rates: dict[str, float] = field(default_factory=dict)
     """Requests a second that our server answered offline, by workload: where a search for a rate begins."""
-    _best: dict[tuple[str, str], Settings] = field(default_factory=dict)
+    best: dict[tuple[str, str], Settings] = field(default_factory=dict)
+    """The best settings found so far, by system and workload; those of another model may be given."""
 
     # -- what is asked
 
@@ -121,10 +122,11 @@ class Bed:
         return self._search("crayon", name)
 
     def _search(self, system: str, name: str) -> Settings:
-        searched_on = name if self.plan.search_each else next(iter(self.model_plan.workloads))
+        searched = self.model_plan.searched
+        searched_on = name if name in searched else searched[-1]
         workload = self.workload(searched_on)
         key = (system, searched_on)
-        if key not in self._best:
+        if key not in self.best:
             self.progress(f"{self.label}: the best flags of {system} on {searched_on}")
             make = self.llama if system == "llama-server" else self.ours
             axes, start = offline_axes(workload.context), self.settings(workload)
@@ -137,8 +139,8 @@ class Bed:
 
             if system == "llama-server":
                 start = replace(start, batch=512, ubatch=512)
-            self._best[key] = tune(start, axes, score)[0]
-        return self._fitted(self._best[key], self.workload(name))
+            self.best[key] = tune(start, axes, score)[0]
+        return self._fitted(self.best[key], self.workload(name))
 
     def _trial(self, settings: Settings) -> int:
         """Return how many requests a trial has: all slots must be taken at least once."""

@@ -27,6 +27,8 @@ class ModelPlan:
         first_seconds: bound of the 95th percentile of the time to the first token.
         parts: which parts this model takes part in.
         openvino: workloads that OpenVINO GenAI is asked, too.
+        searched: workloads on which both servers' best flags are searched; others take those of the last one.
+        flags_of: the model whose flags are taken instead, where a search would take too long.
     """
 
     reference: str
@@ -38,6 +40,8 @@ class ModelPlan:
     first_seconds: float
     parts: frozenset[str]
     openvino: tuple[str, ...]
+    searched: tuple[str, ...] = (CONSTANT,)
+    flags_of: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +52,6 @@ class Plan:
         models: each with its share.
         context: most tokens of one request; longer rows of a trace are skipped.
         search_requests: requests of one trial while the best flags are searched.
-        search_each: search for every workload (False: on the first one, for all).
         probes: runs of one search for a rate.
         probe_seconds: in which requests arrive, in one of them.
         arrivals: requests that it has at least, for which it may take twice as long.
@@ -59,7 +62,6 @@ class Plan:
     models: tuple[ModelPlan, ...]
     context: int = 2048
     search_requests: int = 16
-    search_each: bool = True
     probes: int = 5
     probe_seconds: float = 20.0
     arrivals: int = 20
@@ -81,6 +83,7 @@ FULL = Plan(
             first_seconds=2.0,
             parts=frozenset(PARTS),
             openvino=(CONSTANT, CONVERSATION),
+            searched=(CONSTANT, CONVERSATION, CODE),
         ),
         ModelPlan(
             reference=CODER,
@@ -103,6 +106,7 @@ FULL = Plan(
             first_seconds=10.0,
             parts=frozenset({OFFLINE, ONLINE}),
             openvino=(CONSTANT,),
+            flags_of=CODER,
         ),
     ),
 )
@@ -122,7 +126,6 @@ QUICK = Plan(
         ),
     ),
     search_requests=8,
-    search_each=False,
     probes=3,
     probe_seconds=12.0,
     arrivals=12,

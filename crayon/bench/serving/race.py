@@ -27,10 +27,11 @@ from crayon.machine import usable_cores
 from crayon.models import resolve
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from crayon.bench.report import Row
+    from crayon.bench.serving.systems import Settings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,8 +88,10 @@ def bench_server(options: RaceOptions, progress: Callable[[str], None] = lambda 
     def told(text: str) -> None:
         progress(f"{(time.monotonic() - start) / 60:4.1f} min  {text}")
 
+    flags: dict[str, dict[tuple[str, str], Settings]] = {}
     for share, pool in zip(plan.models, pools, strict=True):
-        _race_model(race, plan, share, pool, peers, options, told)
+        known = flags.get(share.flags_of, {}) if share.flags_of else {}
+        flags[share.reference] = _race_model(race, plan, share, pool, peers, options, known, told)
     return race
 
 
@@ -99,8 +102,10 @@ def _race_model(
     pool: tuple[str, Pool] | None,
     peers: Peers,
     options: RaceOptions,
+    flags: Mapping[tuple[str, str], Settings],
     progress: Callable[[str], None],
-) -> None:
+) -> dict[tuple[str, str], Settings]:
+    """Race one model, with what is known of the best flags; return what was found of them."""
     threads = options.threads or usable_cores()
     found = opening.find(share.reference, models_dir=options.models_dir, download=False)
     source = resolve(share.reference, download=False, models_dir=options.models_dir)
@@ -123,8 +128,10 @@ def _race_model(
             threads=threads,
             pools=(pool[0],) if pool else (),
             progress=progress,
+            best=dict(flags),
         )
         race.report.rows += _parts(bed, pool[1] if pool else None, race.curves)
+    return bed.best
 
 
 def _parts(bed: Bed, pool: Pool | None, curves: Curves) -> list[Row]:

@@ -11,7 +11,8 @@ import numpy as np
 from crayon.bench.report import Row
 from crayon.bench.serving.client import Job, drive
 from crayon.bench.serving.offline import in_turn
-from crayon.bench.serving.online import STEPS_PER_GAP
+from crayon.bench.serving.online import STEPS_PER_GAP, Bounds
+from crayon.bench.serving.race_online import under_bounds
 from crayon.bench.serving.rows import Raced, offline_row
 from crayon.bench.serving.systems import Settings
 from crayon.bench.serving.workloads import CONSTANT, Pair, Workload
@@ -121,13 +122,14 @@ def race_long_prompt(bed: Bed) -> list[Row]:
     bed.progress(f"{bed.label}: a prompt of {bed.plan.long_prompt} tokens among {TALKERS} answers")
     workload = Workload("long prompt", (Pair(bed.plan.long_prompt, 8),))
     settings = Settings(slots=TALKERS + 1, context=workload.context, threads=bed.threads)
+    bounds = Bounds(STEPS_PER_GAP * bed.optimum.step_seconds, bed.model_plan.first_seconds)
     rows = []
-    for system in (bed.ours(settings), bed.llama(settings)):
+    for system in (bed.ours(under_bounds(settings, bounds)), bed.llama(settings)):
         with ExitStack() as stack:
             stack.enter_context(system)
             bed.warm(system)
             worst = [_worst_gap(bed, system) for _ in range(bed.model_plan.runs)]
-        name = "crayon" if system.name == "crayon" else f"llama-server {settings.describe()}"
+        name = f"{system.name} {system.settings.describe()}"
         rows.append(
             Row.median(
                 "long_prompt_gap_ratio_vs_step",

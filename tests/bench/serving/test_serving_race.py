@@ -86,7 +86,6 @@ def small(tiny_path: Path, peers_folder: Path, tmp_path: Path, monkeypatch: pyte
     plan = Plan(
         models=(share,),
         search_requests=2,
-        search_each=False,
         probes=2,
         probe_seconds=0.5,
         arrivals=3,
