@@ -618,7 +618,7 @@ def test_a_deadline_that_cannot_be_met_is_refused_before_it_passes(
 
 
 def test_ten_thousand_wait_and_none_is_lost(tiny_path: Path) -> None:
-    with engine_of(tiny_path, n_seq_max=2, max_queue=10_000) as engine:
+    with engine_of(tiny_path, n_seq_max=2, max_queue=10_000, max_queue_tokens=10**9) as engine:
         running = engine.generate(ask("the other", max_tokens=450, temperature=3.0, seed=1))
         next(running)
         until(lambda: engine._loop.inbox.bounds.queued == 0)
