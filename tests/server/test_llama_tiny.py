@@ -627,7 +627,7 @@ def test_ten_thousand_wait_and_none_is_lost(tiny_path: Path) -> None:
             with pytest.raises(OverloadedError) as caught:
                 engine.generate(ask("tea"))
             assert "10000 requests are waiting" in str(caught.value)
-            assert 1 <= caught.value.retry_after <= 60
+            assert 0.1 <= caught.value.retry_after <= 60
         for stream in streams[20:]:
             stream.cancel()
         assert all(Read(stream).finished for stream in streams[:20])
