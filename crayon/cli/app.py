@@ -34,7 +34,7 @@ COMMANDS: dict[str, CommandEntry] = {
     "doctor": CommandEntry("crayon.cli.doctor", "Check this machine, the library, the models and the server."),
     "config": CommandEntry("crayon.cli.config", "Show the settings and where each one came from."),
     "eval": CommandEntry("crayon.cli.eval", "Measure how good the device's answers are."),
-    "bench": CommandEntry("crayon.cli.bench", "Measure the device, blending, the server and the start-up."),
+    "bench": CommandEntry("crayon.cli.bench", "Measure the device, blending, the server, the wire and the start-up."),
     "tune": CommandEntry("crayon.cli.tune", "Search for the best plan of a server's work."),
 }
 

@@ -123,7 +123,7 @@ def test_the_queue_is_bounded_and_nothing_in_it_is_lost(device_model_path: Path)
         waiting = [engine.generate(ask(f"Say {i}.", max_tokens=2)) for i in range(2)]
         with pytest.raises(OverloadedError) as caught:
             engine.generate(ask("One more."))
-        assert caught.value.retry_after >= 1
+        assert caught.value.retry_after >= 0.1
         assert all(isinstance(list(stream)[-1], Finished) for stream in [running, *waiting])
         assert answer(engine, "And now?")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from crayon.errors import ConfigError, OverloadedError
@@ -58,6 +58,7 @@ def test_a_bound_below_one_is_named(name: str) -> None:
         QueueBounds(*(0 if key == name else 1 for key in ("max_queue", "max_queue_tokens")))
 
 
+@settings(deadline=None)
 @given(st.lists(st.sampled_from("abc"), min_size=300, max_size=600), st.integers(128, 256))
 def test_clients_that_flood_leave_room_for_one_that_comes_new(clients: list[str], size: int) -> None:
     bounds = QueueBounds(size, 10**9)
