@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from crayon.errors import ConfigError
-from crayon.wire.address import is_local, join
+from crayon.wire.address import UNIX, is_local, join
 from crayon.wire.limits import MAX_REQUEST_BYTES
 
 
@@ -19,6 +19,8 @@ class ServeConfig:
         drain_seconds: how long running requests may go on after the first signal to stop.
         default_deadline: seconds for a caller that sets no deadline.
         max_message_bytes: the largest request that is read.
+        health_host: where `health_port` is; any address of this machine, for only health is told there.
+        health_port: a second port, in plain text, for probes that cannot do more; 0 picks a free one, None is none.
 
     Raises:
         ConfigError: a value is out of range, or the host could be reached from another machine.
@@ -29,6 +31,8 @@ class ServeConfig:
     drain_seconds: float = 30.0
     default_deadline: float = 300.0
     max_message_bytes: int = MAX_REQUEST_BYTES
+    health_host: str = "127.0.0.1"
+    health_port: int | None = None
 
     def __post_init__(self) -> None:
         if not is_local(self.host):
@@ -39,6 +43,13 @@ class ServeConfig:
             )
         if not 0 <= self.port <= 65535:
             raise ConfigError("port", f"must be from 0 (any free one) to 65535, not {self.port}")
+        if self.health_port is not None:
+            if self.health_host.startswith(UNIX):
+                raise ConfigError("health_host", f"must be an address, not {self.health_host!r}")
+            if not 0 <= self.health_port <= 65535:
+                raise ConfigError("health_port", f"must be from 0 (any free one) to 65535, not {self.health_port}")
+            if self.health_port == self.port != 0 and not self.host.startswith(UNIX):
+                raise ConfigError("health_port", f"must be another port than the requests' {self.port}")
         if not self.drain_seconds >= 0:
             raise ConfigError("drain_seconds", f"must be 0 or more seconds, not {self.drain_seconds}")
         if not self.default_deadline > 0:

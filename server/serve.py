@@ -18,6 +18,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from crayon.errors import ConfigError
+from crayon.server.health_port import HealthPort
 from crayon.server.interceptor import StatusInterceptor
 from crayon.server.service import InferenceService
 from crayon.v1 import inference_pb2, inference_pb2_grpc
@@ -101,11 +102,17 @@ class Server:
         self._health = health.aio.HealthServicer()
         self._loading: asyncio.Future[Engine] | None = None
         self._failing: asyncio.Task[None] | None = None
+        self._probed = HealthPort(config, self._health)
         self._server = grpc.aio.server(interceptors=(StatusInterceptor(),), options=_options(config))
         inference_pb2_grpc.add_InferenceServiceServicer_to_server(self._service, self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         names = (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, self._server)
+
+    @property
+    def health_address(self) -> str:
+        """Where only health is told; empty where there is no such port."""
+        return self._probed.address
 
     @property
     def running(self) -> int:
@@ -124,6 +131,7 @@ class Server:
             port = self._server.add_insecure_port(address)
         except RuntimeError as error:
             raise ConfigError("port", f"cannot listen on {address}: {_why(self._config) or error}") from None
+        await self._probed.start()
         await self._server.start()
         return self._config.address(port)
 
@@ -173,6 +181,8 @@ class Server:
             await asyncio.to_thread(engine.close)
         await self._server.stop(_LAST_WORDS_S)
         await closing
+        # Last: whoever probes hears NOT_SERVING until there is nothing left to ask.
+        await self._probed.stop()
 
     async def _loaded(self) -> Engine | None:
         if self._loading is None:

@@ -81,11 +81,14 @@ class ChildServer:
     def _start(self, ready_file: Path) -> None:
         command = [sys.executable, "-P", "-m", "crayon", "serve", *self._arguments]
         command += ["--port", "0", "--ready-file", str(ready_file), "--drain-seconds", str(DRAIN_SECONDS)]
+        from crayon.config import child_environment
+
         self._process = subprocess.Popen(  # noqa: S603 - our own program
             [*command, "--exit-on-stdin-eof"],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=self._log,
+            env=child_environment(),
             process_group=0,  # Ctrl-C is for us: we stop it when we are done with it
         )
         end = time.monotonic() + self._ready_seconds

@@ -7,19 +7,34 @@ configuration imports it.
 
 from __future__ import annotations
 
+from crayon.config.child import child_environment
+from crayon.config.fields import Section
+from crayon.config.flags import Flag, flags
 from crayon.config.layers import NOT_SETTINGS, Configuration, Row, config_path, load, setting_keys, variable
 from crayon.config.sections import BudgetSettings, ConditionsSettings, HardnessSettings, Settings
+from crayon.config.serve import EngineKind, KvCache, Overlap, Predict, ServeSettings
+from crayon.config.toml_text import toml_text
 
 __all__ = [
     "NOT_SETTINGS",
     "BudgetSettings",
     "ConditionsSettings",
     "Configuration",
+    "EngineKind",
+    "Flag",
     "HardnessSettings",
+    "KvCache",
+    "Overlap",
+    "Predict",
     "Row",
+    "Section",
+    "ServeSettings",
     "Settings",
+    "child_environment",
     "config_path",
+    "flags",
     "load",
     "setting_keys",
+    "toml_text",
     "variable",
 ]

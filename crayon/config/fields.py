@@ -24,13 +24,15 @@ def _split_list(value: object) -> object:
     return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
 
+EMPTY_IS_NONE = BeforeValidator(_empty_is_none)
 Int = Annotated[int, BeforeValidator(_refuse_bool)]
 Float = Annotated[float, BeforeValidator(_refuse_bool), Field(allow_inf_nan=False)]
-OptionalInt = Annotated[Int | None, BeforeValidator(_empty_is_none)]
-OptionalFloat = Annotated[Float | None, BeforeValidator(_empty_is_none)]
-OptionalText = Annotated[str | None, BeforeValidator(_empty_is_none)]
+OptionalInt = Annotated[Int | None, EMPTY_IS_NONE]
+OptionalFloat = Annotated[Float | None, EMPTY_IS_NONE]
+OptionalBool = Annotated[bool | None, EMPTY_IS_NONE]
+OptionalText = Annotated[str | None, EMPTY_IS_NONE]
 Texts = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split_list)]
-OptionalPath = Annotated[Path | None, BeforeValidator(_empty_is_none)]
+OptionalPath = Annotated[Path | None, EMPTY_IS_NONE]
 
 
 class Section(BaseModel):

@@ -6,6 +6,7 @@ import difflib
 import os
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from platformdirs import user_config_path
 from pydantic import BaseModel, ValidationError
 from pydantic_settings import EnvSettingsSource, SettingsError
 
+from crayon.config.secrets import HIDDEN, holds_password, secret_keys
 from crayon.config.sections import PREFIX, TABLES, Settings
 from crayon.errors import ConfigError, InvalidRequestError
 from crayon.local_only import LOCAL_ONLY
@@ -40,6 +42,7 @@ class Row:
     key: str
     value: object
     source: str
+    secret: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +56,25 @@ class Configuration:
 
     def rows(self) -> Iterator[Row]:
         """Yield every setting, defaults included, in the order of declaration."""
+        secrets = set(secret_keys(Settings))
         for key, value in _flatten(self.settings.model_dump(mode="json")):
-            yield Row(key, value, self.sources.get(key, DEFAULT))
+            secret = value is not None and (key in secrets or holds_password(value))
+            yield Row(key, HIDDEN if secret else value, self.sources.get(key, DEFAULT), secret)
+
+    @contextmanager
+    def blaming(self, section: str) -> Iterator[None]:
+        """Say of what is wrong with a key of `section`, as the part that uses it found out, where it was read.
+
+        Raises:
+            ConfigError: the one raised inside, with the setting's whole name and its source.
+        """
+        try:
+            yield
+        except ConfigError as error:
+            key = f"{section}.{error.key}"
+            if error.source or key not in setting_keys():
+                raise
+            raise ConfigError(key, error.problem, self.sources.get(key, DEFAULT)) from None
 
 
 def config_path() -> Path:
@@ -183,7 +203,7 @@ def _config_error(error: ValidationError, sources: Mapping[str, str]) -> ConfigE
     # A list's element has its index behind the key.
     key = next((k for n in range(len(location), 0, -1) if (k := ".".join(location[:n])) in sources), "")
     key = key or ".".join(location)
-    problem = f"{first['msg']}, not {first['input']!r}"
+    problem = first["msg"] if key in secret_keys(Settings) else f"{first['msg']}, not {first['input']!r}"
     return ConfigError(key, problem, sources.get(key, DEFAULT))
 
 

@@ -10,6 +10,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 # Not only for type checking: pydantic evaluates the annotations at run time.
 from crayon.completion import Mode
 from crayon.config.fields import Float, Int, OptionalFloat, OptionalInt, OptionalPath, OptionalText, Section, Texts
+from crayon.config.serve import ServeSettings
 from crayon.errors import InvalidRequestError
 from crayon.privacy.finding import KINDS
 from crayon.privacy.patterns import compile_pattern
@@ -36,12 +37,6 @@ class ServerSettings(Section):
     """The server that takes what the device should not answer; no address, no server."""
 
     address: OptionalText = None
-
-
-class ServeSettings(Section):
-    """What `crayon serve` offers."""
-
-    pools: Texts = ()
 
 
 class PrivacySettings(Section):
