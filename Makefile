@@ -25,7 +25,7 @@ demo: $(VENV)/.installed  ## Watch real questions being answered on the device a
 test: $(VENV)/.installed  ## Run the tests that need neither torch nor vLLM.
 	$(BIN)/python -m pytest --ignore=tests/train
 
-check: $(VENV)/.installed  ## Lint, types, protocol, generated files.
+check: $(VENV)/.installed .venv-deploy/.installed  ## Lint, types, protocol, generated and deployment files.
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/buf lint
@@ -34,6 +34,12 @@ check: $(VENV)/.installed  ## Lint, types, protocol, generated files.
 	@# mypy does not follow an editable install, so it reads an ordinary one.
 	@rm -rf build && $(PIP) install --no-deps --target build/types .
 	MYPYPATH=build/types $(BIN)/mypy --package crayon
+	$(BIN)/python tools/deploy_lint.py --tools .venv-deploy/bin
+
+.venv-deploy/.installed: deploy/lint-requirements.txt
+	@$(PYTHON) -m venv .venv-deploy
+	@.venv-deploy/bin/python -m pip --disable-pip-version-check --quiet install --requirement $<
+	@touch $@
 
 stubs: $(VENV)/.installed  ## Generate the gRPC stubs and the command reference again.
 	$(BIN)/python tools/stubs.py
@@ -79,4 +85,4 @@ peers: .peers/llama-cpp/.installed .peers/openvino/.installed  ## Build the peer
 	@touch $@
 
 clean:  ## Remove the environments and everything built.
-	rm -rf $(VENV) .venv-train .peers build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) .venv-train .venv-deploy .peers build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

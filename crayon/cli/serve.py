@@ -16,6 +16,7 @@ import typer
 from crayon.cli import console, options
 from crayon.cli.client import quiet_grpc
 from crayon.cli.pull_progress import pull_progress
+from crayon.cli.service_manager import READY, STOPPING, tell_service_manager
 from crayon.cli.setting_options import settings_of, with_options_of
 from crayon.cli.tuned import DEFAULT_SLOTS, engine_sizes
 from crayon.config import EngineKind, KvCache, ServeSettings, toml_text
@@ -230,10 +231,12 @@ def _run(config: ServeConfig, factory: Callable[[], Engine], ready_file: Path | 
 
         def on_ready(address: str) -> None:
             announce(address)
+            tell_service_manager(READY)
             console.message(f"serving on {address} (Ctrl-C stops it)", "green")
 
         def on_drain(running: int) -> None:
             withdraw()
+            tell_service_manager(STOPPING)
             if running:
                 console.message(
                     f"stopping; up to {config.drain_seconds:g} s for {running} running request(s), "

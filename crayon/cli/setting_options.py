@@ -50,5 +50,5 @@ def _parameter(flag: Flag) -> inspect.Parameter:
         show_default=flag.default or False,
     )
     kind = flag.kind | None
-    annotation: Any = Annotated[kind, option]  # type: ignore[valid-type] # made for typer, not for mypy
+    annotation: Any = Annotated[kind, option]
     return inspect.Parameter(flag.key, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
