@@ -23,6 +23,7 @@ KUBERNETES = [path for path in sorted((DEPLOY / "kubernetes").glob("*.yaml")) if
 UNIT = DEPLOY / "systemd" / "crayon.service"
 # systemd's own measure, of 100; a unit without any hardening has 96.
 EXPOSURE = "20"
+OFFLINE_SINCE = 250
 
 
 def installed(tools: Path) -> Iterator[list[str]]:
@@ -38,9 +39,18 @@ def installed(tools: Path) -> Iterator[list[str]]:
 def of_the_system(unit: Path) -> Iterator[list[str]]:
     """Yield the commands of the tools that a system may have."""
     yield ["systemd-analyze", "verify", "--man=no", str(unit)]
-    yield ["systemd-analyze", "security", "--offline=true", f"--threshold={EXPOSURE}", str(unit)]
+    if systemd_version() >= OFFLINE_SINCE:
+        yield ["systemd-analyze", "security", "--offline=true", f"--threshold={EXPOSURE}", str(unit)]
     yield ["promtool", "check", "config", str(DEPLOY / "docker" / "prometheus.yml")]
     yield ["kubectl", "kustomize", str(DEPLOY / "kubernetes")]
+
+
+def systemd_version() -> int:
+    """Return the system's version of systemd, 0 if there is none."""
+    if shutil.which("systemd-analyze") is None:
+        return 0
+    words = subprocess.run(["systemd-analyze", "--version"], capture_output=True, text=True, timeout=60).stdout.split()  # noqa: S607 - whichever there is
+    return int(words[1]) if len(words) > 1 and words[1].isdigit() else 0
 
 
 def failed(command: list[str]) -> bool:
