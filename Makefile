@@ -28,7 +28,7 @@ test: $(VENV)/.installed  ## Run the tests that need neither torch nor vLLM.
 test-faults: $(VENV)/.installed  ## Inject every fault, the slow ones too, and write the table of docs/reliability.md.
 	$(BIN)/python -m pytest tests/faults -m "long or not long" --fault-table docs/reliability.md
 
-check: $(VENV)/.installed  ## Lint, types, protocol, generated files.
+check: $(VENV)/.installed .venv-deploy/.installed  ## Lint, types, protocol, generated and deployment files.
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/buf lint
@@ -37,6 +37,12 @@ check: $(VENV)/.installed  ## Lint, types, protocol, generated files.
 	@# mypy does not follow an editable install, so it reads an ordinary one.
 	@rm -rf build && $(PIP) install --no-deps --target build/types .
 	MYPYPATH=build/types $(BIN)/mypy --package crayon
+	$(BIN)/python tools/deploy_lint.py --tools .venv-deploy/bin
+
+.venv-deploy/.installed: deploy/lint-requirements.txt
+	@$(PYTHON) -m venv .venv-deploy
+	@.venv-deploy/bin/python -m pip --disable-pip-version-check --quiet install --requirement $<
+	@touch $@
 
 stubs: $(VENV)/.installed  ## Generate the gRPC stubs and the command reference again.
 	$(BIN)/python tools/stubs.py
@@ -82,4 +88,4 @@ peers: .peers/llama-cpp/.installed .peers/openvino/.installed  ## Build the peer
 	@touch $@
 
 clean:  ## Remove the environments and everything built.
-	rm -rf $(VENV) .venv-train .peers build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) .venv-train .venv-deploy .peers build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -67,12 +67,13 @@ class PromptTooLongError(InvalidRequestError):
 
 
 class ConfigError(CrayonError):
-    """A setting is wrong. `key` names it, `source` says where it was read."""
+    """A setting is wrong. `key` names it, `source` says where it was read, `problem` is the rest."""
 
     def __init__(self, key: str, message: str, source: str = "") -> None:
         where = f" (from {source})" if source else ""
         super().__init__(f"{key}{where}: {message}")
         self.key = key
+        self.problem = message
         self.source = source
 
 

@@ -29,6 +29,8 @@ class ServeConfig:
         limits: what each client may ask for.
         insecure_plain_text: plain text where other machines can reach the server, too.
         insecure_no_tokens: neither tokens nor client certificates there.
+        health_host: where `health_port` is; any address of this machine, for only health is told there.
+        health_port: a second port, in plain text, for probes that cannot do more; 0 picks a free one, None is none.
 
     Raises:
         ConfigError: a value is out of range, or the host could be reached from another machine and there is no TLS, or
@@ -46,11 +48,20 @@ class ServeConfig:
     limits: Limits = field(default_factory=Limits)
     insecure_plain_text: bool = False
     insecure_no_tokens: bool = False
+    health_host: str = "127.0.0.1"
+    health_port: int | None = None
 
     def __post_init__(self) -> None:
         self._check_access()
         if not 0 <= self.port <= 65535:
             raise ConfigError("port", f"must be from 0 (any free one) to 65535, not {self.port}")
+        if self.health_port is not None:
+            if self.health_host.startswith(UNIX):
+                raise ConfigError("health_host", f"must be an address, not {self.health_host!r}")
+            if not 0 <= self.health_port <= 65535:
+                raise ConfigError("health_port", f"must be from 0 (any free one) to 65535, not {self.health_port}")
+            if self.health_port == self.port != 0 and not self.host.startswith(UNIX):
+                raise ConfigError("health_port", f"must be another port than the requests' {self.port}")
         if not self.drain_seconds >= 0:
             raise ConfigError("drain_seconds", f"must be 0 or more seconds, not {self.drain_seconds}")
         if not self.default_deadline > 0:

@@ -20,6 +20,7 @@ from grpc_reflection.v1alpha import reflection
 from crayon.errors import ConfigError
 from crayon.server.access import AccessInterceptor
 from crayon.server.certificates import Certificates
+from crayon.server.health_port import HealthPort
 from crayon.server.interceptor import StatusInterceptor
 from crayon.server.limits import ClientLimits
 from crayon.server.service import InferenceService
@@ -118,6 +119,7 @@ class Server:
         self._health = health.aio.HealthServicer()
         self._loading: asyncio.Future[Engine] | None = None
         self._failing: asyncio.Task[None] | None = None
+        self._probed = HealthPort(config, self._health)
         self._tokens = TokenStore(config.tokens_file, config.tokens) if config.wants_tokens else None
         self._certificates = None if config.tls is None else Certificates(config.tls)
         # Who may call comes first: nobody else makes the others work.
@@ -127,6 +129,11 @@ class Server:
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         names = (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, self._server)
+
+    @property
+    def health_address(self) -> str:
+        """Where only health is told; empty where there is no such port."""
+        return self._probed.address
 
     @property
     def running(self) -> int:
@@ -148,6 +155,7 @@ class Server:
                 port = self._server.add_secure_port(address, self._certificates.credentials())
         except RuntimeError as error:
             raise ConfigError("port", f"cannot listen on {address}: {_why(self._config) or error}") from None
+        await self._probed.start()
         await self._server.start()
         return self._config.address(port)
 
@@ -212,6 +220,8 @@ class Server:
         closed = engine is None or await _closed(engine)
         await self._server.stop(_LAST_WORDS_S)
         await closing
+        # Last: whoever probes hears NOT_SERVING until there is nothing left to ask.
+        await self._probed.stop()
         return closed
 
     async def _loaded(self) -> Engine | None:

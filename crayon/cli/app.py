@@ -22,6 +22,7 @@ COMMANDS: dict[str, CommandEntry] = {
     "choose": CommandEntry("crayon.cli.choose", "Choose the likeliest of given answers; works in pipes."),
     "chat": CommandEntry("crayon.cli.chat", "Talk, turn by turn."),
     "serve": CommandEntry("crayon.cli.serve", "Run a server that devices can turn to."),
+    "health": CommandEntry("crayon.cli.health", "Ask a server for its health: exit code 0 if it serves, else 1."),
     "demo": CommandEntry("crayon.cli.demo", "Watch questions being answered on the device and by a server."),
     "customize": CommandEntry("crayon.cli.customize", "Make the device better at a task, from a few samples of it."),
     "customizations": CommandEntry(
@@ -34,7 +35,7 @@ COMMANDS: dict[str, CommandEntry] = {
     "doctor": CommandEntry("crayon.cli.doctor", "Check this machine, the library, the models and the server."),
     "config": CommandEntry("crayon.cli.config", "Show the settings and where each one came from."),
     "eval": CommandEntry("crayon.cli.eval", "Measure how good the device's answers are."),
-    "bench": CommandEntry("crayon.cli.bench", "Measure the device, blending, the server, the wire and the start-up."),
+    "bench": CommandEntry("crayon.cli.bench", "Measure device, blending, server, wire and start-up."),
     "tune": CommandEntry("crayon.cli.tune", "Search for the best plan of a server's work."),
 }
 

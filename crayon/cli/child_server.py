@@ -19,17 +19,6 @@ READY_SECONDS = 120.0
 DRAIN_SECONDS = 2.0
 STOP_SECONDS = 5.0
 TAIL_BYTES, TAIL_LINES = 4096, 12
-# Settings of a server for others, which our environment or the user's file may hold.
-CLOSING = (
-    "TOKENS",
-    "TOKENS_FILE",
-    "TLS_CERT",
-    "TLS_KEY",
-    "TLS_CLIENT_CA",
-    "CLIENT_CONCURRENT",
-    "CLIENT_REQUESTS_PER_MINUTE",
-    "CLIENT_TOKENS_PER_MINUTE",
-)
 
 
 class ChildServer:
@@ -92,12 +81,14 @@ class ChildServer:
     def _start(self, ready_file: Path) -> None:
         command = [sys.executable, "-P", "-m", "crayon", "serve", *self._arguments]
         command += ["--port", "0", "--ready-file", str(ready_file), "--drain-seconds", str(DRAIN_SECONDS)]
+        from crayon.config import child_environment
+
         self._process = subprocess.Popen(  # noqa: S603 - our own program
             [*command, "--exit-on-stdin-eof"],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=self._log,
-            env=_open_to_us(),
+            env=child_environment(),
             process_group=0,  # Ctrl-C is for us: we stop it when we are done with it
         )
         end = time.monotonic() + self._ready_seconds
@@ -108,11 +99,6 @@ class ChildServer:
                 raise self.failure(f"the server was not ready after {self._ready_seconds:g} s")
             time.sleep(0.05)
         self.address = ready_file.read_text(encoding="utf-8").strip()
-
-
-def _open_to_us() -> dict[str, str]:
-    """Return our environment, with nothing set that would close the child to us: it is for this program alone."""
-    return {**os.environ, **{f"CRAYON_SERVE__{name}": "" for name in CLOSING}}
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

@@ -16,7 +16,7 @@ import typer
 from crayon.cli import console, options
 from crayon.cli.exit_codes import exit_code
 from crayon.cli.report import route_line
-from crayon.cli.serve import EngineKind
+from crayon.config import EngineKind, ServeSettings
 from crayon.errors import CrayonError, ModelError
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def demo(
     device: options.DeviceOption = None,
     server_model: Annotated[
         str, typer.Option("--server-model", metavar="MODEL", help="The server's model: name, path or reference.")
-    ] = "qwen2.5-coder-1.5b-instruct",
+    ] = ServeSettings().model,
     engine: Annotated[
         EngineKind,
         typer.Option("--engine", help="The server's engine; echo needs no model and says back what it hears."),

@@ -14,7 +14,7 @@ from crayon.completion import Mode
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from crayon.config import Settings
+    from crayon.config import Configuration, Settings
 
 _MODES = ", ".join(Mode)
 ModeOption = Annotated[
@@ -91,7 +91,12 @@ def server_flags(
 
 
 def load_settings(flags: Mapping[str, object]) -> Settings:
-    """Return the settings; options that were not given (None or empty) leave the other sources their say.
+    """Return the settings; see `load_configuration`."""
+    return load_configuration(flags).settings
+
+
+def load_configuration(flags: Mapping[str, object]) -> Configuration:
+    """Return the configuration; options that were not given (None or empty) leave the other sources their say.
 
     Warns on standard error about variables that look like settings, and sends the log there too.
     """
@@ -103,4 +108,4 @@ def load_settings(flags: Mapping[str, object]) -> Settings:
         console.warning(text)
     level = logging.getLevelNamesMapping()[configuration.settings.log_level.upper()]
     logging.basicConfig(level=level, format="%(levelname)s %(name)s: %(message)s", force=True)
-    return configuration.settings
+    return configuration

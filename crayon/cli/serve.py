@@ -9,142 +9,46 @@ import signal
 import threading
 import time
 from contextlib import contextmanager, suppress
-from enum import StrEnum
-from pathlib import Path  # noqa: TC003 - typer reads the annotations when it runs
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from crayon.cli import console, options
-from crayon.cli.access_options import (
-    ConcurrentOption,
-    NoTokensOption,
-    PlainTextOption,
-    RequestsOption,
-    TlsCertOption,
-    TlsClientCaOption,
-    TlsKeyOption,
-    TokensFileOption,
-    TokensOption,
-    access_config,
-)
-from crayon.cli.engine_options import (
-    AheadOption,
-    BatchOption,
-    FirstOption,
-    KvCache,
-    KvOption,
-    LateOption,
-    NanoOption,
-    OverlapOption,
-    PredictOption,
-    PrefixOption,
-    QuantumOption,
-    QueueOption,
-    QueueTokensOption,
-    SpillOption,
-    StepOption,
-)
+from crayon.cli.access_config import access_config
+from crayon.cli.client import quiet_grpc
 from crayon.cli.exit_codes import UNEXPECTED
 from crayon.cli.pull_progress import pull_progress
+from crayon.cli.service_manager import READY, STOPPING, tell_service_manager
+from crayon.cli.setting_options import settings_of, with_options_of
 from crayon.cli.tuned import DEFAULT_SLOTS, engine_sizes
+from crayon.config import EngineKind, KvCache, ServeSettings, toml_text
 from crayon.errors import ConfigError, MissingExtraError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
+    from pathlib import Path
 
     from crayon.adapters import Pool
-    from crayon.config import Settings
+    from crayon.config import Configuration, Settings
     from crayon.engine import Engine
     from crayon.server.config import ServeConfig
 
 app = typer.Typer(add_completion=False)
 
 _STATS_EVERY_S = 0.3
-
-
-class EngineKind(StrEnum):
-    """What answers: a model in llama.cpp, or an echo for tests."""
-
-    LLAMA_CPP = "llama_cpp"
-    ECHO = "echo"
+# What the command reads beside its own section.
+_SHARED = ("models_dir", "log_level")
 
 
 @app.command()
+@with_options_of(ServeSettings)
 def serve(
     *,
-    engine: Annotated[
-        EngineKind,
-        typer.Option("--engine", help="llama_cpp runs a model; echo says back what it hears, for tests."),
-    ] = EngineKind.LLAMA_CPP,
-    model: Annotated[
-        str, typer.Option("--model", metavar="MODEL", help="The model: name, path or reference (crayon models ls).")
-    ] = "qwen2.5-coder-1.5b-instruct",
-    host: Annotated[
-        str, typer.Option("--host", help="An address of this machine, or unix:/path for a socket file.")
-    ] = "127.0.0.1",
-    port: Annotated[int, typer.Option("--port", help="0 picks a free one.")] = 50051,
-    pool: Annotated[
-        list[str] | None,
-        typer.Option("--pool", metavar="POOL", help="Adapters to blend: name or folder; may be given again."),
-    ] = None,
-    slots: Annotated[
-        int | None,
-        typer.Option("--slots", min=1, max=256, help="Most requests computed together; if not given, as tuned, or 8."),
-    ] = None,
-    ctx: Annotated[
-        int,
-        typer.Option("--ctx", min=16, help="Tokens of context of all slots together; memory grows with it."),
-    ] = 32768,
-    threads: Annotated[
-        int | None,
-        typer.Option("--threads", min=1, help="Compute threads; if not given, as tuned, or all cores it may use."),
-    ] = None,
-    batch: BatchOption = None,
-    step_ms: StepOption = None,
-    late_share: LateOption = None,
-    first_ms: FirstOption = None,
-    predict: PredictOption = None,
-    spill: SpillOption = None,
-    idle_prefixes: PrefixOption = None,
-    blend_quantum: QuantumOption = None,
-    plan_ahead: AheadOption = None,
-    nano_batches: NanoOption = None,
-    overlap: OverlapOption = None,
-    kv: KvOption = None,
-    max_queue: QueueOption = None,
-    max_queue_tokens: QueueTokensOption = None,
-    tokens_file: TokensFileOption = None,
-    tls_cert: TlsCertOption = None,
-    tls_key: TlsKeyOption = None,
-    tls_client_ca: TlsClientCaOption = None,
-    insecure_plain_text: PlainTextOption = None,
-    insecure_no_tokens: NoTokensOption = None,
-    client_concurrent: ConcurrentOption = None,
-    client_requests_per_minute: RequestsOption = None,
-    client_tokens_per_minute: TokensOption = None,
-    stats_file: Annotated[
-        Path | None,
-        typer.Option("--stats-file", metavar="PATH", help="Keep the engine's counters there, as JSON, for benches."),
-    ] = None,
-    tune: Annotated[
+    print_config: Annotated[
         bool,
-        typer.Option("--tune/--no-tune", help="Search for up to 30 s at a model's first start (crayon tune server)."),
+        typer.Option("--print-config", help="Print what it would run with, as TOML with each value's source, and end."),
     ] = False,
-    drain_seconds: Annotated[
-        float, typer.Option("--drain-seconds", min=0, help="How long running answers may go on after the first signal.")
-    ] = 30.0,
-    ready_file: Annotated[
-        Path | None,
-        typer.Option("--ready-file", metavar="PATH", help="Write the address here while serving, for scripts."),
-    ] = None,
-    exit_on_stdin_eof: Annotated[
-        bool,
-        typer.Option("--exit-on-stdin-eof", help="Stop when standard input ends: with the program that holds it."),
-    ] = False,
-    echo_delay: Annotated[
-        float, typer.Option("--echo-delay", min=0, help="With --engine echo: seconds for each word.")
-    ] = 0.0,
+    **given: object,
 ) -> None:
     """Run a server that devices can turn to.
 
@@ -152,66 +56,88 @@ def serve(
     in another. The model is fetched first if it is not here. Health (grpc.health.v1) says NOT_SERVING while the
     model loads. SIGTERM or Ctrl-C lets running answers end; a second one ends the server at once.
 
+    Each option is also a key of the section [serve] of the settings' file, and a variable: --port is port = 50051
+    there, or CRAYON_SERVE__PORT=50051. What the command line says holds before the variable, and that before the file.
+
     Without TLS it listens on this machine only. For other machines give --tls-cert and --tls-key, and --tokens-file (or
     CRAYON_SERVE__TOKENS) or --tls-client-ca to say who may call. docs/security.md has the rest.
     """
-    if exit_on_stdin_eof:
+    configuration = options.load_configuration(settings_of("serve", given))
+    settings = configuration.settings
+    with configuration.blaming("serve"):
+        config = _listening(settings.serve)
+    if print_config:
+        _print(configuration)
+        return
+    if settings.serve.exit_on_stdin_eof:
         _stop_with_stdin()
-    settings = options.load_settings(
-        {
-            "serve.pools": pool,
-            "serve.tokens_file": tokens_file,
-            "serve.tls_cert": tls_cert,
-            "serve.tls_key": tls_key,
-            "serve.tls_client_ca": tls_client_ca,
-            "serve.insecure_plain_text": insecure_plain_text,
-            "serve.insecure_no_tokens": insecure_no_tokens,
-            "serve.client_concurrent": client_concurrent,
-            "serve.client_requests_per_minute": client_requests_per_minute,
-            "serve.client_tokens_per_minute": client_tokens_per_minute,
-        }
-    )
-    # gRPC's core writes its own log lines to standard error; what matters in them is in our errors.
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    quiet_grpc()
     try:
-        from crayon.server.config import ServeConfig
         from crayon.server.serve import check_access, check_free
     except ModuleNotFoundError as error:
         if error.name is None or not error.name.startswith("grpc_reflection"):
             raise
         raise MissingExtraError("server", "crayon serve") from None
 
-    config = ServeConfig(host=host, port=port, drain_seconds=drain_seconds, **access_config(settings.serve))
-    for text in config.warnings:
-        console.warning(text)
-    # Before a download of minutes, not after it.
-    check_access(config)
-    check_free(config)
-    if engine is EngineKind.ECHO:
-        factory = _echo(delay=echo_delay, ctx=ctx, slots=slots or DEFAULT_SLOTS)
+    with configuration.blaming("serve"):
+        for text in config.warnings:
+            console.warning(text)
+        # Before a download of minutes, not after it.
+        check_access(config)
+        check_free(config)
+        factory = _factory(settings)
+        _run(config, factory, settings.serve.ready_file)
+
+
+def _print(configuration: Configuration) -> None:
+    rows = [row for row in configuration.rows() if row.key in _SHARED or row.key.startswith("serve.")]
+    print(f"# {configuration.path}\n\n{toml_text(rows)}", end="")
+
+
+def _listening(serve: ServeSettings) -> ServeConfig:
+    from crayon.server.config import ServeConfig
+
+    return ServeConfig(
+        host=serve.host,
+        port=serve.port,
+        drain_seconds=serve.drain_seconds,
+        health_host=serve.health_host,
+        health_port=serve.health_port,
+        **access_config(serve),
+    )
+
+
+def _factory(settings: Settings) -> Callable[[], Engine]:
+    """Return what makes the engine; the model is fetched, and its pools are opened, here."""
+    serve = settings.serve
+    if serve.engine is EngineKind.ECHO:
+        factory = _echo(delay=serve.echo_delay, ctx=serve.ctx, slots=serve.slots or DEFAULT_SLOTS)
     else:
-        shape = {
-            "n_batch": batch,
-            "late_share": late_share,
-            "first_seconds": None if first_ms is None else first_ms / 1000,
-            "predict": predict,
-            "spill": spill,
-            "idle_prefixes": idle_prefixes,
-            "quantum": blend_quantum,
-            "plan_ahead": plan_ahead,
-            "nano_batches": nano_batches,
-            "overlap": overlap,
-            "max_queue": max_queue,
-            "max_queue_tokens": max_queue_tokens,
-            "kv_unified": None if kv is None else kv is KvCache.UNIFIED,
-        }
-        given: dict[str, Any] = {name: value for name, value in shape.items() if value is not None}
-        if step_ms is not None:
-            given["step_seconds"] = step_ms / 1000 or None
-        factory = _llama_cpp(model, settings, given, ctx=ctx, slots=slots, threads=threads, tune=tune)
-    if stats_file is not None:
-        factory = _told(factory, stats_file)
-    _run(config, factory, ready_file)
+        factory = _llama_cpp(settings, _shape(serve))
+    return factory if serve.stats_file is None else _told(factory, serve.stats_file)
+
+
+def _shape(serve: ServeSettings) -> dict[str, Any]:
+    """Return the engine's keyword arguments for the shape of its work; what is not set is the engine's to choose."""
+    shape = {
+        "n_batch": serve.batch,
+        "late_share": serve.late_share,
+        "first_seconds": None if serve.first_ms is None else serve.first_ms / 1000,
+        "predict": serve.predict,
+        "spill": serve.spill,
+        "idle_prefixes": serve.idle_prefixes,
+        "quantum": serve.blend_quantum,
+        "plan_ahead": serve.plan_ahead,
+        "nano_batches": serve.nano_batches,
+        "overlap": serve.overlap,
+        "max_queue": serve.max_queue,
+        "max_queue_tokens": serve.max_queue_tokens,
+        "kv_unified": None if serve.kv is None else serve.kv is KvCache.UNIFIED,
+    }
+    given: dict[str, Any] = {name: value for name, value in shape.items() if value is not None}
+    if serve.step_ms is not None:
+        given["step_seconds"] = serve.step_ms / 1000 or None
+    return given
 
 
 def _stop_with_stdin() -> None:
@@ -247,39 +173,31 @@ def _told(factory: Callable[[], Engine], path: Path) -> Callable[[], Engine]:
     def make() -> Engine:
         engine = factory()
         if not hasattr(engine, "counters"):
-            raise ConfigError("--stats-file", "this engine counts nothing; leave it away")
+            raise ConfigError("stats_file", "this engine counts nothing; leave it away")
         threading.Thread(target=tell, args=(engine,), name="crayon-stats", daemon=True).start()
         return engine
 
     return make
 
 
-def _llama_cpp(
-    reference: str,
-    settings: Settings,
-    given: Mapping[str, Any],
-    *,
-    ctx: int,
-    slots: int | None,
-    threads: int | None,
-    tune: bool,
-) -> Callable[[], Engine]:
+def _llama_cpp(settings: Settings, given: Mapping[str, Any]) -> Callable[[], Engine]:
     from crayon.models import read_gguf, resolve
     from crayon.models.prepared import origin
 
-    with pull_progress(reference) as progress:
-        local = resolve(reference, progress=progress, models_dir=settings.models_dir)
+    serve = settings.serve
+    with pull_progress(serve.model) as progress:
+        local = resolve(serve.model, progress=progress, models_dir=settings.models_dir)
     info = read_gguf(local.path)
     source_sha256, quantization = origin({key: str(value) for key, value in info.metadata.items()}, local.sha256)
-    pools = open_pools(settings.serve.pools, source_sha256, local.name)
+    pools = open_pools(serve.pools, source_sha256, local.name)
     sizes = engine_sizes(
         local,
         quantization or info.file_type or "",
         models_dir=settings.models_dir,
-        ctx=ctx,
-        slots=slots,
-        threads=threads,
-        search=tune,
+        ctx=serve.ctx,
+        slots=serve.slots,
+        threads=serve.threads,
+        search=serve.tune,
         pools=pools,
     )
     console.message(f"loading {local.name} from {local.path}", "dim")
@@ -322,10 +240,12 @@ def _run(config: ServeConfig, factory: Callable[[], Engine], ready_file: Path | 
 
         def on_ready(address: str) -> None:
             announce(address)
+            tell_service_manager(READY)
             console.message(f"serving on {address} (Ctrl-C stops it)", "green")
 
         def on_drain(running: int) -> None:
             withdraw()
+            tell_service_manager(STOPPING)
             if running:
                 console.message(
                     f"stopping; up to {config.drain_seconds:g} s for {running} running request(s), "
@@ -357,7 +277,7 @@ def _announcing(path: Path | None) -> Iterator[tuple[Callable[[str], None], Call
         yield (lambda _address: None), (lambda: None)
         return
     if not path.parent.is_dir():
-        raise ConfigError("--ready-file", f"there is no folder {path.parent}; make it first")
+        raise ConfigError("ready_file", f"there is no folder {path.parent}; make it first")
 
     def announce(address: str) -> None:
         # Renamed into place: who finds the file finds the whole address in it.

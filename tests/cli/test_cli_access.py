@@ -11,7 +11,7 @@ import pytest
 from serving_tools import PATIENCE, ServerProcess, Serving, server_process, until
 from tls_tools import Authority, server_files
 
-from crayon.cli.access_options import access_config
+from crayon.cli.access_config import access_config
 from crayon.cli.app import app
 from crayon.cli.child_server import ChildServer
 from crayon.client import RemoteEngine
@@ -77,7 +77,7 @@ def test_doctor_says_which_setting_a_server_wants(tokens: Path, own: Path) -> No
     with Serving(EchoEngine, tokens_file=tokens) as running:
         (finding,) = check_server(load({"server.address": running.address}).settings)
         assert (finding.status, "--token-file" in finding.fix) == ("fail", True)
-        (finding,) = check_server(load({"server.address": running.address, "server.token_file": own}).settings)
+        finding, *_ = check_server(load({"server.address": running.address, "server.token_file": own}).settings)
         assert finding.status == "ok", finding
 
 

@@ -7,11 +7,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
-import typer
 from tiny_chat import write_model
 
 from crayon.cli.app import app
-from crayon.cli.engine_options import nano_batches
 from crayon.cli.tuned import engine_sizes, folder_of
 from crayon.errors import EngineError
 from crayon.models import LocalModel, resolve
@@ -99,17 +97,6 @@ def test_a_cost_that_is_none_is_left_out(local: LocalModel, capsys: pytest.Captu
     record(local, cost={"per_token": -1.0})
     assert sizes(local)["cost"] is None
     assert "the tuned record's cost is not used" in " ".join(capsys.readouterr().err.split())
-
-
-@pytest.mark.parametrize(("text", "parts"), [("off", 1), ("2", 2), ("16", 16)])
-def test_nano_batches_are_a_number_or_off(text: str, parts: int) -> None:
-    assert nano_batches(text) == parts
-
-
-@pytest.mark.parametrize("text", ["1", "0", "-2", "17", "on", "2.0", "\u0664"])
-def test_other_nano_batches_are_refused(text: str) -> None:
-    with pytest.raises(typer.BadParameter, match="off, or a number from 2 to 16"):
-        nano_batches(text)
 
 
 def test_flags_win_over_the_profile(local: LocalModel) -> None:

@@ -45,7 +45,7 @@ ARROWS: dict[str, set[str]] = {
     "server": {"contracts", "adapters", "blending", "llama", "wire", "v1"},
     "training": {"contracts", "data", "llama", "adapters", "customising", "models", "device"},
     "sdk": BELOW_SDK,
-    "config": {"contracts", "privacy"},
+    "config": {"contracts", "privacy", "server"},
     "bench": BELOW_SDK | {"sdk", "server", "config", "crayon"},
     "eval": BELOW_SDK | {"sdk", "bench", "training", "crayon"},
     "cli": BELOW_SDK | {"sdk", "server", "config", "bench", "eval", "training", "crayon"},

@@ -19,7 +19,7 @@ import crayon
 from crayon.adapters import Encoder, Gate, Manifest
 from crayon.cli.app import app
 from crayon.completion import Reason
-from crayon.config import NOT_SETTINGS, setting_keys, variable
+from crayon.config import NOT_SETTINGS, load, setting_keys, variable
 from crayon.errors import CrayonError
 from crayon.server.engines.echo import EchoEngine
 from crayon.training.recipe import MemberRecipe, Recipe, load_recipe
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [path for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))) if path.exists()]
-GUIDES = ("customising", "models", "pools", "privacy", "routing", "sdk", "server")
+GUIDES = ("customising", "deployment", "models", "pools", "privacy", "routing", "sdk", "server")
 FENCE = re.compile(r"^(?P<indent> *)```(?P<language>\w*)$")
 COMMENT = re.compile(r"^ *<!-- (run|run with a server|output) -->$")
 LINK = re.compile(r"(?<!\!)\[[^\]]*\]\(([^)\s]+)\)")
@@ -248,10 +248,13 @@ def test_the_guide_has_examples_that_run(name: str) -> None:
 
 
 @pytest.mark.parametrize("block", [block for block in BLOCKS if block.language == "toml"], ids=str)
-def test_scope_files_and_recipes_load(block: Block, tmp_path: Path) -> None:
+def test_scope_files_recipes_and_settings_load(block: Block, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "file.toml"
     path.write_text(block.text, encoding="utf-8")
-    if block.page.stem == "pools":
+    if block.page.stem == "deployment":
+        monkeypatch.setenv("CRAYON_CONFIG", str(path))
+        assert load().sources
+    elif block.page.stem == "pools":
         assert load_recipe(str(path)).members
     else:
         assert crayon.load_scope(str(path)).examples

@@ -34,7 +34,7 @@ class Variant:
     slots: int = SLOTS
 
 
-_WHOLE = ("--nano-batches", "off", "--overlap", "none")
+_WHOLE = ("--nano-batches", "1", "--overlap", "none")
 _SIZES = ("--no-tune", "--batch", "512", "--step-ms", "250", "--kv", "split", *_WHOLE)
 _BARE = (*_SIZES, "--no-plan-ahead", "--no-spill", "--predict", "worst", "--idle-prefixes", "0")
 _AHEAD = (*_SIZES, "--plan-ahead", "--no-spill", "--predict", "worst", "--idle-prefixes", "0")

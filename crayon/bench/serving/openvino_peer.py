@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import os
 from contextlib import ExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -48,7 +49,7 @@ class OpenVino:
         # -P: the worker's folder holds our modules, which must not stand before its own libraries.
         command = [str(self._python), "-P", str(WORKER), str(self._path), str(settings.slots), str(CACHE_GIB)]
         command += [str(settings.batch or 0), str(settings.threads)]
-        child = Child(self.name, command, {"PYTHONPATH": ""})
+        child = Child(self.name, command, {**os.environ, "PYTHONPATH": ""})
         with ExitStack() as stack:
             stack.callback(child.stop)
             child.wait_ready(lambda: _port(child.said()) > 0)

@@ -28,7 +28,7 @@ class Child:
     Args:
         name: what errors call it.
         command: program and arguments.
-        environment: variables on top of ours.
+        environment: all its variables; None for ours.
     """
 
     def __init__(self, name: str, command: Sequence[str], environment: Mapping[str, str] | None = None) -> None:
@@ -41,7 +41,7 @@ class Child:
                 stdin=subprocess.PIPE,
                 stdout=self._log,
                 stderr=subprocess.STDOUT,
-                env={**os.environ, **(environment or {})},
+                env=environment,
                 process_group=0,  # Ctrl-C is for us, and a program that is only a launcher ends with what it launched
             )
         except OSError as error:

@@ -123,11 +123,13 @@ class CrayonSystem:
         return [*command, "--ready-file", str(ready_file), "--exit-on-stdin-eof", *settings.options]
 
     def __enter__(self) -> Self:
+        from crayon.config import child_environment
+
         with ExitStack() as stack:
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="crayon-bench-"))
             ready_file = Path(folder) / "address"
             self._counters = ready_file.with_name("counters.json")
-            child = Child(self.name, self.command(ready_file))
+            child = Child(self.name, self.command(ready_file), child_environment())
             stack.callback(child.stop)
             child.wait_ready(ready_file.exists)
             self.address = ready_file.read_text(encoding="utf-8").strip()

@@ -1,0 +1,238 @@
+"""The section `[serve]`: every key is an option of `crayon serve`, whose help, range and default stand here only."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated
+
+from pydantic import Field, SecretStr
+from pydantic_settings import NoDecode
+
+from crayon.config.fields import (
+    EMPTY_IS_NONE,
+    SPLIT_LIST,
+    Float,
+    Int,
+    OptionalBool,
+    OptionalPath,
+    Section,
+    Texts,
+)
+from crayon.server.config import ServeConfig
+from crayon.server.prediction import Rule  # noqa: TC001 - pydantic evaluates the annotations at run time
+
+MOST_NANO_BATCHES = 16
+# Where it listens and how it stops has its defaults where it is checked.
+_LISTENING = ServeConfig()
+
+
+class EngineKind(StrEnum):
+    """What answers: a model in llama.cpp, or an echo for tests."""
+
+    LLAMA_CPP = "llama_cpp"
+    ECHO = "echo"
+
+
+class Overlap(StrEnum):
+    """Whether prompts are read and answers written at the same time."""
+
+    NONE = "none"
+    DUAL = "dual"
+
+
+class KvCache(StrEnum):
+    """How requests divide the cells of the cache."""
+
+    SPLIT = "split"
+    UNIFIED = "unified"
+
+
+class ServeSettings(Section):
+    """What `crayon serve` offers, and how. Secrets are no options: a command line can be read by others."""
+
+    engine: Annotated[
+        EngineKind, Field(description="llama_cpp runs a model; echo says back what it hears, for tests.")
+    ] = EngineKind.LLAMA_CPP
+    model: Annotated[
+        str,
+        Field(
+            min_length=1,
+            description="The model: name, path or reference (crayon models ls).",
+            json_schema_extra={"metavar": "MODEL"},
+        ),
+    ] = "qwen2.5-coder-1.5b-instruct"
+    host: Annotated[
+        str, Field(min_length=1, description="An address of this machine, or unix:/path for a socket file.")
+    ] = _LISTENING.host
+    port: Annotated[Int, Field(ge=0, le=65535, description="0 picks a free one.")] = _LISTENING.port
+    health_host: Annotated[
+        str, Field(min_length=1, description="Where --health-port listens; 0.0.0.0 for probes from outside.")
+    ] = _LISTENING.health_host
+    health_port: Annotated[
+        Int | None,
+        Field(ge=1, le=65535, description="Answer grpc.health.v1, and nothing else, there too, always in plain text."),
+        EMPTY_IS_NONE,
+    ] = _LISTENING.health_port
+    pools: Annotated[
+        Texts,
+        Field(
+            description="Adapters to blend: name or folder; may be given again.",
+            json_schema_extra={"flag": "--pool", "metavar": "POOL"},
+        ),
+    ] = ()
+    slots: Annotated[
+        Int | None,
+        Field(ge=1, le=256, description="Most requests computed together; if not given, as tuned, or 8."),
+        EMPTY_IS_NONE,
+    ] = None
+    ctx: Annotated[Int, Field(ge=16, description="Tokens of context of all slots together; memory grows with it.")] = (
+        32768
+    )
+    threads: Annotated[
+        Int | None,
+        Field(ge=1, description="Compute threads; if not given, as tuned, or all cores it may use."),
+        EMPTY_IS_NONE,
+    ] = None
+    batch: Annotated[
+        Int | None, Field(ge=1, description="Most tokens computed in one step; 512 if not given."), EMPTY_IS_NONE
+    ] = None
+    step_ms: Annotated[
+        Float | None,
+        Field(ge=0, description="How long a step may delay answers being written; 0: any. 250 if not given."),
+        EMPTY_IS_NONE,
+    ] = None
+    late_share: Annotated[
+        Float | None,
+        Field(
+            ge=0,
+            le=1,
+            description="Share of steps that may be longer than --step-ms, so that prompts are read whole; 0.04 if not "
+            "given.",
+        ),
+        EMPTY_IS_NONE,
+    ] = None
+    first_ms: Annotated[
+        Float | None,
+        Field(ge=1, description="Steps may be longer where a prompt waits so long; 1500 if not given."),
+        EMPTY_IS_NONE,
+    ] = None
+    predict: Annotated[
+        Rule | None,
+        EMPTY_IS_NONE,
+        Field(
+            description="Room for an answer in the cache: all it may get (worst), as much as answers seen got (mean, "
+            "quantile, paper), or shares of them step by step, which fills the cache best and moves a little; mean if "
+            "not given."
+        ),
+    ] = None
+    spill: Annotated[
+        OptionalBool, Field(description="Set requests aside where the cache is fuller than predicted.")
+    ] = None
+    idle_prefixes: Annotated[
+        Int | None, Field(ge=0, le=256, description="Finished requests that later ones may begin with."), EMPTY_IS_NONE
+    ] = None
+    blend_quantum: Annotated[
+        Int | None,
+        Field(ge=0, description="Tokens of one blend before the next one's turn; 0: one step."),
+        EMPTY_IS_NONE,
+    ] = None
+    plan_ahead: Annotated[OptionalBool, Field(description="Plan the next step while one is computed.")] = None
+    nano_batches: Annotated[
+        Int | None,
+        Field(
+            ge=1,
+            le=MOST_NANO_BATCHES,
+            description="Engine calls for each step of a blend, at most: answers first, then prompts; 1: one for all.",
+        ),
+        EMPTY_IS_NONE,
+    ] = None
+    overlap: Annotated[
+        Overlap | None,
+        EMPTY_IS_NONE,
+        Field(description="dual reads prompts and writes answers at once, on cores of their own."),
+    ] = None
+    kv: Annotated[
+        KvCache | None,
+        EMPTY_IS_NONE,
+        Field(
+            description="split: each slot has an equal part of --ctx. unified: one request may hold all of it, but "
+            "steps with many requests take twice as long."
+        ),
+    ] = None
+    max_queue: Annotated[
+        Int | None,
+        Field(
+            ge=1,
+            description="Most requests that wait; more are refused at once, with the time after which to come back. "
+            "256 if not given.",
+        ),
+        EMPTY_IS_NONE,
+    ] = None
+    max_queue_tokens: Annotated[
+        Int | None,
+        Field(
+            ge=1,
+            description="Most tokens of the prompts that wait; if not given, four times --ctx, 65,536 at least.",
+        ),
+        EMPTY_IS_NONE,
+    ] = None
+    tokens: Annotated[tuple[SecretStr, ...], NoDecode, SPLIT_LIST] = ()
+    tokens_file: Annotated[
+        OptionalPath,
+        Field(
+            description="Who may call: one name:token a line, # for comments; chmod 600. SIGHUP reads it again.",
+            json_schema_extra={"metavar": "PATH"},
+        ),
+    ] = None
+    tls_cert: Annotated[
+        OptionalPath,
+        Field(description="Speak TLS with this certificate chain (PEM).", json_schema_extra={"metavar": "PATH"}),
+    ] = None
+    tls_key: Annotated[
+        OptionalPath,
+        Field(description="Its private key (PEM, no password; chmod 600).", json_schema_extra={"metavar": "PATH"}),
+    ] = None
+    tls_client_ca: Annotated[
+        OptionalPath,
+        Field(
+            description="Take only clients with a certificate of these authorities.",
+            json_schema_extra={"metavar": "PATH"},
+        ),
+    ] = None
+    insecure_plain_text: Annotated[
+        bool, Field(description="Speak plain text where other machines can listen, too.")
+    ] = False
+    insecure_no_tokens: Annotated[
+        bool, Field(description="Let everybody in who can reach the port from another machine.")
+    ] = False
+    client_concurrent: Annotated[
+        Int | None, Field(ge=1, description="Most requests at a time of one client."), EMPTY_IS_NONE
+    ] = None
+    client_requests_per_minute: Annotated[
+        Int | None, Field(ge=1, description="Most requests a minute of one client."), EMPTY_IS_NONE
+    ] = None
+    client_tokens_per_minute: Annotated[
+        Int | None,
+        Field(ge=1, description="Most tokens a minute of one client, prompts and answers together."),
+        EMPTY_IS_NONE,
+    ] = None
+    stats_file: Annotated[
+        OptionalPath,
+        Field(
+            description="Keep the engine's counters there, as JSON, for benches.", json_schema_extra={"metavar": "PATH"}
+        ),
+    ] = None
+    tune: Annotated[bool, Field(description="Search for up to 30 s at a model's first start (crayon tune server).")] = (
+        False
+    )
+    drain_seconds: Annotated[
+        Float, Field(ge=0, description="How long running answers may go on after the first signal.")
+    ] = _LISTENING.drain_seconds
+    ready_file: Annotated[
+        OptionalPath,
+        Field(description="Write the address here while serving, for scripts.", json_schema_extra={"metavar": "PATH"}),
+    ] = None
+    exit_on_stdin_eof: Annotated[
+        bool, Field(description="Stop when standard input ends: with the program that holds it.")
+    ] = False
+    echo_delay: Annotated[Float, Field(ge=0, description="With --engine echo: seconds for each word.")] = 0.0
