@@ -11,7 +11,7 @@ import typer
 
 from crayon.cli import console, options
 from crayon.cli.exit_codes import UNEXPECTED
-from crayon.cli.serve import EngineKind
+from crayon.config import EngineKind
 
 if TYPE_CHECKING:
     from crayon.bench.report import Report
@@ -32,7 +32,7 @@ _Runs = Annotated[int, typer.Option("--runs", min=3, max=99, help="Measured repe
 
 @app.callback()
 def bench() -> None:
-    """Measure the device, blending, the server, the wire and the start-up.
+    """Measure device, blending, server, wire and start-up.
 
     Run it with nothing else running: a second busy process beside two compute threads costs far more than its share.
     """
