@@ -130,7 +130,7 @@ class Bed:
         if key not in self.best:
             self.progress(f"{self.label}: the best flags of {system} on {searched_on}")
             make = self.llama if system == "llama-server" else self.ours
-            axes, start = offline_axes(workload.context), self.settings(workload)
+            axes, start = offline_axes(workload.context, self.plan.slots), self.settings(workload)
             if system == "crayon":
                 axes = axes[:1]
                 start = replace(start, options=OFFLINE_OPTIONS)
