@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 # Long steps that may be saved up, so that two prompts which come soon after each other need not wait.
 MOST_CREDIT = 2.0
+SHORTEST_PIECE = 4  # tokens of a long prompt in a step; fewer would not be worth a call
 _ROUNDING = 1e-9
 
 
@@ -60,7 +61,8 @@ def budget(draft: Draft, state: State, groups: Collection[Group], cost: CostMode
     earned = min(MOST_CREDIT, credit + caps.late_share)
     here = [request for request in draft.running if request.group in groups]
     writing = sum(1 for request in here if request.generated)
-    lengths = [request.charge - request.computed for request in here if not request.generated]
+    reading = [request for request in here if not request.generated]
+    lengths = [request.charge - request.computed for request in reading]
     if not writing or writing + sum(lengths) <= within:
         return Budget(within, earned)
     long = writing + max(lengths) > caps.max_tokens
@@ -75,7 +77,11 @@ def budget(draft: Draft, state: State, groups: Collection[Group], cost: CostMode
         overdue = _waited(here, latest, caps.max_tokens - writing)
     if overdue or (credit > 1.0 - _ROUNDING and not long):
         return Budget(caps.max_tokens if long else whole, max(0.0, credit - 1.0))
-    return Budget(within if long else writing, earned)
+    if not long:
+        return Budget(writing, earned)
+    # The further a long prompt is read, the more its tokens attend to.
+    piece = max(int((within - writing) / cost.stretch(reading[0].computed)), SHORTEST_PIECE)
+    return Budget(min(writing + piece, within), earned)
 
 
 def _waited(requests: list[Request], since: float, most: int) -> bool:

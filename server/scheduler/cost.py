@@ -7,6 +7,8 @@ from typing import NamedTuple, Protocol
 
 # A step counts half after this many later ones: quick enough to follow a machine that gets busy.
 _HALF_LIFE_STEPS = 64
+# Tokens to which attention takes as long as all else of a token: 500 in a model of 135M, thousands in larger ones.
+_ATTENDED = 500
 _KEEP: float = 0.5 ** (1 / _HALF_LIFE_STEPS)
 
 
@@ -39,6 +41,10 @@ class CostModel(Protocol):
         """Return how many tokens fit into `seconds`, those `beside` included; may be 0."""
         ...
 
+    def stretch(self, context: int) -> float:
+        """Return how many times as long a token takes that attends to `context` others as one that attends to none."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class LinearCost:
@@ -65,6 +71,10 @@ class LinearCost:
         if room <= 0:
             return 0
         return int(min(room / self.per_token, 2**31)) if self.per_token > 0 else 2**31
+
+    def stretch(self, context: int) -> float:
+        """Return a cautious guess: a line of tokens says nothing of what they attend to."""
+        return 1.0 + context / _ATTENDED
 
     def observed(self, tokens: int, seconds: float) -> LinearCost:
         """Return the model with one more call of `tokens` tokens that took `seconds`."""

@@ -122,6 +122,12 @@ class LiveCost:
             return most  # the usual case, and much the quickest to find out
         return batch_for(cost, target, mix, engine=most).tokens
 
+    def stretch(self, context: int) -> float:
+        """Return how many times as long a token takes that attends to `context` others as one that attends to none."""
+        if self._pace is None or not self._pace.cost.per_token:
+            return self._line.stretch(context)
+        return 1.0 + context * self._pace.cost.per_context / self._pace.cost.per_token
+
     # -- learning
 
     def observed(self, shape: StepShape, seconds: float) -> None:

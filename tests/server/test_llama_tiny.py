@@ -553,7 +553,9 @@ def test_a_prompt_begins_with_what_another_left(tiny_path: Path, values: dict[st
 def test_the_next_step_is_mostly_planned_while_one_runs(tiny_path: Path) -> None:
     for ahead in (True, False):
         with engine_of(tiny_path, plan_ahead=ahead) as engine:
-            Read(engine.generate(ask("the other", max_tokens=40, ignore_eos=True)))
+            streams = [engine.generate(ask("the other", max_tokens=40, ignore_eos=True)) for _ in range(4)]
+            for stream in streams:
+                Read(stream)
             assert (engine.counters.planned_ahead > 30) is ahead
 
 

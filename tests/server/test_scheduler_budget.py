@@ -80,8 +80,12 @@ def test_a_prompt_too_long_for_any_step_is_read_in_pieces_within_the_bound() -> 
     caps = limits()
     state = talking(caps, credit=2.0)
     state.add(generate("long", 2000, 4))
-    sizes = [go(state, caps).tokens for _ in range(20)]
-    assert sizes == [40] * 20
+    sizes = [go(state, caps).tokens for _ in range(40)]
+    assert sizes[0] == 40
+    # Its later tokens attend to more, and so take longer.
+    assert sizes == sorted(sizes, reverse=True)
+    read = state.get("long").computed
+    assert sizes[-1] == 1 + int(39 / COST.stretch(read - (sizes[-1] - 1)))
 
 
 def test_who_would_be_late_for_its_first_token_is_read_at_once() -> None:

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from crayon.bench.serving.systems import System
 
 WARM_ANSWER = 4
-OFFLINE_OPTIONS = ("--step-ms", "0")  # of ours: nobody watches an answer, so a step may be as long as it likes
+# Of ours: nobody watches an answer, so a step may be as long as it likes, and hold many prompts in a call of their own.
+OFFLINE_OPTIONS = ("--step-ms", "0", "--batch", "1024", "--nano-batches", "2")
 
 
 @dataclass(slots=True, kw_only=True)
@@ -129,7 +130,7 @@ class Bed:
         if key not in self.best:
             self.progress(f"{self.label}: the best flags of {system} on {searched_on}")
             make = self.llama if system == "llama-server" else self.ours
-            axes, start = offline_axes(workload.context), self.settings(workload)
+            axes, start = offline_axes(workload.context, self.plan.slots), self.settings(workload)
             if system == "crayon":
                 axes = axes[:1]
                 start = replace(start, options=OFFLINE_OPTIONS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from crayon.bench.serving.tuning import SLOTS
 from crayon.bench.serving.workloads import CODE, CONSTANT, CONVERSATION, MOONCAKE, WORKLOADS
 
 OFFLINE, ONLINE, LONG_PROMPT = "offline", "online", "long_prompt"
@@ -52,6 +53,7 @@ class Plan:
         models: each with its share.
         context: most tokens of one request; longer rows of a trace are skipped.
         search_requests: requests of one trial while the best flags are searched.
+        slots: numbers of slots that are searched.
         probes: runs of one search for a rate.
         probe_seconds: in which requests arrive, in one of them.
         arrivals: requests that it has at least, for which it may take twice as long.
@@ -62,6 +64,7 @@ class Plan:
     models: tuple[ModelPlan, ...]
     context: int = 2048
     search_requests: int = 16
+    slots: tuple[int, ...] = SLOTS
     probes: int = 5
     probe_seconds: float = 20.0
     arrivals: int = 20
@@ -126,6 +129,7 @@ QUICK = Plan(
         ),
     ),
     search_requests=8,
+    slots=(16, 48),
     probes=3,
     probe_seconds=12.0,
     arrivals=12,

@@ -20,9 +20,13 @@ CELLS = 32_768  # of the cache: more would not fit small machines
 Axis = tuple[str, "Sequence[int]"]
 
 
-def offline_axes(context: int) -> tuple[Axis, ...]:
+def offline_axes(context: int, slots: Sequence[int] = SLOTS) -> tuple[Axis, ...]:
     """Return the flags of llama-server that its throughput depends on; `context` bounds the slots by memory."""
-    return ("slots", slots_for(context)), ("ubatch", UBATCHES), ("batch", BATCHES)
+    return (
+        ("slots", [count for count in slots if count in slots_for(context)] or slots_for(context)),
+        ("ubatch", UBATCHES),
+        ("batch", BATCHES),
+    )
 
 
 def slots_for(context: int) -> tuple[int, ...]:
