@@ -102,12 +102,15 @@ class Timings:
     """Milliseconds, all from the engine that answered.
 
     `queue_ms` waiting for a slot, `prompt_ms` reading the uncached prompt up to the first token, `decode_ms` from
-    the first token to the last.
+    the first token to the last. `prompt_steps` and `decode_steps` are the engine's steps in the last two; 0 where they
+    are not known, as in an answer from a server.
     """
 
     queue_ms: float = 0.0
     prompt_ms: float = 0.0
     decode_ms: float = 0.0
+    prompt_steps: int = 0
+    decode_steps: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,6 +31,9 @@ class ServeConfig:
         insecure_no_tokens: neither tokens nor client certificates there.
         health_host: where `health_port` is; any address of this machine, for only health is told there.
         health_port: a second port, in plain text, for probes that cannot do more; 0 picks a free one, None is none.
+        metrics_host: where `metrics_port` listens; metrics are plain text, and anybody may read them.
+        metrics_port: where metrics are read over HTTP; 0 picks a free one, None: nowhere.
+        log_requests: whether each call leaves a line in the log.
 
     Raises:
         ConfigError: a value is out of range, or the host could be reached from another machine and there is no TLS, or
@@ -50,6 +53,9 @@ class ServeConfig:
     insecure_no_tokens: bool = False
     health_host: str = "127.0.0.1"
     health_port: int | None = None
+    metrics_host: str = "127.0.0.1"
+    metrics_port: int | None = None
+    log_requests: bool = False
 
     def __post_init__(self) -> None:
         self._check_access()
@@ -62,6 +68,8 @@ class ServeConfig:
                 raise ConfigError("health_port", f"must be from 0 (any free one) to 65535, not {self.health_port}")
             if self.health_port == self.port != 0 and not self.host.startswith(UNIX):
                 raise ConfigError("health_port", f"must be another port than the requests' {self.port}")
+        if self.metrics_port is not None and not 0 <= self.metrics_port <= 65535:
+            raise ConfigError("metrics_port", f"must be from 0 (any free one) to 65535, not {self.metrics_port}")
         if not self.drain_seconds >= 0:
             raise ConfigError("drain_seconds", f"must be 0 or more seconds, not {self.drain_seconds}")
         if not self.default_deadline > 0:

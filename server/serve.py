@@ -23,6 +23,7 @@ from crayon.server.certificates import Certificates
 from crayon.server.health_port import HealthPort
 from crayon.server.interceptor import StatusInterceptor
 from crayon.server.limits import ClientLimits
+from crayon.server.observing.observing import Observing
 from crayon.server.service import InferenceService
 from crayon.server.tokens import TokenStore
 from crayon.v1 import inference_pb2, inference_pb2_grpc
@@ -55,6 +56,7 @@ async def serve(
     engine_factory: Callable[[], Engine],
     *,
     on_ready: Callable[[str], None] | None = None,
+    on_metrics: Callable[[str], None] | None = None,
     on_drain: Callable[[int], None] | None = None,
     on_stuck: Callable[[], None] | None = None,
     on_reload: Callable[[str], None] | None = None,
@@ -67,6 +69,7 @@ async def serve(
         config: where to listen and how to stop.
         engine_factory: makes the engine; runs in a thread while health says NOT_SERVING.
         on_ready: called with the address to connect to, once the engine is loaded.
+        on_metrics: called with the address that metrics are read at, as soon as there is one.
         on_drain: called with the number of running requests when the server begins to stop.
         on_stuck: called last, if the engine hangs and does not close; its threads may then hold up the process's end.
         on_reload: called with what came of it after a SIGHUP.
@@ -77,6 +80,8 @@ async def serve(
     """
     server = Server(config)
     address = await server.start()
+    if on_metrics is not None and server.metrics_address:
+        on_metrics(server.metrics_address)
     stop = asyncio.Event()
     with _signals(stop.set), _hangup(server, on_reload or log.info):
         loading = asyncio.create_task(server.load(engine_factory))
@@ -122,8 +127,10 @@ class Server:
         self._probed = HealthPort(config, self._health)
         self._tokens = TokenStore(config.tokens_file, config.tokens) if config.wants_tokens else None
         self._certificates = None if config.tls is None else Certificates(config.tls)
-        # Who may call comes first: nobody else makes the others work.
-        interceptors = (AccessInterceptor(self._tokens, ClientLimits(config.limits)), StatusInterceptor())
+        self._observing = Observing(config)
+        # Who observes sees what all others make of a call. Then: nobody who may not call makes others work.
+        access = AccessInterceptor(self._tokens, ClientLimits(config.limits))
+        interceptors = (*self._observing.interceptors, access, StatusInterceptor())
         self._server = grpc.aio.server(interceptors=interceptors, options=_options(config))
         inference_pb2_grpc.add_InferenceServiceServicer_to_server(self._service, self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
@@ -140,6 +147,11 @@ class Server:
         """How many RPCs are being answered."""
         return self._service.running
 
+    @property
+    def metrics_address(self) -> str:
+        """Where metrics are read; empty where there are none."""
+        return self._observing.address
+
     async def start(self) -> str:
         """Listen, saying NOT_SERVING, and return the address to connect to.
 
@@ -147,6 +159,7 @@ class Server:
             ConfigError: the address is taken or not ours.
         """
         await self._say(_NOT_SERVING)
+        self._observing.start()
         address = self._config.address()
         try:
             if self._certificates is None:
@@ -154,6 +167,7 @@ class Server:
             else:
                 port = self._server.add_secure_port(address, self._certificates.credentials())
         except RuntimeError as error:
+            self._observing.stop()
             raise ConfigError("port", f"cannot listen on {address}: {_why(self._config) or error}") from None
         await self._probed.start()
         await self._server.start()
@@ -184,6 +198,7 @@ class Server:
         self._loading = asyncio.wrap_future(_in_thread(engine_factory, "crayon-load"))
         # Shielded: a load cannot be interrupted, and `stop` has to close what comes out of it.
         engine = self._service.engine = await asyncio.shield(self._loading)
+        self._observing.watch(engine)
         await self._say(_SERVING)
         if isinstance(engine, Mortal):
             self._failing = asyncio.create_task(self._watch(engine))
@@ -209,6 +224,7 @@ class Server:
         self._service.draining = True
         if self._failing is not None:
             self._failing.cancel()
+        self._observing.serves(yes=False)
         await self._health.enter_graceful_shutdown()
         # Clients are told to go elsewhere at once, but nothing is cut off here: the longest part is waited for below.
         closing = asyncio.create_task(self._server.stop(self._config.drain_seconds + 10 * _LAST_WORDS_S))
@@ -220,6 +236,7 @@ class Server:
         closed = engine is None or await _closed(engine)
         await self._server.stop(_LAST_WORDS_S)
         await closing
+        await asyncio.to_thread(self._observing.stop)
         # Last: whoever probes hears NOT_SERVING until there is nothing left to ask.
         await self._probed.stop()
         return closed
@@ -234,6 +251,7 @@ class Server:
         return None if self._loading.exception() is not None else self._loading.result()
 
     async def _say(self, status: int) -> None:
+        self._observing.serves(yes=status == _SERVING)
         for name in ("", SERVICE):
             await self._health.set(name, status)
 

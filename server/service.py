@@ -23,6 +23,7 @@ from crayon.errors import (
 )
 from crayon.server.caller import Meter, current_caller
 from crayon.server.coalesce import coalesced
+from crayon.server.observing.observation import observed
 from crayon.server.preparing import Preparing
 from crayon.server.rounds import Rounds
 from crayon.v1 import inference_pb2 as pb
@@ -94,6 +95,7 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
             engine = self._engine()
             caller = current_caller()
             wanted = replace(generate_request_from_proto(request, self._deadline(context)), client=caller.name)
+            (seen := observed()).asked(wanted)
             _check(engine, wanted.model, GENERATE, wanted.blend)
             characters = _characters(wanted)
             began = self._preparing.run(partial(engine.generate, wanted), characters, wanted.deadline)
@@ -108,6 +110,7 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
                 async for events in coalesced(stream, self._rounds):
                     for last in events:
                         meter.see(last)
+                        seen.saw(last)
                         await context.write(event_to_proto(last))
             if not isinstance(last, Finished):
                 raise EngineError("the engine ended an answer without Finished")
@@ -119,10 +122,12 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
         with self._counted():
             engine = self._engine()
             wanted = replace(score_request_from_proto(request, self._deadline(context)), client=current_caller().name)
+            (seen := observed()).asked(wanted)
             _check(engine, wanted.model, SCORE, wanted.blend)
             began = self._preparing.run(partial(engine.score, wanted), _characters(wanted), wanted.deadline)
             scored = await _finished(await began, wanted.deadline, context)
             current_caller().pay(scored.usage)
+            seen.used(scored.usage, scored.model)
             return score_result_to_proto(scored)
 
     async def Encode(  # noqa: N802 - the name in the protocol
@@ -132,10 +137,12 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
         with self._counted():
             engine = self._engine()
             wanted = replace(encode_request_from_proto(request, self._deadline(context)), client=current_caller().name)
+            (seen := observed()).asked(wanted)
             _check(engine, wanted.model, ENCODE, None)
             began = self._preparing.run(partial(engine.encode, wanted), _characters(wanted), wanted.deadline)
             encoded = await _finished(await began, wanted.deadline, context)
             current_caller().pay(encoded.usage)
+            seen.used(encoded.usage, encoded.model)
             return encode_result_to_proto(encoded)
 
     async def ListModels(  # noqa: N802 - the name in the protocol

@@ -23,6 +23,7 @@ COMMANDS: dict[str, CommandEntry] = {
     "chat": CommandEntry("crayon.cli.chat", "Talk, turn by turn."),
     "serve": CommandEntry("crayon.cli.serve", "Run a server that devices can turn to."),
     "health": CommandEntry("crayon.cli.health", "Ask a server for its health: exit code 0 if it serves, else 1."),
+    "top": CommandEntry("crayon.cli.top", "Watch a server: its queue, batch, cache, speed and refusals."),
     "demo": CommandEntry("crayon.cli.demo", "Watch questions being answered on the device and by a server."),
     "customize": CommandEntry("crayon.cli.customize", "Make the device better at a task, from a few samples of it."),
     "customizations": CommandEntry(

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
-from contextlib import suppress
-from typing import IO
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
+from typing import IO, TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 _STYLES = {"dim": "2", "bold": "1", "red": "31", "green": "32", "yellow": "33", "cyan": "36"}
 # What could move the cursor, recolour or retitle a terminal: text of a model or a server is not ours.
 _UNSAFE = {code: "\N{REPLACEMENT CHARACTER}" for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in "\n\t"}
+
+_LOG: ContextVar[logging.Logger | None] = ContextVar("crayon_console_log", default=None)
 
 
 def colour_wanted(stream: IO[str]) -> bool:
@@ -37,7 +44,8 @@ def answer(text: str, *, end: str = "") -> None:
 
 def message(text: str, *styles: str) -> None:
     """Write a line to standard error."""
-    _tell(paint(safe(text, sys.stderr), *styles))
+    if not _logged(logging.INFO, text):
+        _tell(paint(safe(text, sys.stderr), *styles))
 
 
 def error(text: str) -> None:
@@ -47,7 +55,8 @@ def error(text: str) -> None:
 
 def warning(text: str) -> None:
     """Write a warning line to standard error."""
-    _tell(f"{paint('warning:', 'yellow')} {safe(text, sys.stderr)}")
+    if not _logged(logging.WARNING, text):
+        _tell(f"{paint('warning:', 'yellow')} {safe(text, sys.stderr)}")
 
 
 def _tell(line: str) -> None:
@@ -65,6 +74,24 @@ def forget_unwritten() -> None:
             null = os.open(os.devnull, os.O_WRONLY)
             os.dup2(null, sys.stderr.fileno())
             os.close(null)
+
+
+@contextmanager
+def messages_to(log: logging.Logger) -> Iterator[None]:
+    """Send this thread's messages and warnings to a log while the block runs, for who reads a log of one format."""
+    token = _LOG.set(log)
+    try:
+        yield
+    finally:
+        _LOG.reset(token)
+
+
+def _logged(level: int, text: str) -> bool:
+    log = _LOG.get()
+    if log is None:
+        return False
+    log.log(level, text)
+    return True
 
 
 def tolerate_any_text() -> None:

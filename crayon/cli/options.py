@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from crayon.cli import console
+from crayon.cli.traces import turn_on_traces
 from crayon.completion import Mode
 
 if TYPE_CHECKING:
@@ -98,7 +99,8 @@ def load_settings(flags: Mapping[str, object]) -> Settings:
 def load_configuration(flags: Mapping[str, object]) -> Configuration:
     """Return the configuration; options that were not given (None or empty) leave the other sources their say.
 
-    Warns on standard error about variables that look like settings, and sends the log there too.
+    Warns on standard error about variables that look like settings, and sends the log there too; traces go where OTEL_*
+    variables say.
     """
     from crayon.config import load
 
@@ -108,4 +110,5 @@ def load_configuration(flags: Mapping[str, object]) -> Configuration:
         console.warning(text)
     level = logging.getLevelNamesMapping()[configuration.settings.log_level.upper()]
     logging.basicConfig(level=level, format="%(levelname)s %(name)s: %(message)s", force=True)
+    turn_on_traces()
     return configuration

@@ -17,6 +17,7 @@ from crayon.cli import console, options
 from crayon.cli.access_config import access_config
 from crayon.cli.client import quiet_grpc
 from crayon.cli.exit_codes import UNEXPECTED
+from crayon.cli.observe_config import log_lines, observe_config
 from crayon.cli.pull_progress import pull_progress
 from crayon.cli.service_manager import READY, STOPPING, tell_service_manager
 from crayon.cli.setting_options import settings_of, with_options_of
@@ -79,7 +80,7 @@ def serve(
             raise
         raise MissingExtraError("server", "crayon serve") from None
 
-    with configuration.blaming("serve"):
+    with configuration.blaming("serve"), log_lines(settings.serve.log_format):
         for text in config.warnings:
             console.warning(text)
         # Before a download of minutes, not after it.
@@ -104,6 +105,7 @@ def _listening(serve: ServeSettings) -> ServeConfig:
         health_host=serve.health_host,
         health_port=serve.health_port,
         **access_config(serve),
+        **observe_config(serve),
     )
 
 
@@ -262,6 +264,7 @@ def _run(config: ServeConfig, factory: Callable[[], Engine], ready_file: Path | 
                 config,
                 factory,
                 on_ready=on_ready,
+                on_metrics=lambda address: console.message(f"metrics on http://{address}/metrics", "dim"),
                 on_drain=on_drain,
                 on_stuck=on_stuck,
                 on_reload=console.message,

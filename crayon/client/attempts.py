@@ -15,6 +15,7 @@ import grpc
 
 from crayon.client.retry_budget import RetryBudget
 from crayon.errors import CancelledError, EngineClosedError, ServerUnavailableError
+from crayon.tracing import NO_SPAN
 from crayon.wire.status import error_from_rpc
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from google.protobuf.message import Message as ProtoMessage
 
     from crayon.client.access import Metadata
+    from crayon.tracing import Span
 
 Result = TypeVar("Result")
 
@@ -39,6 +41,7 @@ class Attempts:
         most: how many; 1 tries once.
         budget: what all requests of a client may try again together.
         metadata: gives the metadata of each call.
+        span: of all attempts together, in the caller's trace; it ends with them.
     """
 
     def __init__(
@@ -49,6 +52,7 @@ class Attempts:
         most: int,
         budget: RetryBudget | None = None,
         metadata: Callable[[], Metadata] = tuple,
+        span: Span = NO_SPAN,
     ) -> None:
         self._start = start
         self._message = message
@@ -56,6 +60,7 @@ class Attempts:
         self._most = most
         self._budget = RetryBudget() if budget is None else budget
         self._metadata = metadata
+        self._span = span
         self._lock = threading.Lock()
         self._call: Any = None
         self._cancelled = threading.Event()
@@ -82,6 +87,15 @@ class Attempts:
             CrayonError: what the server, or the lack of one, says; or what `read` raises.
             EngineClosedError: the channel was closed meanwhile.
         """
+        try:
+            result = self._tried(read)
+        except BaseException as error:
+            self._span.end(error)
+            raise
+        self._span.end()
+        return result
+
+    def _tried(self, read: Callable[[Any], Result]) -> Result:
         for attempt in range(1, self._most + 1):
             call = self._begin()
             try:
@@ -107,7 +121,7 @@ class Attempts:
             if self.cancelled:
                 raise CancelledError("the caller cancelled")
             left = max(0.0, self._deadline - time.monotonic())
-            metadata = self._metadata()
+            metadata = (*self._metadata(), *self._span.headers)
             try:
                 self._call = self._start(self._message, timeout=left, metadata=metadata)
             except ValueError:

@@ -31,6 +31,7 @@ from crayon.errors import (
     ServerUnavailableError,
 )
 from crayon.local_only import check_local_only
+from crayon.tracing import CLIENT, RPC, RPC_METHOD, RPC_SYSTEM, start_span
 from crayon.v1 import inference_pb2 as pb
 from crayon.v1 import inference_pb2_grpc
 from crayon.wire.limits import MAX_REQUEST_BYTES
@@ -209,7 +210,9 @@ class RemoteEngine:
             )
         if message.ByteSize() >= COMPRESS_BYTES:
             start = partial(start, compression=grpc.Compression.Gzip)
-        return Attempts(start, message, left, most, self.retry_budget, self._access.metadata)
+        method = message.DESCRIPTOR.name.removesuffix("Request")
+        span = start_span(RPC, {RPC_SYSTEM: "grpc", RPC_METHOD: method}, kind=CLIENT)
+        return Attempts(start, message, left, most, self.retry_budget, self._access.metadata, span)
 
     def _in_thread(self, attempts: Attempts, work: Callable[[], None]) -> None:
         def run() -> None:

@@ -47,6 +47,13 @@ class KvCache(StrEnum):
     UNIFIED = "unified"
 
 
+class LogLines(StrEnum):
+    """How log lines are written."""
+
+    TEXT = "text"
+    JSON = "json"
+
+
 class ServeSettings(Section):
     """What `crayon serve` offers, and how. Secrets are no options: a command line can be read by others."""
 
@@ -235,4 +242,23 @@ class ServeSettings(Section):
     exit_on_stdin_eof: Annotated[
         bool, Field(description="Stop when standard input ends: with the program that holds it.")
     ] = False
+    metrics_port: Annotated[
+        Int | None,
+        Field(
+            ge=0,
+            le=65535,
+            description="Show metrics for Prometheus and `crayon top` there, over HTTP; 0 picks a free one. Off if not "
+            "given.",
+        ),
+        EMPTY_IS_NONE,
+    ] = _LISTENING.metrics_port
+    metrics_host: Annotated[
+        str,
+        Field(min_length=1, description="Where --metrics-port listens. Anybody who reaches it may read the metrics."),
+    ] = _LISTENING.metrics_host
+    log_format: Annotated[
+        LogLines | None,
+        Field(description="Log a line for every request too, as text or JSON; never what was said."),
+        EMPTY_IS_NONE,
+    ] = None
     echo_delay: Annotated[Float, Field(ge=0, description="With --engine echo: seconds for each word.")] = 0.0

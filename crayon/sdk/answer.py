@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from crayon import tracing
 from crayon.completion import Source
 from crayon.engine import EncodeRequest
 from crayon.errors import (
@@ -15,6 +16,7 @@ from crayon.errors import (
     InvalidRequestError,
 )
 from crayon.sdk.actions import Done, Embed, Emit, Fail, Generate
+from crayon.tracing import NO_SPAN, start_span
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -61,6 +63,7 @@ class Answer:
         self._completion: Completion | None = None
         self._error: CrayonError | None = None
         self._closed = False
+        self._span = NO_SPAN
 
     @property
     def route(self) -> Route | None:
@@ -102,6 +105,7 @@ class Answer:
         if self._stream is not None:
             self._stream.cancel()
         self._close_account()
+        self._span.end(CancelledError())
 
     def __del__(self) -> None:
         # Half-built if the constructor raised.
@@ -129,6 +133,7 @@ class Answer:
         self._call, self._allowed = self._core.screen.look(self._call, self._allowed)
 
     def _begin(self) -> Turn:
+        self._span = start_span(tracing.DEVICE_QUERY, {tracing.OPERATION: tracing.CHAT})
         self._turn = self._new_turn()
         self._action = self._turn.begin()
         return self._turn
@@ -157,7 +162,8 @@ class Answer:
         if account is None:
             return self._failed(turn, CancelledError("the answer was closed before it began"))
         try:
-            self._stream = self._ask(engine, action)
+            with self._span.active():
+                self._stream = self._ask(engine, action)
             account.sent = True
         except CrayonError as error:
             self._close_account(error)
@@ -178,6 +184,17 @@ class Answer:
         left = None if account is None else account.close(error, answered=answered)
         if left is not None:
             self._write(left)
+
+    def _trace(self, done: Completion) -> None:
+        attributes: dict[str, str | int] = {
+            tracing.SOURCE: done.route.source.value,
+            tracing.REASON: done.route.reason.value,
+            tracing.MODEL: done.model,
+            tracing.INPUT_TOKENS: done.usage.prompt_tokens,
+            tracing.OUTPUT_TOKENS: done.usage.completion_tokens,
+        }
+        self._span.set(attributes)
+        self._span.end()
 
     def _write(self, work: Callable[[], None]) -> None:
         """Do what may wait for a file, and does not raise."""
@@ -207,9 +224,11 @@ class Answer:
             return Piece(action.text, action.source)
         if isinstance(action, Fail):
             self._error = action.error
+            self._span.end(action.error)
             raise action.error
         if isinstance(action, Done):
             self._completion = action.completion
+            self._trace(action.completion)
             self._close_account(answered=True)
             self._stop()
             if self._on_done is not None:

@@ -46,6 +46,7 @@ from crayon.errors import (
     PromptTooLongError,
     UnknownModelError,
 )
+from crayon.server.observing.stats import EngineStats
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -102,6 +103,10 @@ class EchoEngine:
         """How many requests hold a slot."""
         with self._lock:
             return len(self._jobs)
+
+    def stats(self) -> EngineStats:
+        """Return how many requests run; nobody waits here."""
+        return EngineStats(running=len(self._jobs))
 
     def models(self) -> tuple[ModelInfo, ...]:
         """Return the one model."""
@@ -231,7 +236,13 @@ class EchoEngine:
             stream.fail(error)
             return
         now = time.monotonic()
-        timings = Timings(prompt_ms=1000 * (first_at - job.started), decode_ms=1000 * (now - first_at))
+        # A word is a step; the first one comes of reading the prompt.
+        timings = Timings(
+            prompt_ms=1000 * (first_at - job.started),
+            decode_ms=1000 * (now - first_at),
+            prompt_steps=min(said, 1),
+            decode_steps=max(said - 1, 0),
+        )
         stream.push(Finished(reason, Usage(prompt_words, said), timings))
 
 

@@ -71,6 +71,7 @@ def fill(call: Call) -> None:
             if position < context.n_ctx // context.n_seq_max:
                 batch.add(_NOTHING, position, seq)
                 call.bridges[seq] = position
+        task.steps += 1
         call.spans.append(batch.add(task.tokens(row), row.start, row.seq, _wanted(row)))
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from crayon.server.observing.catalogue import STEP_TOKENS
+from crayon.server.observing.tally import Tally
 from crayon.server.scheduler import DropReason, Resource
 
 if TYPE_CHECKING:
@@ -32,8 +34,10 @@ class Counters:
     tokens: int = 0
     room_tokens: int = 0
     decode_tokens: int = 0
+    prefill_tokens: int = 0
     output_rows: int = 0
     blends: int = 0
+    switched: int = 0
     shared_tokens: int = 0
     spilled: int = 0
     restored: int = 0
@@ -57,6 +61,8 @@ class Counters:
     cost_error: float | None = None
     line_error: float | None = None
     slowdown: float = 1.0
+    step_tokens: Tally = field(default_factory=lambda: Tally(STEP_TOKENS))
+    """Tokens of each step; not in `as_json`."""
 
     def dropped(self, reason: DropReason, *, cancelled: bool) -> None:
         """Count a request that ended early: by its caller, or by its deadline."""
@@ -68,13 +74,17 @@ class Counters:
         self.steps += 1
         self.wall_s += seconds
         self.tokens += step.tokens
-        self.room_tokens += caps.max_tokens if step.nano else 0
+        if step.nano:
+            self.room_tokens += caps.max_tokens
+            self.step_tokens.add(step.tokens)
         self.blends += len({nano.blend for nano in step.nano})
         self.shared_tokens += sum(share.tokens for share in step.shares)
         for nano in step.nano:
             self.output_rows += sum(row.logits for row in nano.rows)
             if nano.resource is Resource.DECODE:
                 self.decode_tokens += nano.tokens
+            elif nano.resource is Resource.PREFILL:
+                self.prefill_tokens += nano.tokens
 
     def computed(self, seconds: float, beside: float, calls: int) -> None:
         """Count calls that ran at the same time."""
@@ -94,6 +104,7 @@ class Counters:
     def as_json(self) -> dict[str, Any]:
         """Return the sums by name, and under `shares` what they come to."""
         sums = asdict(self)
+        del sums["step_tokens"]
         return {**sums, "shares": shares(sums)}
 
 

@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from crayon.messages import Message
     from crayon.server.engines.llama_counters import Counters
     from crayon.server.engines.llama_task import Task
+    from crayon.server.observing.stats import EngineStats
     from crayon.server.scheduler.step_cost import StepCost
 
 OUTPUTS = 64  # rows of logits in one step; each is a vocabulary of floats
@@ -144,7 +145,7 @@ class LlamaCppEngine:
         self._background = tuple(background)
         self._lock = threading.Condition()
         self._callers = 0
-        self._ids = itertools.count()
+        self._ids = map(str, itertools.count())  # not the callers' own: two may use the same
         self._encoder: LlamaEncoder | None = None
         self._closed = False
         self._model = Model(model_path)
@@ -217,7 +218,7 @@ class LlamaCppEngine:
             blend, hold = self._resolve(request.blend)
         stream = Stream(on_cancel=lambda: self._loop.inbox.cancel(task))
         work = Request(
-            id=self._id(),
+            id=next(self._ids),
             kind=Kind.GENERATE,
             prompt=len(ids),
             max_tokens=min(request.sampling.max_tokens, self.context_tokens - len(ids)),
@@ -257,7 +258,7 @@ class LlamaCppEngine:
             raise PromptTooLongError(longest, self.context_tokens, "continuations")
         future: Future[ScoreResult] = Future()
         work = Request(
-            id=self._id(),
+            id=next(self._ids),
             kind=Kind.SCORE,
             prompt=len(ids),
             branches=ScoreTask.branches(continuations),
@@ -294,7 +295,7 @@ class LlamaCppEngine:
         lists = [*texts, *unknown.values()]
         future: Future[EncodeResult] = Future()
         work = Request(
-            id=self._id(),
+            id=next(self._ids),
             kind=Kind.ENCODE,
             prompt=0,
             branches=tuple(len(text) for text in lists),
@@ -345,7 +346,9 @@ class LlamaCppEngine:
         """What has been computed since the engine was opened."""
         return self._loop.counters
 
-    # -- on the caller's thread
+    def stats(self) -> EngineStats:
+        """Return the numbers as of now, from any thread."""
+        return self._loop.stats(None if self._blends is None else self._blends.loaded)
 
     @contextmanager
     def _calling(self, model: str) -> Iterator[None]:
@@ -380,10 +383,6 @@ class LlamaCppEngine:
         if len(ids) >= self.context_tokens:
             raise PromptTooLongError(len(ids), self.context_tokens - 1)
         return ids
-
-    def _id(self) -> str:
-        # Not the caller's: two callers may use the same.
-        return str(next(self._ids))
 
     def _submit(self, task: Task) -> None:
         task.request.arrival = task.submitted

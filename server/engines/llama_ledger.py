@@ -64,6 +64,7 @@ class Ledger:
         """
         self.counters.computed(seconds, beside, len(calls))
         switches = sum(self._switched(call) for call in calls)
+        self.counters.switched += switches
         if len(calls) != 1 or not whole or calls[0].encode:
             return  # of calls at the same time nobody knows which took how long
         shape = shape_of(calls[0].rows, switches, cells + calls[0].tokens if self._shared_cells else None)

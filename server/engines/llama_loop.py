@@ -24,6 +24,7 @@ from crayon.server.engines.llama_lanes import apply
 from crayon.server.engines.llama_ledger import Ledger
 from crayon.server.engines.llama_sampling import sample_rows
 from crayon.server.engines.llama_spilled import Spilled
+from crayon.server.engines.llama_stats import stats_of
 from crayon.server.engines.llama_task import EncodeTask, GenerateTask, ScoreTask
 from crayon.server.scheduler import Kind, Outcome, State, commit, plan, plan_after
 from crayon.server.scheduler.live_cost import LiveCost
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from crayon.server.engines.llama_encoder import LlamaEncoder
     from crayon.server.engines.llama_lanes import OneLane, TwoLanes
     from crayon.server.engines.llama_task import Task
+    from crayon.server.observing.stats import EngineStats
     from crayon.server.scheduler import Caps, Lengths, StepPlan, TokenIndex
     from crayon.server.scheduler.bounds import QueueBounds
     from crayon.server.scheduler.step import Restore, Spill
@@ -108,6 +110,11 @@ class LlamaLoop:
         if threading.current_thread() is not self._thread:
             self._thread.join()
         atexit.unregister(self.close)
+
+    def stats(self, blends: int | None) -> EngineStats:
+        """Return the engine's numbers, from any thread; `blends` are in memory."""
+        waiting, shares = self.inbox.bounds.queued, self._index is not None
+        return stats_of(self.counters, self._state, self._caps, waiting=waiting, shares=shares, blends=blends)
 
     def _abort(self) -> None:
         for lane in self._lanes.lanes:

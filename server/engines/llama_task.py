@@ -45,6 +45,8 @@ class Task(ABC):
     """Loads the adapters of the request's blend."""
     submitted: float = field(default_factory=time.monotonic)
     started: float | None = None
+    steps: int = 0
+    """Engine calls that computed a part of it."""
     _lease: Lease | None = None
 
     @property
@@ -125,6 +127,7 @@ class GenerateTask(Task):
     _pieces: list[str] = field(default_factory=list)
     _written: int = 0
     _first_at: float = 0.0
+    _first_steps: int = 0
 
     def __post_init__(self) -> None:
         self._assembler = TextAssembler(self.wanted.sampling.stop)
@@ -191,6 +194,7 @@ class GenerateTask(Task):
         """Make a token the next of the answer; return whether the answer ends with it."""
         if not self._first_at:
             self._first_at = time.monotonic()
+            self._first_steps = self.steps
         if not self.wanted.sampling.ignore_eos and self.model.is_end(token):
             self._end(FinishReason.STOP)
             return True
@@ -232,6 +236,8 @@ class GenerateTask(Task):
             queue_ms=1000 * (started - self.submitted),
             prompt_ms=1000 * (self._first_at - started),
             decode_ms=1000 * (time.monotonic() - self._first_at),
+            prompt_steps=self._first_steps,
+            decode_steps=self.steps - self._first_steps,
         )
         self.stream.push(Finished(reason, Usage(prompt, self._written), timings))
 

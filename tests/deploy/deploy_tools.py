@@ -22,7 +22,7 @@ DEPLOY = ROOT / "deploy"
 KUBERNETES = DEPLOY / "kubernetes"
 
 # Options that these files use and that may come later than the files: one that is there is checked like the others.
-TO_COME = frozenset({"--metrics-host", "--metrics-port", "--log-format"})
+TO_COME: frozenset[str] = frozenset()
 
 
 def read_yaml(path: Path) -> Any:

@@ -21,7 +21,7 @@ FOLDERS = {
     "server": "crayon.server",
 }
 CONTRACTS = {
-    "errors", "messages", "sampling", "completion", "events", "stream", "engine", "machine", "local_only",
+    "errors", "messages", "sampling", "completion", "events", "stream", "engine", "machine", "local_only", "tracing",
 }  # fmt: skip
 BELOW_SDK = {
     "contracts", "data", "llama", "adapters", "blending", "customising", "models", "wire", "v1", "router", "device",
@@ -65,6 +65,8 @@ LIBRARIES: dict[str, set[str]] = {
     "rich": {"cli"},
     "huggingface_hub": {"models"},
     "regex": {"privacy"},
+    "prometheus_client": {"server"},
+    "opentelemetry": {"contracts", "cli"},
     "presidio_analyzer": {"privacy"},
     "scipy": {"server"},
     "torch": {"training", "bench"},

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [path for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))) if path.exists()]
-GUIDES = ("customising", "deployment", "models", "pools", "privacy", "routing", "sdk", "server")
+GUIDES = ("customising", "deployment", "models", "observability", "pools", "privacy", "routing", "sdk", "server")
 FENCE = re.compile(r"^(?P<indent> *)```(?P<language>\w*)$")
 COMMENT = re.compile(r"^ *<!-- (run|run with a server|output) -->$")
 LINK = re.compile(r"(?<!\!)\[[^\]]*\]\(([^)\s]+)\)")

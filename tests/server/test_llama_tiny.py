@@ -44,6 +44,7 @@ from crayon.server.engines.llama_cpp import LlamaCppEngine
 from crayon.server.engines.llama_encoder import LlamaEncoder
 from crayon.server.engines.llama_spilled import Spilled
 from crayon.server.engines.llama_task import GenerateTask
+from crayon.server.observing.stats import Measured
 from crayon.server.scheduler import Lengths
 from crayon.server.scheduler.live_cost import LiveCost
 from crayon.server.scheduler.step_cost import StepCost
@@ -518,6 +519,31 @@ def test_who_is_spilled_goes_on_where_it_was(tiny_path: Path, monkeypatch: pytes
         assert mine.finished is not None
         assert mine.finished.usage.completion_tokens == 60
         assert mine.agrees_with(other)
+
+
+def test_the_engine_tells_what_it_did(tiny_path: Path) -> None:
+    long = "the other hat " * 9
+    with engine_of(tiny_path, idle_prefixes=2) as engine:
+        assert isinstance(engine, Measured)
+        first = Read(engine.generate(ask(long, max_tokens=8, ignore_eos=True)))
+        assert Read(engine.generate(ask(long, max_tokens=8, ignore_eos=True))).finished
+        until(lambda: engine.stats().running == 0)
+        stats = engine.stats()
+    assert first.finished is not None
+    prompt = first.finished.usage.prompt_tokens
+    assert first.finished.timings.prompt_steps >= 1
+    assert first.finished.timings.decode_steps == 7
+    assert stats.prefix_queries == 2 * prompt
+    assert stats.prefix_hits is not None
+    assert 0 < stats.prefix_hits < prompt
+    assert stats.step_tokens == 2 * prompt - stats.prefix_hits + 2 * 7
+    assert stats.iteration_tokens is not None
+    assert stats.iteration_tokens.sum == stats.step_tokens
+    assert stats.steps is not None
+    assert 0 < stats.iteration_tokens.count <= stats.steps
+    assert (stats.waiting, stats.preemptions, stats.blends_loaded) == (0, 0, None)
+    assert stats.kv_cache_usage is not None
+    assert 0 < stats.kv_cache_usage <= 1  # what they left stays
 
 
 def test_a_request_that_cannot_be_set_aside_fails_alone(tiny_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
