@@ -114,7 +114,7 @@ def test_a_server_that_comes_back_is_shown_again(
         if looks == 2:
             serving.server._observing.stop()
         elif looks == 3:
-            serving.server._observing._endpoint._port = int(address.rpartition(":")[2])  # type: ignore[union-attr]
+            serving.server._observing._endpoint._port = int(address.rpartition(":")[2])  # type: ignore[union-attr] # it has one
             serving.server._observing.start()
         elif looks == 5:
             raise KeyboardInterrupt

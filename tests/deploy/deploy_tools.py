@@ -21,9 +21,6 @@ ROOT = Path(__file__).resolve().parents[2]
 DEPLOY = ROOT / "deploy"
 KUBERNETES = DEPLOY / "kubernetes"
 
-# Options that these files use and that may come later than the files: one that is there is checked like the others.
-TO_COME: frozenset[str] = frozenset()
-
 
 def read_yaml(path: Path) -> Any:
     return yaml.safe_load(path.read_text("utf-8"))

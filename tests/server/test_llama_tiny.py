@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import random
@@ -372,7 +373,7 @@ def test_a_fault_in_one_answer_leaves_its_batch_mates_alone(tiny_path: Path, mon
 
 def test_a_request_that_cannot_be_scheduled_fails_alone(tiny_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with engine_of(tiny_path, max_queue=1) as engine:
-        monkeypatch.setattr(engine, "_id", lambda: "the same")
+        monkeypatch.setattr(engine, "_ids", itertools.repeat("the same"))
         running = engine.generate(ask("the other", max_tokens=100))
         next(running)
         with pytest.raises(EngineError, match="already scheduled"):
