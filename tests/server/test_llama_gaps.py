@@ -56,7 +56,7 @@ def test_a_bridge_leaves_what_others_hold_as_it_was(tmp_path: Path, *, unified: 
     ):
         batch = Watched(256)
         lane: Any = SimpleNamespace(batch=batch, context=context, decode=lambda: context.decode(batch))
-        tasks: Any = {name: SimpleNamespace(tokens=lambda row: [5] * row.tokens) for name in "abc"}
+        tasks: Any = {name: SimpleNamespace(steps=0, tokens=lambda row: [5] * row.tokens) for name in "abc"}
         # As planned: answers first, whatever their sequences.
         nano = (
             NanoBatch("", Resource.DECODE, (Row("a", 3, 0, 1, 1), Row("b", 0, 0, 1, 1))),
