@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-faults check stubs format train-env test-train golden peers clean
+.PHONY: help demo test test-faults check stubs docs format train-env test-train golden peers clean
 
 help:  ## Show what can be made.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -34,6 +34,7 @@ check: $(VENV)/.installed .venv-deploy/.installed  ## Lint, types, protocol, gen
 	$(BIN)/buf lint
 	$(BIN)/python tools/stubs.py --check
 	$(BIN)/python tools/cli_docs.py --check
+	$(BIN)/python tools/proto_docs.py --check
 	@# mypy does not follow an editable install, so it reads an ordinary one.
 	@rm -rf build && $(PIP) install --no-deps --target build/types .
 	MYPYPATH=build/types $(BIN)/mypy --package crayon
@@ -44,9 +45,22 @@ check: $(VENV)/.installed .venv-deploy/.installed  ## Lint, types, protocol, gen
 	@.venv-deploy/bin/python -m pip --disable-pip-version-check --quiet install --requirement $<
 	@touch $@
 
-stubs: $(VENV)/.installed  ## Generate the gRPC stubs and the command reference again.
+stubs: $(VENV)/.installed  ## Generate the gRPC stubs and the references of commands and protocol again.
 	$(BIN)/python tools/stubs.py
 	$(BIN)/python tools/cli_docs.py
+	$(BIN)/python tools/proto_docs.py
+
+.venv-docs/.installed: docs/requirements.txt
+	@$(PYTHON) -m venv .venv-docs
+	@.venv-docs/bin/python -m pip --disable-pip-version-check --quiet install --requirement $<
+	@touch $@
+
+docs: .venv-docs/.installed  ## Build the documents into build/site; a broken link fails.
+	@# The reference is read from an ordinary install, since the folders are mapped under `crayon`. Nothing is imported.
+	@rm -rf build/docs && .venv-docs/bin/python -m pip --disable-pip-version-check --quiet install --no-deps --target build/docs .
+	@# Its authors' notice about another program is no warning of ours.
+	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --quiet --strict --clean
+	@echo "The documents are in build/site; begin at build/site/index.html"
 
 format: $(VENV)/.installed  ## Put the code into shape.
 	$(BIN)/ruff check --fix .
@@ -88,4 +102,4 @@ peers: .peers/llama-cpp/.installed .peers/openvino/.installed  ## Build the peer
 	@touch $@
 
 clean:  ## Remove the environments and everything built.
-	rm -rf $(VENV) .venv-train .venv-deploy .peers build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) .venv-train .venv-deploy .venv-docs .peers build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
