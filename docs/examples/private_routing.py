@@ -1,14 +1,32 @@
-"""Routing with privacy: who answers what, and what left the device. The large side is an echo engine in this process,
+"""Routing with privacy: who answers what, and exactly what a server would be sent.
 
-so you see exactly what a server would have been sent. Put an address in its place to ask a real one.
+The large side is an engine without a model in this process, so that nothing really leaves it. Put an address in its
+place (server="localhost:50051") to ask a real one.
 """
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from crayon import Crayon, Privacy
 from crayon.server.engines.echo import EchoEngine
 
-large = EchoEngine(name="large")  # says back what it hears
+if TYPE_CHECKING:
+    from crayon.engine import GenerateRequest, Stream
+
+
+class Overheard(EchoEngine):
+    """Says back what it hears, and remembers it."""
+
+    heard = ""
+
+    def generate(self, request: GenerateRequest) -> Stream:
+        """Note the question that came."""
+        self.heard = request.messages[-1].content
+        return super().generate(request)
+
+
+large = Overheard(name="large")
 QUESTIONS = [
     ("in scope", "How much water should I drink on a hot day?", {}),
     ("out of scope", "Who won the football match in Oslo yesterday?", {}),
@@ -21,9 +39,10 @@ for action in ("keep", "redact"):
     privacy = Privacy(action=action, patterns={"staff": "E[0-9]{5}"})  # a pattern of your own
     with Crayon(server=large, scopes=["healthy-habits"], privacy=privacy, hardness=False, max_tokens=16) as crayon:
         for label, question, options in QUESTIONS:
+            large.heard = "nothing"
             answer = crayon.ask(question, **options)
-            found = ", ".join(answer.route.privacy.found) if answer.route.privacy else "nothing"
-            said = answer.text.strip().splitlines()[0] if answer.route.source == "server" else "..."
-            print(f"  {label:<16} {answer.route.source:<6} {answer.route.reason:<12} found: {found:<7} {said}")
+            print(f"  {label:<16} {answer.route.source:<6} {answer.route.reason:<12} the server heard: {large.heard}")
+            if action == "redact" and large.heard not in {"nothing", question}:
+                print(f"  {'':<36} and you read: {answer}")
 
 large.close()

@@ -1,6 +1,7 @@
-"""A support assistant: 16 tickets customise the device, then it sorts new ones. Nothing leaves this machine.
+"""A bank's support assistant: 16 tickets customise the device, then it sorts new ones. Nothing leaves this machine.
 
-The tickets were written for this example: a message and the queue that it belongs to.
+The tickets were written for this example: a message and the queue that it belongs to. The shipped pool has a member for
+such requests. Put tickets about photo software in their place, and `fits` is False: the plain model is kept.
 """
 
 from __future__ import annotations
@@ -10,29 +11,31 @@ import tempfile
 from crayon import Crayon
 
 TICKETS = [
-    ("I was charged twice for my subscription in May", "billing"),
-    ("Please send me the invoice for last month", "billing"),
-    ("Why did the price of my plan go up", "billing"),
-    ("My card was declined but the money is gone", "billing"),
-    ("The app closes as soon as I open a photo", "bug"),
-    ("Search finds nothing since the update", "bug"),
-    ("The export button does nothing when I press it", "bug"),
-    ("Dates are shown in the wrong year", "bug"),
-    ("I cannot log in with my new phone", "account"),
-    ("How do I change the e-mail address of my account", "account"),
-    ("The code for logging in never arrives", "account"),
-    ("Please delete my account and everything in it", "account"),
-    ("Could you add a dark mode", "wish"),
-    ("It would be great to sort albums by colour", "wish"),
-    ("Please let me share a folder with my team", "wish"),
-    ("I wish there were a version for tablets", "wish"),
+    ("how much do I still have on my savings account", "balance"),
+    ("tell me what is in my current account", "balance"),
+    ("send 200 euros from savings to checking", "transfer"),
+    ("please move my bonus to the savings account", "transfer"),
+    ("pay the heating bill for me", "pay bill"),
+    ("settle my phone bill from checking", "pay bill"),
+    ("someone used my card in a shop I have never been to", "report fraud"),
+    ("I see a payment in Lima that was not mine", "report fraud"),
+    ("block my account, I lost my wallet", "freeze account"),
+    ("put a stop on my account until Monday", "freeze account"),
+    ("what did I buy with my card last week", "transactions"),
+    ("show me the latest payments from my account", "transactions"),
+    ("when do I have to pay the electricity bill", "bill due"),
+    ("what day is my internet bill due", "bill due"),
+    ("I want a new PIN for my card", "pin change"),
+    ("change the PIN of my savings account", "pin change"),
 ]
 QUEUES = sorted({queue for _, queue in TICKETS})
 NEW = [
-    ("You took the money for my yearly plan two times", "billing"),
-    ("The program crashes when I rotate a picture", "bug"),
-    ("I forgot my password and the reset mail does not come", "account"),
-    ("A shortcut for the next picture would be nice", "wish"),
+    ("is there enough on my account to pay the rent", "balance"),
+    ("move fifty dollars over to checking", "transfer"),
+    ("take the gas bill and pay it", "pay bill"),
+    ("there is a charge from Oslo that I never made", "report fraud"),
+    ("lock my account for now", "freeze account"),
+    ("by when must the water bill be paid", "bill due"),
 ]
 
 # A folder that is thrown away; leave customizations_dir out to keep what was customised.
@@ -45,7 +48,12 @@ with tempfile.TemporaryDirectory() as folder, Crayon(customizations_dir=folder) 
         expected = found.expectation
         print(f"expected ({expected.metric}): {expected.customised:.0f}, plain base {expected.base:.0f}")
 
+    right = {"base": 0, "support": 0}
     for text, queue in NEW:
+        plain = crayon.choose(text, QUEUES, blend="base")
         chosen = crayon.choose(text, QUEUES, blend="support")
-        sure = "" if chosen.margin >= 0.2 else ", close: let a person look"
-        print(f"{chosen.text:<8} {'right' if chosen.text == queue else 'wrong'}  {text} (margin {chosen.margin:.2f}{sure})")
+        right["base"] += plain.text == queue
+        right["support"] += chosen.text == queue
+        hint = "" if chosen.margin >= 0.2 else "  close: let a person look"
+        print(f"{text:<46} before: {plain.text:<15} after: {chosen.text:<15} margin {chosen.margin:.2f}{hint}")
+    print(f"right: {right['base']} of {len(NEW)} before, {right['support']} after")

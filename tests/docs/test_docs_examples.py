@@ -78,11 +78,12 @@ def test_the_quick_start_answers(model: Path) -> None:
 @pytest.mark.models
 def test_the_support_assistant_is_customised_and_sorts(model: Path) -> None:
     said = run("support_assistant.py")
-    assert said.startswith("customised from 16 tickets; fits the pool: ")
-    sorted_ = re.findall(r"^(\w+) +(right|wrong)  (.+) \(margin (0\.\d\d|1\.00)(, close: let a person look)?\)$", said, re.M)
-    assert len(sorted_) == 4
-    assert {queue for queue, *_ in sorted_} <= {"billing", "bug", "account", "wish"}
-    assert all(bool(close) == (float(margin) < 0.2) for *_, margin, close in sorted_)
+    assert said.startswith("customised from 16 tickets; fits the pool: True; weights ")
+    rows = re.findall(r"before: (.+?) +after: (.+?) +margin (\d\.\d\d)(  close: let a person look)?$", said, re.MULTILINE)
+    assert len(rows) == 6
+    assert all(bool(close) == (float(margin) < 0.2) for *_, margin, close in rows if margin != "0.20")
+    before, after = map(int, re.findall(r"right: (\d) of 6 before, (\d) after", said)[0])
+    assert after > before
 
 
 @pytest.mark.models
@@ -97,12 +98,13 @@ def test_the_asyncio_service_answers_and_reports_errors(model: Path) -> None:
 def test_private_routing_sends_what_it_may_and_nothing_else(model: Path) -> None:
     keep, redact = run("private_routing.py").split("when something sensitive is found: ")[1:]
     for said in (keep, redact):
-        assert re.search(r"in scope +device +in_scope", said)
-        assert re.search(r"out of scope +server +out_of_scope .*football match", said)
-        assert re.search(r"marked private +device +private", said)
-        assert "ada@example.org" not in said.replace("Write to ada@example.org", "")
-    assert re.search(r"an address in it +device +sensitive +found: email", keep)
-    assert re.search(r"an address in it +server +out_of_scope +found: email", redact)
+        assert re.search(r"in scope +device +in_scope +the server heard: nothing$", said, re.MULTILINE)
+        assert re.search(r"out of scope +server +out_of_scope +the server heard: Who won the football match", said)
+        assert re.search(r"marked private +device +private +the server heard: nothing$", said, re.MULTILINE)
+    assert re.search(r"an address in it +device +sensitive +the server heard: nothing$", keep, re.MULTILINE)
+    assert re.search(r"an address in it +server +out_of_scope +the server heard: Write to \[EMAIL_1\] that", redact)
+    assert re.search(r"and you read: Write to ada@example.org", redact)
+    assert "ada@example.org" not in keep
 
 
 # -- the service, without a model
