@@ -5,6 +5,11 @@ BIN    := $(VENV)/bin
 # pip's own messages would bury ours; its log has everything.
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
+# GCC 12 breaks llama.cpp's kernels for AMX where it drops what it takes for dead stores (see crayon/llama/amx.py).
+ifneq (,$(shell grep -s -m1 -o amx_int8 /proc/cpuinfo))
+export CXXFLAGS += -fno-dse
+endif
+
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-faults check stubs format train-env test-train golden peers clean
 
