@@ -18,7 +18,7 @@ from crayon.errors import (
     fault_report,
 )
 from crayon.server.engines.llama_beside import Beside
-from crayon.server.engines.llama_calls import adapters_of, call_of, decode, fill, reported
+from crayon.server.engines.llama_calls import adapters_of, call_of, fill, reported, work
 from crayon.server.engines.llama_deadlines import Judge
 from crayon.server.engines.llama_inbox import Inbox
 from crayon.server.engines.llama_lanes import apply
@@ -286,7 +286,7 @@ class LlamaLoop:
         begun = time.monotonic()
         # Those with a thread of their own first: the other one is computed right here.
         ready.sort(key=lambda call: call.lane.here)
-        running = [(call, call.lane.run(_work(call, encoder))) for call in ready]
+        running = [(call, call.lane.run(work(call, encoder))) for call in ready]
         errors = [future.exception() for _, future in running]
         seconds = time.monotonic() - begun
         beside = self._beside.join()
@@ -395,10 +395,3 @@ class LlamaLoop:
         self._break(request_ids)
         for request_id in set(request_ids):
             self._tasks[request_id].fail(said)
-
-
-def _work(call: Call, encoder: LlamaEncoder | None) -> Callable[[], NDArray[np.float32] | None]:
-    """Return what the lane's thread is to do."""
-    if not call.encode or encoder is None:
-        return partial(decode, call)
-    return lambda: encoder.decode(call.lane.batch)
