@@ -5,6 +5,17 @@ BIN    := $(VENV)/bin
 # pip's own messages would bury ours; its log has everything.
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
+# How llama.cpp is compiled for newer Xeons. AMX: GCC 12 drops the tile configuration as a dead store, and the kernels then
+# end the process (crayon/llama/amx.py). AVX512-FP16: llama.cpp's vectors are then twice as wide as a head of 64, and it
+# attends with scalar code, ten times as slow.
+ifneq (,$(shell grep -s -m1 -o amx_int8 /proc/cpuinfo))
+export CXXFLAGS += -fno-dse
+endif
+ifneq (,$(shell grep -s -m1 -o avx512_fp16 /proc/cpuinfo))
+export CFLAGS += -U__AVX512FP16__
+export CXXFLAGS += -U__AVX512FP16__
+endif
+
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-faults check stubs docs format train-env test-train golden peers clean
 
