@@ -27,7 +27,8 @@ $(VENV)/.installed: pyproject.toml
 	@echo "Making $(VENV); llama.cpp is compiled once, which takes about 6 minutes on 2 cores ..."
 	@$(PYTHON) -m venv $(VENV)
 	@$(PIP) install --upgrade pip
-	@$(PIP) install --editable '.[dev]'
+	@# setuptools warns at length of every editable install whose folders are mapped; a newcomer would take it for a fault.
+	@PYTHONWARNINGS="ignore:Editable installation" $(PIP) install --editable '.[dev]'
 	@touch $@
 
 demo: $(VENV)/.installed  ## Watch real questions being answered on the device and by a server.

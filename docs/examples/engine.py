@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-from concurrent.futures import Future
 from typing import TYPE_CHECKING
 
 from crayon import FinishReason, ScoreResult, Timings, Usage
@@ -20,6 +19,8 @@ from crayon.errors import (
 )
 
 if TYPE_CHECKING:
+    from concurrent.futures import Future
+
     from crayon import EncodeResult
     from crayon.engine import EncodeRequest, GenerateRequest, ScoreRequest
 

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 import grpc
 import pytest
 from google.protobuf import json_format, message_factory
-from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.descriptor_pb2 import FileDescriptorProto
+from google.protobuf.descriptor_pool import DescriptorPool
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from serving_tools import Serving, ask
 
@@ -79,7 +79,9 @@ def test_the_quick_start_answers(model: Path) -> None:
 def test_the_support_assistant_is_customised_and_sorts(model: Path) -> None:
     said = run("support_assistant.py")
     assert said.startswith("customised from 16 tickets; fits the pool: True; weights ")
-    rows = re.findall(r"before: (.+?) +after: (.+?) +margin (\d\.\d\d)(  close: let a person look)?$", said, re.MULTILINE)
+    rows = re.findall(
+        r"before: (.+?) +after: (.+?) +margin (\d\.\d\d)(  close: let a person look)?$", said, re.MULTILINE
+    )
     assert len(rows) == 6
     assert all(bool(close) == (float(margin) < 0.2) for *_, margin, close in rows if margin != "0.20")
     before, after = map(int, re.findall(r"right: (\d) of 6 before, (\d) after", said)[0])
@@ -206,7 +208,9 @@ SHELL = (EXAMPLES / "grpc.sh").read_text("utf-8")
 # What a call of grpcurl sends: the JSON after -d, if there is one, and the method that ends the call.
 CALLS = [
     (method, json.loads(body) if body else {})
-    for body, method in re.findall(r"^grpcurl [^\n]*?(?:-d '([^']*)')?[^']*?\"\$address\" (\S+/\S+)$", SHELL, re.M | re.S)
+    for body, method in re.findall(
+        r"^grpcurl [^\n]*?(?:-d '([^']*)')?[^']*?\"\$address\" (\S+/\S+)$", SHELL, re.MULTILINE | re.DOTALL
+    )
 ]
 
 
