@@ -33,7 +33,7 @@ class Service:
         """Return the answer, or what went wrong in words that a client may see."""
         try:
             async with self._room:
-                answer = await self._crayon.ask(question, max_tokens=24, timeout=30)
+                answer = await self._crayon.ask(question, max_tokens=24, timeout=120)
         except OverloadedError as error:
             return {"error": "busy", "retry_after_s": error.retry_after}
         except CrayonError as error:
