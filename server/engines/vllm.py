@@ -35,8 +35,8 @@ from crayon.server.engines.vllm_adapters import Adapters
 from crayon.server.engines.vllm_arguments import SLOTS, Shape, chained, engine_config
 from crayon.server.engines.vllm_holding import Holding, as_request
 from crayon.server.engines.vllm_job import AnswerJob, Job, ScoreJob
-from crayon.server.engines.vllm_lora import rank_needed, shapes_of
 from crayon.server.engines.vllm_loop import VllmLoop, prepare_environment
+from crayon.server.engines.vllm_lora import rank_needed, shapes_of
 from crayon.server.engines.vllm_sampling import arguments
 from crayon.server.engines.vllm_stats import VllmStats
 from crayon.server.engines.vllm_tokens import Tokens
@@ -53,10 +53,22 @@ if TYPE_CHECKING:
     from crayon.server.engines.vllm_adapters import Lora
     from crayon.server.observing.stats import EngineStats
 
-CAPABILITIES = frozenset({GENERATE, SCORE, BLEND})
-"""What it can do; `BLEND` with pools only. It has no `ENCODE`: vLLM gives no hidden states of a model that answers."""
 BLENDS = 16
 """Blends kept, at least; vLLM keeps as many in its memory."""
+
+
+def capabilities(*, blends: bool, adapters: bool, native: bool) -> frozenset[str]:
+    """Return what the engine can do.
+
+    No `ENCODE`: vLLM gives no hidden states of a model that answers. And no `SCORE` where there are adapters but no
+    chain of ours: with LoRA enabled, vLLM's own log-probabilities of a prompt end it.
+
+    Args:
+        blends: whether there are pools.
+        adapters: whether LoRA is enabled, for pools or adapters.
+        native: whether vLLM runs without our sampler chain.
+    """
+    return frozenset({GENERATE} | ({BLEND} if blends else set()) | (set() if adapters and native else {SCORE}))
 
 
 class VllmEngine:
@@ -156,12 +168,13 @@ class VllmEngine:
         self._lock = threading.Lock()
         self._seconds_per_token = 0.001
         self._ids = map(str, itertools.count())
-        can = CAPABILITIES if pools else CAPABILITIES - {BLEND}
+        can = capabilities(blends=bool(pools), adapters=rank > 0, native=self._native)
         self._infos = (
             ModelInfo(self._name, self.context_tokens, source_sha256, quantization, can),
-            *(ModelInfo(name, self.context_tokens, "", "", CAPABILITIES - {BLEND}) for name in named),
+            *(ModelInfo(name, self.context_tokens, "", "", can - {BLEND}) for name in named),
         )
         try:
+            self._loop.call(self._warm_up())
             for lora in self._adapters.named.values():
                 self._loop.call(self._holding.named(lora))
         except BaseException:
@@ -222,14 +235,17 @@ class VllmEngine:
             PromptTooLongError: the prompt and the longest continuation do not fit.
         """
         model, hold = self._resolve(request.model, request.blend)
+        if SCORE not in self._infos[0].capabilities:
+            raise ServerRejectedError("with adapters and vLLM's own sampling nothing can be scored")
         ids = self._prompt(request.messages)
         continuations = [self._tokens.text(text) for text in request.continuations]
         for i, part in enumerate(continuations):
             if not part:
                 raise InvalidRequestError(f"continuations[{i}]", "holds nothing that the model has tokens for")
         longest = len(ids) + max(len(part) for part in continuations)
-        if longest >= self.context_tokens:  # vLLM writes a token after everything
-            raise PromptTooLongError(longest, self.context_tokens - 1, "continuations")
+        most = self.context_tokens - self._native  # it writes a token after everything
+        if longest > most:
+            raise PromptTooLongError(longest, most, "continuations")
         entry = self._entry(Kind.SCORE, len(ids), request.client, branches=tuple(len(part) for part in continuations))
         future: Future[ScoreResult] = Future()
         job = ScoreJob(
@@ -242,6 +258,7 @@ class VllmEngine:
             model=model,
             prompt=ids,
             continuations=continuations,
+            native=self._native,
             future=future,
         )
         future.add_done_callback(lambda done: self._loop.cancel(job) if done.cancelled() else None)
@@ -335,14 +352,22 @@ class VllmEngine:
 
     def _outputs(self, ids: Sequence[int], params: dict[str, Any], lora: Lora | None) -> Any:
         from vllm import SamplingParams
+        from vllm.inputs.engine import tokens_input
         from vllm.sampling_params import RequestOutputKind
 
         return self._loop.llm.generate(
-            {"prompt_token_ids": list(ids)},
+            tokens_input(list(ids)),
             SamplingParams(**params, output_kind=RequestOutputKind.DELTA),
             next(self._ids),
             lora_request=None if lora is None else as_request(lora),
         )
+
+    async def _warm_up(self) -> None:
+        """Have a token written: vLLM compiles at the first request what else the first caller would wait for."""
+        async for _ in self._outputs(
+            [self._tokens.ends[0] if self._tokens.ends else 0], {"max_tokens": 1, "logprobs": 1}, None
+        ):
+            pass
 
 
 async def _base() -> None:

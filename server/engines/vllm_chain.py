@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from vllm.v1.sample.logits_processor import AdapterLogitsProcessor
 
-from crayon.server.engines.vllm_sampling import KEY
+from crayon.server.engines.vllm_sampling import FORCED, KEY
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -38,9 +38,18 @@ class Chain(AdapterLogitsProcessor):  # type: ignore[misc] # vLLM comes untyped
 
 
 def apply(
-    wanted: Mapping[str, float], prompt: Sequence[int] | None, answer: Sequence[int], logits: torch.Tensor
+    wanted: Mapping[str, Any], prompt: Sequence[int] | None, answer: Sequence[int], logits: torch.Tensor
 ) -> torch.Tensor:
-    """Return one request's logits, (vocabulary,), penalised and filtered as llama.cpp does it."""
+    """Return one request's logits, (vocabulary,), penalised and filtered as llama.cpp does it, or with one token left.
+
+    Under `FORCED` it is the next token of a text that is scored; its log-probability is that of the model's own
+    distribution, which vLLM takes before this.
+    """
+    if FORCED in wanted:
+        text = wanted[FORCED]
+        only = torch.full_like(logits, -torch.inf)
+        only[text[min(len(answer), len(text) - 1)]] = 0.0
+        return only
     logits = _penalised(wanted, [*(prompt or ())[-WINDOW:], *answer[-WINDOW:]][-WINDOW:], logits)
     top_k = int(wanted.get("top_k", 0))
     if 0 < top_k < len(logits):

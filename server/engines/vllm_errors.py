@@ -11,9 +11,20 @@ logger = logging.getLogger("crayon.server.vllm")
 _MEMORY = ("out of memory", "OutOfMemory", "cannot allocate memory", "No available memory", "KV cache is needed")
 
 
+def innermost(error: BaseException) -> BaseException:
+    """Return what went wrong, without what was put around it: a group of tasks, or vLLM's own wrapper."""
+    while True:
+        if isinstance(error, BaseExceptionGroup):
+            error = error.exceptions[0]
+        elif type(error).__name__ == "EngineGenerateError" and error.__cause__ is not None:
+            error = error.__cause__
+        else:
+            return error
+
+
 def is_death(error: BaseException) -> bool:
     """Whether vLLM's engine is gone with this, for every request."""
-    return type(error).__name__ in {"EngineDeadError", "MPClientEngineMonitorDied"}
+    return type(innermost(error)).__name__ == "EngineDeadError"
 
 
 def out_of_memory(error: BaseException) -> bool:
@@ -28,6 +39,7 @@ def out_of_memory(error: BaseException) -> bool:
 
 def of_request(error: BaseException) -> CrayonError:
     """Return what the caller of a request is told, and log the rest."""
+    error = innermost(error)
     if isinstance(error, CrayonError):
         return error
     if is_death(error):
@@ -35,7 +47,7 @@ def of_request(error: BaseException) -> CrayonError:
     if out_of_memory(error):
         logger.error("out of memory: %s", fault_report(error))
         return EngineError("vLLM has no memory left for the request; try it again later, or shorter")
-    if isinstance(error, ValueError | TypeError):
+    if isinstance(error, ValueError) or type(error).__name__ == "VLLMValidationError":
         logger.warning("vLLM refuses a request: %s", fault_report(error))
         name = getattr(error, "parameter", None)
         return InvalidRequestError(str(name) if name else "request", "vLLM refuses it; the server's log says where")

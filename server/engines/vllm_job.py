@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from crayon.completion import FinishReason, Timings, Usage
 from crayon.engine import ContinuationScore, Delta, Finished, ScoreResult, Started, TokenSignal
 from crayon.errors import EngineError
+from crayon.server.engines.vllm_sampling import scoring, scoring_natively
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -164,6 +165,7 @@ class ScoreJob(Job):
     model: str
     prompt: list[int]
     continuations: list[list[int]]
+    native: bool
     future: Future[ScoreResult]
     _settled: bool = False
 
@@ -188,14 +190,24 @@ class ScoreJob(Job):
             self.future.set_result(ScoreResult(scores, usage, self.model))
 
     async def _score(self, part: list[int]) -> ContinuationScore:
-        ids = [*self.prompt, *part]
-        params = {"max_tokens": 1, "temperature": 0.0, "prompt_logprobs": 0, "detokenize": False}
-        found: Any = None
-        async with aclosing(self.outputs(ids, params, self._lora)) as outputs:
+        if self.native:
+            return await self._score_natively(part)
+        rows: list[Any] = []
+        async with aclosing(self.outputs(self.prompt, scoring(part), self._lora)) as outputs:
             async for output in outputs:
                 self.begun()
-                # Among the first outputs, or only in the last.
-                found = found or output.prompt_logprobs
+                rows += zip(output.outputs[0].token_ids, output.outputs[0].logprobs or (), strict=True)
+        if [token for token, _ in rows] != part:
+            raise EngineError("vLLM did not score the text that it was given")
+        return ContinuationScore(tuple(min(float(row[token].logprob), 0.0) for token, row in rows))
+
+    async def _score_natively(self, part: list[int]) -> ContinuationScore:
+        ids = [*self.prompt, *part]
+        found: Any = None
+        async with aclosing(self.outputs(ids, scoring_natively(), self._lora)) as outputs:
+            async for output in outputs:
+                self.begun()
+                found = output.prompt_logprobs or found
         if found is None or len(found) < len(ids):
             raise EngineError("vLLM gave no log-probabilities of the prompt")
         rows = zip(part, found[len(self.prompt) : len(ids)], strict=True)

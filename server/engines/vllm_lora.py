@@ -9,10 +9,10 @@ import numpy as np
 
 from crayon.adapters.blend import blend as blend_tensors
 from crayon.adapters.blend import truncate
+from crayon.adapters.folder import read_inside
 from crayon.adapters.formats.matrices import BaseShapes
 from crayon.adapters.formats.peft_config import read_config
 from crayon.adapters.formats.peft_folder import CONFIG, write_peft
-from crayon.adapters.folder import read_inside
 from crayon.adapters.lora import LoraTensors
 from crayon.errors import AdapterError, AdapterMismatchError, ConfigError
 

@@ -1,7 +1,7 @@
-"""Who of those that wait for vLLM may be computed next: by the predicted peak of the cache, those with adapters in use
-first. Pure: no vLLM here.
+"""Who of those that wait for vLLM may be computed next: pure, without vLLM.
 
-vLLM itself admits whoever fits now, and where the cache then runs out it throws requests out and computes them again.
+By the predicted peak of the cache, and those whose adapters are in use first. vLLM itself admits
+whoever fits now, and where the cache then runs out it throws requests out and computes them again.
 """
 
 from __future__ import annotations

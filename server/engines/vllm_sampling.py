@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 KEY = "crayon"
 """Where `Chain` finds its parameters in a request's `extra_args`."""
+FORCED = "forced"
+"""Under `KEY`, instead of parameters: the tokens that are the whole answer, for their log-probabilities."""
 COLD = 1e-6
 """As in crayon/llama/sampler.py: a temperature that only the likeliest token survives."""
 LIKELIEST = 20
@@ -82,6 +84,26 @@ def arguments(
     if signals:
         given["logprobs"] = LIKELIEST
     return given
+
+
+def scoring(text: Sequence[int]) -> dict[str, Any]:
+    """Return the keyword arguments that have vLLM write a given text, and say how likely each of its tokens was.
+
+    vLLM's own `prompt_logprobs` reads nothing from the prefix cache, and with LoRA enabled ends vLLM (0.32.0, CPU).
+    """
+    return {
+        "max_tokens": len(text),
+        "temperature": 0.0,
+        "ignore_eos": True,
+        "logprobs": 0,
+        "detokenize": False,
+        "extra_args": {KEY: {FORCED: list(text)}},
+    }
+
+
+def scoring_natively() -> dict[str, Any]:
+    """Return the keyword arguments for a prompt's log-probabilities, where there is no chain."""
+    return {"max_tokens": 1, "temperature": 0.0, "prompt_logprobs": 0, "detokenize": False}
 
 
 def chained(sampling: Sampling) -> Mapping[str, float]:

@@ -16,7 +16,9 @@ from vllm.v1.core.sched.async_scheduler import AsyncScheduler
 from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.request import RequestStatus
 
+from crayon.server.engines import vllm_sampling
 from crayon.server.engines.vllm_policy import Candidate, admitted, in_turn
+from crayon.server.engines.vllm_sampling import FORCED
 from crayon.server.prediction import Rule
 from crayon.server.scheduler.lengths import Lengths
 from crayon.server.scheduler.occupancy import Holder
@@ -29,7 +31,6 @@ logger = logging.getLogger("crayon.server.vllm")
 KEY = "crayon"
 """Of our settings in vLLM's `additional_config`."""
 _SIGNATURES = {"schedule": ("self", "throttle_prefills"), "_free_request": ("self", "request", "delay_free_blocks")}
-_PROMPT_ONLY = 1  # most tokens of what is no answer (a score): nothing is learnt from it
 _ANY = 1 << 30
 
 
@@ -103,7 +104,7 @@ class _Nano:
     def _free_request(self, request: Any, delay_free_blocks: bool = False) -> Any:  # noqa: FBT001, FBT002 - vLLM's
         """Learn how long an answer got, then let vLLM free it."""
         self._overtaken.pop(request.request_id, None)
-        if request.max_tokens > _PROMPT_ONLY:
+        if _is_answer(request):
             ended = request.status == RequestStatus.FINISHED_STOPPED
             self._lengths.observe(request.num_output_tokens, ended=ended, group=_adapter(request))
         return super()._free_request(request, delay_free_blocks)  # type: ignore[misc] # of the class beside this one
@@ -114,6 +115,16 @@ _WAITING = (RequestStatus.WAITING, RequestStatus.PREEMPTED)
 
 def _adapter(request: Any) -> str:
     return "" if request.lora_request is None else str(request.lora_request.lora_name)
+
+
+def _is_answer(request: Any) -> bool:
+    """Whether something can be learnt from its length: not from what is scored."""
+    params = request.sampling_params
+    return (
+        params is not None
+        and params.prompt_logprobs is None
+        and FORCED not in (params.extra_args or {}).get(vllm_sampling.KEY, {})
+    )
 
 
 def _holder(request: Any) -> Holder:

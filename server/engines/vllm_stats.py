@@ -30,7 +30,11 @@ class VllmStats:
                 """Take no notice of either: `record` is told again."""
 
             def record(
-                self, scheduler_stats: Any, iteration_stats: Any, mm_cache_stats: Any = None, engine_idx: int = 0
+                self,
+                scheduler_stats: Any,
+                iteration_stats: Any,
+                mm_cache_stats: Any = None,  # noqa: ARG002 - vLLM's signature
+                engine_idx: int = 0,
             ) -> None:
                 stats.record(scheduler_stats, iteration_stats, engine_idx)
 
