@@ -157,7 +157,7 @@ def _model(settings: Settings) -> tuple[Path, Exported | None]:
 
     with pull_progress(reference) as progress:
         local = resolve(reference, progress=progress, models_dir=settings.models_dir)
-    kept = Store(settings.models_dir or default_models_dir()).folder / "exported" / local.sha256
+    kept = Store(settings.models_dir or default_models_dir()).exported(local.sha256)
     exported = read_exported(kept) if kept.is_dir() else None
     if exported is None:
         info = read_gguf(local.path)
