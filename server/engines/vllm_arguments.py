@@ -97,7 +97,7 @@ def engine_arguments(shape: Shape, trained_tokens: int | None) -> dict[str, Any]
     """
     check_names(shape.more)
     most = [tokens for tokens in (shape.context_tokens, trained_tokens) if tokens]
-    ours = {
+    ours: dict[str, Any] = {
         "max_model_len": min(most) if most else None,
         "max_num_seqs": shape.slots,
         "max_num_batched_tokens": shape.batch,
@@ -109,7 +109,9 @@ def engine_arguments(shape: Shape, trained_tokens: int | None) -> dict[str, Any]
     if shape.lora_rank:
         # As many adapters side by side as requests, up to what memory is reasonably kept for.
         ours |= {"max_lora_rank": shape.lora_rank, "max_loras": min(LORA_SLOTS, shape.slots)}
-    given = {name: value for name, value in ours.items() if value is not None and name not in shape.more}
+    given: dict[str, Any] = {
+        name: value for name, value in ours.items() if value is not None and name not in shape.more
+    }
     given |= shape.more
     given |= {"model": str(shape.folder), "generation_config": "vllm", "disable_log_stats": True}
     given["enable_lora"] = shape.lora_rank > 0

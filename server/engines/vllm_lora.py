@@ -41,7 +41,7 @@ def shapes_of(folder: Path, pools: Iterable[Pool]) -> BaseShapes:
         layers = int(config["num_hidden_layers"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError("model", f"{folder}/config.json cannot be read ({type(error).__name__})") from None
-    targets = {}
+    targets: dict[str, tuple[int, int]] = {}
     for pool in pools:
         base = pool.manifest.base
         if base.architecture != architecture or base.n_layer != layers:

@@ -50,15 +50,22 @@ def misfit() -> str:
 
 
 class _Nano:
-    """What both of our schedulers add to the one of vLLM's that they are."""
+    """What both of our schedulers add to the one of vLLM's that they are, which has these attributes."""
+
+    vllm_config: Any
+    cache_config: Any
+    block_size: int
+    max_num_active_reqs: int
+    waiting: Any
+    running: list[Any]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        settings = (self.vllm_config.additional_config or {}).get(KEY, {})  # type: ignore[attr-defined] # vLLM's
+        settings = (self.vllm_config.additional_config or {}).get(KEY, {})
         self._lengths = Lengths(settings.get("predict", Rule.MEAN))
-        lora = self.vllm_config.lora_config  # type: ignore[attr-defined] # vLLM's
+        lora = self.vllm_config.lora_config
         self._lora_slots = lora.max_loras if lora is not None else _ANY
-        self._capacity = self.cache_config.num_gpu_blocks * self.block_size  # type: ignore[attr-defined] # vLLM's
+        self._capacity = self.cache_config.num_gpu_blocks * self.block_size
         self._overtaken: dict[str, int] = {}
 
     def schedule(self, throttle_prefills: bool = False) -> Any:  # noqa: FBT001, FBT002 - vLLM's signature
@@ -69,14 +76,14 @@ class _Nano:
         finally:
             # Behind those that vLLM put back: they were to come first.
             for request in held:
-                self.waiting.add_request(request)  # type: ignore[has-type] # vLLM's
+                self.waiting.add_request(request)
 
     def _hold(self) -> Sequence[Any]:
         """Put the queue into our order and return, in order, who was taken out of it."""
-        queue = [request for request in self.waiting if request.status in _WAITING]  # type: ignore[has-type] # vLLM's
+        queue = [request for request in self.waiting if request.status in _WAITING]
         if not queue:
             return []
-        running = [_holder(request) for request in self.running]  # type: ignore[attr-defined] # vLLM's
+        running = [_holder(request) for request in self.running]
         line = in_turn(
             [Candidate(request.request_id, _holder(request)) for request in queue],
             {holder.group for holder in running},
@@ -88,17 +95,17 @@ class _Nano:
             line,
             capacity=self._capacity,
             lengths=self._lengths,
-            places=self.max_num_active_reqs - len(running),  # type: ignore[attr-defined] # vLLM's
-            block=self.block_size,  # type: ignore[attr-defined] # vLLM's
+            places=self.max_num_active_reqs - len(running),
+            block=self.block_size,
         )
         by_id = {request.request_id: request for request in queue}
         last = max((i for i, request in enumerate(queue) if request.request_id in set(entering)), default=-1)
         for request in queue[: last + 1]:
             if request.request_id not in set(entering):
                 self._overtaken[request.request_id] = self._overtaken.get(request.request_id, 0) + 1
-        self.waiting.remove_requests(queue)  # type: ignore[has-type] # vLLM's
+        self.waiting.remove_requests(queue)
         for name in entering:
-            self.waiting.add_request(by_id.pop(name))  # type: ignore[has-type] # vLLM's
+            self.waiting.add_request(by_id.pop(name))
         return list(by_id.values())
 
     def _free_request(self, request: Any, delay_free_blocks: bool = False) -> Any:  # noqa: FBT001, FBT002 - vLLM's
