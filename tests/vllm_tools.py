@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
 # Before torch is imported, here and in vLLM's processes: compiling small functions takes longer than all tests.
 os.environ["TORCH_COMPILE_DISABLE"] = "1"
+# A machine that is shared may stop for minutes, which is no death of vLLM's.
+os.environ["VLLM_EXECUTE_MODEL_TIMEOUT_SECONDS"] = "3600"
+os.environ["VLLM_ENGINE_READY_TIMEOUT_S"] = "3600"
 # Heads as wide as vLLM's attention on CPUs needs, and no merge of what is no token, which transformers refuses.
 HEADS = 2
 PAIRS = tuple(pair for pair in tiny_chat.PAIRS if pair != "Ġt he")

@@ -153,6 +153,7 @@ class VllmEngine:
             pools,
             shapes_of(folder, pools) if pools else None,
             named=named,
+            model=folder if rank and config.device_config.device_type == "cpu" else None,
             max_rank=rank,
             capacity=max(int(more.get("max_cpu_loras") or BLENDS), 1),
             forget=lambda lora: self._loop.soon(lambda: self._loop.llm.remove_lora(lora.number)),
@@ -314,11 +315,11 @@ class VllmEngine:
             known = ", ".join(info.name for info in self._infos)
             raise UnknownModelError(f"model {model!r} is not served here; there is: {known}")
         if blend is None:
-            return self._name, _base
+            return self._name, self._holding.base
         if not self._adapters.pools:
             raise AdapterError(f"no adapter pool is loaded on the server, so {blend.pool_id!r} cannot be blended")
         normal = self._adapters.normal(blend)
-        return self._name, _base if normal is None else lambda: self._holding.blend(normal)
+        return self._name, self._holding.base if normal is None else lambda: self._holding.blend(normal)
 
     def _prompt(self, messages: Sequence[Message]) -> list[int]:
         ids = self._tokens.chat(messages)
@@ -368,10 +369,6 @@ class VllmEngine:
             [self._tokens.ends[0] if self._tokens.ends else 0], {"max_tokens": 1, "logprobs": 1}, None
         ):
             pass
-
-
-async def _base() -> None:
-    return None
 
 
 def _trained_tokens(folder: Path) -> int | None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from crayon.adapters.blend import check_weights
 from crayon.errors import AdapterError, EngineClosedError
-from crayon.server.engines.vllm_lora import write_blend
+from crayon.server.engines.vllm_lora import write_blend, write_nothing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -49,6 +49,7 @@ class Adapters:
         pools: made for the model.
         shapes: of the model (None: there are no pools).
         named: folders of PEFT's that requests name as their model.
+        model: the model's folder, if the base needs an adapter too (see `write_nothing`).
         max_rank: of a blend.
         capacity: blends that are kept.
         forget: told of each that was forgotten.
@@ -60,6 +61,7 @@ class Adapters:
         shapes: BaseShapes | None,
         *,
         named: Mapping[str, Path] | None = None,
+        model: Path | None = None,
         max_rank: int = 16,
         capacity: int = 32,
         forget: Callable[[Lora], None] = lambda _: None,
@@ -76,9 +78,14 @@ class Adapters:
         self._lock = threading.Lock()
         self._closed = False
         self._folder: Path | None = None
-        if pools:
+        self.base: Lora | None = None
+        """What the base is computed with; None: with no adapter."""
+        if pools or model is not None:
             place = _MEMORY if _MEMORY.is_dir() else None
             self._folder = Path(tempfile.mkdtemp(prefix="crayon-blends-", dir=place))  # mode 0700
+        if model is not None and self._folder is not None:
+            self.base = Lora("base", next(self._numbers), self._folder / "base")
+            write_nothing(model, self.base.folder)
 
     @property
     def pools(self) -> tuple[Pool, ...]:

@@ -33,6 +33,10 @@ class Holding:
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="crayon-blend")
         self._adding: dict[int, asyncio.Task[None]] = {}
 
+    async def base(self) -> Lora | None:
+        """Return what the base is computed with; an adapter is to be given back."""
+        return None if self._adapters.base is None else await self.named(self._adapters.base)
+
     async def named(self, lora: Lora) -> Lora:
         """Return an adapter that has a name of its own; it is to be given back.
 

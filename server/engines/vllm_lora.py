@@ -9,10 +9,10 @@ import numpy as np
 
 from crayon.adapters.blend import blend as blend_tensors
 from crayon.adapters.blend import truncate
-from crayon.adapters.folder import read_inside
+from crayon.adapters.folder import read_inside, write_folder
 from crayon.adapters.formats.matrices import BaseShapes
 from crayon.adapters.formats.peft_config import read_config
-from crayon.adapters.formats.peft_folder import CONFIG, write_peft
+from crayon.adapters.formats.peft_folder import CONFIG, TENSORS, write_peft
 from crayon.adapters.lora import LoraTensors
 from crayon.errors import AdapterError, AdapterMismatchError, ConfigError
 
@@ -84,6 +84,31 @@ def write_blend(pool: Pool, weights: Sequence[float], folder: Path, base: BaseSh
     if lora.rank > max_rank:
         lora, _ = truncate(lora, max_rank)
     write_peft(_evened(lora), folder, base)
+
+
+def write_nothing(model: Path, folder: Path) -> None:
+    """Write an adapter that changes nothing, for the model in a folder.
+
+    vLLM's kernels for CPUs compute a row that has no adapter with that of the last slot (0.32.0: the index -1), where
+    others in the batch have adapters. So there the base has an adapter too.
+
+    Raises:
+        AdapterError: there is no room for it.
+        ConfigError: the model's configuration does not say its sizes.
+    """
+    from safetensors.numpy import save
+
+    try:
+        config: dict[str, Any] = json.loads((model / "config.json").read_text("utf-8"))
+        width, heads = int(config["hidden_size"]), int(config["num_attention_heads"])
+        outputs = heads * int(config.get("head_dim") or width // heads)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError("model", f"{model}/config.json cannot be read ({type(error).__name__})") from None
+    name = "base_model.model.model.layers.0.self_attn.q_proj"
+    a, b = np.zeros((1, width), np.float32), np.zeros((outputs, 1), np.float32)
+    settings = {"peft_type": "LORA", "r": 1, "lora_alpha": 1, "target_modules": ["q_proj"], "bias": "none"}
+    files = {TENSORS: save({f"{name}.lora_A.weight": a, f"{name}.lora_B.weight": b}, metadata={"format": "pt"})}
+    write_folder(folder, files | {CONFIG: json.dumps(settings).encode()})
 
 
 def _evened(lora: LoraTensors) -> LoraTensors:

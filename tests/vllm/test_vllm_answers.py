@@ -84,9 +84,10 @@ PENALTIES = (
 def test_penalties_look_back_on_the_same_tokens(
     engine: VllmEngine, llama: LlamaCppEngine, penalties: dict[str, float]
 ) -> None:
-    plain = text_of(answer(engine, max_tokens=90, ignore_eos=True))
-    mine = text_of(answer(engine, max_tokens=90, ignore_eos=True, **penalties))
-    assert mine == text_of(answer(llama, max_tokens=90, ignore_eos=True, **penalties))
+    # More than the 64 tokens of the window, prompt and answer; then near ties begin to fall either way.
+    plain = text_of(answer(engine, max_tokens=60, ignore_eos=True))
+    mine = text_of(answer(engine, max_tokens=60, ignore_eos=True, **penalties))
+    assert mine == text_of(answer(llama, max_tokens=60, ignore_eos=True, **penalties))
     assert mine != plain
 
 
@@ -116,9 +117,12 @@ def _max_tokens(engine: Engine) -> None:
 
 
 def _stop(engine: Engine) -> None:
-    whole = _greedy(engine)
-    stop = whole[len(whole) // 2 :][:2]
-    assert text_of(answer(engine, stop=(stop,))) == whole[: whole.find(stop)]
+    def whole(**sampling: Any) -> str:
+        return "".join(event.text for event in answer(engine, **sampling) if isinstance(event, Delta))
+
+    text = whole()
+    stop = next(text[at : at + 2] for at in range(len(text) // 2, len(text)) if "\ufffd" not in text[at : at + 2])
+    assert whole(stop=(stop,)) == text[: text.find(stop)]
 
 
 def _penalty(name: str, value: float) -> Any:
