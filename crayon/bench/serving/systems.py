@@ -117,6 +117,8 @@ class CrayonSystem:
         command = [sys.executable, "-P", "-m", "crayon", "serve", "--model", str(self._path), "--port", "0"]
         command += ["--slots", str(settings.slots), "--ctx", str(settings.slots * settings.context)]
         command += ["--threads", str(settings.threads), "--drain-seconds", "1"]
+        if settings.batch:
+            command += ["--batch", str(settings.batch)]
         for pool in self._pools:
             command += ["--pool", pool]
         command += ["--stats-file", str(ready_file.with_name("counters.json"))]

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 SLOTS = (8, 16, 24, 48)
 UBATCHES = (128, 256, 512)
 BATCHES = (512, 2048)
+OWN_BATCHES = (512, 1024, 2048)
 # Flags that bound how long a step takes, for the search under bounds: a step is a batch.
 ONLINE_BATCHES = (64, 256)
 CELLS = 32_768  # of the cache: more would not fit small machines
@@ -27,6 +28,11 @@ def offline_axes(context: int, slots: Sequence[int] = SLOTS) -> tuple[Axis, ...]
         ("ubatch", UBATCHES),
         ("batch", BATCHES),
     )
+
+
+def own_axes(context: int, slots: Sequence[int] = SLOTS) -> tuple[Axis, ...]:
+    """Return the flags of our server likewise."""
+    return (offline_axes(context, slots)[0], ("batch", OWN_BATCHES))
 
 
 def slots_for(context: int) -> tuple[int, ...]:
@@ -55,4 +61,4 @@ def with_flag(settings: Settings, name: str, value: int) -> Settings:
         return replace(settings, slots=value)
     if name == "ubatch":
         return replace(settings, ubatch=value, batch=max(value, settings.batch or value))
-    return replace(settings, batch=value, ubatch=min(value, settings.ubatch or value))
+    return replace(settings, batch=value, ubatch=settings.ubatch and min(value, settings.ubatch))
