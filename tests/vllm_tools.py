@@ -6,6 +6,7 @@ import hashlib
 import os
 from typing import TYPE_CHECKING, Any
 
+import serving_tools
 import tiny_chat
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ os.environ["TORCH_COMPILE_DISABLE"] = "1"
 # A machine that is shared may stop for minutes, which is no death of vLLM's.
 os.environ["VLLM_EXECUTE_MODEL_TIMEOUT_SECONDS"] = "3600"
 os.environ["VLLM_ENGINE_READY_TIMEOUT_S"] = "3600"
+serving_tools.PATIENCE = 600.0  # vLLM itself takes half a minute to start on an idle machine
 # Heads as wide as vLLM's attention on CPUs needs, and no merge of what is no token, which transformers refuses.
 HEADS = 2
 PAIRS = tuple(pair for pair in tiny_chat.PAIRS if pair != "Ġt he")

@@ -8,6 +8,10 @@ from crayon.errors import CrayonError, EngineError, InvalidRequestError, fault_r
 
 logger = logging.getLogger("crayon.server.vllm")
 
+_LESS = (
+    "lower --slots, --ctx or --vllm gpu_memory_utilization=...; "
+    "--vllm kv_cache_memory_bytes=... sets what the cache takes, which has to hold one request of --ctx"
+)
 _MEMORY = ("out of memory", "OutOfMemory", "cannot allocate memory", "No available memory", "KV cache is needed")
 
 
@@ -62,8 +66,6 @@ def of_start(error: BaseException) -> CrayonError:
     said = str(error).strip().splitlines()
     words = f"{type(error).__name__}: {said[0] if said else 'no reason given'}"
     if out_of_memory(error):
-        return EngineError(
-            f"vLLM does not start, memory is short ({words}); give it less: --ctx, --slots, --vllm "
-            "gpu_memory_utilization=..., or on a CPU VLLM_CPU_KVCACHE_SPACE (GiB)"
-        )
-    return EngineError(f"vLLM does not start ({words}); its own lines above say more")
+        return EngineError(f"vLLM does not start, memory is short ({words}); {_LESS}")
+    # What ends one of its processes is told in that process's lines only.
+    return EngineError(f"vLLM does not start ({words}); its own lines above say why. If memory is short, {_LESS}")

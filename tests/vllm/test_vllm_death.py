@@ -19,11 +19,12 @@ from crayon.engine import GenerateRequest, Started
 from crayon.errors import CrayonError, EngineError, OverloadedError, ServerError
 from crayon.messages import Message
 from crayon.sampling import Sampling
+from crayon.server.engines.vllm_errors import of_request, out_of_memory
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-pytestmark = pytest.mark.vllm
+pytestmark = [pytest.mark.vllm, pytest.mark.timeout(900)]
 
 
 def ask(tokens: int = 400) -> GenerateRequest:
@@ -73,8 +74,17 @@ def test_a_killed_engine_is_told_to_everybody(folder: Path) -> None:
     assert not [each for each in set(threading.enumerate()) - threads if each.name.startswith("crayon-vllm")]
 
 
-def test_too_little_memory_is_named(folder: Path) -> None:
-    with pytest.raises(EngineError, match="memory is short"):
+def test_who_is_out_of_memory_is_told_so() -> None:
+    assert out_of_memory(RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"))
+    assert out_of_memory(MemoryError())
+    assert not out_of_memory(ValueError("no such model"))
+    assert "no memory left" in str(of_request(RuntimeError("CUDA out of memory")))
+    # Words of vLLM's may quote a prompt.
+    assert "secret" not in str(of_request(ValueError("secret")))
+
+
+def test_too_little_memory_at_the_start_is_named(folder: Path) -> None:
+    with pytest.raises(EngineError, match="kv_cache_memory_bytes"):
         engine_on(folder, more={"kv_cache_memory_bytes": 1 << 10})
 
 
