@@ -92,7 +92,8 @@ test-train: train-env  ## Compare with transformers: embeddings, logits, templat
 vllm-env: .venv-vllm/.installed
 
 test-vllm: vllm-env  ## Serve with vLLM, on the CPU: the engines' contract, blends in a batch, deaths, the SDK.
-	.venv-vllm/bin/python -m pytest tests/vllm tests/engines/test_contract.py -m vllm
+	@# vLLM's own warnings are no errors of ours.
+	.venv-vllm/bin/python -m pytest tests/vllm tests/engines/test_contract.py -m vllm -W default --timeout 900
 
 golden: train-env  ## Make the golden logits of tests/golden again, with PEFT.
 	@# The hash seed: PEFT writes sets in their order.
