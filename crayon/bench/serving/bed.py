@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from crayon.bench.serving.systems import System
 
 WARM_ANSWER = 4
-# Of ours: nobody watches an answer, so a step may be as long as it likes, and hold many prompts in a call of their own.
-OFFLINE_OPTIONS = ("--step-ms", "0", "--nano-batches", "2")
+# Of ours: nobody watches an answer, so a step may be as long as it likes.
+OFFLINE_OPTIONS = ("--step-ms", "0")
 
 
 @dataclass(slots=True, kw_only=True)
