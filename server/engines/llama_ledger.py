@@ -30,8 +30,8 @@ _SPELL_S = 1.0
 """Seconds in lanes for which it has to be so; a burst of short calls is no spell."""
 _TELL_ERROR_EVERY = 16  # looks; it takes a sort
 _ALIKE, _SHORT_S = 8, 0.02
-"""One of so many calls is looked at where they are all of one size and shorter than so many seconds: answers alone teach
-little, and the look takes a hundredth of such a call."""
+"""Of calls of one size, one after the other and shorter than so many seconds, one of so many is looked at: answers
+alone teach little, and the look takes a hundredth of such a call."""
 
 
 class Ledger:
