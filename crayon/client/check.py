@@ -36,6 +36,14 @@ class ServerStatus:
     each: tuple[ServerStatus, ...] = ()
 
 
+def said_of_each(status: ServerStatus) -> str:
+    """Return how many of several servers serve, and what is wrong with the others; nothing of a single one."""
+    if not status.each:
+        return ""
+    away = [f"{each.address}: {each.problem}" for each in status.each if not each.serving]
+    return "; ".join([f"{len(status.each) - len(away)} of {len(status.each)} servers serve", *away])
+
+
 def together(each: tuple[ServerStatus, ...]) -> ServerStatus:
     """Return the status of several servers as one; there is one at least."""
     best = min(each, key=lambda status: (not status.serving, not status.reachable, status.round_trip_ms))

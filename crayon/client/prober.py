@@ -12,6 +12,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from crayon.client.balancer import Health
 from crayon.errors import EngineClosedError
+from crayon.local_only import local_only
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -88,10 +89,10 @@ class Prober:
                 if self._closed or time.monotonic() - self._used > IDLE_S:
                     self._thread = None
                     return
-            self._look_up_again()
-            # One server is only asked by its requests.
-            if len(self._balancer.addresses) > 1:
-                for address in self._balancer.due():
+            if not local_only():
+                self._look_up_again()
+                # One server is only asked by its requests.
+                for address in self._balancer.due() if len(self._balancer.addresses) > 1 else ():
                     self._ask(address)
             with self._condition:
                 self._condition.wait_for(lambda: self._closed, _TICK_S)
