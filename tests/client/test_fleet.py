@@ -62,6 +62,10 @@ def of(remote: RemoteEngine, address: str) -> EndpointStatus:
     return next(each for each in remote.endpoints() if each.address == address)
 
 
+def of_host(remote: RemoteEngine, host: str) -> EndpointStatus | None:
+    return next((each for each in remote.endpoints() if each.address.startswith(f"{host}:")), None)
+
+
 def text_of(stream: Stream) -> str:
     return "".join(event.text for event in stream if isinstance(event, Delta))
 
@@ -70,7 +74,7 @@ def processes(stack: ExitStack, folder: Path, *options: tuple[str, ...]) -> list
     found = []
     for index, words in enumerate(options):
         (own := folder / str(index)).mkdir()
-        found.append(stack.enter_context(server_process(own, *words)))
+        found.append(stack.enter_context(server_process(own, "--port", "0", *words)))
     return found
 
 
@@ -82,7 +86,7 @@ def three() -> Iterator[list[tuple[Serving, Counting]]]:
 
 
 def test_the_servers_share_requests_evenly(three: list[tuple[Serving, Counting]]) -> None:
-    with closing(fleet(*(serving.address for serving, _ in three))) as remote:
+    with closing(fleet(*(serving.address for serving, _ in three), connect_timeout=PATIENCE)) as remote:
         for _ in range(30):
             assert text_of(remote.generate(ask("one two"))) == "one two"
         assert [engine.asked for _, engine in three] == [10, 10, 10]
@@ -96,7 +100,7 @@ async def test_requests_at_the_same_time_are_shared_evenly_too(three: list[tuple
     async def read(remote: RemoteEngine, text: str) -> str:
         return "".join([event.text async for event in remote.generate(ask(text)) if isinstance(event, Delta)])
 
-    with closing(fleet(*(serving.address for serving, _ in three))) as remote:
+    with closing(fleet(*(serving.address for serving, _ in three), connect_timeout=PATIENCE)) as remote:
         texts = [f"number {index}" for index in range(60)]
         assert await asyncio.gather(*(read(remote, text) for text in texts)) == texts
         assert [engine.asked for _, engine in three] == [20, 20, 20]
@@ -122,7 +126,8 @@ class Flow:
                 answer = text_of(self._remote.generate(ask(text)))
             except ServerInterruptedError as error:
                 self.outcomes["interrupted"] += 1
-                if not error.partial or not text.startswith(error.partial):
+                # Begun is what anything has come back of: it may be that no text was among it.
+                if not text.startswith(error.partial):
                     self.wrong.append(f"{text!r} began with {error.partial!r}")
             except CrayonError as error:
                 self.outcomes[type(error).__name__] += 1
@@ -175,8 +180,10 @@ def test_servers_killed_in_turn_lose_nothing_that_had_not_begun(tmp_path: Path) 
 def test_all_that_waited_for_a_killed_server_is_answered_by_the_others(tmp_path: Path) -> None:
     # More of them than the retry budget has tokens: what was lost together is one failure.
     with ExitStack() as stack:
-        slow, *_ = servers = processes(stack, tmp_path, ("--echo-delay", NEVER), (), ())
-        remote = stack.enter_context(closing(fleet(*(server.address for server in servers))))
+        slots = ("--slots", "64")
+        slow, *_ = servers = processes(stack, tmp_path, (*slots, "--echo-delay", NEVER), slots, slots)
+        addresses = [server.address for server in servers]
+        remote = stack.enter_context(closing(fleet(*addresses, connect_timeout=PATIENCE)))
         streams = [remote.generate(ask(f"number {index}")) for index in range(60)]
         until(lambda: of(remote, slow.address).running == 20)
         until(lambda: sum(each.running for each in remote.endpoints()) == 20)
@@ -456,10 +463,13 @@ def test_a_name_with_several_addresses_is_several_servers(tmp_path: Path, monkey
             assert text_of(remote.generate(ask("one two"))) == "one two"
         assert [engine.asked for engine in names.engines] == [5, 5]
         assert {each.address for each in remote.endpoints()} == {f"{host}:{names.port}" for host in names.known}
-        # The name is looked up again, while the client is in use.
-        names.known = ["127.0.0.2"]
-        until(lambda: len(remote.models()) == 1 and len(remote.endpoints()) == 1)
-        assert remote.endpoints()[0].address == f"fleet.test:{names.port}", "one address: gRPC looks it up itself"
+        # The name is looked up again while the client is in use. Nobody listens at the new address.
+        names.known = ["127.0.0.2", "127.0.0.3"]
+        until(lambda: len(remote.models()) == 1 and of_host(remote, "127.0.0.1") is None)
+        assert of_host(remote, "127.0.0.3") is not None
+        for _ in range(4):
+            assert text_of(remote.generate(ask("one two"))) == "one two"
+        assert [engine.asked for engine in names.engines] == [5, 9]
 
 
 def test_a_certificate_must_be_for_the_name_and_not_for_what_it_resolves_to(

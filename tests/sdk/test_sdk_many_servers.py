@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import signal
+import threading
 from contextlib import ExitStack
 
 import pytest
 from serving_tools import PATIENCE, Serving, server_process, until
 
 from crayon import InvalidRequestError, Source
+from crayon.client import RemoteEngine
 from crayon.server.engines.echo import EchoEngine
 
 NEVER = "3600"
@@ -42,23 +44,26 @@ def test_they_take_turns(sdk, joined):
 def test_killed_before_its_first_token_another_server_answers(sdk, tmp_path):
     with ExitStack() as stack:
         (tmp_path / "slow").mkdir()
-        slow = stack.enter_context(server_process(tmp_path / "slow", "--echo-delay", NEVER))
+        slow = stack.enter_context(server_process(tmp_path / "slow", "--port", "0", "--echo-delay", NEVER))
         well = stack.enter_context(Serving(EchoEngine))
-        client = client_of(sdk, [slow.address, well.address])
-        streams = [client.stream("one two") for _ in range(4)]
+        remote = RemoteEngine(f"{slow.address},{well.address}", timeout=PATIENCE)
+        stack.callback(remote.close)
 
-        def running():
-            found = sdk.call_or_value(client.status()).endpoints
-            return {each.address: each.running for each in found}.get(slow.address)
+        def kill():
+            until(lambda: any(each.running for each in remote.endpoints() if each.address == slow.address))
+            slow.signal(signal.SIGKILL)
 
-        if sdk.__class__.__name__ == "Sync":
-            # Half of them wait there; a stream of AsyncCrayon begins when it is read.
-            until(lambda: running() == 2)
-        slow.signal(signal.SIGKILL)
-        for stream in streams:
+        killer = threading.Thread(target=kill)
+        killer.start()
+        client = client_of(sdk, remote)
+        # One of the two begins at the slow server.
+        for _ in range(2):
+            stream = client.stream("one two")
             sdk.read(stream)
             assert stream.text == "one two"
             assert stream.completion.route.fallback_from is None
+        killer.join(PATIENCE)
+        assert {each.address: each.failures for each in remote.endpoints()} == {slow.address: 1, well.address: 0}
         sdk.call_or_value(client.close())
 
 
