@@ -34,6 +34,7 @@ async def coalesced(stream: Stream, rounds: Rounds) -> AsyncIterator[list[Event]
             taken, failure = stream.take(MAX_JOINED)
             held += taken
             if held and not (len(held) == 1 and isinstance(held[0], Started)):
+                reader.flowing = True
                 yield joined(held)
                 held = []
             if failure is not None:

@@ -32,10 +32,10 @@ SMOKE_TEST = """
 import json
 from crayon.errors import CrayonError
 try:
-    from crayon.llama import library, smoke
+    from crayon.llama import amx, library, smoke
     loaded = library.load()
     smoke.check()
-    print(json.dumps({"system_info": loaded.system_info}))
+    print(json.dumps({"system_info": loaded.system_info, "amx": amx.runs()}))
 except CrayonError as error:
     print(json.dumps({"error": str(error)}))
 """
@@ -121,6 +121,7 @@ def check_disk(folder: Path) -> list[Finding]:
 
 def check_library(command: Sequence[str] | None = None) -> list[Finding]:
     """Load llama.cpp and run its smoke test in another process."""
+    from crayon.llama.amx import REBUILD
     from crayon.llama.library import REQUIRED_VERSION
 
     fix = f"pip install --force-reinstall --no-binary llama-cpp-python llama-cpp-python=={REQUIRED_VERSION}"
@@ -146,6 +147,9 @@ def check_library(command: Sequence[str] | None = None) -> list[Finding]:
     if "error" in record:
         return [Finding("library", Status.FAIL, record["error"], fix)]
     info = str(record["system_info"]).strip()
+    if not record.get("amx", True):
+        detail = f"this build of llama-cpp-python {REQUIRED_VERSION} breaks AMX, so it runs without; {info}"
+        return [Finding("library", Status.WARN, detail, REBUILD)]
     return [Finding("library", Status.OK, f"llama-cpp-python {REQUIRED_VERSION}, smoke test passed; {info}")]
 
 

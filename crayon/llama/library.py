@@ -83,6 +83,16 @@ class Library:
         return str(self.api.llama_print_system_info().decode())
 
 
+def backend_file() -> Path | None:
+    """Return the file of ggml's CPU backend, or None if it is not where llama-cpp-python has it.
+
+    Raises:
+        LibraryError: as `load`.
+    """
+    folder = Path(load().api.__file__ or "").parent / "lib"
+    return next(iter(sorted(folder.glob("libggml-cpu.*"))), None)
+
+
 _LOADING = threading.Lock()
 
 

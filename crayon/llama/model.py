@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from crayon.errors import EngineClosedError, InvalidRequestError, ModelFileError
-from crayon.llama import library
+from crayon.llama import amx, library
+from crayon.llama.passing import on_passing_thread
 from crayon.llama.template import ChatTemplate
 
 if TYPE_CHECKING:
@@ -26,13 +27,14 @@ class Model:
     Args:
         path: a GGUF file.
         vocab_only: read vocabulary and metadata, no weights.
+        extra_kernels: whether weights are laid out for the kernels of this CPU; None: if these run (see `amx`).
 
     Raises:
         ModelFileError: the file is missing, truncated, not a GGUF, or of an architecture that the library lacks.
         LibraryError: the wrong llama-cpp-python is installed.
     """
 
-    def __init__(self, path: Path | str, *, vocab_only: bool = False) -> None:
+    def __init__(self, path: Path | str, *, vocab_only: bool = False, extra_kernels: bool | None = None) -> None:
         self.path = Path(path)
         self._lib = library.load()
         api = self._api = self._lib.api
@@ -44,8 +46,10 @@ class Model:
         params = api.llama_model_default_params()
         params.vocab_only = vocab_only
         params.n_gpu_layers = 0
+        if not vocab_only:
+            params.use_extra_bufts = amx.runs() if extra_kernels is None else extra_kernels
         self._lib.log.take_errors()
-        self._handle: Any = api.llama_model_load_from_file(os.fsencode(self.path), params)
+        self._handle: Any = on_passing_thread(lambda: api.llama_model_load_from_file(os.fsencode(self.path), params))
         if not self._handle:
             why = self._lib.log.take_errors() or "llama.cpp gives no reason"
             raise ModelFileError(f"{self.path}: cannot be loaded, truncated or of an unknown kind ({why})")

@@ -23,7 +23,6 @@ from scaling_tools import (
     shell_commands,
 )
 
-from crayon.config.serve import EngineKind
 from crayon.models.capacity import Sizes, capacity
 from crayon.server.serve import SERVICE as SERVICE_NAME
 
@@ -50,7 +49,6 @@ CHOICES = {
     "restartPolicy": {"Default", "RecreateGroupOnPodRestart", "RecreateGroupAfterStart", "None"},
     "type": {"RollingUpdate"},
 }
-with_vllm = pytest.mark.skipif("vllm" not in set(EngineKind), reason="this version has no such engine")
 
 
 def check_fields(name: str, value: dict[str, Any]) -> None:
@@ -76,7 +74,6 @@ def test_the_set_is_one() -> None:
 
 
 @pytest.mark.parametrize("words", [*deployed().values(), *documented().values()], ids=lambda words: " ".join(words[:6]))
-@with_vllm
 def test_command_lines_are_the_programs(words: list[str]) -> None:
     settings = serve_settings(words)
     assert settings.engine == "vllm"
@@ -199,8 +196,7 @@ def test_the_images_are_what_the_text_builds() -> None:
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["optional-dependencies"]
     wanted = re.search(r"^ARG VLLM=v(.+)$", dockerfile, re.MULTILINE)
     assert wanted
-    if "vllm" in extras:
-        assert extras["vllm"] == [f"vllm=={wanted[1]}"]
+    assert extras["vllm"] == [f"vllm=={wanted[1]}"]
     assert f"vLLM {wanted[1]}" in TEXT
     user = str(DEPLOYMENT["spec"]["template"]["spec"]["securityContext"]["runAsUser"])
     assert f"USER {user}:{user}" in dockerfile
@@ -210,7 +206,7 @@ def test_files_that_are_named_are_there() -> None:
     named = set(re.findall(r"deploy/scaling/[\w.]+", TEXT))
     assert {path.name for path in FOLDER.iterdir()} == {name.rpartition("/")[2] for name in named}
     for name in re.findall(r"\]\(([\w-]+\.md)\)", TEXT):
-        assert (ROOT / "docs" / name).exists() or name == "engines.md"
+        assert (ROOT / "docs" / name).exists()
 
 
 # -- the arithmetic

@@ -96,6 +96,44 @@ async def test_what_comes_while_a_message_is_written_waits_for_the_next_round() 
     assert rounds.count == 2
 
 
+async def test_within_an_answer_rounds_are_a_frame_apart_but_not_at_its_start_and_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("crayon.server.rounds.FRAME_S", 1.0)  # long, so that a busy machine changes nothing
+    rounds, stream = Rounds(used=lambda: 0.0), Stream()
+    loop = asyncio.get_running_loop()
+    came: list[tuple[float, int]] = []
+
+    async def watch() -> None:
+        async for events in coalesced(stream, rounds):
+            came.append((loop.time(), sum(event.tokens for event in events if isinstance(event, Delta))))
+            arrived.release()
+
+    async def next_one() -> float:
+        await arrived.acquire()
+        return came[-1][0]
+
+    arrived = asyncio.Semaphore(0)
+
+    reading = asyncio.create_task(watch())
+    stream.push(Started("r", "m"))
+    await asyncio.sleep(0.01)  # a round comes for it, and has nothing to send
+    begun = loop.time()
+    stream.push(Delta("a"))
+    assert await next_one() - begun < 0.5
+    for _ in range(3):
+        stream.push(Delta("b"))
+        await asyncio.sleep(0)
+    assert 0.9 < await next_one() - came[0][0] < 1.5
+    stream.push(Delta("c"))
+    await asyncio.sleep(0.01)
+    assert len(came) == 2
+    stream.push(FINISHED)  # it does not wait for the frame that the token before it waits for
+    await reading
+    assert came[2][0] - came[1][0] < 0.5
+    assert [tokens for _, tokens in came] == [1, 3, 1]
+
+
 async def test_the_pause_is_in_proportion_to_the_cost_and_has_an_end() -> None:
     used = [0.0]
     rounds = Rounds(clock=lambda: 100.0, used=lambda: used[0])

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _FOLDER = Path(__file__).parent  # base.gguf, first.gguf and second.gguf, written by tools/smoke_files.py
+BASE = _FOLDER / "base.gguf"
+"""The tiny model itself."""
 _TOKENS = [3, 1, 4, 1, 5]
 _TOLERANCE = 1e-3
 
@@ -34,7 +36,7 @@ def check() -> None:
     """
     try:
         with (
-            Model(_FOLDER / "base.gguf") as model,
+            Model(BASE) as model,
             Adapter(model, _FOLDER / "first.gguf") as first,
             Adapter(model, _FOLDER / "second.gguf") as second,
             Context(model, n_ctx=32, n_batch=8, threads=1) as context,
