@@ -155,7 +155,7 @@ def test_refusals_are_told_by_how_an_answer_begins(text: str, refused: bool) -> 
 
 def test_length_and_language_are_checked() -> None:
     found = check("Der Hund ist nicht im Haus und die Katze ist auch nicht da", None, cut=True)
-    assert (found.words, found.cut, found.foreign, found.exact) == (12, True, True, None)
+    assert (found.words, found.cut, found.foreign, found.exact) == (13, True, True, None)
     assert not check("The dog is not in the house and the cat is not there", None, cut=False).foreign
     assert not check("42", None, cut=False).foreign
 

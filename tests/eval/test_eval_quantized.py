@@ -208,7 +208,8 @@ def test_a_budget_leaves_out_what_does_not_fit() -> None:
 def test_the_front_holds_what_nothing_beats() -> None:
     costs = [lambda q: -q.decode_tps, lambda q: q.measured.peak_bytes, lambda q: q.measured.perplexity]
     beaten = one("beaten", 60, 12.5, 90, 160)
-    assert [q.type for q in pareto([*FOUND, beaten], costs)] == ["best", "same", "worse", "small"]
+    # "worse" is as likely to say our text as "same" is, faster and smaller; accuracy has no say here.
+    assert [q.type for q in pareto([*FOUND, beaten], costs)] == ["best", "worse", "small"]
     assert [q.type for q in pareto([FOUND[0], FOUND[0]], costs)] == ["best", "best"]
 
 
