@@ -27,7 +27,6 @@ from crayon.eval.whole.costs import Cost, CostMeter, cost_rows
 from crayon.eval.whole.run import evaluate_all
 from crayon.eval.whole.settings import WholeSettings
 from crayon.eval.whole.shares import sent_at, share_rows, side_rows
-from crayon.wire.requests import score_request_to_proto
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -52,16 +51,13 @@ SETTINGS = WholeSettings(
 
 
 class Counting(Knowing):
-    """A knowing server that counts as a connection over gRPC does."""
+    """A knowing server that counts what it reads."""
 
     def score(self, request: ScoreRequest) -> Future[ScoreResult]:
         found = Knowing.score(self, request)
         words = len(request.messages[-1].content.split())
         found._result = replace(found.result(), usage=Usage(words, len(request.continuations)))  # type: ignore[attr-defined] - nobody waits yet
         return found
-
-    def request_bytes(self, request: ScoreRequest) -> int:
-        return score_request_to_proto(request).ByteSize()
 
 
 @pytest.fixture

@@ -168,12 +168,8 @@ def _rows(found: Mapping[str, Sequence[tuple[Reply, Checks]]], model: str) -> It
         if not answered:
             continue
         yield _row("words", statistics.median(own.words for _, own in answered), "words", model, len(answered), side)
-        for metric, holds in (
-            ("cut_off", lambda own: own.cut),
-            ("refused", lambda own: own.refused),
-            ("not_english", lambda own: own.foreign),
-        ):
-            share = 100 * sum(holds(own) for _, own in answered) / len(answered)
+        for metric, flag in (("cut_off", "cut"), ("refused", "refused"), ("not_english", "foreign")):
+            share = 100 * sum(bool(getattr(own, flag)) for _, own in answered) / len(answered)
             yield _row(metric, share, "%", model, len(answered), side)
         yield _row("failed", 100 * (n - len(answered)) / n, "%", model, n, side)
         exact = [own.exact for _, own in answered if own.exact is not None]

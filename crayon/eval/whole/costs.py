@@ -10,7 +10,7 @@ import json
 import statistics
 import time
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Protocol, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -21,6 +21,7 @@ from crayon.eval.routing.sides import PATIENCE_S, server_request
 from crayon.eval.whole.shares import TRAFFIC, sent_at
 from crayon.messages import Message
 from crayon.models import prepared
+from crayon.wire.requests import score_request_to_proto
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from crayon.completion import Blend
     from crayon.data.qa import Item
     from crayon.device import DeviceEngine
-    from crayon.engine import Engine, ScoreResult
+    from crayon.engine import Engine
     from crayon.eval.answer_cache import AnswerCache
     from crayon.eval.routing.decide import Routed
     from crayon.eval.routing.traffic import User
@@ -38,19 +39,12 @@ if TYPE_CHECKING:
     Values: TypeAlias = NDArray[np.float64]
     Results: TypeAlias = Sequence[tuple[User, Sequence[Routed]]]
 
+T = TypeVar("T")
 METRICS = {
     "server_tokens_per_query": "tokens",
     "bytes_sent_per_query": "bytes",
     "device_seconds_per_query": "s",
 }
-
-
-class CountsBytes(Protocol):
-    """A connection that knows how large a request is on the wire."""
-
-    def request_bytes(self, request: ScoreRequest) -> int:
-        """Return the bytes of the request's message."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,16 +120,11 @@ class CostMeter:
             deadline=deadline_after(PATIENCE_S),
         )  # fmt: skip
         _, device_seconds = _timed(lambda: self._device.score(own, ended=True).result(PATIENCE_S))
-        sent = _request_bytes(self._server, request)
+        sent = score_request_to_proto(request).ByteSize()  # what a connection hands on
         return Cost(found.usage.total_tokens, sent, server_seconds, embed_seconds, device_seconds)
 
 
-def _request_bytes(server: object, request: ScoreRequest) -> int:
-    connection: CountsBytes = server  # type: ignore[assignment] - only a connection over gRPC is measured
-    return connection.request_bytes(request)
-
-
-def _timed(call: Callable[[], ScoreResult]) -> tuple[ScoreResult, float]:
+def _timed(call: Callable[[], T]) -> tuple[T, float]:
     started = time.perf_counter()
     found = call()
     return found, time.perf_counter() - started

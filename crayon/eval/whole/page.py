@@ -131,8 +131,8 @@ def _shares(rows: Sequence[Record]) -> list[str]:
             if row is not None:
                 gain = tables.find(rows, metric="gain_vs_random_at_share", **of)
                 body.append([f"{share} %", tables.figure(row), tables.figure(gain, sign=True)])
-        share = tables.find(rows, metric=f"{group}_server_share")
-        chose = f"; the router itself sends {tables.figure(share)} %" if share else ""
+        own = tables.find(rows, metric=f"{group}_server_share")
+        chose = f"; the router itself sends {tables.figure(own)} %" if own else ""
         head = ["sent to the server", "right", "over random sending"]
         lines += [f"**{GROUPS[group]}**{chose}", "", *tables.table(head, body), ""]
     return lines
@@ -154,8 +154,10 @@ def _costs(rows: Sequence[Record]) -> list[str]:
         "device_answer_seconds": "an answer of the device",
         "server_answer_seconds": "an answer of the server",
     }
-    found = [(name, tables.find(rows, metric=metric)) for metric, name in names.items()]
-    lines += [f"- {name}: {row['value']:.3f} s (median of {row['n']} queries)" for name, row in found if row]
+    for metric, name in names.items():
+        row = tables.find(rows, metric=metric)
+        if row is not None:
+            lines.append(f"- {name}: {row['value']:.3f} s (median of {row['n']} queries)")
     return lines
 
 

@@ -63,10 +63,12 @@ class WholeSettings:
     ) -> WholeSettings:
         """Return these settings with some of them changed, in both parts where both have them."""
         own: dict[str, Any] = {"items": items, "draws": draws, "tasks": tasks, "controls": controls, "groups": groups}
+        if draws is not None:
+            own["control_draws"] = draws
         shared: dict[str, Any] = {"items": items, "draws": draws, "users": tasks}
         return replace(
             self,
-            customize=replace(self.customize, **_given(own), **({"control_draws": draws} if draws else {})),
+            customize=replace(self.customize, **_given(own)),
             route=replace(self.route, **_given(shared)),
             costs=self.costs if costs is None else costs,
         )
