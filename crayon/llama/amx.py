@@ -23,8 +23,8 @@ from crayon.llama import library
 logger = logging.getLogger("crayon.llama")
 
 REBUILD = (
-    "CFLAGS=-U__AVX512FP16__ CXXFLAGS='-fno-dse -U__AVX512FP16__' pip install --force-reinstall --no-deps --no-cache-dir "
-    f"llama-cpp-python=={library.REQUIRED_VERSION}"
+    "CFLAGS=-U__AVX512FP16__ CXXFLAGS='-fno-dse -U__AVX512FP16__' "
+    f"pip install --force-reinstall --no-deps --no-cache-dir llama-cpp-python=={library.REQUIRED_VERSION}"
 )
 """What mends the library, with GCC; the Makefile says what the flags are for."""
 

@@ -21,7 +21,7 @@ from crayon.bench.serving.plan import Plan
 from crayon.bench.serving.prompts import Prompt
 from crayon.bench.serving.race_online import plan_arrivals
 from crayon.bench.serving.systems import Settings
-from crayon.bench.serving.tuning import CELLS, offline_axes, slots_for, tune, with_flag
+from crayon.bench.serving.tuning import CELLS, offline_axes, own_axes, slots_for, tune, with_flag
 from crayon.bench.serving.workloads import poisson_arrivals
 
 BOUNDS = Bounds(gap=0.1, first=2.0)
@@ -137,7 +137,11 @@ def test_tuning_goes_flag_by_flag_and_measures_nothing_twice() -> None:
     best, value = tune(START, offline_axes(256), score)
     assert best == replace(START, slots=16, ubatch=128, batch=2048)
     assert value == 0.0
-    assert len(tried) == len(set(tried)) == 4 + 2 + 1
+    assert len(tried) == len(set(tried)) == 3 + 1 + 1
+
+
+def test_ours_is_searched_by_slots_batch_and_parts() -> None:
+    assert [name for name, _ in own_axes(256)] == ["slots", "batch", "parts"]
 
 
 def test_a_batch_is_never_smaller_than_its_parts() -> None:
@@ -145,9 +149,12 @@ def test_a_batch_is_never_smaller_than_its_parts() -> None:
     assert with_flag(small, "ubatch", 256) == replace(START, batch=256, ubatch=256)
     assert with_flag(START, "batch", 128) == replace(START, batch=128, ubatch=128)
     assert with_flag(START, "slots", 8) == replace(START, slots=8)
+    ours = replace(START, ubatch=None)
+    assert with_flag(ours, "batch", 128) == replace(ours, batch=128)
+    assert with_flag(ours, "parts", 2) == replace(ours, parts=2)
 
 
 def test_slots_are_bounded_by_the_cache() -> None:
-    assert slots_for(256) == (8, 16, 24, 48)
+    assert slots_for(256) == (8, 16, 32)
     assert slots_for(2048) == (8, 16)
     assert slots_for(2 * CELLS) == (8,)
