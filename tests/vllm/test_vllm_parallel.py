@@ -25,7 +25,11 @@ def said(engine: Any, text: str) -> str:
 
 
 @pytest.mark.parametrize("parts", [{"data_parallel": 2}, {"pipeline_parallel": 2}], ids=str)
-def test_two_processes_answer_as_one(folder: Path, engine: VllmEngine, parts: dict[str, int]) -> None:
+def test_two_processes_answer_as_one(
+    folder: Path, engine: VllmEngine, parts: dict[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Without it vLLM wants a NUMA node for each half of a pipeline.
+    monkeypatch.setenv("VLLM_CPU_SIM_MULTI_NUMA", "1")
     texts = ["Tell me", "Say it", "And now", "Once more"]
     alone = [said(engine, text) for text in texts]
     with engine_on(folder, **parts) as two:
