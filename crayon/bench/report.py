@@ -80,7 +80,7 @@ class Report:
     bench: str
     models: dict[str, str] = field(default_factory=dict)
     rows: list[Row] = field(default_factory=list)
-    unmeasured: list[str] = field(default_factory=list)
+    unmeasured: list[str] = field(default_factory=list, kw_only=True)
     """What could not be measured, and why."""
 
     def as_json(self) -> dict[str, Any]:
