@@ -36,8 +36,9 @@ def open_client(settings: Settings) -> Crayon:
 
     scopes = [load_scope(name) for name in settings.scopes]
     device: str | None = settings.device.model
-    if settings.mode is Mode.ONLY_ON_SERVER and not settings.private:
-        device = None
+    if settings.mode is Mode.ONLY_ON_SERVER:
+        # What must stay here and may not be answered here is refused: nothing is fetched for that.
+        device = settings.device.model if settings.private else None
     elif local_only() or settings.private or settings.server.address is None or settings.mode not in _SERVER_FIRST:
         device = _fetch(settings)
     return Crayon(
@@ -151,13 +152,16 @@ def server_report(settings: ServerSettings, seconds: float) -> str:
         ServerUnavailableError: it cannot be reached, or does not serve.
     """
     status = server_status(settings, seconds)
+    from crayon.client.check import said_of_each
+
     address = status.address
     if status.unauthenticated:
         raise UnauthenticatedError(f"{address}: {status.problem}")
+    several = said_of_each(status)
     if not status.serving:
-        raise ServerUnavailableError(f"{address}: {status.problem}")
+        raise ServerUnavailableError(several or f"{address}: {status.problem}")
     names = ", ".join(f"{model.name} ({model.context_tokens} tokens)" for model in status.models)
-    return f"{address} serves {names}, {status.round_trip_ms:.1f} ms away"
+    return f"{address} serves {names}, {status.round_trip_ms:.1f} ms away" + (f"; {several}" if several else "")
 
 
 def quiet_grpc() -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from crayon.cli import console, options
+from crayon.cli.capacity import capacity
 from crayon.cli.export import export
 from crayon.cli.prepare import prepare
 from crayon.cli.pull_progress import pull_progress
@@ -92,6 +93,7 @@ def show(reference: _Reference, *, as_json: options.JsonOption = False) -> None:
 
 
 app.command("prepare")(prepare)
+app.command("capacity")(capacity)
 app.command("export")(export)
 
 

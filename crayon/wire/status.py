@@ -47,6 +47,7 @@ from crayon.errors import (
     UnauthenticatedError,
     UnknownModelError,
 )
+from crayon.wire.unreachable import unreachable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -175,6 +176,8 @@ def error_from_rpc(failure: RpcFailure) -> CrayonError:
     if message == _UNREADABLE:
         message = "the server's answer breaks the protocol: it is no message; do client and server have one version?"
     details = _Details.read(failure)
+    if code is grpc.StatusCode.UNAVAILABLE and not details.reason:
+        message = unreachable(message)
     make = _BY_REASON.get(details.reason) or _BY_CODE.get(code) or _server_error
     return make(message, details)
 
