@@ -160,7 +160,7 @@ def _print(report: EvalReport) -> None:
                     f"  {_label(row):44} {row.value:8.2f} [{row.ci_low:.2f}, {row.ci_high:.2f}] {row.unit}, n={row.n}"
                 )
         _print_accuracies([row for row in report.rows if row.metric == "accuracy" and row.workload == workload])
-    for name, why in report.missing.items():
+    for name, why in report.left_out.items():
         print(f"\nleft out: {name} ({why})")
 
 

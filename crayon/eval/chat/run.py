@@ -106,7 +106,8 @@ def evaluate_chat(
             step(f"question {question.id}, {side}")
         chats.append(entry)
     settings = {"questions": len(questions), "max_tokens": max_tokens, "temperature": 0.0}
-    return ChatReport(BENCH, dict(keys), list(_rows(found, " with ".join(keys))), settings, chats=chats)
+    rows = list(_rows(found, " with ".join(keys)))
+    return ChatReport(BENCH, dict(keys), rows, settings=settings, chats=chats)
 
 
 def _wanted(known: Mapping[tuple[int, int], Expected], question: ChatQuestion, turn: int) -> Expected | None:

@@ -105,7 +105,11 @@ def evaluate_device(
         models[f"pool {pool.id}"] = pool.manifest.tensors_sha256
     budget = {"memory_mib": memory_mib, "tokens_per_s": tokens_per_s}
     return DeviceReport(
-        BENCH, models, list(rows(found, todo, local.name, settings)), {**asdict(settings), **budget}, advice=advice
+        BENCH,
+        models,
+        list(rows(found, todo, local.name, settings)),
+        settings={**asdict(settings), **budget},
+        advice=advice,
     )
 
 

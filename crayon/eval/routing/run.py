@@ -92,7 +92,7 @@ def evaluate_route(
         "eval route",
         {name: model.sha256, served.name: served.source_sha256, f"pool {pool.id}": pool.manifest.tensors_sha256},
         [*rows(results, both, settings), *combining.rows(results, both), *found],
-        asdict(settings),
+        settings=asdict(settings),
     )
     return Measured(report, results, model.name, served.name)
 

@@ -87,7 +87,8 @@ def evaluate_all(
         *share_rows(routed.results, both, settings.shares),
         *costs,
     ]
-    return EvalReport(BENCH, {**own.models, **routed.report.models}, rows, asdict(settings), own.missing)
+    models = {**own.models, **routed.report.models}
+    return EvalReport(BENCH, models, rows, settings=asdict(settings), left_out=own.left_out)
 
 
 def _stage(tell: Tell, index: int, name: str) -> Callable[[str], None]:
