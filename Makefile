@@ -5,9 +5,15 @@ BIN    := $(VENV)/bin
 # pip's own messages would bury ours; its log has everything.
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-# GCC 12 breaks llama.cpp's kernels for AMX where it drops what it takes for dead stores (see crayon/llama/amx.py).
+# How llama.cpp is compiled for newer Xeons. AMX: GCC 12 drops the tile configuration as a dead store, and the kernels then
+# end the process (crayon/llama/amx.py). AVX512-FP16: llama.cpp's vectors are then twice as wide as a head of 64, and it
+# attends with scalar code, ten times as slow.
 ifneq (,$(shell grep -s -m1 -o amx_int8 /proc/cpuinfo))
 export CXXFLAGS += -fno-dse
+endif
+ifneq (,$(shell grep -s -m1 -o avx512_fp16 /proc/cpuinfo))
+export CFLAGS += -U__AVX512FP16__
+export CXXFLAGS += -U__AVX512FP16__
 endif
 
 .DEFAULT_GOAL := help

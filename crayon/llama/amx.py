@@ -23,10 +23,10 @@ from crayon.llama import library
 logger = logging.getLogger("crayon.llama")
 
 REBUILD = (
-    "CXXFLAGS=-fno-dse pip install --force-reinstall --no-deps --no-cache-dir "
+    "CFLAGS=-U__AVX512FP16__ CXXFLAGS='-fno-dse -U__AVX512FP16__' pip install --force-reinstall --no-deps --no-cache-dir "
     f"llama-cpp-python=={library.REQUIRED_VERSION}"
 )
-"""What mends the library, with GCC."""
+"""What mends the library, with GCC; the Makefile says what the flags are for."""
 
 _FLAG = "amx_int8"
 _PATIENCE_S = 60.0

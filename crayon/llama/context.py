@@ -166,6 +166,8 @@ class Context:
         n, n_vocab = len(rows), self.model.n_vocab
         if not n:
             return np.empty((0, n_vocab), np.float32)
+        if n == 1:
+            return self.logits(rows[0])[None]
         pointers = [self._api.llama_get_logits_ith(self.handle, row) for row in rows]
         if all(pointers):
             stride = n_vocab * ctypes.sizeof(ctypes.c_float)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from crayon.errors import EngineClosedError, InvalidRequestError, ModelFileError
 from crayon.llama import amx, library
+from crayon.llama.passing import on_passing_thread
 from crayon.llama.template import ChatTemplate
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ class Model:
         if not vocab_only:
             params.use_extra_bufts = amx.runs() if extra_kernels is None else extra_kernels
         self._lib.log.take_errors()
-        self._handle: Any = api.llama_model_load_from_file(os.fsencode(self.path), params)
+        self._handle: Any = on_passing_thread(lambda: api.llama_model_load_from_file(os.fsencode(self.path), params))
         if not self._handle:
             why = self._lib.log.take_errors() or "llama.cpp gives no reason"
             raise ModelFileError(f"{self.path}: cannot be loaded, truncated or of an unknown kind ({why})")

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import ctypes
 import os
-import threading
-from concurrent.futures import Future
 from typing import TYPE_CHECKING
 
 from crayon.errors import ModelFileError
 from crayon.llama import library
+from crayon.llama.passing import on_passing_thread
 from crayon.machine import usable_cores
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
     from pathlib import Path
 
 # llama.cpp's file types (enum llama_ftype), by the names that users know.
@@ -56,23 +55,9 @@ def quantize(source: Path, target: Path, file_type: str, metadata: Mapping[str, 
     params.allow_requantize = True
     params.kv_overrides = ctypes.cast(overrides, ctypes.POINTER(api.llama_model_kv_override))
     lib.log.take_errors()
-    code = _interruptible(
+    code = on_passing_thread(
         lambda: int(api.llama_model_quantize(os.fsencode(source), os.fsencode(target), ctypes.byref(params)))
     )
     if code != 0:
         why = lib.log.take_errors() or "llama.cpp gives no reason, most often a full disk"
         raise ModelFileError(f"{source.name} cannot be requantized to {file_type}: {why}")
-
-
-def _interruptible(call: Callable[[], int]) -> int:
-    """Run a C call of up to a minute on a thread of its own, so that Ctrl-C is heard meanwhile."""
-    answer: Future[int] = Future()
-
-    def run() -> None:
-        try:
-            answer.set_result(call())
-        except Exception as error:  # noqa: BLE001 - handed to the waiting thread
-            answer.set_exception(error)
-
-    threading.Thread(target=run, name="crayon-quantize", daemon=True).start()
-    return answer.result()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, field
+from functools import partial
 from operator import attrgetter
 from typing import TYPE_CHECKING
 
@@ -12,10 +13,14 @@ from crayon.server.engines.llama_gaps import gaps
 from crayon.server.scheduler import Resource
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
 
     from crayon.blending.lease import Lease
     from crayon.llama.batch import Logits
+    from crayon.server.engines.llama_encoder import LlamaEncoder
     from crayon.server.engines.llama_lanes import Lane
     from crayon.server.engines.llama_task import Task
     from crayon.server.scheduler import NanoBatch, Row
@@ -86,6 +91,13 @@ def decode(call: Call) -> None:
     finally:
         for seq, position in call.bridges.items():
             call.lane.context.remove(seq, position)
+
+
+def work(call: Call, encoder: LlamaEncoder | None) -> Callable[[], NDArray[np.float32] | None]:
+    """Return what the lane's thread is to do; hidden states of shape (tokens, dimensions) come of encoding."""
+    if not call.encode or encoder is None:
+        return partial(decode, call)
+    return lambda: encoder.decode(call.lane.batch)
 
 
 def adapters_of(tasks: Sequence[Task]) -> Lease:

@@ -9,7 +9,7 @@ to the second once it is read.
 from __future__ import annotations
 
 import os
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from typing import TYPE_CHECKING, TypeVar
 
@@ -22,7 +22,6 @@ from crayon.server.scheduler.nano import in_parts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
-    from concurrent.futures import Future
 
     from crayon.llama.model import Model
     from crayon.server.scheduler import Caps, KvOp, NanoBatch, Request, StepPlan
@@ -37,25 +36,41 @@ class Lane:
 
     Args:
         context: computed on by this lane only; closed by who made it.
-        cores: where the thread and those that it starts may run; None: anywhere.
+        cores: where a thread of the lane's own, and those that it starts, may run; None: it has none, and computes on
+            the thread that calls `run`, which must always be the same: the library keeps compute threads for each.
     """
 
     def __init__(self, context: Context, cores: Collection[int] | None = None) -> None:
         self.context = context
         self.batch = Batch(context.n_batch)
-        self._thread = ThreadPoolExecutor(1, "crayon-compute", initializer=_pin, initargs=(cores,))
+        self._thread: ThreadPoolExecutor | None = None
+        if cores is not None:
+            self._thread = ThreadPoolExecutor(1, "crayon-compute", initializer=_pin, initargs=(cores,))
+
+    @property
+    def here(self) -> bool:
+        """Whether `run` computes before it returns."""
+        return self._thread is None
 
     def run(self, work: Callable[[], T]) -> Future[T]:
-        """Begin to compute on the lane's thread."""
-        return self._thread.submit(work)
+        """Compute on the lane's thread, which may be this one."""
+        if self._thread is not None:
+            return self._thread.submit(work)
+        done: Future[T] = Future()
+        try:
+            done.set_result(work())
+        except Exception as error:  # noqa: BLE001 - the future carries it, as another thread's would
+            done.set_exception(error)
+        return done
 
     def decode(self) -> None:
         """Compute the batch; on the lane's thread."""
         self.context.decode(self.batch)
 
     def close(self) -> None:
-        """End the thread; what it computes is finished first."""
-        self._thread.shutdown()
+        """End a thread of the lane's own; what it computes is finished first."""
+        if self._thread is not None:
+            self._thread.shutdown()
 
 
 class OneLane:
@@ -243,8 +258,8 @@ def core_sets(cores: Sequence[int], prefill: int) -> tuple[tuple[int, ...], tupl
     return tuple(cores[:split]), tuple(cores[split:] or cores)
 
 
-def _pin(cores: Collection[int] | None) -> None:
+def _pin(cores: Collection[int]) -> None:
     """Bind this thread, before it computes for the first time: ggml's own threads are then bound alike."""
-    if cores is not None and hasattr(os, "sched_setaffinity"):
+    if hasattr(os, "sched_setaffinity"):
         with suppress(OSError):  # cores can be taken away; then it runs where it may
             os.sched_setaffinity(0, cores)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from crayon.server.engines.llama_calls import Call
     from crayon.server.scheduler import Caps
     from crayon.server.scheduler.live_cost import LiveCost
+    from crayon.server.scheduler.losses import Spent
     from crayon.server.scheduler.step_fit import Fitted, Sample
 
 logger = logging.getLogger("crayon.server.llama")
@@ -27,7 +28,10 @@ _SLOW, _FAST = 2.0, 1.4
 no longer."""
 _SPELL_S = 1.0
 """Seconds in lanes for which it has to be so; a burst of short calls is no spell."""
-_TELL_ERROR_EVERY = 16  # calls; it takes a sort
+_TELL_ERROR_EVERY = 16  # looks; it takes a sort
+_ALIKE = 8
+"""Of calls of the same size, one after the other, one of so many is looked at: answers alone teach little, and the look
+takes a hundredth of such a call."""
 
 
 class Ledger:
@@ -49,6 +53,15 @@ class Ledger:
         self._slow = False
         self._otherwise = 0.0
         """Seconds for which the machine has not been as `_slow` says."""
+        self._kind = (0, 0, 0)
+        """Tokens, rows and switches of the last call."""
+        self._alike = 0
+        """Calls of this kind since the first."""
+        self._spent: Spent | None = None
+        """What the last call that was looked at went for; those like it are taken to be no different."""
+        self._looks = 0
+        self._untold = 0.0
+        """Seconds of calls since that one."""
         self._fitting: threading.Thread | None = None
         self._found: Fitted | None = None
 
@@ -67,12 +80,21 @@ class Ledger:
         self.counters.switched += switches
         if len(calls) != 1 or not whole or calls[0].encode:
             return  # of calls at the same time nobody knows which took how long
+        kind = (calls[0].tokens, len(calls[0].rows), switches)
+        self._alike = self._alike + 1 if kind == self._kind else 0
+        self._kind = kind
+        self._untold += seconds
+        if self._spent is not None and self._alike % _ALIKE:
+            self.counters.explain(self._spent)
+            return
         shape = shape_of(calls[0].rows, switches, cells + calls[0].tokens if self._shared_cells else None)
         cost = self.cost.cost
         if cost is not None:
-            self.counters.explain(spent(shape, cost, self._caps.max_tokens))
+            self._spent = spent(shape, cost, self._caps.max_tokens)
+            self.counters.explain(self._spent)
         self.cost.observed(shape, seconds)
-        self._tell(seconds)
+        self._tell(self._untold)
+        self._untold = 0.0
 
     def settle(self) -> None:
         """Between two steps: believe what was fitted, and have the next fit made beside the steps if it is time."""
@@ -112,7 +134,8 @@ class Ledger:
     def _tell(self, seconds: float) -> None:
         """Say how well the cost predicts; log where a slow spell begins and where it ends."""
         factor = self.counters.slowdown = self.cost.factor
-        if self.counters.calls % _TELL_ERROR_EVERY == 0:
+        self._looks += 1
+        if self._looks % _TELL_ERROR_EVERY == 0:
             self.counters.cost_error = self.cost.error
             self.counters.line_error = self.cost.line_error
         changed = factor < _FAST if self._slow else factor >= _SLOW and self._sure(factor)

@@ -17,7 +17,8 @@ from crayon.errors import (
     KvFullError,
     fault_report,
 )
-from crayon.server.engines.llama_calls import adapters_of, call_of, decode, fill, reported
+from crayon.server.engines.llama_beside import Beside
+from crayon.server.engines.llama_calls import adapters_of, call_of, fill, reported, work
 from crayon.server.engines.llama_deadlines import Judge
 from crayon.server.engines.llama_inbox import Inbox
 from crayon.server.engines.llama_lanes import apply
@@ -91,6 +92,7 @@ class LlamaLoop:
         self._state = State()
         self._tasks: dict[str, Task] = {}
         self._spilled = Spilled()
+        self._beside = Beside()
         self._ahead: StepPlan | None = None
         """The next step, if nothing surprising happens."""
         self._surprised = False
@@ -134,6 +136,7 @@ class LlamaLoop:
             logger.critical("the engine's loop failed: %s", fault_report(fault))
             failure = EngineError(f"the engine failed ({type(fault).__name__}); its log says where")
         self._spilled.close()
+        self._beside.close()
         self._ledger.close()
         for lane in self._lanes.lanes:
             lane.close()
@@ -277,14 +280,16 @@ class LlamaLoop:
             if encoder is not None:
                 encoder.context.clear_abort()
             self.inbox.current = tasks
+        ahead = last and self._plans_ahead and len(self._state) >= WORTH_AHEAD
+        if ahead or len(self._state.waiting):
+            self._beside.start(partial(self._look_ahead, step, plans=ahead))
         begun = time.monotonic()
-        running = [(call, call.lane.run(_work(call, encoder))) for call in ready]
-        self._refuse()
-        if last and self._plans_ahead and len(self._state) >= WORTH_AHEAD:
-            self._ahead = plan_after(self._state, step, self._caps, self._cost, self._lengths, self._index)
-        waited = time.monotonic()
+        # Those with a thread of their own first: the other one is computed right here.
+        ready.sort(key=lambda call: call.lane.here)
+        running = [(call, call.lane.run(work(call, encoder))) for call in ready]
         errors = [future.exception() for _, future in running]
         seconds = time.monotonic() - begun
+        beside = self._beside.join()
         with self.inbox.wake:
             self.inbox.current = ()
         self.counters.bridged += sum(len(call.bridges) for call in ready)
@@ -298,7 +303,13 @@ class LlamaLoop:
             else:
                 self._give_up([row.request for row in call.rows], error)
         whole = not any(errors)
-        self._ledger.computed(ready, seconds, waited - begun, self._state.cells.used, whole=whole)
+        self._ledger.computed(ready, seconds, beside, self._state.cells.used, whole=whole)
+
+    def _look_ahead(self, step: StepPlan, *, plans: bool) -> None:
+        """While a step is computed, on another thread: refuse who waits in vain, and plan the next step."""
+        self._refuse()
+        if plans:
+            self._ahead = plan_after(self._state, step, self._caps, self._cost, self._lengths, self._index)
 
     def _halve(self, call: Call, step: StepPlan, ended: set[str]) -> None:
         """Compute a call again that the engine had no room for, in two: only a row that fails alone is given up."""
@@ -384,10 +395,3 @@ class LlamaLoop:
         self._break(request_ids)
         for request_id in set(request_ids):
             self._tasks[request_id].fail(said)
-
-
-def _work(call: Call, encoder: LlamaEncoder | None) -> Callable[[], NDArray[np.float32] | None]:
-    """Return what the lane's thread is to do."""
-    if not call.encode or encoder is None:
-        return partial(decode, call)
-    return lambda: encoder.decode(call.lane.batch)

@@ -52,6 +52,8 @@ def budget(draft: Draft, state: State, groups: Collection[Group], cost: CostMode
     decoding = len(held)
     if not decoding:
         return Budget(caps.max_tokens, credit)
+    if decoding == len(draft.running):  # nobody reads, so it does not matter how much could be read
+        return Budget(caps.max_tokens, min(MOST_CREDIT, credit + caps.late_share) if caps.late_share else credit)
     beside = Beside(decoding, sum(held) + decoding, draft.used)
     within = min(cost.tokens_within(caps.step_seconds, len(groups) * caps.parts, beside), caps.max_tokens)
     if within < caps.max_tokens:

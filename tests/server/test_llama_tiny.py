@@ -669,7 +669,7 @@ def test_ten_thousand_wait_and_none_is_lost(tiny_path: Path) -> None:
 def test_the_statistics_say_where_the_time_went(tiny_path: Path) -> None:
     cost = StepCost(base=0.0005, per_token=1e-5, per_context=1e-7, per_output=1e-6)
     with engine_of(tiny_path, cost=cost) as engine:
-        for word in ("other", "hat", "tea"):
+        for word in ("other", "hat", "tea") * 10:  # of calls alike, few are looked at
             Read(engine.generate(ask(word, max_tokens=60, ignore_eos=True)))
         until(lambda: engine.counters.cost_error is not None)
         told = json.loads(json.dumps(engine.counters.as_json()))

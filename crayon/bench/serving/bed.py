@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from crayon.bench.serving.client import Job, drive
 from crayon.bench.serving.openvino_peer import OpenVino
 from crayon.bench.serving.systems import CrayonSystem, LlamaServer, Settings
-from crayon.bench.serving.tuning import offline_axes, slots_for, tune
+from crayon.bench.serving.tuning import offline_axes, own_axes, slots_for, tune
 from crayon.bench.serving.workloads import CONSTANT, Workload, constant, from_trace, load_trace
 
 if TYPE_CHECKING:
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from crayon.bench.serving.systems import System
 
 WARM_ANSWER = 4
-# Of ours: nobody watches an answer, so a step may be as long as it likes, and hold many prompts in a call of their own.
-OFFLINE_OPTIONS = ("--step-ms", "0", "--batch", "1024", "--nano-batches", "2")
+# Of ours: nobody watches an answer, so a step may be as long as it likes.
+OFFLINE_OPTIONS = ("--step-ms", "0")
 
 
 @dataclass(slots=True, kw_only=True)
@@ -130,16 +130,17 @@ class Bed:
         if key not in self.best:
             self.progress(f"{self.label}: the best flags of {system} on {searched_on}")
             make = self.llama if system == "llama-server" else self.ours
-            axes, start = offline_axes(workload.context, self.plan.slots), self.settings(workload)
+            start = self.settings(workload)
             if system == "crayon":
-                axes = axes[:1]
-                start = replace(start, options=OFFLINE_OPTIONS)
+                axes = own_axes(workload.context, self.plan.slots)
+                start = replace(start, batch=1024, options=OFFLINE_OPTIONS)
+            else:
+                axes = offline_axes(workload.context, self.plan.slots)
+                start = replace(start, batch=512, ubatch=512)
 
             def score(settings: Settings) -> float:
                 return self.run(make(settings), self.jobs(workload, self._trial(settings))).tokens_per_second
 
-            if system == "llama-server":
-                start = replace(start, batch=512, ubatch=512)
             self.best[key] = tune(start, axes, score)[0]
         return self._fitted(self.best[key], self.workload(name))
 

@@ -65,8 +65,8 @@ class Plan:
     context: int = 2048
     search_requests: int = 16
     slots: tuple[int, ...] = SLOTS
-    probes: int = 5
-    probe_seconds: float = 20.0
+    probes: int = 4
+    probe_seconds: float = 15.0
     arrivals: int = 20
     long_prompt: int = 4000
     concurrencies: tuple[int, ...] = (1, 4, 16, 32)
@@ -79,20 +79,20 @@ FULL = Plan(
         ModelPlan(
             reference=SMALL,
             workloads=WORKLOADS,
-            tokens=8000,
-            requests=48,
+            tokens=6000,
+            requests=32,
             runs=3,
-            online=(CONSTANT, CONVERSATION),
+            online=(CONSTANT,),
             first_seconds=2.0,
             parts=frozenset(PARTS),
             openvino=(CONSTANT, CONVERSATION),
-            searched=(CONSTANT, CONVERSATION, CODE),
+            searched=(CONSTANT, CODE),
         ),
         ModelPlan(
             reference=CODER,
             workloads=WORKLOADS,
-            tokens=3000,
-            requests=16,
+            tokens=2000,
+            requests=12,
             runs=2,
             online=(),
             first_seconds=10.0,
@@ -119,8 +119,8 @@ QUICK = Plan(
         ModelPlan(
             reference=SMALL,
             workloads=(CONSTANT, CONVERSATION, CODE, MOONCAKE),
-            tokens=4000,
-            requests=24,
+            tokens=3000,
+            requests=16,
             runs=1,
             online=(CONSTANT,),
             first_seconds=2.0,
@@ -129,7 +129,7 @@ QUICK = Plan(
         ),
     ),
     search_requests=8,
-    slots=(16, 48),
+    slots=(16, 32),
     probes=3,
     probe_seconds=12.0,
     arrivals=12,

@@ -57,7 +57,7 @@ def race_online(bed: Bed) -> tuple[list[Row], list[Online]]:
 def under_bounds(settings: Settings, bounds: Bounds) -> Settings:
     """Return our settings told what the bounds are; what they need besides a step is left to them."""
     told = ("--step-ms", f"{900 * bounds.gap:.0f}", "--first-ms", f"{750 * bounds.first:.0f}")
-    return replace(settings, options=told)
+    return replace(settings, batch=None, ubatch=None, options=told)
 
 
 def plan_arrivals(plan: Plan, rate: float) -> int:

@@ -40,6 +40,7 @@ class Settings:
         threads: compute threads.
         batch: most tokens of a step (`-b`); None is the server's own choice.
         ubatch: most tokens of one graph (`-ub`), for servers that tell the two apart.
+        parts: engine calls that a step is computed in (`--nano-batches` of ours); None is the server's own choice.
         options: further options of ours, for ablations.
     """
 
@@ -48,6 +49,7 @@ class Settings:
     threads: int
     batch: int | None = None
     ubatch: int | None = None
+    parts: int | None = None
     options: tuple[str, ...] = field(default=())
 
     def describe(self) -> str:
@@ -55,6 +57,7 @@ class Settings:
         text = f"-np {self.slots}"
         text += f" -b {self.batch}" if self.batch else ""
         text += f" -ub {self.ubatch}" if self.ubatch else ""
+        text += f" --nano-batches {self.parts}" if self.parts else ""
         return " ".join([text, *self.options])
 
 
@@ -117,6 +120,10 @@ class CrayonSystem:
         command = [sys.executable, "-P", "-m", "crayon", "serve", "--model", str(self._path), "--port", "0"]
         command += ["--slots", str(settings.slots), "--ctx", str(settings.slots * settings.context)]
         command += ["--threads", str(settings.threads), "--drain-seconds", "1"]
+        if settings.batch:
+            command += ["--batch", str(settings.batch)]
+        if settings.parts:
+            command += ["--nano-batches", str(settings.parts)]
         for pool in self._pools:
             command += ["--pool", pool]
         command += ["--stats-file", str(ready_file.with_name("counters.json"))]

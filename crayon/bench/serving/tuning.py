@@ -10,9 +10,11 @@ if TYPE_CHECKING:
 
     from crayon.bench.serving.systems import Settings
 
-SLOTS = (8, 16, 24, 48)
-UBATCHES = (128, 256, 512)
+SLOTS = (8, 16, 32)
+UBATCHES = (128, 512)
 BATCHES = (512, 2048)
+OWN_BATCHES = (512, 1024, 2048)
+OWN_PARTS = (1, 2)
 # Flags that bound how long a step takes, for the search under bounds: a step is a batch.
 ONLINE_BATCHES = (64, 256)
 CELLS = 32_768  # of the cache: more would not fit small machines
@@ -27,6 +29,11 @@ def offline_axes(context: int, slots: Sequence[int] = SLOTS) -> tuple[Axis, ...]
         ("ubatch", UBATCHES),
         ("batch", BATCHES),
     )
+
+
+def own_axes(context: int, slots: Sequence[int] = SLOTS) -> tuple[Axis, ...]:
+    """Return the flags of our server likewise."""
+    return (offline_axes(context, slots)[0], ("batch", OWN_BATCHES), ("parts", OWN_PARTS))
 
 
 def slots_for(context: int) -> tuple[int, ...]:
@@ -53,6 +60,8 @@ def with_flag(settings: Settings, name: str, value: int) -> Settings:
     """Return the settings with one changed; a batch is never smaller than its parts."""
     if name == "slots":
         return replace(settings, slots=value)
+    if name == "parts":
+        return replace(settings, parts=value)
     if name == "ubatch":
         return replace(settings, ubatch=value, batch=max(value, settings.batch or value))
-    return replace(settings, batch=value, ubatch=min(value, settings.ubatch or value))
+    return replace(settings, batch=value, ubatch=settings.ubatch and min(value, settings.ubatch))
