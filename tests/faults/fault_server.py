@@ -13,6 +13,7 @@ import os
 import sys
 import threading
 import time
+import traceback
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -118,7 +119,7 @@ class FaultyTiny(LlamaCppEngine):
         state, lanes = self._loop._state, self._lanes.lanes
         held = sum(lane.context.length(seq) > 0 for lane in lanes for seq in range(self._caps.max_seqs))
         return {
-            "requests": len(self._loop._tasks) + len(state) + self._loop.inbox.queued,
+            "requests": len(self._loop._tasks) + len(state) + self._loop.inbox.bounds.queued,
             "spilled": len(self._loop._spilled),
             "sequences": max(0, held - len(state.idle)),
         }
@@ -156,14 +157,23 @@ def say(line: str) -> None:
 
 
 def obey(loop: asyncio.AbstractEventLoop, engine: Any) -> None:
-    for line in iter(sys.stdin.readline, ""):
-        command = json.loads(line)
-        if "mode" in command:
-            set_mode = getattr(engine, "set_mode", None) or (lambda mode: setattr(engine, "mode", mode))
-            set_mode(command["mode"])
-        answer = {"time": time.time()} if "time" in command else census(loop, engine) if "census" in command else {}
-        say(json.dumps(answer))
-    os._exit(1)
+    try:
+        for line in iter(sys.stdin.readline, ""):
+            say(json.dumps(answer_to(json.loads(line), loop, engine)))
+    except BaseException:
+        traceback.print_exc()  # a thread that merely ended would leave the test waiting for its answer
+        raise
+    finally:
+        os._exit(1)
+
+
+def answer_to(command: dict[str, Any], loop: asyncio.AbstractEventLoop, engine: Any) -> dict[str, Any]:
+    if "mode" in command:
+        set_mode = getattr(engine, "set_mode", None) or (lambda mode: setattr(engine, "mode", mode))
+        set_mode(command["mode"])
+    if "time" in command:
+        return {"time": time.time()}
+    return census(loop, engine) if "census" in command else {}
 
 
 async def main(wanted: dict[str, Any]) -> None:

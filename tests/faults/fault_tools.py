@@ -63,7 +63,11 @@ class FaultServer:
         assert self.process.stdout is not None
         self.process.stdin.write(json.dumps(command) + "\n")
         self.process.stdin.flush()
-        return json.loads(self.process.stdout.readline())
+        answer = self.process.stdout.readline()
+        if not answer:
+            self.process.wait(PATIENCE)
+            raise AssertionError(f"the server ended instead of answering {command}:\n{self.said()}")
+        return json.loads(answer)
 
     def census(self) -> dict[str, int]:
         return self.command(census=True)
