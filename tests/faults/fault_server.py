@@ -33,6 +33,7 @@ from crayon.engine import (
 from crayon.errors import EngineError, KvFullError
 from crayon.server import serve as serve_module
 from crayon.server import service as service_module
+from crayon.server.certificates import TlsFiles
 from crayon.server.config import ServeConfig
 from crayon.server.engines.echo import EchoEngine
 from crayon.server.engines.llama_cpp import LlamaCppEngine
@@ -151,6 +152,16 @@ def census(loop: asyncio.AbstractEventLoop, engine: Any) -> dict[str, int]:
     }
 
 
+def files(wanted: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings that are files, which JSON names by their paths."""
+    found: dict[str, Any] = {}
+    if "tokens" in wanted:
+        found["tokens_file"] = Path(wanted["tokens"])
+    if "tls" in wanted:
+        found["tls"] = TlsFiles(**{name: Path(path) for name, path in wanted["tls"].items()})
+    return found
+
+
 def say(line: str) -> None:
     sys.stdout.write(f"{line}\n")
     sys.stdout.flush()
@@ -196,7 +207,7 @@ async def main(wanted: dict[str, Any]) -> None:
         serve_module._options = lambda config: hurried(options(config), wanted["hurry"])
     serve_module._CLOSE_S = wanted.get("close", serve_module._CLOSE_S)
     service_module._GRACE_S = wanted.get("grace", service_module._GRACE_S)
-    config = ServeConfig(port=0, **wanted.get("config", {}))
+    config = ServeConfig(port=0, **wanted.get("config", {}), **files(wanted))
     await serve_module.serve(config, make, on_ready=ready, on_stuck=lambda: os._exit(STUCK))
 
 
