@@ -114,17 +114,8 @@ def picture(name: str, title: str, text: str) -> None:
 
 def chat(address: str) -> None:
     """Ask the questions one after the other."""
-    arguments = (
-        "chat",
-        "--server",
-        address,
-        *SCOPES,
-        "--max-tokens",
-        "60",
-        "--system",
-        "Answer in one or two sentences.",
-    )
-    terminal = Terminal(*arguments)
+    limits = ("--max-tokens", "40", "--timeout", "600", "--system", "Answer in one or two sentences.")
+    terminal = Terminal("chat", "--server", address, *SCOPES, *limits)
     shown = [f"$ crayon chat --server localhost:50051 {' '.join(SCOPES)}\n"]
     for question in QUESTIONS:
         terminal.tell(question)

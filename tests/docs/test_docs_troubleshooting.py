@@ -316,8 +316,9 @@ def _(*_: Any) -> None:
 
 
 @raises("unknown-setting")
-def _(_: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CRAYON_DEVICE__THREDS", "3")
+def _(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "config.toml").write_text("[device]\nthreds = 3\n")
+    monkeypatch.setenv("CRAYON_CONFIG", str(folder / "config.toml"))
     load()
 
 
