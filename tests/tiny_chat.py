@@ -38,7 +38,7 @@ def byte_letters() -> list[str]:
 TOKENS = [*CONTROL, *byte_letters(), *(pair.replace(" ", "") for pair in PAIRS)]
 
 
-def write_model(path: Path, seed: int = 0) -> Path:
+def write_model(path: Path, seed: int = 0, heads: int = HEADS, pairs: tuple[str, ...] = PAIRS) -> Path:
     """Write the model; it answers nonsense, the same for the same seed."""
     rng = np.random.default_rng(seed)
     writer = gguf.GGUFWriter(path, "llama")
@@ -46,16 +46,16 @@ def write_model(path: Path, seed: int = 0) -> Path:
     writer.add_embedding_length(WIDTH)
     writer.add_block_count(LAYERS)
     writer.add_feed_forward_length(HIDDEN)
-    writer.add_head_count(HEADS)
-    writer.add_head_count_kv(HEADS)
-    writer.add_rope_dimension_count(WIDTH // HEADS)
+    writer.add_head_count(heads)
+    writer.add_head_count_kv(heads)
+    writer.add_rope_dimension_count(WIDTH // heads)
     writer.add_rope_freq_base(10_000.0)
     writer.add_layer_norm_rms_eps(1e-5)
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("smollm")
     writer.add_token_list(TOKENS)
     writer.add_token_types([3] * len(CONTROL) + [1] * (len(TOKENS) - len(CONTROL)))
-    writer.add_token_merges(list(PAIRS))
+    writer.add_token_merges(list(pairs))
     writer.add_bos_token_id(1)
     writer.add_eos_token_id(2)
     writer.add_add_bos_token(False)  # the writer's signature

@@ -12,7 +12,9 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import yaml
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,15 +26,45 @@ UNIT = DEPLOY / "systemd" / "crayon.service"
 # systemd's own measure, of 100; a unit without any hardening has 96.
 EXPOSURE = "20"
 OFFLINE_SINCE = 250
+SCALING = sorted((DEPLOY / "scaling").glob("*.yaml"))
 
 
-def installed(tools: Path) -> Iterator[list[str]]:
-    """Yield the commands of the tools that pip installs."""
+def known_kinds(folder: Path) -> list[Path]:
+    """Write the documents of deploy/scaling so that Kubernetes' own schemas judge them; return the files.
+
+    Of a LeaderWorkerSet, whose schema no package has, that is the pods it would make; a test looks at the rest.
+    """
+    written = []
+    for path in SCALING:
+        for document in yaml.safe_load_all(path.read_text("utf-8")):
+            pods = {"": document}
+            if document["kind"] == "LeaderWorkerSet":
+                group = document["spec"]["leaderWorkerTemplate"]
+                pods = {role: _pod(role, group[f"{role}Template"]) for role in ("leader", "worker")}
+            for role, found in pods.items():
+                target = folder / f"{path.stem}-{document['kind']}{role}.yaml"
+                target.write_text(yaml.safe_dump(found), "utf-8")
+                written.append(target)
+    return written
+
+
+def _pod(name: str, template: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": name, **template["metadata"]},
+        "spec": template["spec"],
+    }
+
+
+def installed(tools: Path, folder: Path) -> Iterator[list[str]]:
+    """Yield the commands of the tools that pip installs; `folder` is for files that are only linted."""
     yield [str(tools / "yamllint"), "--strict", "--config-file", str(DEPLOY / ".yamllint"), str(DEPLOY)]
-    yield [str(tools / "hadolint"), str(DEPLOY / "docker" / "Dockerfile")]
+    for place in ("docker", "scaling"):
+        yield [str(tools / "hadolint"), str(DEPLOY / place / "Dockerfile")]
     compose = str(DEPLOY / "docker" / "compose.yaml")
     yield [str(tools / "check-jsonschema"), "--builtin-schema", "vendor.compose-spec", compose]
-    yield [str(tools / "kubernetes-validate"), "--strict", *map(str, KUBERNETES)]
+    yield [str(tools / "kubernetes-validate"), "--strict", *map(str, [*KUBERNETES, *known_kinds(folder)])]
     yield [str(tools / "shellcheck"), str(ROOT / ".ci" / "run")]
 
 
@@ -72,7 +104,7 @@ def main() -> int:
         # The program is not in /opt/crayon here, and the unit's own place is its name.
         unit = Path(folder) / UNIT.name
         unit.write_text(UNIT.read_text("utf-8").replace("/opt/crayon/bin/crayon", "/bin/true"), "utf-8")
-        present, absent = list(installed(tools)), set()
+        present, absent = list(installed(tools, Path(folder))), set()
         for command in of_the_system(unit):
             if shutil.which(command[0]) is None:
                 absent.add(command[0])

@@ -80,6 +80,8 @@ class Report:
     bench: str
     models: dict[str, str] = field(default_factory=dict)
     rows: list[Row] = field(default_factory=list)
+    unmeasured: list[str] = field(default_factory=list, kw_only=True)
+    """What could not be measured, and why."""
 
     def as_json(self) -> dict[str, Any]:
         """Return the one object that `--json` prints."""
@@ -94,4 +96,5 @@ class Report:
             },
             "models": self.models,
         }
-        return {"bench": self.bench, "env": env, "rows": [row.as_json() for row in self.rows]}
+        record = {"bench": self.bench, "env": env, "rows": [row.as_json() for row in self.rows]}
+        return {**record, "unmeasured": self.unmeasured} if self.unmeasured else record

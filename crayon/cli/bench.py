@@ -135,9 +135,13 @@ def server(
         threads=threads,
         models_dir=options.load_settings({}).models_dir,
     )
-    race = bench_server(wanted, progress=console.message)
+
+    def keep(report: Report) -> None:
+        if out is not None:
+            (out / "server.json").write_text(json.dumps(report.as_json(), indent=2) + "\n", encoding="utf-8")
+
+    race = bench_server(wanted, progress=console.message, keep=keep)
     if out is not None:
-        (out / "server.json").write_text(json.dumps(race.report.as_json(), indent=2) + "\n", encoding="utf-8")
         for path in draw(race.curves, out):
             console.message(f"wrote {path}", "dim")
     _print(race.report, as_json=as_json)
@@ -274,3 +278,5 @@ def _print(report: Report, *, as_json: bool) -> None:
         low, high = min(row.runs), max(row.runs)
         spread = f" ({low:.3g} to {high:.3g} in {len(row.runs)} runs)" if len(row.runs) > 1 else ""
         print(f"{row.metric:32} {value:>9} {row.unit:6} {where}{spread}")
+    for text in report.unmeasured:
+        print(f"not measured: {text}")

@@ -152,13 +152,16 @@ def server_report(settings: ServerSettings, seconds: float) -> str:
         ServerUnavailableError: it cannot be reached, or does not serve.
     """
     status = server_status(settings, seconds)
+    from crayon.client.check import said_of_each
+
     address = status.address
     if status.unauthenticated:
         raise UnauthenticatedError(f"{address}: {status.problem}")
+    several = said_of_each(status)
     if not status.serving:
-        raise ServerUnavailableError(f"{address}: {status.problem}")
+        raise ServerUnavailableError(several or f"{address}: {status.problem}")
     names = ", ".join(f"{model.name} ({model.context_tokens} tokens)" for model in status.models)
-    return f"{address} serves {names}, {status.round_trip_ms:.1f} ms away"
+    return f"{address} serves {names}, {status.round_trip_ms:.1f} ms away" + (f"; {several}" if several else "")
 
 
 def quiet_grpc() -> None:

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from crayon.cli import console, options
+from crayon.cli.capacity import capacity
+from crayon.cli.export import export
 from crayon.cli.prepare import prepare
 from crayon.cli.pull_progress import pull_progress
 from crayon.errors import ModelFileError, UnknownModelError
@@ -91,6 +93,8 @@ def show(reference: _Reference, *, as_json: options.JsonOption = False) -> None:
 
 
 app.command("prepare")(prepare)
+app.command("capacity")(capacity)
+app.command("export")(export)
 
 
 @app.command("rm")

@@ -32,7 +32,8 @@ PrivacyOption = Annotated[
     ),
 ]
 ServerOption = Annotated[
-    str | None, typer.Option("--server", metavar="HOST:PORT", help="The server to turn to; '' for none.")
+    str | None,
+    typer.Option("--server", metavar="HOST:PORT[,...]", help="The server to turn to, or several; '' for none."),
 ]
 TlsOption = Annotated[bool | None, typer.Option("--tls/--no-tls", help="Speak TLS with the server, wherever it is.")]
 CaOption = Annotated[

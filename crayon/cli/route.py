@@ -57,7 +57,7 @@ def status(
     if as_json:
         print(json.dumps(_record(found, left, str(store.path), power), ensure_ascii=False, indent=2))
         return
-    rows = [("server", _server(found)), *_budget(left, str(store.path)), ("battery", _battery(power))]
+    rows = [*_servers(found), *_budget(left, str(store.path)), ("battery", _battery(power))]
     width = max(len(label) for label, _ in rows)
     for label, value in rows:
         print(f"{label:<{width}}  {console.safe(value, sys.stdout)}")
@@ -74,14 +74,21 @@ def _record(
             "round_trip_ms": round(server.round_trip_ms, 3),
             "models": [model.name for model in server.models],
             "problem": server.problem,
+            "each": [
+                {"address": each.address, "serving": each.serving, "problem": each.problem} for each in server.each
+            ],
         }
     left = None if budget is None else {**dataclasses.asdict(budget), "file": path}
     return {"server": found, "budget": left, "battery": None if power is None else dataclasses.asdict(power)}
 
 
-def _server(found: ServerStatus | None) -> str:
+def _servers(found: ServerStatus | None) -> list[tuple[str, str]]:
     if found is None:
-        return "none is set (server.address); everything stays on the device"
+        return [("server", "none is set (server.address); everything stays on the device")]
+    return [("server", _server(each)) for each in found.each or (found,)]
+
+
+def _server(found: ServerStatus) -> str:
     if not found.serving:
         return f"{found.address}: {found.problem}"
     names = ", ".join(model.name for model in found.models)

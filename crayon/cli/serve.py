@@ -114,7 +114,13 @@ def _factory(settings: Settings) -> Callable[[], Engine]:
     serve = settings.serve
     if serve.engine is EngineKind.ECHO:
         factory = _echo(delay=serve.echo_delay, ctx=serve.ctx, slots=serve.slots or DEFAULT_SLOTS)
+    elif serve.engine is EngineKind.VLLM:
+        from crayon.cli.serve_vllm import vllm_factory
+
+        factory = vllm_factory(settings, open_pools)
     else:
+        if serve.adapters:
+            raise ConfigError("adapters", "are for --engine vllm; llama.cpp blends pools (--pool)")
         factory = _llama_cpp(settings, _shape(serve))
     return factory if serve.stats_file is None else _told(factory, serve.stats_file)
 

@@ -43,6 +43,10 @@ class Breaker:
         self._opened_at: float | None = None
         self._probing = False
 
+    def fresh(self) -> Breaker:
+        """Return another one with the same settings, closed."""
+        return Breaker(failures=self._most, cooldown=self._cooldown, clock=self._clock)
+
     @property
     def state(self) -> BreakerState:
         """What a request would meet now."""

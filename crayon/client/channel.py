@@ -19,11 +19,21 @@ if TYPE_CHECKING:
 
 
 class LazyChannel:
-    """A channel that is opened at first use, once, and knows when it cannot be used any more."""
+    """A channel that is opened at first use, once, and knows when it cannot be used any more.
 
-    def __init__(self, access: ServerAccess, *, connect_timeout: float) -> None:
+    Args:
+        access: the server, and how it is spoken to.
+        connect_timeout: seconds for one attempt to connect.
+        target: where to connect to, if that is one of several places behind the server's name. The certificate must
+            be for the name all the same.
+    """
+
+    def __init__(self, access: ServerAccess, *, connect_timeout: float, target: str | None = None) -> None:
         self._access = access
-        self._options = channel_options(connect_timeout, local=access.local)
+        self._target = access.address if target is None else target
+        self._options: list[tuple[str, int | str]] = [*channel_options(connect_timeout, local=access.local)]
+        if self._target != access.address:
+            self._options.append(("grpc.default_authority", access.address))
         self._lock = threading.Lock()
         self._channel: Channel | None = None
         self._pid = os.getpid()
@@ -36,9 +46,7 @@ class LazyChannel:
         Raises:
             EngineClosedError: after `close`, or in a process forked after the first use.
         """
-        if self._forked():
-            # gRPC's threads are not in this process: a call would hang.
-            raise EngineClosedError("this client was used before the process forked; make a new one before forking")
+        self.check_fork()
         with self._lock:
             if self.closed:
                 raise EngineClosedError("the client was closed")
@@ -46,23 +54,31 @@ class LazyChannel:
                 self._pid = os.getpid()
                 credentials = self._access.credentials()
                 if credentials is None:
-                    self._channel = grpc.insecure_channel(self._access.address, options=self._options)
+                    self._channel = grpc.insecure_channel(self._target, options=self._options)
                 else:
-                    self._channel = grpc.secure_channel(self._access.address, credentials, options=self._options)
+                    self._channel = grpc.secure_channel(self._target, credentials, options=self._options)
                 # Also runs when the interpreter ends, so that no call is under way while it is torn down.
                 self._finalizer = weakref.finalize(self, _close, self._channel, self._pid)
             return self._channel
 
     def close(self) -> None:
         """Cancel what runs and disconnect. Safe to call twice, and in a forked process."""
-        if self._forked():
+        if self.forked:
             return
         with self._lock:
             self.closed = True
             if self._finalizer is not None:
                 self._finalizer()
 
-    def _forked(self) -> bool:
+    def check_fork(self) -> None:
+        """Raise EngineClosedError in a process forked after the first use."""
+        if self.forked:
+            # gRPC's threads are not in this process: a call would hang.
+            raise EngineClosedError("this client was used before the process forked; make a new one before forking")
+
+    @property
+    def forked(self) -> bool:
+        """Whether this process was forked from the one that uses the channel."""
         return self._channel is not None and self._pid != os.getpid()
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import grpc
@@ -21,7 +21,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerStatus:
-    """What a look at a server found. `problem` says what is wrong, and is empty if it serves."""
+    """What a look at a server found. `problem` says what is wrong, and is empty if it serves.
+
+    `each` has the servers where there are several: then the rest is of the nearest that serves, if one does.
+    """
 
     address: str
     reachable: bool = False
@@ -30,11 +33,26 @@ class ServerStatus:
     round_trip_ms: float = 0.0
     problem: str = ""
     unauthenticated: bool = False
+    each: tuple[ServerStatus, ...] = ()
 
 
-def look(access: ServerAccess, channel: grpc.Channel, timeout: float) -> ServerStatus:
+def said_of_each(status: ServerStatus) -> str:
+    """Return how many of several servers serve, and what is wrong with the others; nothing of a single one."""
+    if not status.each:
+        return ""
+    away = [f"{each.address}: {each.problem}" for each in status.each if not each.serving]
+    return "; ".join([f"{len(status.each) - len(away)} of {len(status.each)} servers serve", *away])
+
+
+def together(each: tuple[ServerStatus, ...]) -> ServerStatus:
+    """Return the status of several servers as one; there is one at least."""
+    best = min(each, key=lambda status: (not status.serving, not status.reachable, status.round_trip_ms))
+    return replace(best, each=each)
+
+
+def look(access: ServerAccess, channel: grpc.Channel, timeout: float, address: str | None = None) -> ServerStatus:
     """Ask for health and models within `timeout` seconds; whatever goes wrong is in the status."""
-    address = access.address
+    address = access.address if address is None else address
     begin = time.monotonic()
     try:
         answer = health_pb2_grpc.HealthStub(channel).Check(

@@ -6,16 +6,14 @@ import math
 import threading
 import time
 from concurrent.futures import Future
-from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar, Unpack
 
 import grpc
 
-from crayon.client.access import AccessOptions, ServerAccess
 from crayon.client.attempts import Attempts
-from crayon.client.breaker import Breaker, BreakerState
-from crayon.client.channel import LazyChannel
-from crayon.client.check import look
+from crayon.client.balancer import Outcome
+from crayon.client.breaker import Breaker
+from crayon.client.fleet import Fleet
 from crayon.client.retry_budget import RetryBudget
 from crayon.engine import Delta, Finished, ScoreRequest, Stream
 from crayon.errors import (
@@ -52,12 +50,16 @@ if TYPE_CHECKING:
 
     from google.protobuf.message import Message as ProtoMessage
 
+    from crayon.client.access import AccessOptions
+    from crayon.client.balancer import EndpointStatus
+    from crayon.client.breakers import Breakers
     from crayon.client.check import ServerStatus
     from crayon.engine import EncodeRequest, EncodeResult, GenerateRequest, ModelInfo, ScoreResult
 
+    Start = Callable[[grpc.Channel], Callable[..., Any]]
+
 Result = TypeVar("Result")
 
-MAX_ATTEMPTS = 3
 # Less fits into a few packets anyway. Measured on English text: 4 KiB take 0.1 ms and become 2, 16 KiB take 0.4 ms and
 # become 7. That pays where the way up is slower than some 100 Mbit/s. Answers come in pieces too small to compress.
 COMPRESS_BYTES = 4096
@@ -70,11 +72,16 @@ class RemoteEngine:
     ServerInterruptedError with the text so far. Requests are retried only before their first token. While
     CRAYON_LOCAL_ONLY is on every request fails with a PrivacyError, and none is sent.
 
+    Several servers take turns; see `crayon.client.balancer`. One that fails gets nothing until its health is good
+    again, and requests that it had not begun to answer go to another one.
+
     Args:
-        address: `host:port` or `unix:/path`; on this machine, unless TLS is spoken.
+        address: `host:port` or `unix:/path`, or several with commas between them; on this machine, unless TLS is
+            spoken. A name with several addresses stands for as many servers.
         timeout: seconds for a request that has no deadline of its own.
         connect_timeout: seconds for one attempt to connect.
-        breaker: counts failures; while it is open, requests fail at once instead of waiting.
+        breaker: counts failures; while it is open, requests fail at once instead of waiting. Of several servers,
+            each gets one with the same settings.
         access: TLS and token (`tls`, `ca_file`, `client_cert`, `client_key`, `token`, `token_file`), see
             `ServerAccess`.
 
@@ -92,17 +99,30 @@ class RemoteEngine:
         breaker: Breaker | None = None,
         **access: Unpack[AccessOptions],
     ) -> None:
-        self._access = ServerAccess(address, **access)
         self.address = address
         for key, value in (("timeout", timeout), ("connect_timeout", connect_timeout)):
             if not 0 < value < math.inf:
                 raise ConfigError(key, f"must be more than 0 seconds, not {value}")
-        self.breaker = Breaker() if breaker is None else breaker
         self.retry_budget = RetryBudget()
         self._timeout = timeout
-        self._channel = LazyChannel(self._access, connect_timeout=connect_timeout)
+        self._fleet = Fleet(
+            address,
+            connect_timeout=connect_timeout,
+            breaker=Breaker() if breaker is None else breaker,
+            on_silent=self._leave,
+            access=access,
+        )
         self._lock = threading.Lock()
         self._running: dict[threading.Thread, Attempts] = {}
+
+    @property
+    def breaker(self) -> Breaker | Breakers:
+        """The server's circuit breaker; where there are several servers, what theirs come to together."""
+        return self._fleet.breaker
+
+    def endpoints(self) -> tuple[EndpointStatus, ...]:
+        """Return how each server looks from here; asks nobody."""
+        return self._fleet.balancer.status()
 
     def models(self) -> tuple[ModelInfo, ...]:
         """Ask what is served; waits for the answer.
@@ -111,8 +131,8 @@ class RemoteEngine:
             ServerError: the server cannot be reached or answers wrongly.
             DeadlineExceededError: it did not answer within `timeout`.
         """
-        start = self._stub().ListModels.future
-        return self._unary(start, pb.ListModelsRequest(), None, models_from_proto).result()
+        message = pb.ListModelsRequest()
+        return self._unary(lambda channel: _stub(channel).ListModels.future, message, None, models_from_proto).result()
 
     def generate(self, request: GenerateRequest) -> Stream:
         """Start an answer.
@@ -123,7 +143,7 @@ class RemoteEngine:
         """
         message = generate_request_to_proto(request)
         _check_size(message, "messages")
-        attempts = self._attempts(self._stub().Generate, message, request.deadline)
+        attempts = self._attempts(lambda channel: _stub(channel).Generate, message, request.deadline)
         if isinstance(attempts, CrayonError):
             stream = Stream()
             stream.fail(attempts)
@@ -141,8 +161,12 @@ class RemoteEngine:
         message = score_request_to_proto(request)
         _check_size(message, "continuations")
         count = len(request.continuations)
-        start = self._stub().Score.future
-        return self._unary(start, message, request.deadline, lambda answer: score_result_from_proto(answer, count))
+        return self._unary(
+            lambda channel: _stub(channel).Score.future,
+            message,
+            request.deadline,
+            lambda answer: score_result_from_proto(answer, count),
+        )
 
     def encode(self, request: EncodeRequest) -> Future[EncodeResult]:
         """Embed texts.
@@ -154,7 +178,7 @@ class RemoteEngine:
         _check_size(message, "texts")
         count = len(request.texts)
         return self._unary(
-            self._stub().Encode.future,
+            lambda channel: _stub(channel).Encode.future,
             message,
             request.deadline,
             lambda answer: encode_result_from_proto(answer, count),
@@ -167,18 +191,18 @@ class RemoteEngine:
         return generate_request_to_proto(request).ByteSize()
 
     def check(self, timeout: float = 5.0) -> ServerStatus:
-        """Look at the server, whatever the breaker says; waits at most `timeout` seconds and does not raise for it.
+        """Look at all servers, whatever the breakers say; waits at most `timeout` seconds and does not raise for it.
 
         Raises:
             EngineClosedError: after `close`.
             PrivacyError: CRAYON_LOCAL_ONLY is on; nothing was sent.
         """
         check_local_only()
-        return look(self._access, self._channel.get(), timeout)
+        return self._fleet.look(timeout)
 
     def close(self) -> None:
         """End what runs (its callers see EngineClosedError) and disconnect. Safe to call twice."""
-        self._channel.close()
+        self._fleet.close()
         with self._lock:
             running = dict(self._running)
         for thread, attempts in running.items():
@@ -188,13 +212,9 @@ class RemoteEngine:
 
     # -- inside
 
-    def _stub(self) -> inference_pb2_grpc.InferenceServiceStub:
-        return inference_pb2_grpc.InferenceServiceStub(self._channel.get())
-
-    def _attempts(
-        self, start: Callable[..., Any], message: ProtoMessage, deadline: float | None
-    ) -> Attempts | CrayonError:
+    def _attempts(self, start: Start, message: ProtoMessage, deadline: float | None) -> Attempts | CrayonError:
         """Return the attempts at a request, or why it is not tried. What is tried must be judged in the end."""
+        self._fleet.check_open()
         try:
             check_local_only()
         except PrivacyError as error:
@@ -202,17 +222,23 @@ class RemoteEngine:
         left = self._timeout if deadline is None else deadline - time.monotonic()
         if left <= 0:
             return DeadlineExceededError("the deadline passed before the request was sent")
-        most = MAX_ATTEMPTS if self.breaker.state is BreakerState.CLOSED else 1
-        if not self.breaker.allow():
-            wait = self.breaker.retry_after
-            return ServerUnavailableError(
-                f"{self.address} failed several times in a row and is left alone for {wait:.1f} s more"
-            )
-        if message.ByteSize() >= COMPRESS_BYTES:
-            start = partial(start, compression=grpc.Compression.Gzip)
+        options = {"compression": grpc.Compression.Gzip} if message.ByteSize() >= COMPRESS_BYTES else {}
         method = message.DESCRIPTOR.name.removesuffix("Request")
         span = start_span(RPC, {RPC_SYSTEM: "grpc", RPC_METHOD: method}, kind=CLIENT)
-        return Attempts(start, message, left, most, self.retry_budget, self._access.metadata, span)
+        return Attempts(self._fleet, start, message, left, self.retry_budget, span, **options)
+
+    def _leave(self, address: str) -> None:
+        """Send what waits for a first token at a server that has stopped to answer to others, if there are any."""
+        with self._lock:
+            running = list(self._running.values())
+        if self._fleet.balancer.spare((address,)):
+            for attempts in running:
+                attempts.leave(address)
+
+    def _end(self, attempts: Attempts, outcome: Outcome) -> None:
+        """Tell the server's breaker how a request ended; only the first end of one counts."""
+        if attempts.pick is not None:
+            self._fleet.balancer.end(attempts.pick, outcome)
 
     def _in_thread(self, attempts: Attempts, work: Callable[[], None]) -> None:
         def run() -> None:
@@ -233,13 +259,13 @@ class RemoteEngine:
 
         def read(call: Any) -> None:
             for message in call:
-                attempts.begun = True
+                attempts.begin()
                 event = event_from_proto(message)
                 if isinstance(event, Delta):
                     text.append(event.text)
                 elif isinstance(event, Finished):
                     # Before the reader sees the end, so that who waits for it also finds the breaker closed.
-                    self.breaker.success()
+                    self._end(attempts, Outcome.ANSWERED)
                 if event is not None:
                     stream.push(event)
             if not stream.closed:
@@ -253,7 +279,7 @@ class RemoteEngine:
                 stream.fail(self._judge(error, attempts, "".join(text)))
 
     def _unary(
-        self, start: Callable[..., Any], message: ProtoMessage, deadline: float | None, convert: Callable[[Any], Result]
+        self, start: Start, message: ProtoMessage, deadline: float | None, convert: Callable[[Any], Result]
     ) -> Future[Result]:
         future: Future[Result] = Future()
         attempts = self._attempts(start, message, deadline)
@@ -265,7 +291,7 @@ class RemoteEngine:
         def work() -> None:
             try:
                 result = attempts.run(lambda call: convert(_result(call)))
-                self.breaker.success()
+                self._end(attempts, Outcome.ANSWERED)
             except Exception as error:  # noqa: BLE001 - whatever it is, who waits has to be told
                 failure = self._judge(error, attempts)
                 if future.set_running_or_notify_cancel():
@@ -279,9 +305,13 @@ class RemoteEngine:
 
     def _judge(self, error: Exception, attempts: Attempts, partial: str = "") -> CrayonError:
         """Tell the breaker what a failure means, and return what the caller should see."""
-        if self._channel.closed or attempts.cancelled:
-            self.breaker.neutral()
-            return EngineClosedError("the client was closed") if self._channel.closed else CancelledError(str(error))
+        if self._fleet.closed or attempts.cancelled:
+            self._end(attempts, Outcome.NEUTRAL)
+            return EngineClosedError("the client was closed") if self._fleet.closed else CancelledError(str(error))
+        if attempts.pick is None:
+            # Nobody could be asked.
+            return error if isinstance(error, CrayonError) else ServerError(repr(error))
+        address = attempts.pick.address
         if isinstance(error, CancelledError):
             # Not from this side: a server or a proxy that was shut down the hard way.
             error = ServerUnavailableError("the server cancelled the request")
@@ -289,21 +319,25 @@ class RemoteEngine:
             error = ServerError(f"unreadable answer: {error!r}")
         if isinstance(error, ConfigError):
             # The token's file is unreadable: nothing was sent, and nothing is known of the server.
-            self.breaker.neutral()
+            self._end(attempts, Outcome.NEUTRAL)
             return error
         away = isinstance(error, ServerUnavailableError | DeadlineExceededError)
         if away and not (attempts.begun and isinstance(error, DeadlineExceededError)):
-            self.breaker.failure()
+            self._end(attempts, Outcome.FAILED)
         else:
             # It answered: even a refusal, or an answer that took too long, shows that the server is there.
-            self.breaker.success()
+            self._end(attempts, Outcome.ANSWERED)
         if isinstance(error, DeadlineExceededError):
-            return DeadlineExceededError(f"{self.address} did not finish within the deadline", partial)
+            return DeadlineExceededError(f"{address} did not finish within the deadline", partial)
         if attempts.begun:
-            return ServerInterruptedError(f"{self.address} broke off during its answer: {error}", partial)
+            return ServerInterruptedError(f"{address} broke off during its answer: {error}", partial)
         if isinstance(error, ServerUnavailableError):
-            return ServerUnavailableError(f"{self.address}: {error}")
+            return ServerUnavailableError(f"{address}: {error}")
         return error
+
+
+def _stub(channel: grpc.Channel) -> inference_pb2_grpc.InferenceServiceStub:
+    return inference_pb2_grpc.InferenceServiceStub(channel)
 
 
 def _result(call: Any) -> Any:

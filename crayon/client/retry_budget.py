@@ -25,6 +25,11 @@ class RetryBudget:
         with self._lock:
             return self._tokens
 
+    @property
+    def left(self) -> bool:
+        """Whether there is enough for another attempt."""
+        return self.tokens > self._most / 2
+
     def failure(self) -> bool:
         """Count an attempt that found no server; return whether it may be followed by another."""
         with self._lock:

@@ -12,7 +12,7 @@ from crayon.config.fields import Section
 from crayon.config.flags import Flag, flags
 from crayon.config.layers import NOT_SETTINGS, Configuration, Row, config_path, load, setting_keys, variable
 from crayon.config.sections import BudgetSettings, ConditionsSettings, HardnessSettings, ServerSettings, Settings
-from crayon.config.serve import EngineKind, KvCache, Overlap, ServeSettings
+from crayon.config.serve import EngineKind, KvCache, Overlap, ServeSettings, VllmScheduler
 from crayon.config.toml_text import toml_text
 
 __all__ = [
@@ -30,6 +30,7 @@ __all__ = [
     "ServeSettings",
     "ServerSettings",
     "Settings",
+    "VllmScheduler",
     "child_environment",
     "config_path",
     "flags",

@@ -24,6 +24,11 @@ def _split_list(value: object) -> object:
     return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
 
+def _join_list(value: object) -> object:
+    """Allow a list where `a,b` is wanted: that is how a file says it."""
+    return ",".join(map(str, value)) if isinstance(value, list | tuple) else value
+
+
 EMPTY_IS_NONE = BeforeValidator(_empty_is_none)
 SPLIT_LIST = BeforeValidator(_split_list)
 Int = Annotated[int, BeforeValidator(_refuse_bool)]
@@ -31,6 +36,7 @@ Float = Annotated[float, BeforeValidator(_refuse_bool), Field(allow_inf_nan=Fals
 OptionalInt = Annotated[Int | None, EMPTY_IS_NONE]
 OptionalFloat = Annotated[Float | None, EMPTY_IS_NONE]
 OptionalBool = Annotated[bool | None, EMPTY_IS_NONE]
+JOINED = BeforeValidator(_join_list)
 OptionalText = Annotated[str | None, EMPTY_IS_NONE]
 Texts = Annotated[tuple[str, ...], NoDecode, SPLIT_LIST]
 OptionalPath = Annotated[Path | None, EMPTY_IS_NONE]

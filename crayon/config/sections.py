@@ -11,6 +11,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from crayon.completion import Mode
 from crayon.config.fields import (
     EMPTY_IS_NONE,
+    JOINED,
     Float,
     Int,
     OptionalInt,
@@ -43,9 +44,9 @@ class DeviceSettings(Section):
 
 
 class ServerSettings(Section):
-    """The server that takes what the device should not answer; no address, no server."""
+    """The server that takes what the device should not answer, or several of them; no address, no server."""
 
-    address: OptionalText = None
+    address: Annotated[str | None, EMPTY_IS_NONE, JOINED] = None
     tls: bool = False
     ca_file: OptionalPath = None
     client_cert: OptionalPath = None

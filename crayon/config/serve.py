@@ -27,9 +27,10 @@ _LISTENING = ServeConfig()
 
 
 class EngineKind(StrEnum):
-    """What answers: a model in llama.cpp, or an echo for tests."""
+    """What answers: a model in llama.cpp or in vLLM, or an echo for tests."""
 
     LLAMA_CPP = "llama_cpp"
+    VLLM = "vllm"
     ECHO = "echo"
 
 
@@ -47,6 +48,13 @@ class KvCache(StrEnum):
     UNIFIED = "unified"
 
 
+class VllmScheduler(StrEnum):
+    """Who decides what vLLM computes next."""
+
+    NANO = "nano"
+    STOCK = "stock"
+
+
 class LogLines(StrEnum):
     """How log lines are written."""
 
@@ -58,13 +66,18 @@ class ServeSettings(Section):
     """What `crayon serve` offers, and how. Secrets are no options: a command line can be read by others."""
 
     engine: Annotated[
-        EngineKind, Field(description="llama_cpp runs a model; echo says back what it hears, for tests.")
+        EngineKind,
+        Field(
+            description="llama_cpp runs a model on this machine's cores; vllm runs it on GPUs and on many machines "
+            "(docs/engines.md); echo says back what it hears, for tests."
+        ),
     ] = EngineKind.LLAMA_CPP
     model: Annotated[
         str,
         Field(
             min_length=1,
-            description="The model: name, path or reference (crayon models ls).",
+            description="The model: name, path or reference (crayon models ls); with vllm the folder of one (crayon "
+            "models export).",
             json_schema_extra={"metavar": "MODEL"},
         ),
     ] = "qwen2.5-coder-1.5b-instruct"
@@ -87,14 +100,26 @@ class ServeSettings(Section):
             json_schema_extra={"flag": "--pool", "metavar": "POOL"},
         ),
     ] = ()
+    adapters: Annotated[
+        Texts,
+        Field(
+            description="With vllm: an adapter in PEFT's format, asked for by this name in place of the model's; may "
+            "be given again.",
+            json_schema_extra={"flag": "--adapter", "metavar": "NAME=FOLDER"},
+        ),
+    ] = ()
     slots: Annotated[
         Int | None,
         Field(ge=1, le=256, description="Most requests computed together; if not given, as tuned, or 8."),
         EMPTY_IS_NONE,
     ] = None
-    ctx: Annotated[Int, Field(ge=16, description="Tokens of context of all slots together; memory grows with it.")] = (
-        32768
-    )
+    ctx: Annotated[
+        Int,
+        Field(
+            ge=16,
+            description="Tokens of context of all slots together; memory grows with it. With vllm: of one request.",
+        ),
+    ] = 32768
     threads: Annotated[
         Int | None,
         Field(ge=1, description="Compute threads; if not given, as tuned, or all cores it may use."),
@@ -261,4 +286,35 @@ class ServeSettings(Section):
         Field(description="Log a line for every request too, as text or JSON; never what was said."),
         EMPTY_IS_NONE,
     ] = None
+    vllm_scheduler: Annotated[
+        VllmScheduler,
+        Field(
+            description="With vllm: nano lets requests in by the predicted peak of the cache, those with adapters in "
+            "use first; stock is vLLM's own, and no class of ours runs in it."
+        ),
+    ] = VllmScheduler.NANO
+    tensor_parallel: Annotated[
+        Int | None, Field(ge=1, description="With vllm: devices that each layer is divided among."), EMPTY_IS_NONE
+    ] = None
+    pipeline_parallel: Annotated[
+        Int | None, Field(ge=1, description="With vllm: stages that the layers are divided into."), EMPTY_IS_NONE
+    ] = None
+    data_parallel: Annotated[
+        Int | None, Field(ge=1, description="With vllm: copies of the model that share the requests."), EMPTY_IS_NONE
+    ] = None
+    enable_dbo: Annotated[
+        OptionalBool,
+        Field(
+            description="With vllm: its dual batch overlap, which takes effect for mixtures of experts over several "
+            "devices only."
+        ),
+    ] = None
+    vllm: Annotated[
+        Texts,
+        Field(
+            description="With vllm: any other of its engine arguments, by its name in Python, as vllm serve --help "
+            "has them; value in JSON, or else a text. May be given again. Example: gpu_memory_utilization=0.8",
+            json_schema_extra={"flag": "--vllm", "metavar": "NAME=VALUE"},
+        ),
+    ] = ()
     echo_delay: Annotated[Float, Field(ge=0, description="With --engine echo: seconds for each word.")] = 0.0

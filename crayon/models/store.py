@@ -76,6 +76,7 @@ class Store:
     NAME.gguf.parts/     wheels already fetched, kept for the next try
     records/             one small JSON a verified file, also for files that lie elsewhere
     prepared/SHA256/     files made from the model with this SHA-256
+    exported/SHA256/     that model as a folder for vLLM
     locks/
     """
 
@@ -93,6 +94,10 @@ class Store:
     def prepared(self, sha256: str) -> Path:
         """Return the folder for files prepared from the model with this SHA-256; removed together with it."""
         return self._inside("prepared") / self._plain(sha256)
+
+    def exported(self, sha256: str) -> Path:
+        """Return the folder of the dequantized model, for vLLM; removed together with the model of this SHA-256."""
+        return self._inside("exported") / self._plain(sha256)
 
     def make(self) -> None:
         """Create the folders.
@@ -190,7 +195,7 @@ class Store:
         shutil.rmtree(self.parts(wanted), ignore_errors=True)
 
     def remove(self, wanted: Wanted) -> tuple[int, Path | None]:
-        """Remove the model, its parts and its prepared files; return bytes freed and a file left where it lies.
+        """Remove the model, its parts and what was made from it; return bytes freed and a file left where it lies.
 
         A file outside the store (a path, the Hugging Face cache) is forgotten, not deleted.
 
@@ -206,6 +211,7 @@ class Store:
         sha256 = record.sha256 if record else wanted.sha256
         if sha256:
             shutil.rmtree(self.prepared(sha256), ignore_errors=True)
+            shutil.rmtree(self.exported(sha256), ignore_errors=True)
         outside = Path(record.path) if record and Path(record.path) != target else None
         return freed, outside if outside and outside.exists() else None
 
@@ -213,8 +219,8 @@ class Store:
         """Return the bytes that `remove` would free."""
         record, target = self.record(wanted.file), self.target(wanted)
         sha256 = record.sha256 if record else wanted.sha256
-        prepared = [self.prepared(sha256)] if sha256 else []
-        return sum(_size(path) for path in (target, partial_path(target), self.parts(wanted), *prepared))
+        made = [self.prepared(sha256), self.exported(sha256)] if sha256 else []
+        return sum(_size(path) for path in (target, partial_path(target), self.parts(wanted), *made))
 
     def fetched_names(self) -> list[str]:
         """Return the names of the models that were fetched into this store, catalogue or not."""

@@ -41,7 +41,8 @@ class Crayon(RouteCalls, CustomCalls):
 
     Args:
         device: a model reference or path, an `Engine`, or None for no device.
-        server: an address such as "localhost:50051", an `Engine`, or None for no server.
+        server: an address such as "localhost:50051", several of them (a list, or with commas between them: they
+            take turns, and stand in for each other), an `Engine`, or None for no server.
         mode: which sides may answer, unless a call says otherwise.
         scopes: what the device was made for (or names for `load_scope`); other queries go to the server. None of
             them: no scope gate.
@@ -74,7 +75,7 @@ class Crayon(RouteCalls, CustomCalls):
     def __init__(
         self,
         device: str | os.PathLike[str] | Engine | None = "smollm2-135m-instruct",
-        server: str | Engine | None = None,
+        server: str | Sequence[str] | Engine | None = None,
         *,
         mode: Mode | str = Mode.PREFER_ON_DEVICE,
         scopes: Sequence[Scope | str] = (),

@@ -53,7 +53,7 @@ class Core:
     def __init__(
         self,
         device: str | os.PathLike[str] | Engine | None,
-        server: str | Engine | None,
+        server: str | Sequence[str] | Engine | None,
         *,
         mode: Mode | str,
         scopes: Sequence[Scope | str],

@@ -12,8 +12,9 @@ from crayon.errors import EngineClosedError, InvalidRequestError
 from crayon.local_only import check_local_only
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
+    from crayon.client.balancer import EndpointStatus
     from crayon.engine import GenerateRequest, ScoreRequest
 
 
@@ -27,7 +28,7 @@ class Engines:
     def __init__(
         self,
         device: str | os.PathLike[str] | Engine | None,
-        server: str | Engine | None,
+        server: str | Sequence[str] | Engine | None,
         device_options: Mapping[str, Any],
         server_options: Mapping[str, Any],
     ) -> None:
@@ -99,6 +100,12 @@ class Engines:
         return getattr(self._opened.get(Source.SERVER), "breaker", None)
 
     @property
+    def endpoints(self) -> tuple[EndpointStatus, ...]:
+        """How each of the servers stands, if it can say so and was used."""
+        tell = getattr(self._opened.get(Source.SERVER), "endpoints", None)
+        return tuple(tell()) if callable(tell) else ()
+
+    @property
     def server_address(self) -> str | None:
         """The server's address, if it has one."""
         address = getattr(self._opened.get(Source.SERVER), "address", None)
@@ -127,7 +134,9 @@ def _given(field: str, value: object) -> str | Engine | None:
         return value
     if isinstance(value, os.PathLike):
         value = os.fspath(value)
+    if field == "server" and isinstance(value, list | tuple) and all(isinstance(each, str) for each in value):
+        value = ",".join(value)
     if isinstance(value, str) and value.strip():
         return value
-    what = "a model reference" if field == "device" else "an address such as 'localhost:50051'"
+    what = "a model reference" if field == "device" else "an address such as 'localhost:50051', several of them"
     raise InvalidRequestError(field, f"must be {what}, an engine or None, not {value!r}")

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from crayon.client.balancer import EndpointStatus
     from crayon.completion import Reason
     from crayon.router.conditions import Measured
     from crayon.sdk.accounts import Accounts
@@ -28,7 +29,9 @@ class ClientStatus:
 
     Args:
         server: the server's address, if it has one.
-        breaker: its circuit breaker; None before the connection was first used.
+        breaker: its circuit breaker; None before the connection was first used. Of several servers, the state that
+            lets most through.
+        endpoints: how each server stands: health, breaker, requests; empty before the first use.
         budget: what may still go to the server; None where there is no budget.
         measured: speed of both sides, network and battery, as far as known.
         weighed: what the conditions said at the last query, if anything.
@@ -39,6 +42,7 @@ class ClientStatus:
     budget: BudgetStatus | None
     measured: Measured
     weighed: Reason | None
+    endpoints: tuple[EndpointStatus, ...] = ()
 
 
 def client_status(engines: Engines, accounts: Accounts) -> ClientStatus:
@@ -54,6 +58,7 @@ def client_status(engines: Engines, accounts: Accounts) -> ClientStatus:
         budget=accounts.spending.status(),
         measured=accounts.meters.read(),
         weighed=accounts.weighed,
+        endpoints=engines.endpoints,
     )
 
 

@@ -29,6 +29,29 @@ def join(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
+def split(addresses: str, key: str) -> tuple[str, ...]:
+    """Return the addresses in a list with commas, each once, in their order; their form is not looked at.
+
+    Raises:
+        ConfigError: there is none; `key` is the setting that is blamed.
+    """
+    found = tuple(dict.fromkeys(part.strip() for part in addresses.split(",") if part.strip()))
+    if not found:
+        raise ConfigError(key, f"must be host:port (or several, with commas between them), not {addresses!r}")
+    return found
+
+
+def is_name(host: str) -> bool:
+    """Whether `host` has to be looked up, and may turn out to be several machines."""
+    if host.startswith(UNIX) or host == "localhost":
+        return False
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return True
+    return False
+
+
 def check_local(address: str, key: str) -> str:
     """Return `address` if it is well formed and on this machine.
 
@@ -53,6 +76,6 @@ def check_form(address: str, key: str) -> str:
     host, colon, port = address.rpartition(":")
     if address.startswith(UNIX):
         host = address
-    elif not (colon and host and port.isascii() and port.isdigit() and 0 < int(port) <= 65535):
+    elif "," in address or not (colon and host and port.isascii() and port.isdigit() and 0 < int(port) <= 65535):
         raise ConfigError(key, f"must be host:port (or unix:/path), such as 127.0.0.1:50051, not {address!r}")
     return host.removeprefix("[").removesuffix("]")

@@ -148,7 +148,7 @@ def _details(error: BaseException, message: str) -> list[ProtoMessage]:
         case UnknownModelError():
             return [error_details_pb2.ResourceInfo(resource_type="model", description=message)]
         case OverloadedError():
-            quota = error_details_pb2.QuotaFailure.Violation(subject="server", description=message)
+            quota = error_details_pb2.QuotaFailure.Violation(subject=_short(error.subject), description=message)
             return [_retry_info(error.retry_after), error_details_pb2.QuotaFailure(violations=[quota])]
         case ServerUnavailableError() | EngineClosedError():
             return [_retry_info(UNAVAILABLE_RETRY_S)]
@@ -191,6 +191,7 @@ class _Details:
     field: str = "request"
     problem: str = ""
     retry_after: float = 1.0
+    subject: str = "server"
 
     @classmethod
     def read(cls, failure: RpcFailure) -> _Details:
@@ -208,10 +209,11 @@ class _Details:
 
 def _unpack(details: list[AnyProto]) -> dict[str, Any]:
     found: dict[str, Any] = {}
-    info, bad, retry = (
+    info, bad, retry, quota = (
         error_details_pb2.ErrorInfo(),
         error_details_pb2.BadRequest(),
         error_details_pb2.RetryInfo(),
+        error_details_pb2.QuotaFailure(),
     )
     for detail in details:
         if detail.Unpack(info) and info.domain == DOMAIN:
@@ -220,6 +222,8 @@ def _unpack(details: list[AnyProto]) -> dict[str, Any]:
         elif detail.Unpack(bad) and bad.field_violations:
             found["field"] = bad.field_violations[0].field or "request"
             found["problem"] = bad.field_violations[0].description
+        elif detail.Unpack(quota) and quota.violations:
+            found["subject"] = quota.violations[0].subject or "server"
         elif detail.Unpack(retry):
             found["retry_after"] = min(max(retry.retry_delay.ToMilliseconds() / 1000.0, 0.0), _MAX_RETRY_S)
     return found
@@ -234,7 +238,7 @@ def _too_long(_message: str, details: _Details) -> CrayonError:
 
 
 def _overloaded(message: str, details: _Details) -> CrayonError:
-    return OverloadedError(message, details.retry_after)
+    return OverloadedError(message, details.retry_after, details.subject)
 
 
 def _plain(kind: type[CrayonError]) -> Callable[[str, _Details], CrayonError]:

@@ -29,9 +29,9 @@ no longer."""
 _SPELL_S = 1.0
 """Seconds in lanes for which it has to be so; a burst of short calls is no spell."""
 _TELL_ERROR_EVERY = 16  # looks; it takes a sort
-_ALIKE = 8
-"""Of calls of the same size, one after the other, one of so many is looked at: answers alone teach little, and the look
-takes a hundredth of such a call."""
+_ALIKE, _SHORT_S = 8, 0.02
+"""Of calls of one size, one after the other and shorter than so many seconds, one of so many is looked at: answers
+alone teach little, and the look takes a hundredth of such a call."""
 
 
 class Ledger:
@@ -84,7 +84,7 @@ class Ledger:
         self._alike = self._alike + 1 if kind == self._kind else 0
         self._kind = kind
         self._untold += seconds
-        if self._spent is not None and self._alike % _ALIKE:
+        if self._spent is not None and seconds < _SHORT_S and self._alike % _ALIKE:
             self.counters.explain(self._spent)
             return
         shape = shape_of(calls[0].rows, switches, cells + calls[0].tokens if self._shared_cells else None)

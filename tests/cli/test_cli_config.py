@@ -30,6 +30,15 @@ def source_of(key: str) -> str:
     return next(row.source for row in load().rows() if row.key == key)
 
 
+def test_several_servers_are_a_list_or_a_text_with_commas(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file.write_text('[server]\naddress = ["a:1", "b:2"]\n')
+    assert load().settings.server.address == "a:1,b:2"
+    file.write_text('[server]\naddress = "a:1,b:2"\n')
+    assert load().settings.server.address == "a:1,b:2"
+    monkeypatch.setenv("CRAYON_SERVER__ADDRESS", "c:3,d:4")
+    assert load().settings.server.address == "c:3,d:4"
+
+
 def test_defaults_are_those_of_the_sampling_record() -> None:
     configuration = load()
     assert configuration.settings.sampling.build() == Sampling()

@@ -69,6 +69,22 @@ def test_a_few_odd_calls_are_no_spell(ledger: Ledger, caplog: pytest.LogCaptureF
     assert not caplog.records
 
 
+def test_of_short_calls_alike_few_are_looked_at_and_all_are_counted() -> None:
+    cost = StepCost(base=0.004, per_token=0.001)
+    made = Ledger(Caps(max_tokens=64, max_seqs=4, kv_capacity=512), LiveCost(cost))
+    looked = []
+    real = made.cost.observed
+    made.cost.observed = lambda shape, seconds: looked.append(shape) or real(shape, seconds)  # type: ignore[method-assign, func-returns-value]
+    for _ in range(80):
+        made.computed([call(1)], 0.005, 0.0, 0, whole=True)
+    assert len(looked) == 10
+    once = made.counters.fill_s / 80
+    made.computed([call(2)], 0.006, 0.0, 0, whole=True)  # another kind is looked at
+    assert len(looked) == 11
+    assert made.counters.fill_s == pytest.approx(81 * once, rel=0.05)
+    made.close()
+
+
 def test_a_call_that_was_aborted_teaches_nothing(ledger: Ledger) -> None:
     for _ in range(100):
         ledger.computed([call()], 100 * seconds(), 0.0, 0, whole=False)

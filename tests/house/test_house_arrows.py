@@ -69,7 +69,9 @@ LIBRARIES: dict[str, set[str]] = {
     "opentelemetry": {"contracts", "cli"},
     "presidio_analyzer": {"privacy"},
     "scipy": {"server"},
-    "torch": {"training", "bench"},
+    "torch": {"training", "bench", "server"},
+    "vllm": {"server"},
+    "tokenizers": {"server"},
     "transformers": {"training"},
     "peft": {"training", "bench"},
 }

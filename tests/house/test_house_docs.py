@@ -251,7 +251,7 @@ def test_the_guide_has_examples_that_run(name: str) -> None:
 def test_scope_files_recipes_and_settings_load(block: Block, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "file.toml"
     path.write_text(block.text, encoding="utf-8")
-    if block.page.stem == "deployment":
+    if block.page.stem in ("deployment", "scaling"):
         monkeypatch.setenv("CRAYON_CONFIG", str(path))
         assert load().sources
     elif block.page.stem == "pools":

@@ -187,7 +187,7 @@ def test_a_request_that_grows_when_it_is_unpacked_is_refused_unread(raw: Raw, sc
 
 def wanted(remote: RemoteEngine, text: str) -> Any:
     attempts: Any = remote._attempts(print, generate_request_to_proto(ask(text)), None)
-    return getattr(attempts._start, "keywords", {}).get("compression")
+    return attempts.options.get("compression")
 
 
 def test_a_long_prompt_arrives_compressed(serving: Serving, scripted: ScriptedEngine) -> None:

@@ -33,8 +33,12 @@ def race_offline(bed: Bed) -> list[Row]:
             beside: System | None = None
             note = ""
             if name in bed.model_plan.openvino:
-                beside, note = open_openvino(bed, stack)
-                systems.append(beside)
+                try:
+                    beside, note = open_openvino(bed, stack)
+                except ServerUnavailableError as error:
+                    bed.unmeasured.append(f"offline_ratio_vs_openvino, {name}, {bed.label}: {error}")
+                else:
+                    systems.append(beside)
             for system in systems:
                 bed.warm(system)
             runs = in_turn(systems, [bed.jobs(workload) for _ in range(bed.model_plan.runs)])
@@ -70,6 +74,9 @@ def open_openvino(bed: Bed, stack: ExitStack) -> tuple[System, str]:
 
     Returns:
         The system, and what has to be said of its file.
+
+    Raises:
+        ServerUnavailableError: it can read neither.
     """
     settings = bed.settings(bed.workload(bed.model_plan.workloads[0]))
     try:

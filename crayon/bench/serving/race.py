@@ -27,7 +27,7 @@ from crayon.machine import usable_cores
 from crayon.models import resolve
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from crayon.bench.report import Row
@@ -65,8 +65,17 @@ class Race:
     curves: Curves = field(default_factory=Curves)
 
 
-def bench_server(options: RaceOptions, progress: Callable[[str], None] = lambda _: None) -> Race:
+def bench_server(
+    options: RaceOptions,
+    progress: Callable[[str], None] = lambda _: None,
+    keep: Callable[[Report], None] = lambda _: None,
+) -> Race:
     """Run the race. What it needs is looked for first: no part is found missing after half an hour.
+
+    Args:
+        options: how.
+        progress: is told what is being measured.
+        keep: is given what was measured so far after each part, so that a failure later on loses none of it.
 
     Raises:
         ConfigError: a peer, a trace or a pool is missing.
@@ -91,7 +100,7 @@ def bench_server(options: RaceOptions, progress: Callable[[str], None] = lambda 
     flags: dict[str, dict[tuple[str, str], Settings]] = {}
     for share, pool in zip(plan.models, pools, strict=True):
         known = flags.get(share.flags_of, {}) if share.flags_of else {}
-        flags[share.reference] = _race_model(race, plan, share, pool, peers, options, known, told)
+        flags[share.reference] = _race_model(race, plan, share, pool, peers, options, known, told, keep)
     return race
 
 
@@ -104,6 +113,7 @@ def _race_model(
     options: RaceOptions,
     flags: Mapping[tuple[str, str], Settings],
     progress: Callable[[str], None],
+    keep: Callable[[Report], None],
 ) -> dict[tuple[str, str], Settings]:
     """Race one model, with what is known of the best flags; return what was found of them."""
     threads = options.threads or usable_cores()
@@ -130,36 +140,38 @@ def _race_model(
             progress=progress,
             best=dict(flags),
         )
-        race.report.rows += _parts(bed, pool[1] if pool else None, race.curves)
+        for rows in _parts(bed, pool[1] if pool else None, race.curves):
+            race.report.rows += rows
+            race.report.unmeasured += bed.unmeasured
+            bed.unmeasured.clear()
+            keep(race.report)
     return bed.best
 
 
-def _parts(bed: Bed, pool: Pool | None, curves: Curves) -> list[Row]:
+def _parts(bed: Bed, pool: Pool | None, curves: Curves) -> Iterator[list[Row]]:
     wanted = bed.model_plan.parts
-    rows: list[Row] = []
     if parts.OFFLINE in wanted:
-        rows += race_offline(bed)
+        yield race_offline(bed)
     if parts.ONLINE in wanted:
         found, searches = race_online(bed)
-        rows += found
         curves.latency.update({f"{bed.label}, {one.workload}": one for one in searches})
+        yield found
     if parts.LONG_PROMPT in wanted:
-        rows += race_long_prompt(bed)
+        yield race_long_prompt(bed)
     if parts.SINGLE in wanted:
-        rows += race_single(bed)
+        yield race_single(bed)
     if parts.BLENDS in wanted:
-        rows += race_blends(bed, pool)
+        yield race_blends(bed, pool)
     if parts.PREFIX in wanted:
-        rows += race_prefix(bed)
+        yield race_prefix(bed)
     if parts.ABLATION in wanted:
         found, bars = race_ablation(bed)
-        rows += found
         curves.ablation[bed.label] = bars
+        yield found
     if parts.CONCURRENCY in wanted:
         found, lines = race_concurrency(bed)
-        rows += found
         curves.throughput[bed.label] = lines
-    return rows
+        yield found
 
 
 def _chosen(plan: Plan, options: RaceOptions) -> Plan:

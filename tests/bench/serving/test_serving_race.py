@@ -172,6 +172,19 @@ def test_openvino_falls_back_to_the_published_file_and_says_so(
     assert note == " on tiny-chat.gguf, as it cannot read prepared.gguf"
 
 
+def test_a_model_that_openvino_cannot_read_ends_no_race_and_what_ran_is_kept(
+    small: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FAKE_UNREADABLE", "tiny")
+    out = tmp_path / "out"
+    done = CliRunner().invoke(app, [*small, "--json", "--only", "offline", "--out", str(out)])
+    assert done.exit_code == 0, done.output
+    record = json.loads((out / "server.json").read_text())
+    assert {row["metric"] for row in record["rows"]} == METRICS["offline"] - {"offline_ratio_vs_openvino"}
+    assert len(record["unmeasured"]) == 1
+    assert record["unmeasured"][0].startswith("offline_ratio_vs_openvino, 128/64")
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

@@ -1,0 +1,97 @@
+"""Write the tables of docs/engines.md from the engines' code, or with --check fail where they differ."""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import re
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from crayon.engine import BLEND, ENCODE, GENERATE, SCORE
+from crayon.server.engines.vllm_sampling import TABLE
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+ROOT = Path(__file__).resolve().parents[1]
+TARGET = ROOT / "docs" / "engines.md"
+# Engine to the modules that make it; the first declares its capabilities.
+ENGINES = {
+    "device": ("device/engine.py",),
+    "llama_cpp": ("server/engines/llama_cpp.py",),
+    "vllm": ("server/engines/vllm.py",),
+    "echo": ("server/engines/echo.py",),
+}
+NAMES = {"GENERATE": GENERATE, "SCORE": SCORE, "ENCODE": ENCODE, "BLEND": BLEND}
+# What a method of an engine's class means for who operates it.
+METHODS = {"on_failure": "tells of its own death (health says NOT_SERVING)", "stats": "metrics"}
+
+
+def declared(path: Path) -> set[str]:
+    """Return the capabilities whose names a module puts into sets: that is how an engine declares them."""
+    sets = (node for node in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(node, ast.Set))
+    return {NAMES[part.id] for each in sets for part in each.elts if isinstance(part, ast.Name) and part.id in NAMES}
+
+
+def methods(path: Path) -> set[str]:
+    """Return the names of all methods in a module's classes."""
+    classes = [node for node in ast.parse(path.read_text("utf-8")).body if isinstance(node, ast.ClassDef)]
+    return {node.name for each in classes for node in each.body if isinstance(node, ast.FunctionDef)}
+
+
+def capability_rows() -> Iterator[str]:
+    """Yield the table of capabilities, a row each."""
+    can = {name: declared(ROOT / paths[0]) for name, paths in ENGINES.items()}
+    has = {name: methods(ROOT / paths[0]) for name, paths in ENGINES.items()}
+    yield "| | " + " | ".join(f"`{name}`" for name in ENGINES) + " |"
+    yield "| --- |" + " --- |" * len(ENGINES)
+    for capability in NAMES.values():
+        yield f"| {capability} | " + " | ".join("yes" if capability in can[name] else "-" for name in ENGINES) + " |"
+    for method, meaning in METHODS.items():
+        yield f"| {meaning} | " + " | ".join("yes" if method in has[name] else "-" for name in ENGINES) + " |"
+
+
+def sampling_rows() -> Iterator[str]:
+    """Yield the table of sampling parameters, a row each."""
+    yield "| parameter | vLLM's own | computed by |"
+    yield "| --- | --- | --- |"
+    for row in TABLE:
+        by = "vLLM" if row.by == "vllm" else "our chain, as llama.cpp does"
+        yield f"| `{row.name}` | `{row.vllm}` | {by} |"
+
+
+SECTIONS = {"capabilities": capability_rows, "sampling": sampling_rows}
+
+
+def written(text: str) -> str:
+    """Return the page with its tables as the code has them."""
+    for name, rows in SECTIONS.items():
+        start, end = f"<!-- {name}: written by tools/engine_docs.py -->", f"<!-- end of {name} -->"
+        pattern = re.compile(f"{re.escape(start)}.*?{re.escape(end)}", re.DOTALL)
+        if not pattern.search(text):
+            raise SystemExit(f"{TARGET} has no section {start}")
+        made = "\n".join((start, "", *rows(), "", end))
+        text = pattern.sub(lambda _, made=made: made, text)  # type: ignore[misc] # a default of a lambda
+    return text
+
+
+def main() -> int:
+    """Write the tables, or compare them."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--check", action="store_true", help="write nothing, fail if a table is out of date")
+    arguments = parser.parse_args()
+    text = TARGET.read_text(encoding="utf-8")
+    made = written(text)
+    if not arguments.check:
+        TARGET.write_text(made, encoding="utf-8")
+        return 0
+    if made != text:
+        print(f"{TARGET} is out of date: run tools/engine_docs.py", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
