@@ -119,6 +119,7 @@ class VllmEngine:
         max_queue: int = 256,
         max_queue_tokens: int | None = None,
     ) -> None:
+        _check_installed()
         folder = Path(folder)
         self._name = name or folder.name
         named = dict(adapters or {})
@@ -128,7 +129,6 @@ class VllmEngine:
         self._tokens = Tokens(folder)
         for pool in pools:
             pool.check_base(source_sha256, self._name)
-        _check_installed()
         rank = rank_needed(pools, named.values()) if pools or named else 0
         more = dict(more or {})
         if rank:
@@ -381,8 +381,8 @@ def _trained_tokens(folder: Path) -> int | None:
 
 def _check_installed() -> None:
     try:
-        import vllm  # noqa: F401 - to say what is missing before anything is begun
+        import vllm.version  # noqa: F401 - to say what is missing before anything is begun; any folder may be a `vllm`
     except ModuleNotFoundError as error:
-        if error.name != "vllm":
+        if error.name not in {"vllm", "vllm.version"}:
             raise
         raise MissingExtraError("vllm", "the engine vllm") from None

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 import pytest
@@ -19,8 +19,9 @@ if TYPE_CHECKING:
     from typer.testing import CliRunner
 
 
-@pytest.mark.skipif(importlib.util.find_spec("vllm") is not None, reason="vLLM is here")
+@pytest.mark.skipif(find_spec("vllm.version") is not None, reason="vLLM is here")
 def test_what_is_missing_is_named(runner: CliRunner, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
     result = runner.invoke(app, ["serve", "--engine", "vllm", "--model", str(tmp_path), "--port", "0"])
     assert result.exit_code != 0
     assert "pip install 'crayon-llm[vllm]'" in result.stderr
