@@ -101,10 +101,10 @@ def test_vectors_are_the_centred_means_of_the_layers_states(engine: DeviceEngine
 def test_batches_equal_single_texts(engine: DeviceEngine) -> None:
     many = [TEXTS[i % len(TEXTS)] for i in range(37)]  # more than fit together
     together = encode(engine, *many)
-    for text, found in zip(many, together, strict=True):
-        assert found @ together[many.index(text)] > 0.9995
-    for i, text in enumerate(TEXTS):
-        assert encode(engine, text)[0] @ together[i] > 0.9995
+    alike = [found @ together[many.index(text)] for text, found in zip(many, together, strict=True)]
+    alike += [encode(engine, text)[0] @ together[i] for i, text in enumerate(TEXTS)]
+    # Where a row stands in a batch decides its kernel: 0.9999 with AVX-512 VNNI, 0.9992 with AMX.
+    assert min(alike) > 0.998
 
 
 def test_a_long_text_in_pieces_equals_the_text_at_once(engine: DeviceEngine) -> None:
