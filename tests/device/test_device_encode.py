@@ -103,7 +103,7 @@ def test_batches_equal_single_texts(engine: DeviceEngine) -> None:
     together = encode(engine, *many)
     alike = [found @ together[many.index(text)] for text, found in zip(many, together, strict=True)]
     alike += [encode(engine, text)[0] @ together[i] for i, text in enumerate(TEXTS)]
-    # Where a row stands in a batch decides its kernel: 0.9999 with AVX-512 VNNI, 0.9992 with AMX.
+    # Where a row stands in a batch decides its kernel: over 0.9995 with AVX-512 VNNI, 0.9992 with AMX.
     assert min(alike) > 0.998
 
 
