@@ -72,9 +72,14 @@ def test_a_few_odd_calls_are_no_spell(ledger: Ledger, caplog: pytest.LogCaptureF
 def test_of_short_calls_alike_few_are_looked_at_and_all_are_counted() -> None:
     cost = StepCost(base=0.004, per_token=0.001)
     made = Ledger(Caps(max_tokens=64, max_seqs=4, kv_capacity=512), LiveCost(cost))
-    looked = []
+    looked: list[StepShape] = []
     real = made.cost.observed
-    made.cost.observed = lambda shape, seconds: looked.append(shape) or real(shape, seconds)  # type: ignore[method-assign, func-returns-value]
+
+    def observed(shape: StepShape, seconds: float) -> None:
+        looked.append(shape)
+        real(shape, seconds)
+
+    made.cost.observed = observed  # type: ignore[method-assign] # to count
     for _ in range(80):
         made.computed([call(1)], 0.005, 0.0, 0, whole=True)
     assert len(looked) == 10
