@@ -17,7 +17,7 @@ export CXXFLAGS += -U__AVX512FP16__
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-faults check stubs format train-env test-train vllm-env test-vllm golden peers clean
+.PHONY: help demo test test-faults check stubs docs format train-env test-train vllm-env test-vllm golden peers clean
 
 help:  ## Show what can be made.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -27,7 +27,8 @@ $(VENV)/.installed: pyproject.toml
 	@echo "Making $(VENV); llama.cpp is compiled once, which takes about 6 minutes on 2 cores ..."
 	@$(PYTHON) -m venv $(VENV)
 	@$(PIP) install --upgrade pip
-	@$(PIP) install --editable '.[dev]'
+	@# setuptools warns at length of every editable install whose folders are mapped; a newcomer would take it for a fault.
+	@PYTHONWARNINGS="ignore:Editable installation" $(PIP) install --editable '.[dev]'
 	@touch $@
 
 demo: $(VENV)/.installed  ## Watch real questions being answered on the device and by a server.
@@ -46,6 +47,7 @@ check: $(VENV)/.installed .venv-deploy/.installed  ## Lint, types, protocol, gen
 	$(BIN)/python tools/stubs.py --check
 	$(BIN)/python tools/cli_docs.py --check
 	$(BIN)/python tools/engine_docs.py --check
+	$(BIN)/python tools/proto_docs.py --check
 	@# mypy does not follow an editable install, so it reads an ordinary one.
 	@rm -rf build && $(PIP) install --no-deps --target build/types .
 	MYPYPATH=build/types $(BIN)/mypy --package crayon
@@ -56,10 +58,23 @@ check: $(VENV)/.installed .venv-deploy/.installed  ## Lint, types, protocol, gen
 	@.venv-deploy/bin/python -m pip --disable-pip-version-check --quiet install --requirement $<
 	@touch $@
 
-stubs: $(VENV)/.installed  ## Generate the gRPC stubs and the command reference again.
+stubs: $(VENV)/.installed  ## Generate the gRPC stubs and the references of commands and protocol again.
 	$(BIN)/python tools/stubs.py
 	$(BIN)/python tools/cli_docs.py
 	$(BIN)/python tools/engine_docs.py
+	$(BIN)/python tools/proto_docs.py
+
+.venv-docs/.installed: docs/requirements.txt
+	@$(PYTHON) -m venv .venv-docs
+	@.venv-docs/bin/python -m pip --disable-pip-version-check --quiet install --requirement $<
+	@touch $@
+
+docs: .venv-docs/.installed  ## Build the documents into build/site; a broken link fails.
+	@# The reference is read from an ordinary install, since the folders are mapped under `crayon`. Nothing is imported.
+	@rm -rf build/docs && .venv-docs/bin/python -m pip --disable-pip-version-check --quiet install --no-deps --target build/docs .
+	@# Its authors' notice about another program is no warning of ours.
+	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --quiet --strict --clean
+	@echo "The documents are in build/site; begin at build/site/index.html"
 
 format: $(VENV)/.installed  ## Put the code into shape.
 	$(BIN)/ruff check --fix .
@@ -117,4 +132,4 @@ peers: .peers/llama-cpp/.installed .peers/openvino/.installed  ## Build the peer
 	@touch $@
 
 clean:  ## Remove the environments and everything built.
-	rm -rf $(VENV) .venv-train .venv-deploy .peers build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) .venv-train .venv-deploy .venv-docs .venv-vllm .peers build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

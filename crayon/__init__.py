@@ -86,9 +86,8 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "crayon.completion": (
-        "Blend", "Chosen", "Completion", "FinishReason", "Mode", "Reason", "Route", "Source", "Timings", "Usage",
-        "Blend", "Completion", "FinishReason", "Mode", "PrivacyReport", "Reason", "Route", "Source", "Timings",
-        "Usage",
+        "Blend", "Chosen", "Completion", "FinishReason", "Mode", "PrivacyReport", "Reason", "Route", "Source",
+        "Timings", "Usage",
     ),
     "crayon.customising.customization": ("Customization", "Expectation"),
     "crayon.customising.profiles": ("Profile",),
@@ -113,9 +112,7 @@ _HOMES = {
     "crayon.sampling": ("Sampling",),
     "crayon.sdk": (
         "AnswerStream", "AsyncAnswerStream", "AsyncConversation", "AsyncCrayon", "ClientStatus", "Conversation",
-        "Crayon", "Piece",
-        "AnswerStream", "AsyncAnswerStream", "AsyncConversation", "AsyncCrayon", "Conversation", "Crayon", "Piece",
-        "Privacy",
+        "Crayon", "Piece", "Privacy",
     ),
 }  # fmt: skip
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}

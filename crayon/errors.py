@@ -162,11 +162,15 @@ class DeadlineExceededError(CrayonError, TimeoutError):
 
 
 class OverloadedError(CrayonError):
-    """No room for the request now: try again after `retry_after` seconds."""
+    """No room for the request now: try again after `retry_after` seconds.
 
-    def __init__(self, message: str, retry_after: float = 1.0) -> None:
+    `subject` is whose room it is: the server's, or a client's own, by the name that the server knows it by.
+    """
+
+    def __init__(self, message: str, retry_after: float = 1.0, subject: str = "server") -> None:
         super().__init__(message)
         self.retry_after = retry_after
+        self.subject = subject
 
 
 class ServerError(CrayonError):

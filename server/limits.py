@@ -86,7 +86,7 @@ class ClientLimits:
             OverloadedError: it has no more to spend now; `retry_after` says when it has. Nothing is charged for it.
         """
         account = self._account(client)
-        self._check(account)
+        self._check(client, account)
         if account.requests is not None:
             account.requests.charge(1)
         account.running += 1
@@ -102,14 +102,16 @@ class ClientLimits:
             if bucket is not None:
                 bucket.charge(tokens)
 
-    def _check(self, account: _Account) -> None:
+    def _check(self, client: str, account: _Account) -> None:
         most = self._limits.concurrent
         if most is not None and account.running >= most:
-            raise OverloadedError(f"this client has {most} requests running, as many as it may", CONCURRENT_RETRY_S)
+            said = f"this client has {most} requests running, as many as it may"
+            raise OverloadedError(said, CONCURRENT_RETRY_S, client)
         # Tokens are charged later: what there is only has to be more than nothing.
         for bucket, what in ((account.requests, "requests"), (account.tokens, "tokens")):
             if bucket is not None and (wait := bucket.wait(1)):
-                raise OverloadedError(f"this client may have {bucket.capacity:.0f} {what} a minute, and had them", wait)
+                said = f"this client may have {bucket.capacity:.0f} {what} a minute, and had them"
+                raise OverloadedError(said, wait, client)
 
     def _account(self, client: str) -> _Account:
         account = self._accounts.get(client)

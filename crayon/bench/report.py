@@ -80,7 +80,7 @@ class Report:
     bench: str
     models: dict[str, str] = field(default_factory=dict)
     rows: list[Row] = field(default_factory=list)
-    missing: list[str] = field(default_factory=list)
+    unmeasured: list[str] = field(default_factory=list, kw_only=True)
     """What could not be measured, and why."""
 
     def as_json(self) -> dict[str, Any]:
@@ -97,4 +97,4 @@ class Report:
             "models": self.models,
         }
         record = {"bench": self.bench, "env": env, "rows": [row.as_json() for row in self.rows]}
-        return {**record, "missing": self.missing} if self.missing else record
+        return {**record, "unmeasured": self.unmeasured} if self.unmeasured else record

@@ -126,6 +126,8 @@ def _crayon(
 
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run the program and return its exit code; `arguments` are the process's own by default."""
+    # gRPC reads it when it is first imported, which reading the settings does; its log lines would stand among ours.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     command = typer.main.get_command(app)
     try:
         command.main(args=arguments, prog_name="crayon")

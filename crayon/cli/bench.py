@@ -278,5 +278,5 @@ def _print(report: Report, *, as_json: bool) -> None:
         low, high = min(row.runs), max(row.runs)
         spread = f" ({low:.3g} to {high:.3g} in {len(row.runs)} runs)" if len(row.runs) > 1 else ""
         print(f"{row.metric:32} {value:>9} {row.unit:6} {where}{spread}")
-    for text in report.missing:
+    for text in report.unmeasured:
         print(f"not measured: {text}")

@@ -186,7 +186,7 @@ def _check_entry(store: Store, entry: CatalogueEntry, *, on_device: bool) -> Fin
 def _prepared(store: Store, name: str) -> tuple[str, str]:
     """Return what was made of a verified model for this CPU, and what to do about it."""
     from crayon.models import resolve
-    from crayon.models.prepared import describe
+    from crayon.models.prepared import SOURCE, describe
 
     fix = f"crayon models prepare {name}"
     try:
@@ -197,6 +197,8 @@ def _prepared(store: Store, name: str) -> tuple[str, str]:
         return "verified, not prepared for this CPU", f"{fix} (it may run faster then)"
     if info.stale:
         return f"verified, prepared as {info.chosen}, but {info.stale}", fix
+    if info.chosen == SOURCE:
+        return "verified, prepared: the published file is the best for this CPU", ""
     return f"verified, prepared: {info.chosen}", ""
 
 

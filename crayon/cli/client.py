@@ -36,8 +36,9 @@ def open_client(settings: Settings) -> Crayon:
 
     scopes = [load_scope(name) for name in settings.scopes]
     device: str | None = settings.device.model
-    if settings.mode is Mode.ONLY_ON_SERVER and not settings.private:
-        device = None
+    if settings.mode is Mode.ONLY_ON_SERVER:
+        # What must stay here and may not be answered here is refused: nothing is fetched for that.
+        device = settings.device.model if settings.private else None
     elif local_only() or settings.private or settings.server.address is None or settings.mode not in _SERVER_FIRST:
         device = _fetch(settings)
     return Crayon(

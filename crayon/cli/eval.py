@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path  # noqa: TC003 - typer reads it at run time
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from crayon.cli import console, eval_route, eval_setup, options
+from crayon.cli import console, eval_chat, eval_device, eval_route, eval_run, eval_setup, options
 from crayon.errors import MissingExtraError
 from crayon.machine import usable_cores
 
@@ -81,11 +82,13 @@ def customize(
     from crayon.eval import sample_curve
     from crayon.eval.answer_cache import AnswerCache
     from crayon.eval.customize import evaluate
+    from crayon.eval.made import Making
 
+    making = Making.of(sys.argv[1:])
     settings = _settings(
         quick=quick,
-        groups=_names(only),
-        controls=_names(controls),
+        groups=eval_setup.words(only),
+        controls=eval_setup.words(controls),
         items=items,
         extra=extra,
         draws=draws,
@@ -108,6 +111,7 @@ def customize(
             workers=workers or min(usable_cores(), eval_setup.MOST_WORKERS),
             tell=console.message,
         )
+    report.made = making.done()
     text = json.dumps(report.as_json(), indent=2, ensure_ascii=False)
     (folder / RESULTS).write_text(text + "\n", encoding="utf-8")
     console.message(f"written to {folder / RESULTS}")
@@ -123,6 +127,9 @@ def customize(
 
 
 app.command("route")(eval_route.route)
+app.command("run")(eval_run.run)
+app.command("device")(eval_device.device)
+app.command("chat")(eval_chat.chat)
 app.command("route-metrics")(eval_route.route_metrics)
 
 
@@ -132,10 +139,6 @@ def _settings(*, quick: bool, **given: Any) -> EvalSettings:
     values = {name: value for name, value in given.items() if value is not None}
     values.setdefault("control_draws", values.get("draws", 1 if quick else EvalSettings().control_draws))
     return EvalSettings.quick(**values) if quick else EvalSettings(**values)
-
-
-def _names(text: str | None) -> tuple[str, ...] | None:
-    return None if text is None else tuple(part.strip() for part in text.split(",") if part.strip())
 
 
 def _numbers(text: str | None) -> tuple[int, ...] | None:
@@ -157,7 +160,7 @@ def _print(report: EvalReport) -> None:
                     f"  {_label(row):44} {row.value:8.2f} [{row.ci_low:.2f}, {row.ci_high:.2f}] {row.unit}, n={row.n}"
                 )
         _print_accuracies([row for row in report.rows if row.metric == "accuracy" and row.workload == workload])
-    for name, why in report.missing.items():
+    for name, why in report.left_out.items():
         print(f"\nleft out: {name} ({why})")
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
+import sys
 from contextlib import ExitStack, closing
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from crayon.cli import console, eval_setup, options
-from crayon.cli.child_server import ChildServer
 from crayon.errors import MissingExtraError
 from crayon.machine import usable_cores
 
@@ -24,12 +24,8 @@ ROUTE_RESULTS, BELIEFS = "route.json", "priors.toml"
 def route(
     reference: eval_setup.ModelArgument = "smollm2-135m-instruct",
     *,
-    server: Annotated[
-        str | None, typer.Option("--server", metavar="ADDRESS", help="A running server (default: one is started).")
-    ] = None,
-    server_model: Annotated[
-        str, typer.Option("--server-model", metavar="MODEL", help="What the started server runs.")
-    ] = "qwen2.5-coder-1.5b-instruct",
+    server: eval_setup.ServerOption = None,
+    server_model: eval_setup.ServerModelOption = "qwen2.5-coder-1.5b-instruct",
     pool: eval_setup.PoolOption = None,
     quick: Annotated[bool, typer.Option("--quick", help="Fewer queries and draws: about 20 minutes.")] = False,
     users: Annotated[int | None, typer.Option("--users", metavar="N", help="Users of tasks in pool (0: all).")] = None,
@@ -50,9 +46,11 @@ def route(
     """
     from crayon.client.remote import RemoteEngine
     from crayon.eval.answer_cache import AnswerCache
+    from crayon.eval.made import Making
     from crayon.eval.routing.run import evaluate_route
     from crayon.eval.routing.settings import RouteSettings
 
+    making = Making.of(sys.argv[1:])
     given = {"users": users, "items": items, "draws": draws, "split": "train" if tune else None}
     values: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     settings = RouteSettings.quick(**values) if quick else RouteSettings(**values)
@@ -61,12 +59,8 @@ def route(
     folder = out or eval_setup.default_folder()
     with ExitStack() as stack:
         cache = stack.enter_context(AnswerCache(folder / eval_setup.ANSWERS))
-        if server is None:
-            console.message(f"starting a server of {server_model}")
-            server = stack.enter_context(
-                ChildServer(["--model", server_model, "--host", "127.0.0.1", "--no-tune"])
-            ).address
-        engine = stack.enter_context(closing(RemoteEngine(server, timeout=600.0)))
+        address = eval_setup.serve(stack, server, server_model)
+        engine = stack.enter_context(closing(RemoteEngine(address, timeout=600.0)))
         measured = evaluate_route(
             lambda wanted: eval_setup.open_engine(found, wanted),
             model,
@@ -77,6 +71,7 @@ def route(
             workers=workers or min(usable_cores(), eval_setup.MOST_WORKERS),
             tell=console.message,
         )
+    measured.report.made = making.done()
     if tune:
         from crayon.eval.routing import beliefs
 

@@ -11,6 +11,7 @@ from crayon.cli import console
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from contextlib import ExitStack
 
     from crayon.adapters import Pool
     from crayon.device import DeviceEngine
@@ -28,6 +29,12 @@ PoolOption = Annotated[
 ]
 WorkersOption = Annotated[
     int, typer.Option("--workers", min=0, max=16, help="Questions answered side by side, one core each (0: all).")
+]
+ServerOption = Annotated[
+    str | None, typer.Option("--server", metavar="ADDRESS", help="A running server (default: one is started).")
+]
+ServerModelOption = Annotated[
+    str, typer.Option("--server-model", metavar="MODEL", help="What the started server runs.")
 ]
 OutOption = Annotated[
     Path | None,
@@ -51,6 +58,23 @@ def pool_of(found: Opening, pool: str | None) -> Pool:
     return pools[0]
 
 
+def pool_for(source_sha256: str, name: str, pool: str | None) -> tuple[Pool | None, Path | None]:
+    """Return the pool that was asked for or is shipped for a model, and its folder; None where there is none.
+
+    Raises:
+        AdapterError: the pool asked for is not there, or was made for another model.
+    """
+    from crayon.adapters import Pool, find_pool
+    from crayon.device import opening
+
+    folder = find_pool(pool) if pool else opening.shipped(source_sha256)
+    if folder is None:
+        return None, None
+    found = Pool.open(folder)
+    found.check_base(source_sha256, name)
+    return found, folder
+
+
 def model_of(reference: str, models_dir: Path | None) -> tuple[Opening, ModelUnderTest]:
     """Return the model to measure, as it is on this machine."""
     from crayon.device import opening
@@ -63,8 +87,27 @@ def model_of(reference: str, models_dir: Path | None) -> tuple[Opening, ModelUnd
     return found, ModelUnderTest.of(found.path, found.name, found.path.stem)
 
 
-def open_engine(found: Opening, pools: Sequence[Pool]) -> DeviceEngine:
-    """Open the device with pools."""
+def words(text: str | None) -> tuple[str, ...] | None:
+    """Return the words of a list with commas between, None where none was given."""
+    return None if text is None else tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def serve(stack: ExitStack, address: str | None, model: str) -> str:
+    """Return the address of the server to ask: the one given, or of a child that runs as long as the stack."""
+    from crayon.cli.child_server import ChildServer
+
+    if address is not None:
+        return address
+    console.message(f"starting a server of {model}")
+    return stack.enter_context(ChildServer(["--model", model, "--host", "127.0.0.1", "--no-tune"])).address
+
+
+def open_engine(found: Opening, pools: Sequence[Pool], threads: int | None = 1) -> DeviceEngine:
+    """Open the device with pools.
+
+    With one thread, as is best for many questions side by side: short prompts gain little from threads, and threads
+    that wait for each other lose much beside other work. None takes the threads that users have.
+    """
     from crayon.data.texts import background_texts
     from crayon.device import DeviceEngine
 
@@ -74,8 +117,7 @@ def open_engine(found: Opening, pools: Sequence[Pool]) -> DeviceEngine:
         background=background_texts(),
         cache_dir=found.cache_dir,
         source_sha256=found.source_sha256,
-        # Short prompts gain little from threads, and threads that wait for each other lose much beside other work.
-        threads=1,
+        threads=threads,
         pools=pools,
     )
 

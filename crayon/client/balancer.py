@@ -290,7 +290,8 @@ class Balancer:
     def _pause(self, endpoint: _Endpoint) -> float:
         doublings = max(0, endpoint.misses + endpoint.faults - 1)
         # Random, so that clients that lost the same server do not all ask at once.
-        return min(LAST_PAUSE_S, FIRST_PAUSE_S * 2.0 ** min(doublings, 16)) * self._random.uniform(0.5, 1.0)
+        pause = min(LAST_PAUSE_S, FIRST_PAUSE_S * float(2 ** min(doublings, 16)))
+        return pause * self._random.uniform(0.5, 1.0)
 
 
 def _rank(endpoint: _Endpoint, now: float) -> int:

@@ -31,7 +31,8 @@ class Item:
     """One question with its answer.
 
     `choices` are the options in order, `answer` the index of the right one (None for short answers, whose other right
-    answers are `aliases`); `answer_text` is always there. `context` is a passage the question is about, or "".
+    answers are `aliases`); `answer_text` is always there. `context` is a passage the question is about, or "". `facts`
+    are what the dataset says of it beside, by name.
     """
 
     id: str
@@ -43,6 +44,7 @@ class Item:
     choices: tuple[str, ...] = ()
     answer: int | None = None
     aliases: tuple[str, ...] = ()
+    facts: tuple[tuple[str, str], ...] = ()
 
     @property
     def prompt(self) -> str:
@@ -117,8 +119,9 @@ def _item(line: str, where: str) -> Item:
             choices=choices,
             answer=fields["answer"],
             aliases=tuple(map(str, fields.get("answer_aliases") or ())),
+            facts=tuple((str(name), str(value)) for name, value in (fields.get("meta") or {}).items()),
         )
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InvalidRequestError("dataset", f"{where} is not an item: {error!r}") from None
     inside = isinstance(item.answer, int) and 0 <= item.answer < len(choices)
     if choices and item.answer is not None and not inside:

@@ -38,14 +38,16 @@ _TELL_EVERY_S = 10.0
 
 @dataclass(slots=True)
 class EvalReport(Report):
-    """A report that also says what was asked for, and which controls could not be had and why."""
+    """A report that also says what was asked for, which controls could not be had and why, and how it was made."""
 
     settings: dict[str, Any] = field(default_factory=dict)
-    missing: dict[str, str] = field(default_factory=dict)
+    left_out: dict[str, str] = field(default_factory=dict)
+    made: dict[str, Any] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
         """Return the one object that `--json` prints."""
-        return {**Report.as_json(self), "settings": self.settings, "missing": self.missing}
+        record = {**Report.as_json(self), "settings": self.settings, "missing": self.left_out}
+        return {**record, "made": self.made} if self.made else record
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,8 +124,8 @@ def evaluate(
         "eval customize",
         {name: model.sha256, f"pool {pool.id}": pool.manifest.tensors_sha256},
         rows(results, name),
-        asdict(settings),
-        missing,
+        settings=asdict(settings),
+        left_out=missing,
     )
 
 

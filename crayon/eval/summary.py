@@ -31,6 +31,8 @@ def rows(results: Sequence[CaseResults], model: str) -> list[Row]:
             found += _far(own, metric, model) if group == "far" else _gains(group, own, metric, model)
     for result in results:
         for metric in METRICS:
+            if result.case.group != "far":
+                found += _row("gain_of_user", [result], BLEND, "base", metric, model, task=result.case.name)
             found += _accuracies(result, metric, model)
     return found
 

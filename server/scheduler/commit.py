@@ -43,7 +43,9 @@ def commit(state: State, plan: StepPlan, outcome: Outcome) -> Changes:
         state.spent[group] = state.spent.get(group, 0) + tokens
     for client, count in written.items():
         state.waiting.charge(client, count)
-    finished = tuple(key for key, item in touched.items() if item.complete or key in outcome.ended)
+    done = (key for key, item in touched.items() if item.complete or key in outcome.ended)
+    # What a failed request would leave to others is not in the cache.
+    finished = tuple(key for key in done if key not in outcome.failed)
     for request_id in finished:
         _leave(state, running[request_id])
     if finished:

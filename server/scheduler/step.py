@@ -164,11 +164,14 @@ class Outcome:
     """What became of a plan.
 
     `ran` nano-batches were computed, in the plan's order (None: all). `ended` are the generating requests
-    whose last sampled token ends the answer (end of sequence, stop text); `max_tokens` needs no word.
+    whose last sampled token ends the answer (end of sequence, stop text); `max_tokens` needs no word. Rows of `failed`
+    requests count as run, but complete nothing: their sequences may hold less, and the next plan, which drops the
+    requests, empties them.
     """
 
     ran: int | None = None
     ended: frozenset[str] = frozenset()
+    failed: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

@@ -53,6 +53,13 @@ def test_short_answers_have_no_index(folder: Path) -> None:
     assert load_items("toy", "train")[0].aliases == ("Green",)
 
 
+def test_what_the_dataset_says_of_an_item_is_kept(folder: Path) -> None:
+    write(folder, GOOD | {"meta": {"polarity": "neg", "scale": 3}}, GOOD | {"id": "toy/2"})
+    first, second = load_items("toy", "train")
+    assert first.facts == (("polarity", "neg"), ("scale", "3"))
+    assert second.facts == ()
+
+
 def test_no_folder_names_the_setting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CRAYON_DATA", str(tmp_path))
     with pytest.raises(ConfigError, match="CRAYON_DATA"):

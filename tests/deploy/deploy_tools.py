@@ -27,6 +27,8 @@ def read_yaml(path: Path) -> Any:
 
 
 COMPOSE = read_yaml(DEPLOY / "docker" / "compose.yaml")
+DASHBOARDS = read_yaml(DEPLOY / "docker" / "grafana" / "dashboards.yaml")
+DATASOURCES = read_yaml(DEPLOY / "docker" / "grafana" / "prometheus.yaml")
 PROMETHEUS = read_yaml(DEPLOY / "docker" / "prometheus.yml")
 DEPLOYMENT = read_yaml(KUBERNETES / "deployment.yaml")
 SERVICE = read_yaml(KUBERNETES / "service.yaml")

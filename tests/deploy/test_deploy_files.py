@@ -13,6 +13,8 @@ from deploy_tools import (
     BUDGET,
     COMPOSE,
     CONTAINER,
+    DASHBOARDS,
+    DATASOURCES,
     DEPLOY,
     DEPLOYMENT,
     KUBERNETES,
@@ -105,6 +107,24 @@ def test_prometheus_scrapes_the_port_that_metrics_are_on() -> None:
     assert "crayon" in COMPOSE["services"]
     assert COMPOSE["services"]["crayon"]["expose"] == [str(PORTS["metrics"])]
     assert annotations["prometheus.io/port"] == str(PORTS["metrics"])
+
+
+def test_grafana_finds_prometheus_and_shows_the_dashboard() -> None:
+    configs = COMPOSE["configs"]
+    assert all((DEPLOY / "docker" / config["file"]).is_file() for config in configs.values())
+    targets = {entry["target"]: configs[entry["source"]]["file"] for entry in COMPOSE["services"]["grafana"]["configs"]}
+    provisioning = PurePosixPath("/etc/grafana/provisioning")
+    assert targets[str(provisioning / "datasources" / "prometheus.yaml")] == "./grafana/prometheus.yaml"
+    assert targets[str(provisioning / "dashboards" / "crayon.yaml")] == "./grafana/dashboards.yaml"
+    [provider] = DASHBOARDS["providers"]
+    assert provider["type"] == "file"
+    shown = [
+        file for target, file in targets.items() if str(PurePosixPath(target).parent) == provider["options"]["path"]
+    ]
+    assert shown == ["../grafana/crayon.json"]
+    [source] = DATASOURCES["datasources"]
+    assert source["url"] == "http://prometheus:9090"
+    assert "prometheus" in COMPOSE["services"]
 
 
 @pytest.mark.parametrize("probe", ["startupProbe", "readinessProbe", "livenessProbe"])

@@ -86,7 +86,7 @@ def test_everything_promised_is_measured_in_both_ways(
     assert {row.variant for row in report.rows if row.metric == "accuracy"} == {*CONTROLS, "blend", "blend@1"}
     far = {row.variant for row in report.rows if row.group == "far" and row.metric == "accuracy"}
     assert far == {"base", "all_data", "blend", "blend@1"}
-    assert report.missing == {}
+    assert report.left_out == {}
     record = json.loads(json.dumps(report.as_json(), allow_nan=False))
     assert record["bench"] == "eval customize"
     assert record["rows"][0]["ci_low"] is not None
@@ -164,8 +164,8 @@ def test_without_torch_and_all_data_the_rest_is_measured(
     settings = replace(SETTINGS, groups=("unseen",), controls=("base", "fresh", "all_data", "uniform"))
     told: list[str] = []
     report = run(model_path, pool, settings, cache, tell=told.append)
-    assert set(report.missing) == {"fresh", "all_data"}
-    assert "crayon-llm[train]" in report.missing["fresh"]
+    assert set(report.left_out) == {"fresh", "all_data"}
+    assert "crayon-llm[train]" in report.left_out["fresh"]
     assert any("left out: fresh" in line for line in told)
     metrics = {row.metric for row in report.rows}
     assert {"unseen_gain", "unseen_gain_vs_uniform", "unseen_extra_gain"} <= metrics

@@ -149,7 +149,9 @@ def test_points_of_each_variant_by_hand(pool: Pool) -> None:
         inside=np.array([0.1, -0.1, -0.2, 0.2]), let_in=np.array([True, False, False, True]), features=(),
         day_one=np.array([1.0, 0, 1, 0]),
         sure=np.array([0.9, 0.2, 0.4, 0.1]), device=np.array([1.0, 0, 0, 0]),
-        blended=np.array([1.0, 1, 0, 0]), server=np.array([0.0, 1, 1, 0]), benefit=np.array([-0.1, 0.2, 0.3, -0.5]),
+        blended=np.array([1.0, 1, 0, 0]),
+        plain=np.array([0.0, 0, 1, 0]), blends=(None,) * 4,
+        server=np.array([0.0, 1, 1, 0]), benefit=np.array([-0.1, 0.2, 0.3, -0.5]),
         sent=np.array([False, True, True, False]), calibration=cast("Any", None), cases=(),
     )  # fmt: skip
     found = {name: values[0].tolist() for name, values in points(user, [one]).items()}

@@ -36,6 +36,8 @@ def tiny_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def warmed(server: FaultServer) -> FaultServer:
     client, tally = remote(server.address), Tally()
     tally.read([client.generate(ask("hello there", max_tokens=4)) for _ in range(30)])
+    # A long prompt begins the thread that such are prepared on.
+    tally.read([client.generate(ask("tea " * 2000, max_tokens=4))])
     client.close()
     return server
 
@@ -57,7 +59,7 @@ def hurried_echo() -> Iterator[FaultServer]:
 @pytest.fixture(scope="session")
 def tiny(tiny_path: Path) -> Iterator[FaultServer]:
     """The llama.cpp engine on a small model, likewise; its cache is too small for what it is asked."""
-    values = {"n_ctx": 512, "n_seq_max": 4, "threads": 1, "n_batch": 64, "kv_unified": True, "max_queue": 8}
+    values = {"n_ctx": 512, "n_seq_max": 4, "threads": 1, "n_batch": 64, "kv_unified": True, "max_queue": 16}
     with FaultServer(tiny=str(tiny_path), values=values) as server:
         yield warmed(server)
 

@@ -13,6 +13,7 @@ import os
 import sys
 import threading
 import time
+import traceback
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ from crayon.engine import (
 from crayon.errors import EngineError, KvFullError
 from crayon.server import serve as serve_module
 from crayon.server import service as service_module
+from crayon.server.certificates import TlsFiles
 from crayon.server.config import ServeConfig
 from crayon.server.engines.echo import EchoEngine
 from crayon.server.engines.llama_cpp import LlamaCppEngine
@@ -118,7 +120,7 @@ class FaultyTiny(LlamaCppEngine):
         state, lanes = self._loop._state, self._lanes.lanes
         held = sum(lane.context.length(seq) > 0 for lane in lanes for seq in range(self._caps.max_seqs))
         return {
-            "requests": len(self._loop._tasks) + len(state) + self._loop.inbox.queued,
+            "requests": len(self._loop._tasks) + len(state) + self._loop.inbox.bounds.queued,
             "spilled": len(self._loop._spilled),
             "sequences": max(0, held - len(state.idle)),
         }
@@ -150,20 +152,39 @@ def census(loop: asyncio.AbstractEventLoop, engine: Any) -> dict[str, int]:
     }
 
 
+def files(wanted: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings that are files, which JSON names by their paths."""
+    found: dict[str, Any] = {}
+    if "tokens" in wanted:
+        found["tokens_file"] = Path(wanted["tokens"])
+    if "tls" in wanted:
+        found["tls"] = TlsFiles(**{name: Path(path) for name, path in wanted["tls"].items()})
+    return found
+
+
 def say(line: str) -> None:
     sys.stdout.write(f"{line}\n")
     sys.stdout.flush()
 
 
 def obey(loop: asyncio.AbstractEventLoop, engine: Any) -> None:
-    for line in iter(sys.stdin.readline, ""):
-        command = json.loads(line)
-        if "mode" in command:
-            set_mode = getattr(engine, "set_mode", None) or (lambda mode: setattr(engine, "mode", mode))
-            set_mode(command["mode"])
-        answer = {"time": time.time()} if "time" in command else census(loop, engine) if "census" in command else {}
-        say(json.dumps(answer))
-    os._exit(1)
+    try:
+        for line in iter(sys.stdin.readline, ""):
+            say(json.dumps(answer_to(json.loads(line), loop, engine)))
+    except BaseException:
+        traceback.print_exc()  # a thread that merely ended would leave the test waiting for its answer
+        raise
+    finally:
+        os._exit(1)
+
+
+def answer_to(command: dict[str, Any], loop: asyncio.AbstractEventLoop, engine: Any) -> dict[str, Any]:
+    if "mode" in command:
+        set_mode = getattr(engine, "set_mode", None) or (lambda mode: setattr(engine, "mode", mode))
+        set_mode(command["mode"])
+    if "time" in command:
+        return {"time": time.time()}
+    return census(loop, engine) if "census" in command else {}
 
 
 async def main(wanted: dict[str, Any]) -> None:
@@ -186,7 +207,7 @@ async def main(wanted: dict[str, Any]) -> None:
         serve_module._options = lambda config: hurried(options(config), wanted["hurry"])
     serve_module._CLOSE_S = wanted.get("close", serve_module._CLOSE_S)
     service_module._GRACE_S = wanted.get("grace", service_module._GRACE_S)
-    config = ServeConfig(port=0, **wanted.get("config", {}))
+    config = ServeConfig(port=0, **wanted.get("config", {}), **files(wanted))
     await serve_module.serve(config, make, on_ready=ready, on_stuck=lambda: os._exit(STUCK))
 
 

@@ -63,7 +63,11 @@ class FaultServer:
         assert self.process.stdout is not None
         self.process.stdin.write(json.dumps(command) + "\n")
         self.process.stdin.flush()
-        return json.loads(self.process.stdout.readline())
+        answer = self.process.stdout.readline()
+        if not answer:
+            self.process.wait(PATIENCE)
+            raise AssertionError(f"the server ended instead of answering {command}:\n{self.said()}")
+        return json.loads(answer)
 
     def census(self) -> dict[str, int]:
         return self.command(census=True)
@@ -168,8 +172,10 @@ HELD = ("rpcs", "requests", "spilled", "sequences")
 STEADY = ("tasks", "threads", "connections")
 
 
-def aftermath(fault: Fault, server: FaultServer, before: dict[str, int]) -> None:
+def aftermath(fault: Fault, server: FaultServer, before: dict[str, int], access: dict[str, Any] | None = None) -> None:
     """Assert what must hold after any fault that the server survives; the clients of the fault are closed.
+
+    `access` is what the server wants of the next request's client.
 
     Nothing is held for requests that have ended, no task, thread or connection is left of them, memory is where it
     was, and the next request works.
@@ -187,7 +193,7 @@ def aftermath(fault: Fault, server: FaultServer, before: dict[str, int]) -> None
     except AssertionError:
         raise AssertionError(f"left behind: {now}, before it was {before}") from None
     fault.checked.append("no request, sequence, task, thread or connection is left")
-    again = remote(server.address)
+    again = remote(server.address, **(access or {}))
     check = Tally()
     check.read([again.generate(ask("hello there", max_tokens=4))])
     again.close()

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
     from fault_tools import Fault
 
+    from crayon.client import RemoteEngine
+    from crayon.engine import Stream
+
 INTERNAL = "`ServerError` (INTERNAL) with an incident's id and no word of what was raised"
 
 
@@ -104,22 +107,41 @@ def bare_calls(address: str, count: int) -> list[str]:
 # -- llama.cpp
 
 
-@pytest.mark.parametrize("mode", ["raises", "kv full"])
-def test_a_step_that_fails(fault: Callable[..., Fault], tiny: FaultServer, mode: str) -> None:
-    what = "the KV cache has no room for a step" if mode == "kv full" else "a step raises"
-    found = fault(f"llama.cpp: {what}", "a call to llama.cpp fails once, with 4 of 8 requests in it", INTERNAL)
+def begin(client: RemoteEngine, max_tokens: int) -> list[Stream]:
+    """Let 4 requests run and 4 wait; all at once, the queue's bound for one client would refuse some."""
+    wanted = [ask(f"the tea {n}", max_tokens=max_tokens, ignore_eos=True) for n in range(8)]
+    running = [client.generate(request) for request in wanted[:4]]
+    first_delta(running[0])
+    return running + [client.generate(request) for request in wanted[4:]]
+
+
+def test_a_step_that_raises(fault: Callable[..., Fault], tiny: FaultServer) -> None:
+    injected = "a call to llama.cpp fails once, with up to 4 of 8 requests in it"
+    found = fault("llama.cpp: a step raises", injected, INTERNAL)
     before = tiny.census()
     client = remote(tiny.address)
-    streams = [client.generate(ask(f"the tea {n}", max_tokens=60, ignore_eos=True)) for n in range(8)]
-    first_delta(streams[0])
-    tiny.command(mode=mode)
+    streams = begin(client, 200)
+    tiny.command(mode="raises")
     found.tally.read(streams)
     client.close()
-    assert found.tally.answered >= 3
-    assert found.tally.answered + sum(found.tally.statuses.values()) == 8
     assert set(found.tally.statuses) <= {"ServerError", "ServerInterruptedError"}
-    assert found.tally.statuses
+    assert 1 <= sum(found.tally.statuses.values()) <= 4
     assert SECRET not in tiny.said()
+    aftermath(found, tiny, before)
+
+
+def test_a_step_without_room(fault: Callable[..., Fault], tiny: FaultServer) -> None:
+    injected = "a call to llama.cpp says once that the KV cache has no room, with up to 4 of 8 requests in it"
+    seen = "nothing: answers, for the call is computed in two"
+    found = fault("llama.cpp: the KV cache has no room for a step", injected, seen)
+    before = tiny.census()
+    client = remote(tiny.address)
+    streams = begin(client, 200)
+    tiny.command(mode="kv full")
+    found.tally.read(streams)
+    client.close()
+    assert "it is computed in two" in tiny.said()
+    assert found.tally.answered == 8
     aftermath(found, tiny, before)
 
 
@@ -130,8 +152,7 @@ def test_out_of_cells(fault: Callable[..., Fault], tiny: FaultServer) -> None:
     )
     before = tiny.census()
     client = remote(tiny.address)
-    streams = [client.generate(ask(f"the tea {n}", max_tokens=350, ignore_eos=True)) for n in range(8)]
-    found.tally.read(streams)
+    found.tally.read(begin(client, 350))
     found.tally.read([client.generate(ask("tea " * 2000)) for _ in range(2)])
     client.close()
     assert found.tally.answered == 8
@@ -145,11 +166,11 @@ def test_llama_cpp_stands_still(fault: Callable[..., Fault], tiny: FaultServer) 
     before = tiny.census()
     client = remote(tiny.address)
     tiny.command(mode="hangs")
-    streams = [client.generate(ask(f"the tea {n}", deadline=deadline_after(1.0))) for n in range(8)]
+    streams = [client.generate(ask(f"the tea {n}", deadline=deadline_after(1.0))) for n in range(6)]
     found.tally.read(streams)
     tiny.command(mode="")
     client.close()
-    assert found.tally.statuses == {"DeadlineExceededError": 8}
+    assert found.tally.statuses == {"DeadlineExceededError": 6}
     aftermath(found, tiny, before)
 
 

@@ -29,7 +29,7 @@ WORDS = "one two three four five " * 8
 def quick_pings(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let clients notice within a second what they notice within 30 otherwise."""
     options = channel.channel_options
-    monkeypatch.setattr(channel, "channel_options", lambda timeout: hurried(options(timeout), HURRY))
+    monkeypatch.setattr(channel, "channel_options", lambda timeout, **more: hurried(options(timeout, **more), HURRY))
 
 
 def test_cut(fault: Callable[..., Fault], echo: FaultServer) -> None:

@@ -29,11 +29,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = [path for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))) if path.exists()]
+PAGES = [path for path in (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))) if path.exists()]
 GUIDES = ("customising", "deployment", "models", "observability", "pools", "privacy", "routing", "sdk", "server")
 FENCE = re.compile(r"^(?P<indent> *)```(?P<language>\w*)$")
 COMMENT = re.compile(r"^ *<!-- (run|run with a server|output) -->$")
-LINK = re.compile(r"(?<!\!)\[[^\]]*\]\(([^)\s]+)\)")
+LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")  # images, too
 SPAN = re.compile(r"(?<!`)`(crayon(?: [^`]*)?)`(?!`)")
 OPERATOR = re.compile(r"[();<>|&]+")
 ASSIGNMENT = re.compile(r"[A-Z_][A-Z0-9_]*=.*")

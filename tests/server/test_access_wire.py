@@ -206,6 +206,7 @@ def test_requests_a_minute_are_refused_with_a_time_to_come_again(tokens: Path) -
             with pytest.raises(OverloadedError, match="2 requests a minute") as caught:
                 remote.models()
             assert 0 < caught.value.retry_after <= 30
+            assert caught.value.subject == "token:alice"
             with pytest.raises(OverloadedError):
                 list(remote.generate(ask()))
         with closing(RemoteEngine(running.address, token=OTHER)) as remote:
@@ -220,8 +221,9 @@ def test_concurrent_requests_are_refused_until_one_ends(tokens: Path) -> None:
     ):
         stream = remote.generate(ask(LONG))
         assert isinstance(next(stream), Started)
-        with pytest.raises(OverloadedError, match="1 requests running"):
+        with pytest.raises(OverloadedError, match="1 requests running") as caught:
             remote.models()
+        assert caught.value.subject == "token:alice"
         stream.cancel()
 
         def free() -> bool:

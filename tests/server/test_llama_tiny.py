@@ -618,6 +618,24 @@ def test_what_the_engine_has_no_room_for_at_once_is_computed_in_parts(
         assert mine.agrees_with(other)
 
 
+def test_a_step_that_failed_leaves_no_beginning_to_others(tiny_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = ask("the other " * 3, max_tokens=1)  # its only step is its last
+    with engine_of(tiny_path) as engine:
+        alone = Read(engine.generate(wanted))
+
+    def broken(*_: object) -> None:
+        raise RuntimeError("broken")
+
+    with engine_of(tiny_path, idle_prefixes=2) as engine:
+        with monkeypatch.context() as patch:
+            patch.setattr(Context, "decode", broken)
+            assert "RuntimeError" in str(Read(engine.generate(wanted)).error)
+        again = Read(engine.generate(wanted))
+        assert again.finished
+        assert engine.counters.shared_tokens == 0
+    assert again.agrees_with(alone, greedy=False)
+
+
 def test_a_deadline_that_cannot_be_met_is_refused_before_it_passes(
     tiny_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -36,7 +36,9 @@ def fill(bounds: QueueBounds, count: int, client: str = "", prompt: int = 10) ->
 def test_both_bounds_are_kept() -> None:
     bounds = QueueBounds(3, 1000)
     first, *_ = fill(bounds, 3)
-    assert "3 requests are waiting" in str(refused(bounds, request()))
+    refusal = refused(bounds, request())
+    assert "3 requests are waiting" in str(refusal)
+    assert refusal.subject == "server"
     bounds.leave(first, 1.0)
     assert "20 tokens of 2 requests" in str(refused(bounds, request(981)))
     bounds.enter(request(980), 1.0, 0.01)
@@ -73,7 +75,9 @@ def test_clients_that_flood_leave_room_for_one_that_comes_new(clients: list[str]
 def test_a_client_that_floods_with_long_prompts_leaves_tokens_for_others() -> None:
     bounds = QueueBounds(1000, 1000)
     fill(bounds, 75, "flood")
-    assert "75 of the 75" in str(refused(bounds, request(client="flood")))
+    refusal = refused(bounds, request(client="flood"))
+    assert "75 of the 75" in str(refusal)
+    assert refusal.subject == "flood"
     bounds.enter(request(100, "other"), 0.0, 0.01)
 
 

@@ -228,6 +228,17 @@ def test_a_step_that_did_not_run_is_planned_again() -> None:
     assert set(again) == {Row("a", 0, 3, 1, 1), Row("b", 1, 0, 2, 1)}
 
 
+def test_a_request_that_failed_in_its_last_step_leaves_nothing_to_others() -> None:
+    state = state_of(generate("a", 5, 1))
+    step = plan(state, caps(), COST)
+    state.cancel("a")
+    assert commit(state, step, Outcome(failed=frozenset({"a"}))).finished == ()
+    assert not state.idle
+    step = go(state, caps())
+    assert [drop.request for drop in step.drops] == ["a"]
+    assert (len(state), state.cells.used) == (0, 0)
+
+
 def test_plan_changes_nothing_and_repeats_itself() -> None:
     state = state_of(generate("a", 5), Request(id="s", kind=Kind.SCORE, prompt=3, branches=(2, 4)))
     go(state, caps())

@@ -83,6 +83,14 @@ def test_overload_says_when_to_come_back() -> None:
     assert found["google.rpc.QuotaFailure"].violations[0].subject == "server"
 
 
+def test_a_limit_of_a_client_names_the_client() -> None:
+    status = error_to_status(errors.OverloadedError("had them", 1.5, "token:alice"), "")
+    assert details(status)["google.rpc.QuotaFailure"].violations[0].subject == "token:alice"
+    back = error_from_rpc(Failure(status))
+    assert isinstance(back, errors.OverloadedError)
+    assert back.subject == "token:alice"
+
+
 def test_unavailable_says_when_to_come_back_and_leaves_retries_to_the_client() -> None:
     status = error_to_status(errors.ServerUnavailableError("loading"), "")
     assert "google.rpc.RetryInfo" in details(status)

@@ -58,7 +58,7 @@ class Bed:
     workloads: dict[str, Workload] = field(default_factory=dict)
     rates: dict[str, float] = field(default_factory=dict)
     """Requests a second that our server answered offline, by workload: where a search for a rate begins."""
-    missing: list[str] = field(default_factory=list)
+    unmeasured: list[str] = field(default_factory=list)
     """What could not be measured, and why."""
     best: dict[tuple[str, str], Settings] = field(default_factory=dict)
     """The best settings found so far, by system and workload; those of another model may be given."""

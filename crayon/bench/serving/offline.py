@@ -36,7 +36,7 @@ def race_offline(bed: Bed) -> list[Row]:
                 try:
                     beside, note = open_openvino(bed, stack)
                 except ServerUnavailableError as error:
-                    bed.missing.append(f"offline_ratio_vs_openvino, {name}, {bed.label}: {error}")
+                    bed.unmeasured.append(f"offline_ratio_vs_openvino, {name}, {bed.label}: {error}")
                 else:
                     systems.append(beside)
             for system in systems:

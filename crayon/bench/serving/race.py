@@ -142,8 +142,8 @@ def _race_model(
         )
         for rows in _parts(bed, pool[1] if pool else None, race.curves):
             race.report.rows += rows
-            race.report.missing += bed.missing
-            bed.missing.clear()
+            race.report.unmeasured += bed.unmeasured
+            bed.unmeasured.clear()
             keep(race.report)
     return bed.best
 

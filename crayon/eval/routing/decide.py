@@ -41,8 +41,9 @@ class Routed:
     `inside` is the scope score minus its fitted threshold, and `let_in` whether the calibrated scope lets the query in;
     `sure` is the device's margin, which the router sees of what is let in: all else is decided before the device
     answers. Rights are 1 or 0: of the device as it answers (blended inside its scope, plain outside), of its blend
-    alone, and of the server; `benefit` is the estimated gain of sending, and `sent` what was decided. `day_one` is who
-    was right (1 or 0) where only the user's own samples were known. `features` is what the gates could see.
+    alone, of the plain base alone, and of the server. `blends` is each query's blend, were it let in; `benefit` is the
+    estimated gain of sending, and `sent` what was decided. `day_one` is who was right (1 or 0) where only the user's
+    own samples were known. `features` is what the gates could see.
     """
 
     inside: Values
@@ -50,7 +51,9 @@ class Routed:
     sure: Values
     device: Values
     blended: Values
+    plain: Values
     server: Values
+    blends: tuple[Blend | None, ...]
     benefit: Values
     sent: NDArray[np.bool_]
     day_one: Values
@@ -111,7 +114,9 @@ class Decider:
             sure=np.array([one.margin for one in own]),
             device=_right(own),
             blended=_right(blended),
+            plain=_right(plain),
             server=server,
+            blends=tuple(blends),
             benefit=benefit,
             sent=sent,
             day_one=np.where(_sent(first, benefit_first), server, _right(own_first)),

@@ -79,7 +79,7 @@ def evaluate_route(
         subject = stack.enter_context(closing(Subject(engines, cache, f"{model.sha256} {prepared.library_version()}")))
         name = f"{model.name} {model.quantization}".strip()
         found = scope_rows(pool, subject, settings, name, tell)
-        progress = _Progress(tell)
+        progress = _Progress(tell, _planned(users, settings.draws))
         server_side = ServerSide(server, cache, f"{served.source_sha256 or served.name} {served.quantization}")
         priors = load_priors(model.name, served.name, DEFAULT_CHOICE) or Priors()
         decider = Decider(pool, subject, DeviceSide(subject), server_side, priors, progress.step)
@@ -92,23 +92,35 @@ def evaluate_route(
         "eval route",
         {name: model.sha256, served.name: served.source_sha256, f"pool {pool.id}": pool.manifest.tensors_sha256},
         [*rows(results, both, settings), *combining.rows(results, both), *found],
-        asdict(settings),
+        settings=asdict(settings),
     )
     return Measured(report, results, model.name, served.name)
 
 
-class _Progress:
-    """Tells now and then where it is; answers kept from before are not counted."""
+def _planned(users: Sequence[User], draws: int) -> int:
+    """Return how many answers all draws need: samples and known strangers of both sides, queries of three."""
+    return sum(
+        2 * sum(len(user.draws[draw]) + len(user.known) for draw in range(draws)) + 3 * draws * len(user.queries)
+        for user in users
+    )
 
-    def __init__(self, tell: Tell) -> None:
+
+class _Progress:
+    """Tells now and then where it is and how long the rest will take."""
+
+    def __init__(self, tell: Tell, total: int) -> None:
         self.what = ""
         self._tell = tell
+        self._total = total
         self._done = 0
-        self._told = time.monotonic()
+        self._started = self._told = time.monotonic()
 
     def step(self) -> None:
         """Count one answer."""
         self._done += 1
-        if time.monotonic() - self._told >= _TELL_EVERY_S:
-            self._told = time.monotonic()
-            self._tell(f"{self.what}; {self._done:,} answers")
+        now = time.monotonic()
+        if now - self._told >= _TELL_EVERY_S:
+            self._told = now
+            left = (now - self._started) * (self._total - self._done) / self._done
+            minutes = f"{left / 60:.0f} min" if left >= 60 else f"{left:.0f} s"
+            self._tell(f"{self.what}; {self._done:,} of {self._total:,} answers, about {minutes} left")

@@ -93,6 +93,8 @@ class ServerSide:
             self._cache.key("server-1", self._key, listed(item.prompt, item.choices), item.choices) for item in items
         ]
         waiting = [i for i, key in enumerate(keys) if self._cache.get(key) is None]
+        for _ in range(len(items) - len(waiting)):
+            step()
         # Alike prompts one after the other: the server keeps what they share.
         waiting.sort(key=lambda i: (items[i].choices, items[i].id))
         running: dict[Future[ScoreResult], int] = {}
@@ -100,7 +102,7 @@ class ServerSide:
             while waiting or running:
                 while waiting and len(running) < AT_ONCE:
                     i = waiting.pop(0)
-                    running[self._engine.score(_request(items[i]))] = i
+                    running[self._engine.score(server_request(items[i]))] = i
                 for future in wait(running, return_when=FIRST_COMPLETED).done:
                     i = running.pop(future)
                     totals = [[round(score.total, 5), round(score.mean, 5)] for score in future.result().scores]
@@ -116,6 +118,7 @@ class ServerSide:
         return found
 
 
-def _request(item: Item) -> ScoreRequest:
+def server_request(item: Item) -> ScoreRequest:
+    """Return how the server is asked about an item: its options are listed, and scored."""
     messages = (Message("user", listed(item.prompt, item.choices)),)
     return ScoreRequest(messages=messages, continuations=item.choices, deadline=deadline_after(PATIENCE_S))

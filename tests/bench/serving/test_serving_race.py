@@ -181,8 +181,8 @@ def test_a_model_that_openvino_cannot_read_ends_no_race_and_what_ran_is_kept(
     assert done.exit_code == 0, done.output
     record = json.loads((out / "server.json").read_text())
     assert {row["metric"] for row in record["rows"]} == METRICS["offline"] - {"offline_ratio_vs_openvino"}
-    assert len(record["missing"]) == 1
-    assert record["missing"][0].startswith("offline_ratio_vs_openvino, 128/64")
+    assert len(record["unmeasured"]) == 1
+    assert record["unmeasured"][0].startswith("offline_ratio_vs_openvino, 128/64")
 
 
 @pytest.mark.parametrize(

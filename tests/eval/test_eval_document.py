@@ -1,0 +1,57 @@
+"""The page of results, from any result file."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from crayon.errors import InvalidRequestError
+from crayon.eval.document import results_page
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+ENV = {"cpu": "C", "cores": 2, "memory": 2**33, "versions": {"numpy": "2"}, "models": {"m": "cd" * 32}}
+
+
+def result(path: Path, bench: str, *rows: dict[str, Any], **more: Any) -> Path:
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps({"bench": bench, "env": ENV, "rows": rows, **more}), encoding="utf-8")
+    return path
+
+
+def test_every_file_has_its_part_with_how_it_was_made_and_plots_are_copied(tmp_path: Path) -> None:
+    gain = {
+        "metric": "gain_of_user",
+        "value": -3.0,
+        "unit": "points",
+        "ci_low": -4.0,
+        "ci_high": -1.0,
+        "task": "banking",
+    }
+    made = {"command": "crayon eval run --quick", "commit": "abc", "began": "x", "seconds": 5.0}
+    own = result(tmp_path / "a" / "run.json", "eval run", gain, settings={"customize": {"samples": [16]}}, made=made)
+    costs = {"metric": "server_tokens_per_query", "value": 8.0, "unit": "tokens", "group": "unseen", "variant": "50%"}
+    costs_file = result(tmp_path / "c" / "run.json", "eval run", costs, settings={"customize": {"samples": [16]}})
+    (tmp_path / "c" / "run-costs.png").write_bytes(b"png")
+    wire = {"metric": "tokens_per_s", "value": 12.3456, "unit": "tokens/s", "workload": "64 streams"}
+    other = result(tmp_path / "b" / "wire.json", "wire", wire)
+    told = results_page([own, costs_file, other], tmp_path / "images", "images", "It was cold.\n")
+    assert told.startswith("# Results\n")
+    assert "## Customising and routing" in told
+    assert "- gain_of_user (banking): -3.0 [-4.0, -1.0] points" in told
+    assert "![What it costs](images/run-costs.png)" in told
+    assert (tmp_path / "images" / "run-costs.png").read_bytes() == b"png"
+    assert "| tokens_per_s |  | 64 streams |  | 12.346 tokens/s |" in told
+    assert "## `bench wire`" in told
+    assert told.rstrip().endswith("## What else did not work\n\nIt was cold.")
+    assert "C, 2 cores, 8 GiB" in told
+
+
+@pytest.mark.parametrize("text", ["{}", "[1]", "nothing", '{"bench": "x"}'])
+def test_what_is_no_result_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "x.json").write_text(text, encoding="utf-8")
+    with pytest.raises(InvalidRequestError, match=r"x\.json"):
+        results_page([tmp_path / "x.json"], tmp_path, "images")

@@ -1,0 +1,36 @@
+"""Write docs/results.md from result files of `crayon eval run`, `eval device`, `eval chat` and others.
+
+Plots that lie beside the files are copied into docs/images. docs/results-notes.md, where there is one, is added at the
+end: what did not work and stands in no file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from crayon.errors import CrayonError
+from crayon.eval.document import results_page
+
+DOCS = Path(__file__).resolve().parents[1] / "docs"
+
+
+def main() -> None:
+    """Read the files named and write the page."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("files", nargs="+", type=Path, help="run.json, device.json, chat.json, ...")
+    parser.add_argument("--out", type=Path, default=DOCS / "results.md", help="the page (default: docs/results.md)")
+    parser.add_argument("--notes", type=Path, default=DOCS / "results-notes.md", help="Markdown to add at the end")
+    given = parser.parse_args()
+    notes = given.notes.read_text(encoding="utf-8") if given.notes.exists() else ""
+    try:
+        text = results_page(given.files, given.out.parent / "images", "images", notes)
+    except CrayonError as error:
+        sys.exit(str(error))
+    given.out.write_text(text, encoding="utf-8")
+    print(f"written: {given.out}")
+
+
+if __name__ == "__main__":
+    main()
