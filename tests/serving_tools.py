@@ -172,6 +172,9 @@ class ServerProcess:
         self.ready_file = folder / "address"
         environ = {name: value for name, value in os.environ.items() if not name.startswith("CRAYON_")}
         command = [sys.executable, "-c", "from crayon.cli import main; main()", "serve", "--engine", "echo"]
+        if "--port" not in options:
+            # Not the default one, which another test, or a user of this machine, may have.
+            command += ["--port", "0"]
         self.process = subprocess.Popen(
             [*command, "--ready-file", str(self.ready_file), *options],
             stderr=subprocess.PIPE,
@@ -179,7 +182,12 @@ class ServerProcess:
             text=True,
             env=environ,
         )
-        until(lambda: self.ready_file.exists() or self.process.poll() is not None)
+        try:
+            until(lambda: self.ready_file.exists() or self.process.poll() is not None)
+        except BaseException:
+            self.process.kill()
+            self.process.communicate()
+            raise
         assert self.process.poll() is None, self.process.communicate()[1]
         self.address = self.ready_file.read_text().strip()
 

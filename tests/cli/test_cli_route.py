@@ -9,8 +9,9 @@ import pytest
 from serving_tools import Serving
 
 from crayon.cli.app import app
+from crayon.cli.checks import Status, check_server
 from crayon.cli.client import budget_of, conditions_of
-from crayon.config import BudgetSettings, ConditionsSettings
+from crayon.config import BudgetSettings, ConditionsSettings, load
 from crayon.router.budget import Budget, Cost
 from crayon.router.conditions import Conditions
 from crayon.sdk.budget_store import BudgetStore
@@ -77,6 +78,27 @@ def test_a_server_is_looked_at(runner: CliRunner) -> None:
         assert (found["serving"], found["models"], found["problem"]) == (True, ["echo"], "")
     assert server.address in status(runner, "--server", server.address)
     assert json.loads(status(runner, "--server", server.address, "--json"))["server"]["serving"] is False
+
+
+def test_several_servers_have_a_line_each(runner: CliRunner) -> None:
+    with Serving(EchoEngine) as gone:
+        pass
+    with Serving(EchoEngine) as server:
+        both = f"{server.address},{gone.address}"
+        text = status(runner, "--server", both)
+        assert f"{server.address} serves echo" in text
+        assert f"{gone.address}: " in text
+        found = json.loads(status(runner, "--server", both, "--json"))["server"]
+        assert (found["address"], found["serving"]) == (server.address, True)
+        assert {each["address"]: each["serving"] for each in found["each"]} == {
+            server.address: True,
+            gone.address: False,
+        }
+        (line, _) = check_server(load({"server.address": both}).settings)
+        assert f"1 of 2 servers serve; {gone.address}: " in line.detail
+    (line,) = check_server(load({"server.address": both}).settings)
+    assert line.status is Status.FAIL
+    assert f"0 of 2 servers serve; {server.address}: " in line.detail
 
 
 def test_a_limit_that_cannot_be_counted_is_a_usage_error(runner: CliRunner, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -74,7 +74,7 @@ def processes(stack: ExitStack, folder: Path, *options: tuple[str, ...]) -> list
     found = []
     for index, words in enumerate(options):
         (own := folder / str(index)).mkdir()
-        found.append(stack.enter_context(server_process(own, "--port", "0", *words)))
+        found.append(stack.enter_context(server_process(own, *words)))
     return found
 
 

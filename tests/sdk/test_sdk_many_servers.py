@@ -44,7 +44,7 @@ def test_they_take_turns(sdk, joined):
 def test_killed_before_its_first_token_another_server_answers(sdk, tmp_path):
     with ExitStack() as stack:
         (tmp_path / "slow").mkdir()
-        slow = stack.enter_context(server_process(tmp_path / "slow", "--port", "0", "--echo-delay", NEVER))
+        slow = stack.enter_context(server_process(tmp_path / "slow", "--echo-delay", NEVER))
         well = stack.enter_context(Serving(EchoEngine))
         remote = RemoteEngine(f"{slow.address},{well.address}", timeout=PATIENCE)
         stack.callback(remote.close)
