@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -21,7 +22,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.text import Text
 
-from crayon import Crayon
+from crayon import CancelledError, Crayon
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,6 +31,7 @@ IMAGES = Path(__file__).resolve().parents[1] / "docs" / "images"
 CRAYON = (sys.executable, "-m", "crayon")
 WIDTH = 100
 PATIENCE_S = 300.0
+BUSY_S = 15.0
 METRICS = "9487"  # not the port that a server of the user may hold
 SCOPES = ("--scope", "healthy-habits", "--scope", "nature-basics")
 QUESTIONS = (
@@ -127,15 +129,24 @@ def chat(address: str) -> None:
 
 def top(address: str, metrics: str) -> None:
     """Look at the server while it is busy."""
-    with Crayon(device=None, server=address, max_tokens=40) as client, ThreadPoolExecutor(len(LOAD)) as pool:
-        answers = [pool.submit(client.ask, question, timeout=PATIENCE_S) for question in LOAD]
-        time.sleep(6)  # so that some answers are being written
+    over = threading.Event()
+
+    def keep_asking(client: Crayon, question: str) -> None:
+        while not over.is_set():
+            with contextlib.suppress(CancelledError), client.stream(question, timeout=PATIENCE_S) as stream:
+                for _ in stream:
+                    if over.is_set():
+                        break
+
+    with Crayon(device=None, server=address, max_tokens=60) as client, ThreadPoolExecutor(len(LOAD)) as pool:
+        for question in LOAD:
+            pool.submit(keep_asking, client, question)
+        time.sleep(BUSY_S)  # so that prompts have been read and answers are being written
         terminal = Terminal("top", metrics, "--once")
         said = terminal.read()
+        over.set()
         if terminal.close():
             raise SystemExit(f"crayon top failed:\n{said}")
-        for answer in answers:
-            answer.result()
     picture("top", "crayon top", f"$ crayon top\n{said}")
 
 
