@@ -98,7 +98,8 @@ class Balancer:
     """The servers that a client may turn to, and what it knows of them; safe to use from any thread.
 
     Args:
-        addresses: of the servers; each once. Their order is shuffled, lest all clients begin with the same one.
+        addresses: of the servers; each once. Their first turns are shuffled, lest all clients begin with the same one;
+            they are listed in the order given.
         breaker: makes the breaker of a server.
         clock: seconds, monotonic.
         shuffled: the source of randomness.
@@ -127,10 +128,11 @@ class Balancer:
             for endpoint in self._endpoints.values():
                 endpoint.listed = endpoint.address in wanted
             new = [address for address in wanted if address not in self._endpoints]
-            self._random.shuffle(new)
-            for address in new:
-                self._turn += 1
-                self._endpoints[address] = _Endpoint(address, self._make_breaker(), self._turn)
+            turns = list(range(self._turn + 1, self._turn + 1 + len(new)))
+            self._random.shuffle(turns)
+            self._turn += len(new)
+            for address, turn in zip(new, turns, strict=True):
+                self._endpoints[address] = _Endpoint(address, self._make_breaker(), turn)
 
     def retired(self) -> tuple[str, ...]:
         """Forget the servers that are listed no more and have nothing to do, and return them."""

@@ -7,6 +7,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 import pytest
+from hand_clock import HandClock
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
@@ -22,20 +23,12 @@ if TYPE_CHECKING:
 NAMES = ("a:1", "b:2", "c:3", "d:4")
 
 
-class Clock:
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
+def clock() -> HandClock:
+    return HandClock()
 
 
-def made(clock: Clock, names: Collection[str] = NAMES[:3], seed: int = 0) -> Balancer:
+def made(clock: HandClock, names: Collection[str] = NAMES[:3], seed: int = 0) -> Balancer:
     return Balancer(names, breaker=lambda: Breaker(clock=clock), clock=clock, shuffled=random.Random(seed))
 
 
@@ -60,34 +53,42 @@ def of(balancer: Balancer, name: str) -> EndpointStatus:
     return next(each for each in balancer.status() if each.address == name)
 
 
-def test_servers_take_turns(clock: Clock) -> None:
+def test_servers_take_turns(clock: HandClock) -> None:
     balancer = made(clock)
     order = [turn(balancer) for _ in range(3)]
     assert set(order) == set(NAMES[:3])
     assert [turn(balancer) for _ in range(300)] == order * 100
 
 
-def test_clients_do_not_all_begin_with_the_same_server(clock: Clock) -> None:
+def test_clients_do_not_all_begin_with_the_same_server(clock: HandClock) -> None:
     first = Counter(turn(made(clock, seed=seed)) for seed in range(300))
     assert set(first) == set(NAMES[:3])
     assert min(first.values()) > 50
 
 
-def test_one_failure_ejects_and_the_others_share_its_turns_evenly(clock: Clock) -> None:
+def test_they_are_listed_in_the_order_given(clock: HandClock) -> None:
+    balancers = [made(clock, seed=seed) for seed in range(20)]
+    assert {balancer.addresses for balancer in balancers} == {NAMES[:3]}
+    assert {tuple(each.address for each in balancer.status()) for balancer in balancers} == {NAMES[:3]}
+    balancers[0].update([NAMES[3], *NAMES[:2]])
+    assert balancers[0].addresses == (*NAMES[:2], NAMES[3])
+
+
+def test_one_failure_ejects_and_the_others_share_its_turns_evenly(clock: HandClock) -> None:
     balancer = made(clock)
     lose(balancer, "b:2")
     assert of(balancer, "b:2").health is Health.AWAY
     assert Counter(turn(balancer) for _ in range(100)) == {"a:1": 50, "c:3": 50}
 
 
-def test_good_health_brings_it_back(clock: Clock) -> None:
+def test_good_health_brings_it_back(clock: HandClock) -> None:
     balancer = made(clock)
     lose(balancer, "b:2")
     balancer.checked("b:2", Health.SERVING)
     assert Counter(turn(balancer) for _ in range(300)) == dict.fromkeys(NAMES[:3], 100)
 
 
-def test_who_does_not_serve_gets_nothing_even_if_there_is_nobody_else(clock: Clock) -> None:
+def test_who_does_not_serve_gets_nothing_even_if_there_is_nobody_else(clock: HandClock) -> None:
     balancer = made(clock, NAMES[:2])
     balancer.checked("a:1", Health.NOT_SERVING)
     assert {turn(balancer) for _ in range(9)} == {"b:2"}
@@ -96,7 +97,7 @@ def test_who_does_not_serve_gets_nothing_even_if_there_is_nobody_else(clock: Clo
     assert balancer.pick() is None
 
 
-def test_where_all_are_away_they_are_tried_until_their_breakers_open(clock: Clock) -> None:
+def test_where_all_are_away_they_are_tried_until_their_breakers_open(clock: HandClock) -> None:
     balancer = made(clock, NAMES[:2])
     for _ in range(FAILURES):
         for name in NAMES[:2]:
@@ -109,7 +110,7 @@ def test_where_all_are_away_they_are_tried_until_their_breakers_open(clock: Cloc
     assert balancer.pick() is None, "one request each decides"
 
 
-def test_an_open_breaker_is_passed_over_though_health_is_good(clock: Clock) -> None:
+def test_an_open_breaker_is_passed_over_though_health_is_good(clock: HandClock) -> None:
     balancer = made(clock, NAMES[:2])
     for _ in range(FAILURES):
         lose(balancer, "a:1")
@@ -119,7 +120,7 @@ def test_an_open_breaker_is_passed_over_though_health_is_good(clock: Clock) -> N
     assert {turn(balancer) for _ in range(9)} == {"a:1", "b:2"}
 
 
-def test_what_one_event_brings_about_counts_once(clock: Clock) -> None:
+def test_what_one_event_brings_about_counts_once(clock: HandClock) -> None:
     balancer = made(clock, NAMES[:2])
     picks = [pick for pick in [balancer.pick() for _ in range(40)] if pick is not None and pick.address == "a:1"]
     news = [balancer.eject(pick) for pick in picks]
@@ -129,7 +130,7 @@ def test_what_one_event_brings_about_counts_once(clock: Clock) -> None:
     assert (of(balancer, "a:1").failures, of(balancer, "a:1").breaker) == (1, BreakerState.CLOSED)
 
 
-def test_of_a_single_server_every_failure_counts(clock: Clock) -> None:
+def test_of_a_single_server_every_failure_counts(clock: HandClock) -> None:
     balancer = made(clock, NAMES[:1])
     picks = [pick for pick in [balancer.pick() for _ in range(FAILURES)] if pick is not None]
     assert [balancer.eject(pick) for pick in picks] == [True] * FAILURES
@@ -138,7 +139,7 @@ def test_of_a_single_server_every_failure_counts(clock: Clock) -> None:
     assert balancer.pick() is None
 
 
-def test_a_full_server_comes_last_for_a_while(clock: Clock) -> None:
+def test_a_full_server_comes_last_for_a_while(clock: HandClock) -> None:
     balancer = made(clock, NAMES[:2])
     pick = balancer.pick(["b:2"])
     assert pick is not None
@@ -151,14 +152,14 @@ def test_a_full_server_comes_last_for_a_while(clock: Clock) -> None:
     assert {turn(balancer) for _ in range(9)} == {"a:1", "b:2"}
 
 
-def test_who_was_tried_comes_after_who_was_not(clock: Clock) -> None:
+def test_who_was_tried_comes_after_who_was_not(clock: HandClock) -> None:
     balancer = made(clock)
     assert [turn(balancer, tried=["a:1", "c:3"]) for _ in range(5)] == ["b:2"] * 5
     assert balancer.spare(["a:1", "c:3"])
     assert not balancer.spare(NAMES[:3])
 
 
-def test_pauses_between_checks_grow_and_end_with_an_answer(clock: Clock) -> None:
+def test_pauses_between_checks_grow_and_end_with_an_answer(clock: HandClock) -> None:
     balancer = made(clock, NAMES[:1])
     assert balancer.due() == ("a:1",)
     assert balancer.due() == (), "it is being asked"
@@ -178,7 +179,7 @@ def test_pauses_between_checks_grow_and_end_with_an_answer(clock: Clock) -> None
     assert balancer.due() == ("a:1",)
 
 
-def test_a_server_that_stays_silent_loses_what_waits_there(clock: Clock) -> None:
+def test_a_server_that_stays_silent_loses_what_waits_there(clock: HandClock) -> None:
     balancer = made(clock)
     assert not balancer.checked("a:1", Health.AWAY, silent=True)
     assert balancer.checked("a:1", Health.AWAY, silent=True)
@@ -188,7 +189,7 @@ def test_a_server_that_stays_silent_loses_what_waits_there(clock: Clock) -> None
     assert not balancer.checked("a:1", Health.AWAY, silent=True)
 
 
-def test_after_a_sleep_nobody_is_written_off_and_everybody_is_asked(clock: Clock) -> None:
+def test_after_a_sleep_nobody_is_written_off_and_everybody_is_asked(clock: HandClock) -> None:
     balancer = made(clock)
     balancer.due()
     balancer.checked("a:1", Health.NOT_SERVING)
@@ -202,7 +203,7 @@ def test_after_a_sleep_nobody_is_written_off_and_everybody_is_asked(clock: Clock
     }
 
 
-def test_another_list_keeps_who_stays_and_lets_who_goes_finish(clock: Clock) -> None:
+def test_another_list_keeps_who_stays_and_lets_who_goes_finish(clock: HandClock) -> None:
     balancer = made(clock, NAMES[:2])
     lose(balancer, "b:2")
     running = balancer.pick()
@@ -217,7 +218,7 @@ def test_another_list_keeps_who_stays_and_lets_who_goes_finish(clock: Clock) -> 
     assert set(balancer.addresses) == set(NAMES[1:3])
 
 
-def test_a_turn_ends_once(clock: Clock) -> None:
+def test_a_turn_ends_once(clock: HandClock) -> None:
     balancer = made(clock, NAMES[:1])
     pick = balancer.pick()
     assert pick is not None
@@ -226,7 +227,7 @@ def test_a_turn_ends_once(clock: Clock) -> None:
     assert (of(balancer, "a:1").running, of(balancer, "a:1").failures) == (0, 1)
 
 
-def test_an_answer_that_began_before_the_ejection_does_not_bring_a_server_back(clock: Clock) -> None:
+def test_an_answer_that_began_before_the_ejection_does_not_bring_a_server_back(clock: HandClock) -> None:
     balancer = made(clock, NAMES[:2])
     early = balancer.pick(["b:2"])
     assert early is not None
@@ -239,7 +240,7 @@ def test_an_answer_that_began_before_the_ejection_does_not_bring_a_server_back(c
 @given(st.integers(1, 6), st.sets(st.integers(0, 5)), st.integers(1, 60), st.integers(0, 99))
 def test_the_spread_is_even_over_those_that_are_well(count: int, lost: set[int], turns: int, seed: int) -> None:
     names = [f"s{index}:1" for index in range(count)]
-    balancer = made(Clock(), names, seed)
+    balancer = made(HandClock(), names, seed)
     for index in lost:
         if index < count:
             balancer.checked(names[index], Health.AWAY)
@@ -255,7 +256,7 @@ class Anything(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.clock = Clock()
+        self.clock = HandClock()
         self.balancer = made(self.clock, NAMES)
         self.running: list[Pick] = []
         self.ejected: set[str] = set()  # since their last sign of health

@@ -3,25 +3,18 @@
 from __future__ import annotations
 
 import pytest
+from hand_clock import HandClock
 
 from crayon.client import Breaker, BreakerState
 
 
-class Clock:
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
+@pytest.fixture
+def clock() -> HandClock:
+    return HandClock()
 
 
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-def breaker(clock: Clock) -> Breaker:
+def breaker(clock: HandClock) -> Breaker:
     return Breaker(failures=3, cooldown=5.0, clock=clock)
 
 
@@ -42,7 +35,7 @@ def test_it_opens_after_failures_in_a_row_only(breaker: Breaker) -> None:
     assert breaker.retry_after == 5.0
 
 
-def test_after_the_cooldown_one_request_tries(breaker: Breaker, clock: Clock) -> None:
+def test_after_the_cooldown_one_request_tries(breaker: Breaker, clock: HandClock) -> None:
     fail(breaker, 3)
     clock.now += 5.0
     assert breaker.state is BreakerState.HALF_OPEN
@@ -54,7 +47,7 @@ def test_after_the_cooldown_one_request_tries(breaker: Breaker, clock: Clock) ->
     assert breaker.allow()
 
 
-def test_a_try_that_fails_opens_it_again(breaker: Breaker, clock: Clock) -> None:
+def test_a_try_that_fails_opens_it_again(breaker: Breaker, clock: HandClock) -> None:
     fail(breaker, 3)
     clock.now += 5.0
     fail(breaker, 1)
@@ -63,7 +56,7 @@ def test_a_try_that_fails_opens_it_again(breaker: Breaker, clock: Clock) -> None
     assert not breaker.allow()
 
 
-def test_a_try_that_tells_nothing_lets_the_next_one_try(breaker: Breaker, clock: Clock) -> None:
+def test_a_try_that_tells_nothing_lets_the_next_one_try(breaker: Breaker, clock: HandClock) -> None:
     fail(breaker, 3)
     clock.now += 5.0
     assert breaker.allow()

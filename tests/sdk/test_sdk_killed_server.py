@@ -7,6 +7,7 @@ import socket
 import threading
 
 import pytest
+from hand_clock import HandClock
 from serving_tools import PATIENCE, server_process, until
 
 from crayon import Budget, Reason, ServerInterruptedError, ServerUnavailableError, Source
@@ -29,14 +30,6 @@ def device():
     engine = EchoEngine(name="small")
     yield engine
     engine.close()
-
-
-class Clock:
-    def __init__(self):
-        self.now = 100.0
-
-    def __call__(self):
-        return self.now
 
 
 def closed_port():
@@ -133,7 +126,7 @@ def test_a_server_that_shows_no_token_in_time_is_given_up_for_the_device(sdk, de
 
 
 def test_the_breaker_opens_is_seen_and_closes_when_the_server_is_back(sdk, device, tmp_path):
-    clock, port = Clock(), closed_port()
+    clock, port = HandClock(), closed_port()
     for name in ("first", "second"):
         (tmp_path / name).mkdir()
     with server_process(tmp_path / "first", "--port", str(port)) as server:

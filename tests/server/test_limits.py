@@ -5,20 +5,13 @@ from __future__ import annotations
 import contextlib
 
 import pytest
+from hand_clock import HandClock
 from hypothesis import given
 from hypothesis import strategies as st
 
 from crayon.errors import ConfigError, OverloadedError
 from crayon.server.limits import ClientLimits, Limits
 from crayon.server.token_bucket import TokenBucket
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 def refused(limits: ClientLimits, client: str = "a") -> float:
@@ -35,7 +28,7 @@ STEPS = st.lists(st.tuples(st.floats(0, 100), st.floats(0, 500)), max_size=40)
 
 @given(per_minute=st.integers(1, 10_000), steps=STEPS)
 def test_a_bucket_never_gives_more_than_its_rate_allows(per_minute: int, steps: list[tuple[float, float]]) -> None:
-    clock = Clock()
+    clock = HandClock()
     bucket = TokenBucket(per_minute, clock)
     given_out = passed = 0.0
     for seconds, amount in steps:
@@ -51,7 +44,7 @@ def test_a_bucket_never_gives_more_than_its_rate_allows(per_minute: int, steps: 
 
 @given(per_minute=st.integers(1, 10_000), steps=STEPS, amount=st.floats(0.1, 20_000))
 def test_who_waits_as_told_is_let_in(per_minute: int, steps: list[tuple[float, float]], amount: float) -> None:
-    clock = Clock()
+    clock = HandClock()
     bucket = TokenBucket(per_minute, clock)
     for seconds, charge in steps:
         clock.now += seconds
@@ -62,7 +55,7 @@ def test_who_waits_as_told_is_let_in(per_minute: int, steps: list[tuple[float, f
 
 @given(charge=st.floats(0, 1e6), back=st.floats(0, 1e6))
 def test_a_clock_that_runs_backwards_gives_nothing(charge: float, back: float) -> None:
-    clock = Clock()
+    clock = HandClock()
     bucket = TokenBucket(60, clock)
     bucket.charge(charge)
     level = bucket.level
@@ -71,7 +64,7 @@ def test_a_clock_that_runs_backwards_gives_nothing(charge: float, back: float) -
 
 
 def test_requests_a_minute_are_counted_by_client() -> None:
-    clock = Clock()
+    clock = HandClock()
     limits = ClientLimits(Limits(requests_per_minute=2), clock)
     assert [refused(limits), refused(limits), refused(limits)] == [0.0, 0.0, 30.0]
     assert refused(limits, "b") == 0.0
@@ -80,7 +73,7 @@ def test_requests_a_minute_are_counted_by_client() -> None:
 
 
 def test_concurrent_requests_are_counted_while_they_run() -> None:
-    limits = ClientLimits(Limits(concurrent=2), Clock())
+    limits = ClientLimits(Limits(concurrent=2), HandClock())
     with limits.admit("a"):
         with limits.admit("a"):
             assert refused(limits) > 0
@@ -92,7 +85,7 @@ def test_concurrent_requests_are_counted_while_they_run() -> None:
 
 
 def test_tokens_are_charged_afterwards_and_a_debt_is_waited_out() -> None:
-    clock = Clock()
+    clock = HandClock()
     limits = ClientLimits(Limits(tokens_per_minute=60), clock)
     with limits.admit("a"):
         limits.charge("a", 120)
@@ -103,7 +96,7 @@ def test_tokens_are_charged_afterwards_and_a_debt_is_waited_out() -> None:
 
 
 def test_a_refused_request_costs_nothing() -> None:
-    clock = Clock()
+    clock = HandClock()
     limits = ClientLimits(Limits(concurrent=1, requests_per_minute=2), clock)
     with limits.admit("a"):
         for _ in range(10):
@@ -112,7 +105,7 @@ def test_a_refused_request_costs_nothing() -> None:
 
 
 def test_clients_that_rest_are_forgotten_and_those_in_debt_are_not() -> None:
-    clock = Clock()
+    clock = HandClock()
     limits = ClientLimits(Limits(tokens_per_minute=60), clock)
     limits.charge("debtor", 10**6)
     for number in range(5000):
