@@ -6,23 +6,17 @@ The folder is `$CRAYON_DATA`, by default `../shared/data`; each dataset is `qa/N
 
 from __future__ import annotations
 
-import gzip
 import json
 import os
 import re
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from crayon.data.lines import read_lines
 from crayon.errors import ConfigError, InvalidRequestError
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
 DEFAULT_FOLDER = Path("../shared/data")
-MAX_LINE = 1 << 20
-MAX_ITEMS = 100_000
 SPLITS = ("train", "test")
 
 
@@ -84,25 +78,11 @@ def load_items(dataset: str, split: str, task: str | None = None) -> list[Item]:
     path = data_folder() / "qa" / f"{dataset}.{split}.jsonl.gz"
     if not path.is_file():
         raise InvalidRequestError("dataset", f"{dataset!r} is not in {path.parent}; there are {', '.join(datasets())}")
-    items = [item for item in _read(path) if task is None or item.task == task]
+    found = (_item(line, where) for line, where in read_lines(path, "dataset"))
+    items = [item for item in found if task is None or item.task == task]
     if not items:
         raise InvalidRequestError("task", f"{dataset} has no items of task {task!r} in its {split} split")
     return items
-
-
-def _read(path: Path) -> Iterator[Item]:
-    try:
-        with gzip.open(path, "rt", encoding="utf-8") as file:
-            for number in range(1, MAX_ITEMS + 1):
-                line = file.readline(MAX_LINE + 1)
-                if not line:
-                    return
-                if len(line) > MAX_LINE:
-                    raise InvalidRequestError("dataset", f"{path.name}:{number} is longer than {MAX_LINE} characters")
-                yield _item(line, f"{path.name}:{number}")
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
-        raise InvalidRequestError("dataset", f"{path} cannot be read: {error}") from None
-    raise InvalidRequestError("dataset", f"{path.name} has more than {MAX_ITEMS} items")
 
 
 def _item(line: str, where: str) -> Item:

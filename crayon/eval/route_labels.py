@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import gzip
 import json
-import zlib
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from crayon.data.qa import MAX_ITEMS, MAX_LINE, data_folder
+from crayon.data.lines import read_lines
+from crayon.data.qa import data_folder
 from crayon.errors import ConfigError, InvalidRequestError
 from crayon.router import apgr, cpt, curve, oracle_curve, outcomes
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-    from pathlib import Path
+    from collections.abc import Sequence
 
 FILE = "routing/small_vs_large.jsonl.gz"
 GROUPS = ("mmlu", "gsm8k", "all")
@@ -84,7 +82,7 @@ def load_labels() -> list[Label]:
     path = data_folder() / FILE
     if not path.is_file():
         raise ConfigError("CRAYON_DATA", f"{path} is not there; set CRAYON_DATA to a folder that has it")
-    labels = list(_read(path))
+    labels = [_label(line, where) for line, where in read_lines(path, "labels")]
     if len({label.id for label in labels}) < len(labels):
         raise InvalidRequestError("labels", f"{path.name} has one id twice")
     return labels
@@ -126,19 +124,6 @@ def measure(labels: Sequence[Label], group: str) -> LabelMetrics:
 
 def _per_cent(share: float | None) -> float | None:
     return None if share is None else 100 * share
-
-
-def _read(path: Path) -> Iterator[Label]:
-    try:
-        with gzip.open(path, "rt", encoding="utf-8") as file:
-            for number in range(1, MAX_ITEMS + 1):
-                line = file.readline(MAX_LINE + 1)
-                if not line:
-                    return
-                yield _label(line, f"{path.name}:{number}")
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
-        raise InvalidRequestError("labels", f"{path} cannot be read: {error}") from None
-    raise InvalidRequestError("labels", f"{path.name} has more than {MAX_ITEMS} lines")
 
 
 def _label(line: str, where: str) -> Label:

@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import gzip
 import json
-import zlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from crayon.data.qa import MAX_LINE, data_folder
+from crayon.data.lines import read_lines
+from crayon.data.qa import data_folder
 from crayon.errors import ConfigError, InvalidRequestError
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
 FILE = "routing/mtbench_questions.jsonl.gz"
-MOST = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +34,7 @@ def load_questions(count: int | None = None) -> list[ChatQuestion]:
         raise ConfigError("CRAYON_DATA", f"{path} is not there; set CRAYON_DATA to a folder that has it")
     if count is not None and count < 1:
         raise InvalidRequestError("--questions", "must be at least 1")
-    found = list(_read(path))
+    found = [_question(line, where) for line, where in read_lines(path, "questions")]
     if count is None or count >= len(found):
         return found
     seen: dict[str, int] = {}
@@ -50,19 +44,6 @@ def load_questions(count: int | None = None) -> list[ChatQuestion]:
         seen[question.category] = ranks[-1] + 1
     chosen = sorted(range(len(found)), key=lambda i: (ranks[i], i))[:count]
     return [found[i] for i in sorted(chosen)]
-
-
-def _read(path: Path) -> Iterator[ChatQuestion]:
-    try:
-        with gzip.open(path, "rt", encoding="utf-8") as file:
-            for number in range(1, MOST + 1):
-                line = file.readline(MAX_LINE + 1)
-                if not line:
-                    return
-                yield _question(line, f"{path.name}:{number}")
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
-        raise InvalidRequestError("questions", f"{path} cannot be read: {error}") from None
-    raise InvalidRequestError("questions", f"{path.name} has more than {MOST} lines")
 
 
 def _question(line: str, where: str) -> ChatQuestion:
