@@ -12,12 +12,13 @@ from crayon.adapters.shared_a import split_b
 from crayon.errors import AdapterError, InvalidRequestError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
     from crayon.adapters.lora import Matrix
     from crayon.adapters.pool import Pool
+    from crayon.completion import Blend
 
 MAX_SUM = 4.0
 """Sum of the weights' absolute values: adapters add up, and beyond a few times their size the model only babbles."""
@@ -41,6 +42,24 @@ def check_weights(pool: Pool, weights: Sequence[float] | NDArray[np.floating]) -
             field, f"sum to {total:g} (absolute values), at most {MAX_SUM:g} make sense; scale them to sum to 1"
         )
     return np.asarray(weights, np.float32)
+
+
+def check_blend(pools: Mapping[str, Pool], blend: Blend) -> tuple[Pool, NDArray[np.float32]]:
+    """Return the pool that a request names, and its weights, (K,); `pools` are by their ids.
+
+    Raises:
+        AdapterError: no such pool is here, or it has another number of members.
+        InvalidRequestError: as `check_weights`.
+    """
+    pool = pools.get(blend.pool_id)
+    if pool is None:
+        known = ", ".join(map(repr, pools)) or "none"
+        raise AdapterError(f"there is no pool {blend.pool_id!r} for this model; there is: {known}")
+    if len(blend.weights) != len(pool.names):
+        raise AdapterError(
+            f"pool {pool.id!r} has {len(pool.names)} members, but the blend has {len(blend.weights)} weights"
+        )
+    return pool, check_weights(pool, blend.weights)
 
 
 def blend_vector(pool: Pool, weights: Sequence[float] | NDArray[np.floating]) -> Matrix:

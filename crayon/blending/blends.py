@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
 from crayon.adapters.blend import blend as blend_tensors
-from crayon.adapters.blend import blend_vector, check_weights
+from crayon.adapters.blend import blend_vector, check_blend
 from crayon.adapters.image import AdapterImage, gguf_bytes
 from crayon.adapters.memory_file import MemoryFile
 from crayon.blending.lease import Lease
-from crayon.errors import AdapterError, EngineClosedError
+from crayon.errors import EngineClosedError
 from crayon.llama.adapter import Adapter
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ class PoolBlends:
             AdapterError: no such pool is here, or it has another number of members.
             InvalidRequestError: the weights are too large.
         """
-        _, weights = self._checked(blend)
+        _, weights = check_blend(self._pools, blend)
         return blend if weights.any() else None
 
     def __call__(self, blend: Blend) -> Lease:
@@ -100,7 +100,7 @@ class PoolBlends:
             InvalidRequestError: the weights are too large.
             EngineClosedError: after `close`.
         """
-        pool, weights = self._checked(blend)
+        pool, weights = check_blend(self._pools, blend)
         if not weights.any():
             return Lease()
         lease = self._lease(blend)
@@ -124,19 +124,6 @@ class PoolBlends:
             while self._table:
                 self._table.popitem()[1].adapter.close()
             self._images.clear()
-
-    def _checked(self, blend: Blend) -> tuple[Pool, Weights]:
-        pool = self._pools.get(blend.pool_id)
-        if pool is None:
-            known = ", ".join(repr(name) for name in self._pools) or "none"
-            raise AdapterError(
-                f"there is no pool {blend.pool_id!r} for model {self._model.path.stem!r}; there is: {known}"
-            )
-        if len(blend.weights) != len(pool.names):
-            raise AdapterError(
-                f"pool {pool.id!r} has {len(pool.names)} members, but the blend has {len(blend.weights)} weights"
-            )
-        return pool, check_weights(pool, blend.weights)
 
     def _lease(self, blend: Blend) -> Lease | None:
         with self._lock:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from crayon.adapters.blend import check_weights
+from crayon.adapters.blend import check_blend
 from crayon.errors import AdapterError, EngineClosedError
 from crayon.server.engines.vllm_lora import write_blend, write_nothing
 
@@ -105,15 +105,8 @@ class Adapters:
             AdapterError: no such pool is here, or it has another number of members.
             InvalidRequestError: the weights are too large.
         """
-        pool = self._pools.get(blend.pool_id)
-        if pool is None:
-            known = ", ".join(repr(name) for name in self._pools) or "none"
-            raise AdapterError(f"there is no pool {blend.pool_id!r} for this model; there is: {known}")
-        if len(blend.weights) != len(pool.names):
-            raise AdapterError(
-                f"pool {pool.id!r} has {len(pool.names)} members, but the blend has {len(blend.weights)} weights"
-            )
-        return blend if check_weights(pool, blend.weights).any() else None
+        _, weights = check_blend(self._pools, blend)
+        return blend if weights.any() else None
 
     def hold(self, blend: Blend) -> Lora:
         """Return a blend that `normal` passed, for as long as it is not given back; makes it where there is none.
