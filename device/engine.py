@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from concurrent.futures import Future
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -34,16 +33,17 @@ from crayon.errors import (
     AdapterError,
     ConfigError,
     EngineClosedError,
-    InvalidRequestError,
-    PromptTooLongError,
     UnknownModelError,
 )
 from crayon.llama import smoke
 from crayon.llama.model import Model
 from crayon.models.prepared import origin
+from crayon.promise import Promise
+from crayon.room import check_continuations, check_prompt
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from concurrent.futures import Future
 
     from crayon.adapters.pool import Pool
     from crayon.blending import BlendResolver
@@ -236,18 +236,14 @@ class DeviceEngine:
             tokens = self._prompt(request.messages)
             blend, hold = self._resolve(request.blend)
             lists = [self._model.tokenize(text) for text in request.continuations]
-        for i, part in enumerate(lists):
-            if not part:
-                raise InvalidRequestError(f"continuations[{i}]", "holds nothing that the model has tokens for")
-            if len(tokens) + len(part) + ended > self.n_ctx:
-                raise PromptTooLongError(len(tokens) + len(part) + ended, self.n_ctx, f"continuations[{i}]")
-        future: Future[ScoreResult] = Future()
-        job = Job(future, request.deadline)
+        check_continuations(len(tokens) + ended, lists, self.n_ctx)
+        promise = Promise[ScoreResult](on_cancel=lambda: worker.cancelled(job))
+        job = Job(promise, request.deadline)
         if ended:
             lists = [[*part, self._model.eos] for part in lists]
-        job.steps = self._compute.score(job.succeed, tokens, lists, blend, hold)
-        self._submit(worker, future, job)
-        return future
+        job.steps = self._compute.score(promise.succeed, tokens, lists, blend, hold)
+        worker.submit(job)
+        return promise.future
 
     def encode(self, request: EncodeRequest) -> Future[EncodeResult]:
         """Embed texts: sink-free, centred unit vectors of the model's middle layer.
@@ -257,12 +253,12 @@ class DeviceEngine:
             OverloadedError: too many requests wait.
         """
         worker, encoder, lists = self._tokenized(request)
-        future: Future[EncodeResult] = Future()
-        job = Job(future, request.deadline)
+        promise = Promise[EncodeResult](on_cancel=lambda: worker.cancelled(job))
+        job = Job(promise, request.deadline)
         usage = Usage(prompt_tokens=sum(len(part) for part in lists))
-        job.steps = encoder.steps(lists, lambda vectors: job.succeed(EncodeResult(vectors, usage, self._name)))
-        self._submit(worker, future, job)
-        return future
+        job.steps = encoder.steps(lists, lambda vectors: promise.succeed(EncodeResult(vectors, usage, self._name)))
+        worker.submit(job)
+        return promise.future
 
     def encode_raw(self, request: EncodeRequest) -> Future[RawStates]:
         """Return the mean states that `encode` centres, and the background's, for who has a centre of their own.
@@ -271,11 +267,11 @@ class DeviceEngine:
             PromptTooLongError, OverloadedError: as `encode`.
         """
         worker, encoder, lists = self._tokenized(request)
-        future: Future[RawStates] = Future()
-        job = Job(future, request.deadline)
-        job.steps = encoder.raw_steps(lists, lambda own, others: job.succeed(RawStates(own, others, encoder.layer)))
-        self._submit(worker, future, job)
-        return future
+        promise = Promise[RawStates](on_cancel=lambda: worker.cancelled(job))
+        job = Job(promise, request.deadline)
+        job.steps = encoder.raw_steps(lists, lambda own, others: promise.succeed(RawStates(own, others, encoder.layer)))
+        worker.submit(job)
+        return promise.future
 
     def close(self) -> None:
         """End what runs and free the model."""
@@ -299,10 +295,6 @@ class DeviceEngine:
             raise EngineClosedError("the device engine is closed")
         return self._worker
 
-    def _submit(self, worker: Worker, future: Future[Any], job: Job) -> None:
-        future.add_done_callback(lambda done: worker.cancelled(job) if done.cancelled() else None)
-        worker.submit(job)
-
     def _check_model(self, name: str) -> None:
         if name and name != self._name:
             raise UnknownModelError(f"model {name!r} is not served here; there is: {self._name!r}")
@@ -316,8 +308,7 @@ class DeviceEngine:
 
     def _prompt(self, messages: Sequence[Any]) -> list[int]:
         tokens = self._model.tokenize_chat(messages)
-        if len(tokens) >= self.n_ctx:
-            raise PromptTooLongError(len(tokens), self.n_ctx - 1)
+        check_prompt(tokens, self.n_ctx)
         return tokens
 
     def _resolve(self, blend: Blend | None) -> tuple[Blend | None, Callable[[], Lease]]:

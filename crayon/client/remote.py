@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import threading
 import time
-from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, TypeVar, Unpack
 
 import grpc
@@ -29,6 +28,7 @@ from crayon.errors import (
     ServerUnavailableError,
 )
 from crayon.local_only import check_local_only
+from crayon.promise import Promise
 from crayon.tracing import CLIENT, RPC, RPC_METHOD, RPC_SYSTEM, start_span
 from crayon.v1 import inference_pb2 as pb
 from crayon.v1 import inference_pb2_grpc
@@ -47,6 +47,7 @@ from crayon.wire.responses import (
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from concurrent.futures import Future
 
     from google.protobuf.message import Message as ProtoMessage
 
@@ -281,27 +282,24 @@ class RemoteEngine:
     def _unary(
         self, start: Start, message: ProtoMessage, deadline: float | None, convert: Callable[[Any], Result]
     ) -> Future[Result]:
-        future: Future[Result] = Future()
         attempts = self._attempts(start, message, deadline)
         if isinstance(attempts, CrayonError):
-            future.set_exception(attempts)
-            return future
-        future.add_done_callback(lambda done: attempts.cancel() if done.cancelled() else None)
+            refused = Promise[Result]()
+            refused.fail(attempts)
+            return refused.future
+        promise = Promise[Result](on_cancel=attempts.cancel)
 
         def work() -> None:
             try:
                 result = attempts.run(lambda call: convert(_result(call)))
                 self._end(attempts, Outcome.ANSWERED)
             except Exception as error:  # noqa: BLE001 - whatever it is, who waits has to be told
-                failure = self._judge(error, attempts)
-                if future.set_running_or_notify_cancel():
-                    future.set_exception(failure)
+                promise.fail(self._judge(error, attempts))
             else:
-                if future.set_running_or_notify_cancel():
-                    future.set_result(result)
+                promise.succeed(result)
 
         self._in_thread(attempts, work)
-        return future
+        return promise.future
 
     def _judge(self, error: Exception, attempts: Attempts, partial: str = "") -> CrayonError:
         """Tell the breaker what a failure means, and return what the caller should see."""

@@ -13,7 +13,6 @@ import re
 import threading
 import time
 import zlib
-from concurrent.futures import Future
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
@@ -46,10 +45,12 @@ from crayon.errors import (
     PromptTooLongError,
     UnknownModelError,
 )
+from crayon.promise import Promise
 from crayon.server.observing.stats import EngineStats
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from concurrent.futures import Future
 
     from crayon.messages import Message
 
@@ -204,22 +205,19 @@ class EchoEngine:
 
     def _future(self, deadline: float | None, compute: Callable[[], Result]) -> Future[Result]:
         job = _Job(self, deadline)
-        future: Future[Result] = Future()
-        future.add_done_callback(lambda done: job.stop() if done.cancelled() else None)
+        promise = Promise[Result](on_cancel=job.stop)
 
         def work() -> None:
             try:
                 job.pause(self._delay)
                 result = compute()
             except CrayonError as error:
-                if future.set_running_or_notify_cancel():
-                    future.set_exception(error)
+                promise.fail(error)
             else:
-                if future.set_running_or_notify_cancel():
-                    future.set_result(result)
+                promise.succeed(result)
 
         self._run(job, work)
-        return future
+        return promise.future
 
     def _answer(self, job: _Job, stream: Stream, request: GenerateRequest, prompt_words: int) -> None:
         words, reason = _echo(request, self._info.context_tokens - prompt_words)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import threading
-from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Self
@@ -27,13 +26,14 @@ from crayon.errors import (
     AdapterError,
     ConfigError,
     EngineClosedError,
-    InvalidRequestError,
     PromptTooLongError,
     UnknownModelError,
 )
 from crayon.llama import smoke
 from crayon.llama.model import Model
 from crayon.llama.signals import SignalMeter
+from crayon.promise import Promise
+from crayon.room import check_continuations, check_prompt
 from crayon.server.engines.llama_encoder import LlamaEncoder
 from crayon.server.engines.llama_lanes import open_lanes
 from crayon.server.engines.llama_loop import LlamaLoop
@@ -43,6 +43,7 @@ from crayon.server.scheduler.bounds import QueueBounds
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+    from concurrent.futures import Future
 
     from crayon.adapters.pool import Pool
     from crayon.completion import Blend
@@ -244,19 +245,14 @@ class LlamaCppEngine:
 
         Raises:
             UnknownModelError, AdapterError, OverloadedError, EngineClosedError: as `generate`.
-            PromptTooLongError: the prompt and the longest continuation do not fit.
+            PromptTooLongError: the prompt and a continuation do not fit.
         """
         with self._calling(request.model):
             ids = self._prompt(request.messages)
             blend, hold = self._resolve(request.blend)
             continuations = [self._model.tokenize(text) for text in request.continuations]
-        for i, part in enumerate(continuations):
-            if not part:
-                raise InvalidRequestError(f"continuations[{i}]", "holds nothing that the model has tokens for")
-        longest = len(ids) + max(len(part) for part in continuations)
-        if longest > self.context_tokens:
-            raise PromptTooLongError(longest, self.context_tokens, "continuations")
-        future: Future[ScoreResult] = Future()
+        check_continuations(len(ids), continuations, self.context_tokens)
+        promise = Promise[ScoreResult](on_cancel=lambda: self._loop.inbox.cancel(task))
         work = Request(
             id=next(self._ids),
             kind=Kind.SCORE,
@@ -271,12 +267,11 @@ class LlamaCppEngine:
             model_name=self._name,
             prompt=ids,
             continuations=continuations,
-            future=future,
+            promise=promise,
             hold=hold,
         )
-        future.add_done_callback(lambda done: self._loop.inbox.cancel(task) if done.cancelled() else None)
         self._submit(task)
-        return future
+        return promise.future
 
     def encode(self, request: EncodeRequest) -> Future[EncodeResult]:
         """Embed texts: sink-free, centred unit vectors of the model's middle layer.
@@ -293,7 +288,7 @@ class LlamaCppEngine:
                 raise PromptTooLongError(len(text), self._encode_tokens, f"texts[{i}]")
         unknown = encoder.unknown()
         lists = [*texts, *unknown.values()]
-        future: Future[EncodeResult] = Future()
+        promise = Promise[EncodeResult](on_cancel=lambda: self._loop.inbox.cancel(task))
         work = Request(
             id=next(self._ids),
             kind=Kind.ENCODE,
@@ -308,11 +303,10 @@ class LlamaCppEngine:
             texts=lists,
             background=list(unknown),
             encoder=encoder,
-            future=future,
+            promise=promise,
         )
-        future.add_done_callback(lambda done: self._loop.inbox.cancel(task) if done.cancelled() else None)
         self._submit(task)
-        return future
+        return promise.future
 
     def on_failure(self, tell: Callable[[CrayonError], None]) -> None:
         """Call `tell` once, from any thread, if the engine breaks down; at once if it has. It then answers nothing."""
@@ -378,10 +372,7 @@ class LlamaCppEngine:
 
     def _prompt(self, messages: Sequence[Message]) -> list[int]:
         ids = self._model.tokenize_chat(messages)
-        if not ids:
-            raise InvalidRequestError("messages", "the model's chat template makes nothing of them")
-        if len(ids) >= self.context_tokens:
-            raise PromptTooLongError(len(ids), self.context_tokens - 1)
+        check_prompt(ids, self.context_tokens)
         return ids
 
     def _submit(self, task: Task) -> None:

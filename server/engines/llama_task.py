@@ -21,7 +21,6 @@ from crayon.server.scheduler import DropReason
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from concurrent.futures import Future
 
     from numpy.typing import NDArray
 
@@ -29,6 +28,7 @@ if TYPE_CHECKING:
     from crayon.llama.context import Context
     from crayon.llama.model import Model
     from crayon.llama.signals import SignalMeter
+    from crayon.promise import Promise
     from crayon.server.engines.llama_encoder import LlamaEncoder
     from crayon.server.scheduler import Request, Row
 
@@ -246,31 +246,16 @@ class GenerateTask(Task):
 class FutureTask(Task, Generic[Result]):
     """A request whose result comes in one piece."""
 
-    future: Future[Result]
-    _settled: bool = False
+    promise: Promise[Result]
 
     @property
     def cancelled(self) -> bool:
         """Whether the caller no longer wants it. From any thread."""
-        return self.future.cancelled()
+        return self.promise.cancelled
 
     def fail(self, error: CrayonError) -> None:
         """Hand the caller an error in place of the result; ignored after the end."""
-        if self._begin_end():
-            self.future.set_exception(error)
-
-    def succeed(self, result: Result) -> None:
-        """Hand over the result; ignored after the end."""
-        if self._begin_end():
-            self.future.set_result(result)
-
-    def _begin_end(self) -> bool:
-        """Return whether the caller still waits; from then on it is too late to cancel."""
-        if self._settled:
-            return False
-        self._settled = True
-        # For a cancelled future this tells concurrent.futures.wait, which would go on waiting for it.
-        return self.future.set_running_or_notify_cancel()
+        self.promise.fail(error)
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
@@ -322,7 +307,7 @@ class ScoreTask(FutureTask[ScoreResult]):
         usage = Usage(len(self.prompt) + sum(map(len, self.continuations)))
         scores = tuple(ContinuationScore(tuple(part)) for part in self._scores)
         result = ScoreResult(scores, usage, self.model_name)
-        self.succeed(result)
+        self.promise.succeed(result)
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
@@ -362,4 +347,4 @@ class EncodeTask(FutureTask[EncodeResult]):
         """Hand over the result."""
         texts = self.texts[: self.wanted]
         vectors = self.encoder.vectors(texts, self._sums[: self.wanted])
-        self.succeed(EncodeResult(vectors, Usage(sum(map(len, texts))), self.model_name))
+        self.promise.succeed(EncodeResult(vectors, Usage(sum(map(len, texts))), self.model_name))

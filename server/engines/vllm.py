@@ -6,7 +6,6 @@ import itertools
 import json
 import threading
 import time
-from concurrent.futures import Future
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -27,10 +26,11 @@ from crayon.errors import (
     ConfigError,
     InvalidRequestError,
     MissingExtraError,
-    PromptTooLongError,
     ServerRejectedError,
     UnknownModelError,
 )
+from crayon.promise import Promise
+from crayon.room import check_continuations, check_prompt
 from crayon.server.engines.vllm_adapters import Adapters
 from crayon.server.engines.vllm_arguments import SLOTS, Shape, chained, engine_config
 from crayon.server.engines.vllm_holding import Holding, as_request
@@ -45,6 +45,7 @@ from crayon.server.scheduler.bounds import QueueBounds
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
+    from concurrent.futures import Future
 
     from crayon.adapters.pool import Pool
     from crayon.completion import Blend
@@ -233,22 +234,17 @@ class VllmEngine:
 
         Raises:
             UnknownModelError, AdapterError, OverloadedError, EngineClosedError, EngineError: as `generate`.
-            PromptTooLongError: the prompt and the longest continuation do not fit.
+            PromptTooLongError: the prompt and a continuation do not fit.
         """
         model, hold = self._resolve(request.model, request.blend)
         if SCORE not in self._infos[0].capabilities:
             raise ServerRejectedError("with adapters and vLLM's own sampling nothing can be scored")
         ids = self._prompt(request.messages)
         continuations = [self._tokens.text(text) for text in request.continuations]
-        for i, part in enumerate(continuations):
-            if not part:
-                raise InvalidRequestError(f"continuations[{i}]", "holds nothing that the model has tokens for")
-        longest = len(ids) + max(len(part) for part in continuations)
         most = self.context_tokens - self._native  # it writes a token after everything
-        if longest > most:
-            raise PromptTooLongError(longest, most, "continuations")
+        check_continuations(len(ids), continuations, most)
         entry = self._entry(Kind.SCORE, len(ids), request.client, branches=tuple(len(part) for part in continuations))
-        future: Future[ScoreResult] = Future()
+        promise = Promise[ScoreResult](on_cancel=lambda: self._loop.cancel(job))
         job = ScoreJob(
             outputs=self._outputs,
             hold=hold,
@@ -260,11 +256,10 @@ class VllmEngine:
             prompt=ids,
             continuations=continuations,
             native=self._native,
-            future=future,
+            promise=promise,
         )
-        future.add_done_callback(lambda done: self._loop.cancel(job) if done.cancelled() else None)
         self._submit(job, entry)
-        return future
+        return promise.future
 
     def encode(self, request: EncodeRequest) -> Future[EncodeResult]:
         """Refuse: it is not among the capabilities.
@@ -323,10 +318,7 @@ class VllmEngine:
 
     def _prompt(self, messages: Sequence[Message]) -> list[int]:
         ids = self._tokens.chat(messages)
-        if not ids:
-            raise InvalidRequestError("messages", "the model's chat template makes nothing of them")
-        if len(ids) >= self.context_tokens:
-            raise PromptTooLongError(len(ids), self.context_tokens - 1)
+        check_prompt(ids, self.context_tokens)
         return ids
 
     def _entry(self, kind: Kind, prompt: int, client: str, *, most: int = 0, branches: tuple[int, ...] = ()) -> Request:

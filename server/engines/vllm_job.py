@@ -16,10 +16,10 @@ from crayon.server.engines.vllm_sampling import scoring, scoring_natively
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
-    from concurrent.futures import Future
 
     from crayon.engine import GenerateRequest, ScoreRequest, Stream
     from crayon.errors import CrayonError
+    from crayon.promise import Promise
     from crayon.server.engines.vllm_adapters import Lora
 
 _LEAST = 1e-12  # a share of probability; less is rounding
@@ -166,18 +166,16 @@ class ScoreJob(Job):
     prompt: list[int]
     continuations: list[list[int]]
     native: bool
-    future: Future[ScoreResult]
-    _settled: bool = False
+    promise: Promise[ScoreResult]
 
     @property
     def cancelled(self) -> bool:
         """Whether the caller no longer wants it. From any thread."""
-        return self.future.cancelled()
+        return self.promise.cancelled
 
     def fail(self, error: CrayonError) -> None:
         """Hand the caller an error in place of the result; ignored after the end."""
-        if self._begin_end():
-            self.future.set_exception(error)
+        self.promise.fail(error)
 
     async def work(self) -> None:
         """Score all of them, beside each other."""
@@ -186,8 +184,7 @@ class ScoreJob(Job):
             tasks = [group.create_task(self._score(part)) for part in self.continuations]
         scores = tuple(task.result() for task in tasks)
         usage = Usage(len(self.prompt) + sum(len(part) for part in self.continuations))
-        if self._begin_end():
-            self.future.set_result(ScoreResult(scores, usage, self.model))
+        self.promise.succeed(ScoreResult(scores, usage, self.model))
 
     async def _score(self, part: list[int]) -> ContinuationScore:
         if self.native:
@@ -212,10 +209,3 @@ class ScoreJob(Job):
             raise EngineError("vLLM gave no log-probabilities of the prompt")
         rows = zip(part, found[len(self.prompt) : len(ids)], strict=True)
         return ContinuationScore(tuple(min(float(row[token].logprob), 0.0) for token, row in rows))
-
-    def _begin_end(self) -> bool:
-        """Return whether the caller still waits; from then on it is too late to cancel."""
-        if self._settled:
-            return False
-        self._settled = True
-        return self.future.set_running_or_notify_cancel()

@@ -21,6 +21,7 @@ from crayon.errors import (
     KvFullError,
     OverloadedError,
 )
+from crayon.promise import Promise
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -55,33 +56,33 @@ def worker(compute: FakeCompute) -> Iterator[Worker]:
 
 
 def future_job(steps: Iterator[None], deadline: float | None = None) -> tuple[Future[Any], Job]:
-    future: Future[Any] = Future()
-    return future, Job(future, deadline, steps)
+    promise: Promise[Any] = Promise()
+    return promise.future, Job(promise, deadline, steps)
 
 
-def deliver(future: Future[Any], value: object, steps: int = 1) -> Iterator[None]:
+def deliver(promise: Promise[Any], value: object, steps: int = 1) -> Iterator[None]:
     for _ in range(steps):
         yield
-    future.set_result(value)
+    promise.succeed(value)
 
 
 def test_jobs_advance_in_turn(worker: Worker) -> None:
     order: list[str] = []
     go = threading.Event()
 
-    def steps(name: str, future: Future[None]) -> Iterator[None]:
+    def steps(name: str, promise: Promise[None]) -> Iterator[None]:
         go.wait(PATIENCE)
         for _ in range(3):
             order.append(name)
             yield
-        future.set_result(None)
+        promise.succeed(None)
 
-    futures = [Future[None](), Future[None]()]
-    for name, future in zip("ab", futures, strict=True):
-        worker.submit(Job(future, None, steps(name, future)))
+    promises = [Promise[None](), Promise[None]()]
+    for name, promise in zip("ab", promises, strict=True):
+        worker.submit(Job(promise, None, steps(name, promise)))
     go.set()
-    for future in futures:
-        future.result(PATIENCE)
+    for promise in promises:
+        promise.future.result(PATIENCE)
     assert sorted(order) == list("aaabbb")
     assert order != list("aaabbb")
     assert order != list("bbbaaa")
@@ -104,9 +105,9 @@ def test_a_failure_of_any_kind_ends_its_job_only(worker: Worker, caplog: pytest.
     assert "test_device_worker.py" in caplog.text, "where it failed"
     for said in (caplog.text, str(caught.value)):
         assert "a bug" not in said, "foreign words may quote a prompt"
-    after: Future[Any] = Future()
+    after = Promise[int]()
     worker.submit(Job(after, None, deliver(after, 7)))
-    assert after.result(PATIENCE) == 7
+    assert after.future.result(PATIENCE) == 7
 
 
 def test_cancelling_stops_the_running_step_and_cleans_up(worker: Worker, compute: FakeCompute) -> None:
@@ -128,14 +129,14 @@ def test_cancelling_stops_the_running_step_and_cleans_up(worker: Worker, compute
     assert cleaned.wait(PATIENCE)
     with pytest.raises(CancelledError):
         next(stream)
-    after: Future[Any] = Future()
+    after = Promise[bool]()
 
     def following() -> Iterator[None]:
-        after.set_result(compute.flag.is_set())
+        after.succeed(compute.flag.is_set())
         yield
 
     worker.submit(Job(after, None, following()))
-    assert after.result(PATIENCE) is False, "the abort is held against the next job"
+    assert after.future.result(PATIENCE) is False, "the abort is held against the next job"
 
 
 def test_a_cancelled_future_frees_its_job(worker: Worker, compute: FakeCompute) -> None:
@@ -231,15 +232,15 @@ def test_closing_ends_running_and_waiting_jobs(worker: Worker, compute: FakeComp
 
 
 def test_closing_from_a_callback_on_the_thread_itself_does_not_hang(worker: Worker) -> None:
-    future: Future[Any] = Future()
+    promise = Promise[int]()
     closed = threading.Event()
 
     def close(_: Future[Any]) -> None:
         worker.close()
         closed.set()
 
-    future.add_done_callback(close)
-    worker.submit(Job(future, None, deliver(future, 1)))
+    promise.future.add_done_callback(close)
+    worker.submit(Job(promise, None, deliver(promise, 1)))
     assert closed.wait(PATIENCE)
     worker._thread.join(PATIENCE)
     assert not worker._thread.is_alive()
@@ -290,11 +291,11 @@ def test_a_process_that_ends_without_close_stops_the_thread_first() -> None:
 def test_who_waits_for_a_cancelled_future_is_told() -> None:
     worker = Worker(abort=lambda: None, clear_abort=lambda: None)
     try:
-        future: Future[int] = Future()
-        worker.submit(Job(future, None, iter_forever()))
-        assert future.cancel()
-        done, waiting = wait([future], timeout=30)
-        assert (done, waiting) == ({future}, set())
+        promise = Promise[int]()
+        worker.submit(Job(promise, None, iter_forever()))
+        assert promise.future.cancel()
+        done, waiting = wait([promise.future], timeout=30)
+        assert (done, waiting) == ({promise.future}, set())
     finally:
         worker.close()
 

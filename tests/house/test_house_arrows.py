@@ -21,7 +21,8 @@ FOLDERS = {
     "server": "crayon.server",
 }
 CONTRACTS = {
-    "errors", "messages", "sampling", "completion", "events", "stream", "engine", "machine", "local_only", "tracing",
+    "errors", "messages", "sampling", "completion", "events", "stream", "promise", "room", "engine", "machine",
+    "local_only", "tracing",
 }  # fmt: skip
 BELOW_SDK = {
     "contracts", "data", "llama", "adapters", "blending", "customising", "models", "wire", "v1", "router", "device",
