@@ -10,7 +10,7 @@ from crayon.room import check_continuations, check_prompt
 
 def test_a_prompt_needs_room_for_one_token_of_an_answer() -> None:
     check_prompt([1] * 7, 8)
-    with pytest.raises(PromptTooLongError, match="8 .* 7"):
+    with pytest.raises(PromptTooLongError, match=r"8 .* 7"):
         check_prompt([1] * 8, 8)
     with pytest.raises(InvalidRequestError, match="template makes nothing"):
         check_prompt([], 8)
