@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from pathlib import Path  # noqa: TC003 - typer reads it at run time
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -39,9 +38,7 @@ def customize(
     reference: eval_setup.ModelArgument = "smollm2-135m-instruct",
     *,
     pool: eval_setup.PoolOption = None,
-    all_data: Annotated[
-        Path | None, typer.Option("--all-data", metavar="FOLDER", help="A pool of one member trained on all data.")
-    ] = None,
+    all_data: eval_setup.AllDataOption = None,
     quick: Annotated[
         bool, typer.Option("--quick", help="Fewer tasks, items, draws and controls: about 15 minutes.")
     ] = False,

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import sys
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 from typing import Annotated
 
 import typer
 
-from crayon.cli import console, eval_setup, options
-
-RESULTS, PAGE = "chat.json", "chat.md"
+from crayon.cli import console, eval_files, eval_setup, options
 
 
 def chat(
@@ -35,7 +32,6 @@ def chat(
 
     Writes chat.json and chat.md. A run that was stopped goes on where it was. Example: crayon eval chat --questions 8
     """
-    from crayon.client.remote import RemoteEngine
     from crayon.eval.answer_cache import AnswerCache
     from crayon.eval.chat import page
     from crayon.eval.chat.questions import load_questions
@@ -49,8 +45,7 @@ def chat(
     folder = out or eval_setup.default_folder()
     with ExitStack() as stack:
         cache = stack.enter_context(AnswerCache(folder / eval_setup.ANSWERS))
-        address = eval_setup.serve(stack, server, server_model)
-        remote = stack.enter_context(closing(RemoteEngine(address, timeout=900.0)))
+        remote = eval_setup.serve(stack, server, server_model, timeout=900.0)
         device = stack.enter_context(eval_setup.open_engine(found, [], threads=None))
         served = remote.models()[0]
         keys = {
@@ -60,8 +55,11 @@ def chat(
         report = evaluate_chat(device, remote, keys, asked, cache, max_tokens=max_tokens, tell=console.message)
     report.made = making.done()
     record = report.as_json()
-    text = json.dumps(record, indent=2, ensure_ascii=False)
-    (folder / RESULTS).write_text(text + "\n", encoding="utf-8")
-    (folder / PAGE).write_text(page.markdown(record), encoding="utf-8")
-    console.message(f"written to {folder}: {RESULTS}, {PAGE}")
-    print(text if as_json else "\n".join(page.sections(record)))
+    eval_files.write(
+        record,
+        folder,
+        "chat",
+        markdown=lambda _: page.markdown(record),
+        shown=page.sections(record),
+        as_json=as_json,
+    )

@@ -2,21 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import sys
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-from crayon.cli import console, eval_setup, options
-from crayon.errors import MissingExtraError
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from crayon.eval.quantized.run import DeviceReport
-
-RESULTS, PAGE = "device.json", "device.md"
+from crayon.cli import console, eval_files, eval_setup, options
 
 
 def device(
@@ -59,6 +50,7 @@ def device(
     """
     from crayon.eval.answer_cache import AnswerCache
     from crayon.eval.made import Making
+    from crayon.eval.quantized import page
     from crayon.eval.quantized.run import evaluate_device
     from crayon.eval.quantized.settings import QuantizedSettings
     from crayon.models import resolve
@@ -85,21 +77,12 @@ def device(
             tell=console.message,
         )
     report.made = making.done()
-    _write(report, folder, as_json=as_json)
-
-
-def _write(report: DeviceReport, folder: Path, *, as_json: bool) -> None:
-    from crayon.eval.quantized import page
-
     record = report.as_json()
-    text = json.dumps(record, indent=2, ensure_ascii=False)
-    (folder / RESULTS).write_text(text + "\n", encoding="utf-8")
-    try:
-        drawn = [page.draw(record, folder / page.PLOT)]
-    except MissingExtraError as error:
-        console.warning(f"no plot is drawn: {error}")
-        drawn = []
-    told = page.markdown(record, drawn)
-    (folder / PAGE).write_text(told, encoding="utf-8")
-    console.message(f"written to {folder}: {', '.join([RESULTS, PAGE, *drawn])}")
-    print(text if as_json else told)
+    eval_files.write(
+        record,
+        folder,
+        "device",
+        draw=lambda: [page.draw(record, folder / page.PLOT)],
+        markdown=lambda drawn: page.markdown(record, drawn),
+        as_json=as_json,
+    )

@@ -4,21 +4,15 @@ from __future__ import annotations
 
 import json
 import sys
-from contextlib import ExitStack, closing
-from typing import TYPE_CHECKING, Annotated, Any
+from contextlib import ExitStack
+from typing import Annotated, Any
 
 import typer
 
-from crayon.cli import console, eval_setup, options
-from crayon.errors import MissingExtraError
+from crayon.cli import console, eval_files, eval_setup, options
 from crayon.machine import usable_cores
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from crayon.eval.routing.run import Measured
-
-ROUTE_RESULTS, BELIEFS = "route.json", "priors.toml"
+BELIEFS = "priors.toml"
 
 
 def route(
@@ -44,9 +38,9 @@ def route(
     splits; the server is asked over gRPC, with the options listed. Writes route.json, route.md and, with the extra
     'plots', the curves. Example: crayon eval route --quick
     """
-    from crayon.client.remote import RemoteEngine
     from crayon.eval.answer_cache import AnswerCache
     from crayon.eval.made import Making
+    from crayon.eval.routing import page
     from crayon.eval.routing.run import evaluate_route
     from crayon.eval.routing.settings import RouteSettings
 
@@ -59,8 +53,7 @@ def route(
     folder = out or eval_setup.default_folder()
     with ExitStack() as stack:
         cache = stack.enter_context(AnswerCache(folder / eval_setup.ANSWERS))
-        address = eval_setup.serve(stack, server, server_model)
-        engine = stack.enter_context(closing(RemoteEngine(address, timeout=600.0)))
+        engine = eval_setup.serve(stack, server, server_model)
         measured = evaluate_route(
             lambda wanted: eval_setup.open_engine(found, wanted),
             model,
@@ -78,23 +71,14 @@ def route(
         text = beliefs.toml(measured.results, measured.device, measured.server)
         (folder / BELIEFS).write_text(text, encoding="utf-8")
         console.message(f"what these users would have one believe beforehand is in {folder / BELIEFS}")
-    _write_route(measured, folder, as_json=as_json)
-
-
-def _write_route(measured: Measured, folder: Path, *, as_json: bool) -> None:
-    from crayon.eval.routing import page
-
-    text = json.dumps(measured.report.as_json(), indent=2, ensure_ascii=False)
-    (folder / ROUTE_RESULTS).write_text(text + "\n", encoding="utf-8")
-    try:
-        plots = page.draw(measured, folder)
-    except MissingExtraError as error:
-        console.warning(f"no curves are drawn: {error}")
-        plots = []
-    told = page.markdown(measured.report, plots)
-    (folder / "route.md").write_text(told, encoding="utf-8")
-    console.message(f"written to {folder}: {', '.join([ROUTE_RESULTS, 'route.md', *plots])}")
-    print(text if as_json else told)
+    eval_files.write(
+        measured.report.as_json(),
+        folder,
+        "route",
+        draw=lambda: page.draw(measured, folder),
+        markdown=lambda drawn: page.markdown(measured.report, drawn),
+        as_json=as_json,
+    )
 
 
 def route_metrics(*, as_json: options.JsonOption = False) -> None:

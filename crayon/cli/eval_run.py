@@ -2,23 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import sys
-from contextlib import ExitStack, closing
-from pathlib import Path  # noqa: TC003 - typer reads it at run time
-from typing import TYPE_CHECKING, Annotated
+from contextlib import ExitStack
+from typing import Annotated
 
 import typer
 
-from crayon.cli import console, eval_setup, options
-from crayon.errors import MissingExtraError
+from crayon.cli import console, eval_files, eval_setup, options
 from crayon.machine import usable_cores
-
-if TYPE_CHECKING:
-    from crayon.eval.customize import EvalReport
-    from crayon.eval.whole.settings import WholeSettings
-
-RESULTS, PAGE = "run.json", "report.md"
 
 
 def run(
@@ -27,9 +18,7 @@ def run(
     server: eval_setup.ServerOption = None,
     server_model: eval_setup.ServerModelOption = "qwen2.5-coder-1.5b-instruct",
     pool: eval_setup.PoolOption = None,
-    all_data: Annotated[
-        Path | None, typer.Option("--all-data", metavar="FOLDER", help="A pool of one member trained on all data.")
-    ] = None,
+    all_data: eval_setup.AllDataOption = None,
     quick: Annotated[
         bool, typer.Option("--quick", help="Fewer users, questions, draws and controls: about 15 minutes on 2 cores.")
     ] = False,
@@ -62,9 +51,9 @@ def run(
     `route` with the same --out share them. Without --quick it takes hours. Example: crayon eval run --quick
     """
     from crayon.adapters import Pool, find_pool
-    from crayon.client.remote import RemoteEngine
     from crayon.eval.answer_cache import AnswerCache
     from crayon.eval.made import Making
+    from crayon.eval.whole import page, plots
     from crayon.eval.whole.run import evaluate_all
     from crayon.eval.whole.settings import WholeSettings
 
@@ -78,8 +67,7 @@ def run(
     folder = out or eval_setup.default_folder()
     with ExitStack() as stack:
         cache = stack.enter_context(AnswerCache(folder / eval_setup.ANSWERS))
-        address = eval_setup.serve(stack, server, server_model)
-        engine = stack.enter_context(closing(RemoteEngine(address, timeout=600.0)))
+        engine = eval_setup.serve(stack, server, server_model)
         report = evaluate_all(
             lambda wanted: eval_setup.open_engine(found, wanted),
             model,
@@ -93,21 +81,13 @@ def run(
             tell=console.message,
         )
     report.made = making.done()
-    _write(report, settings, folder, as_json=as_json)
-
-
-def _write(report: EvalReport, settings: WholeSettings, folder: Path, *, as_json: bool) -> None:
-    from crayon.eval.whole import page, plots
-
     record = report.as_json()
-    text = json.dumps(record, indent=2, ensure_ascii=False)
-    (folder / RESULTS).write_text(text + "\n", encoding="utf-8")
-    try:
-        drawn = plots.draw(record, report.rows, settings.customize.samples[0], folder)
-    except MissingExtraError as error:
-        console.warning(f"no plots are drawn: {error}")
-        drawn = []
-    told = page.markdown(record, drawn)
-    (folder / PAGE).write_text(told, encoding="utf-8")
-    console.message(f"written to {folder}: {', '.join([RESULTS, PAGE, *drawn])}")
-    print(text if as_json else told)
+    eval_files.write(
+        record,
+        folder,
+        "run",
+        page="report.md",
+        draw=lambda: plots.draw(record, report.rows, settings.customize.samples[0], folder),
+        markdown=lambda drawn: page.markdown(record, drawn),
+        as_json=as_json,
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from contextlib import ExitStack
 
     from crayon.adapters import Pool
+    from crayon.client.remote import RemoteEngine
     from crayon.device import DeviceEngine
     from crayon.device.opening import Opening
     from crayon.eval.customize import ModelUnderTest
@@ -26,6 +28,9 @@ ModelArgument = Annotated[str, typer.Argument(metavar="[MODEL]", help="A prepare
 PoolOption = Annotated[
     str | None,
     typer.Option("--pool", metavar="POOL", help="The pool to blend, by name or folder (default: the model's)."),
+]
+AllDataOption = Annotated[
+    Path | None, typer.Option("--all-data", metavar="FOLDER", help="A pool of one member trained on all data.")
 ]
 WorkersOption = Annotated[
     int, typer.Option("--workers", min=0, max=16, help="Questions answered side by side, one core each (0: all).")
@@ -92,14 +97,23 @@ def words(text: str | None) -> tuple[str, ...] | None:
     return None if text is None else tuple(part.strip() for part in text.split(",") if part.strip())
 
 
-def serve(stack: ExitStack, address: str | None, model: str) -> str:
-    """Return the address of the server to ask: the one given, or of a child that runs as long as the stack."""
-    from crayon.cli.child_server import ChildServer
+def serve(stack: ExitStack, address: str | None, model: str, timeout: float = 600.0) -> RemoteEngine:
+    """Return the server to ask, as long as the stack is open: the one at the address, or a child.
 
-    if address is not None:
-        return address
-    console.message(f"starting a server of {model}")
-    return stack.enter_context(ChildServer(["--model", model, "--host", "127.0.0.1", "--no-tune"])).address
+    Args:
+        stack: ends both.
+        address: of a server that runs already.
+        model: what a child serves.
+        timeout: seconds for a request.
+    """
+    from crayon.cli.child_server import ChildServer
+    from crayon.client.remote import RemoteEngine
+
+    if address is None:
+        console.message(f"starting a server of {model}")
+        child = ChildServer(["--model", model, "--host", "127.0.0.1", "--no-tune"])
+        address = stack.enter_context(child).address
+    return stack.enter_context(closing(RemoteEngine(address, timeout=timeout)))
 
 
 def open_engine(found: Opening, pools: Sequence[Pool], threads: int | None = 1) -> DeviceEngine:

@@ -172,10 +172,9 @@ def test_the_command_writes_a_record_and_a_page(
 ) -> None:
     assert chats.is_file()
     monkeypatch.setenv("CRAYON_MODELS_DIR", str(tmp_path / "models"))
-    monkeypatch.setattr("crayon.cli.eval_setup.serve", lambda *_: "localhost:1")
     monkeypatch.setattr("crayon.client.remote.RemoteEngine", lambda *_, **__: EchoEngine(name="large"))
     words = ["eval", "chat", str(model_path), "--questions", "2", "--max-tokens", "3", "--out", str(tmp_path / "o")]
-    done = CliRunner().invoke(app, [*words, "--json"])
+    done = CliRunner().invoke(app, [*words, "--server", "localhost:1", "--json"])
     assert done.exit_code == 0, done.output
     record = json.loads(done.stdout)
     assert record == json.loads((tmp_path / "o" / "chat.json").read_text(encoding="utf-8"))

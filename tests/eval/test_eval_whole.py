@@ -176,11 +176,12 @@ def test_the_command_writes_a_record_and_a_page(
 
     monkeypatch.setenv("CRAYON_MODELS_DIR", str(tmp_path / "models"))
     monkeypatch.setattr(WholeSettings, "quick", classmethod(lambda _: SETTINGS))
-    monkeypatch.setattr("crayon.cli.eval_setup.serve", lambda *_: "localhost:1")
     monkeypatch.setattr("crayon.client.remote.RemoteEngine", _Remote)
     pool.save(tmp_path / "pool")
     words = ["eval", "run", str(model_path), "--quick", "--pool", str(tmp_path / "pool"), "--out", str(tmp_path / "o")]
-    done = CliRunner().invoke(app, [*words, "--draws", "1", "--only", "in_pool", "--workers", "1", "--json"])
+    done = CliRunner().invoke(
+        app, [*words, "--draws", "1", "--only", "in_pool", "--workers", "1", "--server", "localhost:1", "--json"]
+    )
     assert done.exit_code == 0, done.output
     record = json.loads(done.stdout)
     assert record == json.loads((tmp_path / "o" / "run.json").read_text(encoding="utf-8"))
