@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import typer
 from typer.testing import CliRunner
+from write_or_check import run
 
 from crayon.cli.app import app
 from crayon.cli.exit_codes import EXIT_CODES
@@ -71,25 +71,13 @@ def settings_rows() -> Iterator[str]:
         yield f"| `{row.key}` | `{variable(row.key)}` | {default} |"
 
 
-def main() -> int:
-    """Write the page, or compare it."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--check", action="store_true", help="write nothing, fail if the page is out of date")
-    parser.add_argument("--output", type=Path, default=TARGET)
-    arguments = parser.parse_args()
-    # The defaults are documented, not the settings of whoever runs this.
+def made(_: Path) -> str:
+    """Return the page as a user without any settings sees the program."""
     for name in [name for name in os.environ if name.upper().startswith("CRAYON_")]:
         del os.environ[name]
     os.environ["CRAYON_CONFIG"] = os.devnull
-    text = document()
-    if not arguments.check:
-        arguments.output.write_text(text, encoding="utf-8")
-        return 0
-    if not arguments.output.exists() or arguments.output.read_text(encoding="utf-8") != text:
-        print(f"{arguments.output} is out of date: run tools/cli_docs.py", file=sys.stderr)
-        return 1
-    return 0
+    return document()
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run(__doc__, TARGET, made))

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
 import ast
 import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from write_or_check import run
 
 from crayon.engine import BLEND, ENCODE, GENERATE, SCORE
 from crayon.server.engines.vllm_sampling import TABLE
@@ -77,21 +78,5 @@ def written(text: str) -> str:
     return text
 
 
-def main() -> int:
-    """Write the tables, or compare them."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--check", action="store_true", help="write nothing, fail if a table is out of date")
-    arguments = parser.parse_args()
-    text = TARGET.read_text(encoding="utf-8")
-    made = written(text)
-    if not arguments.check:
-        TARGET.write_text(made, encoding="utf-8")
-        return 0
-    if made != text:
-        print(f"{TARGET} is out of date: run tools/engine_docs.py", file=sys.stderr)
-        return 1
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run(__doc__, TARGET, lambda path: written(path.read_text(encoding="utf-8"))))

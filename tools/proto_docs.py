@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import re
 import subprocess
 import sys
@@ -18,6 +17,7 @@ from google.protobuf.descriptor_pb2 import (
     FileDescriptorSet,
     ServiceDescriptorProto,
 )
+from write_or_check import run
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -133,21 +133,5 @@ class Document:
         return re.sub(r"([|<>])", r"\\\1", said)
 
 
-def main() -> int:
-    """Write the page, or compare it."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--check", action="store_true", help="write nothing, fail if the page is out of date")
-    parser.add_argument("--output", type=Path, default=TARGET)
-    arguments = parser.parse_args()
-    text = Document(described()).text()
-    if not arguments.check:
-        arguments.output.write_text(text, encoding="utf-8")
-        return 0
-    if not arguments.output.exists() or arguments.output.read_text(encoding="utf-8") != text:
-        print(f"{arguments.output} is out of date: run tools/proto_docs.py", file=sys.stderr)
-        return 1
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run(__doc__, TARGET, lambda _: Document(described()).text()))
