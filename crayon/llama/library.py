@@ -61,7 +61,7 @@ class LogTap:
 
 
 class Library:
-    """The bindings (`api`), ggml's base library (`ggml`) and the log tap, alive as long as the process."""
+    """The bindings (`api`), ggml's base library (`ggml`), the `folder` of both, and the log tap; never unloaded."""
 
     def __init__(self, api: ModuleType) -> None:
         self.api: Any = api
@@ -75,7 +75,8 @@ class Library:
         self._receive = receive  # ctypes does not keep callbacks alive
         api.llama_log_set(receive, None)
         api.llama_backend_init()
-        self.ggml = _ggml_base(Path(api.__file__ or "").parent / "lib")
+        self.folder = Path(api.__file__ or "").parent / "lib"
+        self.ggml = _ggml_base(self.folder)
 
     @property
     def system_info(self) -> str:
@@ -89,8 +90,7 @@ def backend_file() -> Path | None:
     Raises:
         LibraryError: as `load`.
     """
-    folder = Path(load().api.__file__ or "").parent / "lib"
-    return next(iter(sorted(folder.glob("libggml-cpu.*"))), None)
+    return next(iter(sorted(load().folder.glob("libggml-cpu.*"))), None)
 
 
 _LOADING = threading.Lock()

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from crayon.errors import MissingExtraError, ModelFileError
 from crayon.models.exported import RECORD
+from crayon.training.dequantized import dequantized
 
 if TYPE_CHECKING:
     from crayon.models.exported import Exported
@@ -42,14 +43,8 @@ def export(path: Path, folder: Path, exported: Exported, *, dtype: Dtype = "bflo
         raise MissingExtraError("train", "crayon models export") from None
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ModelFileError(f"{folder} is there already; choose another place or remove it")
-    transformers.utils.logging.disable_progress_bar()
+    model = dequantized(path)
     try:
-        model = transformers.AutoModelForCausalLM.from_pretrained(
-            path.parent,
-            gguf_file=path.name,
-            quantization_config=transformers.GgufConfig(dequantize=True),
-            dtype=torch.float32,
-        )
         tokenizer = transformers.AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
     except (OSError, ValueError, KeyError) as error:
         raise ModelFileError(f"{path}: transformers cannot read it ({type(error).__name__}: {error})") from None

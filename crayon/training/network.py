@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-import transformers
 from torch.nn import functional
 
 from crayon.adapters.formats.matrices import module_name
-from crayon.errors import AdapterError, ConfigError, ModelFileError
+from crayon.errors import AdapterError, ConfigError
+from crayon.training.dequantized import dequantized
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -98,17 +98,8 @@ class Network:
     """
 
     def __init__(self, path: Path, *, device: str = "cpu", dtype: str = "auto") -> None:
-        transformers.utils.logging.disable_progress_bar()
         self.device = _device(device)
-        try:
-            model = transformers.AutoModelForCausalLM.from_pretrained(
-                path.parent,
-                gguf_file=path.name,
-                quantization_config=transformers.GgufConfig(dequantize=True),
-                dtype=torch.float32,
-            )
-        except (OSError, ValueError, KeyError) as error:
-            raise ModelFileError(f"{path}: transformers cannot read it ({type(error).__name__}: {error})") from None
+        model = dequantized(path)
         self.dtype = _dtype(dtype, self.device)
         model.eval().requires_grad_(requires_grad=False).to(self.device)
         self._model = model.model
