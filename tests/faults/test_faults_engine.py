@@ -196,12 +196,12 @@ def test_callers_of_llama_cpp_leave(fault: Callable[..., Fault], tiny: FaultServ
 def test_a_flood_of_20_times_the_queue(fault: Callable[..., Fault], tiny: FaultServer) -> None:
     found = fault(
         "queue flooded",
-        "240 requests at once; 4 run and 8 wait at most",
+        "400 requests at once; 4 run and 16 wait at most",
         "`OverloadedError` at once, with a time to wait",
     )
     before = tiny.census()
     client = remote(tiny.address)
-    found.tally.read([client.generate(ask(LONG[:200], max_tokens=20, ignore_eos=True)) for _ in range(240)])
+    found.tally.read([client.generate(ask(LONG[:200], max_tokens=20, ignore_eos=True)) for _ in range(400)])
     client.close()
     assert found.tally.answered >= 8
     assert set(found.tally.statuses) == {"OverloadedError"}
