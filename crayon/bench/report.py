@@ -82,6 +82,8 @@ class Report:
     rows: list[Row] = field(default_factory=list)
     unmeasured: list[str] = field(default_factory=list, kw_only=True)
     """What could not be measured, and why."""
+    made: dict[str, Any] = field(default_factory=dict, kw_only=True)
+    """How: command, time, version, commit (see `Making`)."""
 
     def as_json(self) -> dict[str, Any]:
         """Return the one object that `--json` prints."""
@@ -97,4 +99,5 @@ class Report:
             "models": self.models,
         }
         record = {"bench": self.bench, "env": env, "rows": [row.as_json() for row in self.rows]}
-        return {**record, "unmeasured": self.unmeasured} if self.unmeasured else record
+        more = {"unmeasured": self.unmeasured, "made": self.made}
+        return record | {name: value for name, value in more.items() if value}

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import sys
 from enum import StrEnum
 from pathlib import Path  # noqa: TC003 - typer reads it at run time
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from crayon.bench.made import Making
 from crayon.cli import console, options
 from crayon.cli.exit_codes import UNEXPECTED
 from crayon.config import EngineKind
@@ -50,10 +52,11 @@ def device(
     Ratios are ours over theirs, from pairs run in turn in one process; 1.00 is as fast. Example:
     crayon models prepare && crayon bench device --json
     """
+    making = Making.of(sys.argv[1:])
     from crayon.bench.device import bench_device
 
     models_dir = options.load_settings({}).models_dir
-    _print(bench_device(reference, models_dir=models_dir, runs=runs, progress=console.message), as_json=as_json)
+    _print(bench_device(reference, models_dir=models_dir, runs=runs, progress=console.message), making, as_json=as_json)
 
 
 @app.command()
@@ -71,13 +74,14 @@ def blend(
 
     Ratios are no adapter, or live adapters, over the blend, from pairs run in turn. Example: crayon bench blend --json
     """
+    making = Making.of(sys.argv[1:])
     from crayon.adapters import Pool, find_pool
     from crayon.bench.blend import bench_blend
 
     models_dir = options.load_settings({}).models_dir
     opened = Pool.open(find_pool(pool)) if pool else None
     report = bench_blend(reference, opened, models_dir=models_dir, runs=runs, peft=peft, progress=console.message)
-    _print(report, as_json=as_json)
+    _print(report, making, as_json=as_json)
 
 
 @app.command()
@@ -120,6 +124,7 @@ def server(
     first, and rows name them. The peers are built by `make peers`, and the lengths of real requests are read from the
     folder that CRAYON_DATA names. Takes up to 40 minutes. Example: crayon bench server --quick --json
     """
+    making = Making.of(sys.argv[1:])
     from crayon.bench.serving.plots import check_plots, draw
     from crayon.bench.serving.race import RaceOptions, bench_server
 
@@ -138,13 +143,14 @@ def server(
 
     def keep(report: Report) -> None:
         if out is not None:
+            report.made = making.done()
             (out / "server.json").write_text(json.dumps(report.as_json(), indent=2) + "\n", encoding="utf-8")
 
     race = bench_server(wanted, progress=console.message, keep=keep)
     if out is not None:
         for path in draw(race.curves, out):
             console.message(f"wrote {path}", "dim")
-    _print(race.report, as_json=as_json)
+    _print(race.report, making, as_json=as_json)
 
 
 def _names(text: str | None) -> tuple[str, ...]:
@@ -157,9 +163,10 @@ def startup(*, runs: _Runs = 9, as_json: options.JsonOption = False) -> None:
 
     Example: crayon bench startup --json
     """
+    making = Making.of(sys.argv[1:])
     from crayon.bench.startup import bench_startup
 
-    _print(bench_startup(runs), as_json=as_json)
+    _print(bench_startup(runs), making, as_json=as_json)
 
 
 @app.command()
@@ -187,6 +194,7 @@ def wire(
     With echo also how long tokens wait to be joined while 25,000 a second are brought; with llama_cpp the share of
     the throughput that the service takes, against the engine driven without it. Example: crayon bench wire --json
     """
+    making = Making.of(sys.argv[1:])
     from crayon.bench.wire import WireOptions, bench_wire
 
     real = engine is WireEngine.LLAMA_CPP
@@ -198,7 +206,7 @@ def wire(
         model=model,
         models_dir=options.load_settings({}).models_dir,
     )
-    _print(bench_wire(wanted, progress=console.message), as_json=as_json)
+    _print(bench_wire(wanted, progress=console.message), making, as_json=as_json)
 
 
 @app.command()
@@ -213,9 +221,10 @@ def kv(
     No model runs and no clock is read: figures are the same everywhere, and take minutes. Example:
     crayon bench kv --answers 200 --seeds 1
     """
+    making = Making.of(sys.argv[1:])
     from crayon.bench.kv_prediction import bench_kv
 
-    _print(bench_kv(answers, seeds, console.message), as_json=as_json)
+    _print(bench_kv(answers, seeds, console.message), making, as_json=as_json)
 
 
 @app.command()
@@ -228,9 +237,10 @@ def plan(
 
     Example: crayon bench plan --json
     """
+    making = Making.of(sys.argv[1:])
     from crayon.bench.planning import bench_plan
 
-    _print(bench_plan(steps), as_json=as_json)
+    _print(bench_plan(steps), making, as_json=as_json)
 
 
 @app.command()
@@ -254,18 +264,20 @@ def soak(
     that is, ended in none of an answer, a refusal, its deadline or its own cancellation, or if the server's memory
     grew by more than 32 MiB after the warm-up. Example: crayon bench soak --minutes 10 --json
     """
+    making = Making.of(sys.argv[1:])
     from crayon.bench.soak import SoakOptions, bench_soak
 
     served = model if engine is EngineKind.LLAMA_CPP else None
     done = bench_soak(SoakOptions(minutes=minutes, model=served), progress=lambda text: console.message(text, "dim"))
-    _print(done.report, as_json=as_json)
+    _print(done.report, making, as_json=as_json)
     for problem in done.problems:
         console.error(problem)
     if done.problems:
         raise typer.Exit(UNEXPECTED)
 
 
-def _print(report: Report, *, as_json: bool) -> None:
+def _print(report: Report, making: Making, *, as_json: bool) -> None:
+    report.made = making.done()
     record = report.as_json()
     if as_json:
         print(json.dumps(record, indent=2))

@@ -76,10 +76,10 @@ def customize(
     Example: crayon eval customize --quick
     """
     from crayon.adapters import Pool, find_pool
+    from crayon.bench.made import Making
     from crayon.eval import sample_curve
     from crayon.eval.answer_cache import AnswerCache
     from crayon.eval.customize import evaluate
-    from crayon.eval.made import Making
 
     making = Making.of(sys.argv[1:])
     settings = _settings(

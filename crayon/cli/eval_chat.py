@@ -32,11 +32,11 @@ def chat(
 
     Writes chat.json and chat.md. A run that was stopped goes on where it was. Example: crayon eval chat --questions 8
     """
+    from crayon.bench.made import Making
     from crayon.eval.answer_cache import AnswerCache
     from crayon.eval.chat import page
     from crayon.eval.chat.questions import load_questions
     from crayon.eval.chat.run import evaluate_chat
-    from crayon.eval.made import Making
     from crayon.models import prepared
 
     making = Making.of(sys.argv[1:])

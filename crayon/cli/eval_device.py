@@ -48,8 +48,8 @@ def device(
     Writes device.json, device.md and, with the extra 'plots', the Pareto plot. A run that was stopped goes on with the
     type it was at. Example: crayon eval device --quick --memory 300
     """
+    from crayon.bench.made import Making
     from crayon.eval.answer_cache import AnswerCache
-    from crayon.eval.made import Making
     from crayon.eval.quantized import page
     from crayon.eval.quantized.run import evaluate_device
     from crayon.eval.quantized.settings import QuantizedSettings

@@ -38,8 +38,8 @@ def route(
     splits; the server is asked over gRPC, with the options listed. Writes route.json, route.md and, with the extra
     'plots', the curves. Example: crayon eval route --quick
     """
+    from crayon.bench.made import Making
     from crayon.eval.answer_cache import AnswerCache
-    from crayon.eval.made import Making
     from crayon.eval.routing import page
     from crayon.eval.routing.run import evaluate_route
     from crayon.eval.routing.settings import RouteSettings

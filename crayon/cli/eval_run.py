@@ -51,8 +51,8 @@ def run(
     `route` with the same --out share them. Without --quick it takes hours. Example: crayon eval run --quick
     """
     from crayon.adapters import Pool, find_pool
+    from crayon.bench.made import Making
     from crayon.eval.answer_cache import AnswerCache
-    from crayon.eval.made import Making
     from crayon.eval.whole import page, plots
     from crayon.eval.whole.run import evaluate_all
     from crayon.eval.whole.settings import WholeSettings

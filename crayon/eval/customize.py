@@ -38,16 +38,14 @@ _TELL_EVERY_S = 10.0
 
 @dataclass(slots=True)
 class EvalReport(Report):
-    """A report that also says what was asked for, which controls could not be had and why, and how it was made."""
+    """A report that also says what was asked for, and which controls could not be had and why."""
 
     settings: dict[str, Any] = field(default_factory=dict)
     left_out: dict[str, str] = field(default_factory=dict)
-    made: dict[str, Any] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
         """Return the one object that `--json` prints."""
-        record = {**Report.as_json(self), "settings": self.settings, "missing": self.left_out}
-        return {**record, "made": self.made} if self.made else record
+        return {**Report.as_json(self), "settings": self.settings, "missing": self.left_out}
 
 
 @dataclass(frozen=True, slots=True)

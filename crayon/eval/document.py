@@ -26,7 +26,7 @@ TITLES = {
     QUANTIZED: "Quantizations of the device's model",
     CHAT: "Chats",
 }
-PLOTS = {WHOLE: "run-*.png", QUANTIZED: quantized_page.PLOT}
+PLOTS = {WHOLE: "run-*.png", QUANTIZED: quantized_page.PLOT, "server": "server-*.png"}
 _INTRODUCTION = (
     "Written by `tools/results_page.py` from what the commands wrote; under every table stand the command, the commit, "
     "the machine and the hashes of the models. How to run them: [evaluating.md](evaluating.md)."
@@ -64,18 +64,23 @@ def _sections(record: Record, plots: Sequence[str]) -> list[str]:
         return quantized_page.sections(record, plots)
     if bench == CHAT:
         return chat_page.sections(record)
-    return _rows(record)
+    return _rows(record, plots)
 
 
-def _rows(record: Record) -> list[str]:
-    """Return any other result as one table."""
+def _rows(record: Record, plots: Sequence[str]) -> list[str]:
+    """Return any other result as one table, what could not be measured, and its plots."""
     rows: list[Record] = record["rows"]
     body = []
     for row in rows:
         about = [row.get(name) for name in ("group", "task", "variant", "workload")]
         cells = [row["metric"], row.get("model", ""), ", ".join(str(part) for part in about if part)]
         body.append([*cells, row.get("against", ""), f"{tables.figure(row, 3)} {row['unit']}".strip()])
-    return [*tables.table(["figure", "model", "of", "against", "value"], body, left=4), *tables.how(record)]
+    lines = [*tables.table(["figure", "model", "of", "against", "value"], body, left=4), *tables.how(record)]
+    for text in record.get("unmeasured", ()):
+        lines += [f"- not measured: {text}"]
+    for name in plots:
+        lines += ["", f"![{name.rpartition('/')[2].removesuffix('.png')}]({name})"]
+    return [*lines, ""]
 
 
 def _plots(bench: str, folder: Path, images: Path, prefix: str) -> list[str]:

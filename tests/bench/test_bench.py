@@ -144,6 +144,9 @@ def test_the_startup_bench_prints_both_rows() -> None:
     record = record_of(CliRunner().invoke(app, ["bench", "startup", "--runs", "3", "--json"]))
     assert [row["metric"] for row in record["rows"]] == ["import_ms", "help_ms"]
     assert all(len(row["runs"]) == 3 and row["value"] > 0 for row in record["rows"])
+    assert set(record["made"]) == {"command", "began", "seconds", "version", "commit"}
+    assert record["made"]["command"].startswith("crayon ")
+    assert record["made"]["seconds"] > 0
 
 
 def test_a_row_is_the_median_of_its_runs_and_names_only_what_it_has() -> None:

@@ -50,6 +50,17 @@ def test_every_file_has_its_part_with_how_it_was_made_and_plots_are_copied(tmp_p
     assert "C, 2 cores, 8 GiB" in told
 
 
+def test_a_race_has_its_plots_and_what_was_not_measured(tmp_path: Path) -> None:
+    row = {"metric": "offline_ratio_vs_llama_server", "value": 1.2, "unit": "ratio", "against": "llama-server -np 8"}
+    file = result(tmp_path / "race" / "server.json", "server", row, unmeasured=["offline_ratio_vs_openvino: no"])
+    (tmp_path / "race" / "server-ablation.png").write_bytes(b"png")
+    told = results_page([file], tmp_path / "images", "images")
+    assert "| offline_ratio_vs_llama_server |  |  | llama-server -np 8 | 1.200 ratio |" in told
+    assert "- not measured: offline_ratio_vs_openvino: no" in told
+    assert "![server-ablation](images/server-ablation.png)" in told
+    assert (tmp_path / "images" / "server-ablation.png").exists()
+
+
 @pytest.mark.parametrize("text", ["{}", "[1]", "nothing", '{"bench": "x"}'])
 def test_what_is_no_result_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "x.json").write_text(text, encoding="utf-8")

@@ -3,7 +3,8 @@ from __future__ import annotations
 import subprocess
 from typing import TYPE_CHECKING
 
-from crayon.eval import made, tables
+from crayon.bench import made
+from crayon.eval import tables
 
 if TYPE_CHECKING:
     from pathlib import Path

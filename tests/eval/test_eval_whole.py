@@ -12,11 +12,11 @@ import pytest
 from keyed_pool import BACKGROUND
 from test_eval_route import Knowing
 
+from crayon.bench import made
 from crayon.cli.app import app
 from crayon.completion import Usage
 from crayon.device import DeviceEngine
 from crayon.errors import InvalidRequestError
-from crayon.eval import made
 from crayon.eval.answer_cache import AnswerCache
 from crayon.eval.customize import EvalReport, ModelUnderTest
 from crayon.eval.routing.settings import RouteSettings
