@@ -65,9 +65,10 @@ def budget(draft: Draft, state: State, groups: Collection[Group], cost: CostMode
     writing = sum(1 for request in here if request.generated)
     reading = [request for request in here if not request.generated]
     lengths = [request.charge - request.computed for request in reading]
-    if not writing or writing + sum(lengths) <= within:
+    # By all that there was to read: of a long prompt that is nearly read the rest is read in pieces, too.
+    long = writing + max(map(_to_read, reading), default=0) > caps.max_tokens
+    if not writing or (writing + sum(lengths) <= within and not long):
         return Budget(within, earned)
-    long = writing + max(lengths) > caps.max_tokens
     whole = writing
     for length in lengths:  # in the order in which they are read
         if whole + length > caps.max_tokens:
@@ -88,7 +89,9 @@ def budget(draft: Draft, state: State, groups: Collection[Group], cost: CostMode
 
 def _waited(requests: list[Request], since: float, most: int) -> bool:
     """Whether a prompt that fits one step has waited since then, or longer."""
-    return any(
-        not request.generated and request.charge - request.computed <= most and request.arrival <= since
-        for request in requests
-    )
+    return any(not request.generated and _to_read(request) <= most and request.arrival <= since for request in requests)
+
+
+def _to_read(request: Request) -> int:
+    """Return the tokens of a prompt that were not in the cache when it began."""
+    return request.charge - request.shared

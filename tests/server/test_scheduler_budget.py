@@ -88,6 +88,15 @@ def test_a_prompt_too_long_for_any_step_is_read_in_pieces_within_the_bound() -> 
     assert sizes[-1] == 1 + int(39 / COST.stretch(read - (sizes[-1] - 1)))
 
 
+def test_the_last_of_a_long_prompt_is_read_in_pieces_too() -> None:
+    caps = limits(first=0.5)
+    state = talking(caps, credit=2.0, answer=4000)
+    state.add(generate("long", 2000, 4))
+    while state.get("long").computed < 2000:
+        read = state.get("long").computed
+        assert go(state, caps).tokens <= 1 + max(4, 39 / COST.stretch(read))
+
+
 def test_who_would_be_late_for_its_first_token_is_read_at_once() -> None:
     caps = limits(share=0.001, first=0.5)
     state = talking(caps)
