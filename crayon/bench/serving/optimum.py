@@ -68,9 +68,9 @@ class Optimum:
 
 
 def measure(model: Model, *, threads: int, runs: int = 5) -> Optimum:
-    """Measure all of it; medians of `runs`, after one that warms up."""
-    rate, ubatch = max((_prefill(model, size, SHORT, threads, runs), size) for size in UBATCHES)
-    rate = max(rate, _prefill(model, ubatch, PROMPT, threads, runs))
+    """Measure all of it; medians of `runs`, after one that warms up. The size of a graph is chosen by one run each."""
+    _, ubatch = max((_prefill(model, size, SHORT, threads, 1), size) for size in UBATCHES)
+    rate = max(_prefill(model, ubatch, length, threads, runs) for length in (SHORT, PROMPT))
     return Optimum(
         prefill_rate=rate,
         ubatch=ubatch,
