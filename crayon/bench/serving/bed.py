@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 from crayon.bench.serving.client import Job, drive
 from crayon.bench.serving.openvino_peer import OpenVino
 from crayon.bench.serving.systems import CrayonSystem, LlamaServer, Settings
-from crayon.bench.serving.tuning import offline_axes, own_axes, slots_for, tune
+from crayon.bench.serving.tuning import AGAIN, offline_axes, own_axes, slots_for, tune
 from crayon.bench.serving.workloads import CONSTANT, Workload, constant, from_trace, load_trace
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from crayon.bench.serving.client import Run
@@ -60,8 +60,10 @@ class Bed:
     """Requests a second that our server answered offline, by workload: where a search for a rate begins."""
     unmeasured: list[str] = field(default_factory=list)
     """What could not be measured, and why."""
+    known: Mapping[tuple[str, str], Settings] = field(default_factory=dict)
+    """Another model's best settings, by system and workload: where a short search begins."""
     best: dict[tuple[str, str], Settings] = field(default_factory=dict)
-    """The best settings found so far, by system and workload; those of another model may be given."""
+    """The best settings found so far, likewise."""
 
     # -- what is asked
 
@@ -139,6 +141,9 @@ class Bed:
             else:
                 axes = offline_axes(workload.context, self.plan.slots)
                 start = replace(start, batch=512, ubatch=512)
+            if key in self.known:
+                start = self._fitted(self.known[key], workload)
+                axes = tuple(axis for axis in axes if axis[0] == AGAIN[system])
 
             def score(settings: Settings) -> float:
                 return self.run(make(settings), self.jobs(workload, self._trial(settings))).tokens_per_second
@@ -147,8 +152,8 @@ class Bed:
         return self._fitted(self.best[key], self.workload(name))
 
     def _trial(self, settings: Settings) -> int:
-        """Return how many requests a trial has: all slots must be taken at least once."""
-        return max(self.plan.search_requests, settings.slots)
+        """Return how many requests a trial has: all slots must be taken at least once, where there are as many."""
+        return min(max(self.plan.search_requests, settings.slots), self.model_plan.requests)
 
     def _fitted(self, settings: Settings, workload: Workload) -> Settings:
         """Return settings found on one workload with the context of another."""

@@ -29,7 +29,9 @@ class ModelPlan:
         parts: which parts this model takes part in.
         openvino: workloads that OpenVINO GenAI is asked, too.
         searched: workloads on which both servers' best flags are searched; others take those of the last one.
-        flags_of: the model whose flags are taken instead, where a search would take too long.
+        flags_of: the model whose flags a search begins with, where a whole one would take too long: of each server's
+            only one is searched again (`tuning.AGAIN`).
+        probes: runs of one search for a rate.
     """
 
     reference: str
@@ -43,6 +45,7 @@ class ModelPlan:
     openvino: tuple[str, ...]
     searched: tuple[str, ...] = (CONSTANT,)
     flags_of: str | None = None
+    probes: int = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +57,6 @@ class Plan:
         context: most tokens of one request; longer rows of a trace are skipped.
         search_requests: requests of one trial while the best flags are searched.
         slots: numbers of slots that are searched.
-        probes: runs of one search for a rate.
         probe_seconds: in which requests arrive, in one of them.
         arrivals: requests that it has at least, for which it may take twice as long.
         long_prompt: tokens of the prompt that must not stop the others.
@@ -65,7 +67,6 @@ class Plan:
     context: int = 2048
     search_requests: int = 16
     slots: tuple[int, ...] = SLOTS
-    probes: int = 4
     probe_seconds: float = 15.0
     arrivals: int = 20
     long_prompt: int = 4000
@@ -98,6 +99,7 @@ FULL = Plan(
             first_seconds=10.0,
             parts=frozenset({OFFLINE, SINGLE}),
             openvino=(CONSTANT,),
+            flags_of=SMALL,
         ),
         ModelPlan(
             reference=LARGE,
@@ -109,7 +111,8 @@ FULL = Plan(
             first_seconds=10.0,
             parts=frozenset({OFFLINE, ONLINE}),
             openvino=(CONSTANT,),
-            flags_of=CODER,
+            flags_of=SMALL,
+            probes=3,
         ),
     ),
 )
@@ -126,11 +129,11 @@ QUICK = Plan(
             first_seconds=2.0,
             parts=frozenset(PARTS),
             openvino=(CONSTANT,),
+            probes=3,
         ),
     ),
     search_requests=8,
     slots=(16, 32),
-    probes=3,
     probe_seconds=12.0,
     arrivals=12,
     concurrencies=(1, 8, 24),

@@ -138,7 +138,7 @@ def _race_model(
             threads=threads,
             pools=(pool[0],) if pool else (),
             progress=progress,
-            best=dict(flags),
+            known=flags,
         )
         for rows in _parts(bed, pool[1] if pool else None, race.curves):
             race.report.rows += rows

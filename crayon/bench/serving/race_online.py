@@ -83,7 +83,7 @@ def _search(bed: Bed, system: System, name: str, most: float, bounds: Bounds) ->
     workload = bed.workload(name)
     with system:
         bed.warm(system)
-        return search_rate(lambda rate: probe(bed, system, workload, rate, bounds), most, bed.plan.probes)
+        return search_rate(lambda rate: probe(bed, system, workload, rate, bounds), most, bed.model_plan.probes)
 
 
 def _flags(bed: Bed, name: str, rate: float, bounds: Bounds) -> Settings:

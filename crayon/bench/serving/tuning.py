@@ -15,6 +15,8 @@ UBATCHES = (128, 512)
 BATCHES = (512, 2048)
 OWN_BATCHES = (512, 1024, 2048)
 OWN_PARTS = (1, 2)
+# What is searched again on another model, whose other flags are known: what its cost per token and per call decides.
+AGAIN = {"crayon": "parts", "llama-server": "ubatch"}
 # Flags that bound how long a step takes, for the search under bounds: a step is a batch.
 ONLINE_BATCHES = (64, 256)
 CELLS = 32_768  # of the cache: more would not fit small machines

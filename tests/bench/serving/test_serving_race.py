@@ -7,6 +7,7 @@ import json
 import math
 from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -21,7 +22,7 @@ from crayon.bench.serving.optimum import Optimum
 from crayon.bench.serving.peers import Peers
 from crayon.bench.serving.plan import FULL, PARTS, QUICK, ModelPlan, Plan
 from crayon.bench.serving.prompts import PromptMaker
-from crayon.bench.serving.systems import HttpConnection, LlamaServer
+from crayon.bench.serving.systems import HttpConnection, LlamaServer, Settings
 from crayon.bench.serving.workloads import CONSTANT, CONVERSATION, Pair
 from crayon.cli.app import app
 from crayon.llama.model import Model
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from crayon.bench.serving.prompts import Prompt
-    from crayon.bench.serving.systems import Connection, Settings, System
+    from crayon.bench.serving.systems import Connection, System
     from crayon.completion import Blend
 
 METRICS = {
@@ -82,11 +83,11 @@ def small(tiny_path: Path, peers_folder: Path, tmp_path: Path, monkeypatch: pyte
         first_seconds=60.0,
         parts=frozenset(PARTS),
         openvino=(CONSTANT,),
+        probes=2,
     )
     plan = Plan(
         models=(share,),
         search_requests=2,
-        probes=2,
         probe_seconds=0.5,
         arrivals=3,
         context=512,
@@ -148,6 +149,43 @@ def test_our_own_server_is_raced_over_the_wire(small: list[str]) -> None:
     rows = rows_of(CliRunner().invoke(app, [*small, "--json", "--only", "offline, single,blends"]))
     assert {row["metric"] for row in rows} == METRICS["offline"] | METRICS["single"] | METRICS["blends"]
     assert all(row["value"] > 0 for row in rows)
+
+
+def test_with_the_flags_of_another_model_one_of_each_server_is_searched_again(
+    small: list[str], tiny_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[Settings] = []
+
+    def run(_: Bed, system: System, jobs: list[Any]) -> Any:
+        assert len(jobs) == 3, "no more than the model's offline runs have"
+        tried.append(system.settings)
+        return SimpleNamespace(tokens_per_second=float(system.settings.parts))
+
+    monkeypatch.setattr(Bed, "run", run)
+    plan = racing.QUICK
+    known = {
+        ("crayon", CONSTANT): Settings(slots=8, context=999, threads=1, batch=2048),
+        ("llama-server", CONSTANT): Settings(slots=8, context=999, threads=1, batch=2048, ubatch=64),
+    }
+    bed = Bed(
+        label="tiny",
+        path=tiny_path,
+        source=tiny_path,
+        maker=PromptMaker(Model(tiny_path, vocab_only=True)),
+        optimum=Optimum(100.0, 64, 0.0, 0.1, 10.0),
+        plan=plan,
+        model_plan=plan.models[0],
+        peers=Peers.below(Path(small[small.index("--peers") + 1])),
+        threads=1,
+        known=known,
+    )
+    ours = bed.best_ours(CONSTANT)
+    assert [settings.parts for settings in tried] == [1, 2]
+    assert (ours.parts, ours.batch, ours.slots) == (2, 2048, 2)
+    assert ours.context == bed.workload(CONSTANT).context
+    tried.clear()
+    assert bed.best_llama(CONSTANT).ubatch == 128
+    assert [settings.ubatch for settings in tried] == [128]
 
 
 def test_openvino_falls_back_to_the_published_file_and_says_so(
