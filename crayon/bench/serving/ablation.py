@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,7 @@ from crayon.bench.serving.workloads import CONSTANT, Workload, constant
 
 if TYPE_CHECKING:
     from crayon.bench.serving.bed import Bed
+    from crayon.bench.serving.client import Run
 
 SLOTS = 16
 SEQUENTIAL_REQUESTS = 6  # of one at a time; a whole run of them would take minutes and say the same
@@ -54,16 +56,26 @@ VARIANTS = (
 
 
 def race_ablation(bed: Bed, variants: tuple[Variant, ...] = VARIANTS) -> tuple[list[Row], list[tuple[str, float]]]:
-    """Measure the variants in turn; return their rows, and their throughput for the plot."""
+    """Measure the variants in turn, as often as the plan says; return their rows, and their throughput for the plot.
+
+    All of them are there at the same time, and idle but for one: a machine that is slow for a while is so for all.
+    """
+    bed.progress(f"{bed.label}: ablation, {len(variants)} variants in turn")
+    workload, few = constant(bed.model_plan.requests), constant(SEQUENTIAL_REQUESTS)
+    found: list[list[Run]] = [[] for _ in variants]
+    with ExitStack() as stack:
+        systems = []
+        for variant in variants:
+            settings = Settings(
+                slots=variant.slots, context=workload.context, threads=bed.threads, options=variant.options
+            )
+            systems.append(stack.enter_context(bed.ours(settings)))
+            bed.warm(systems[-1])
+        for _ in range(bed.model_plan.runs):
+            for variant, system, runs in zip(variants, systems, found, strict=True):
+                runs.append(drive(system, bed.jobs(workload if variant.slots > 1 else few)))
     rows, bars = [], []
-    for variant in variants:
-        bed.progress(f"{bed.label}: ablation, {variant.name}")
-        requests = bed.model_plan.requests if variant.slots > 1 else SEQUENTIAL_REQUESTS
-        workload = constant(requests)
-        settings = Settings(slots=variant.slots, context=workload.context, threads=bed.threads, options=variant.options)
-        with bed.ours(settings) as system:
-            bed.warm(system)
-            runs = [drive(system, bed.jobs(workload)) for _ in range(bed.model_plan.runs)]
+    for variant, runs in zip(variants, found, strict=True):
         speeds = [run.tokens_per_second for run in runs]
         reached = share(bed.optimum, runs)
         bars.append((variant.name, statistics.median(speeds)))
