@@ -35,14 +35,12 @@ class Optimum:
         ubatch: that size.
         head_seconds: what a row of logits costs on top.
         step_seconds: one step of 8 sequences that each decode a token.
-        decode_rate: tokens a second of one sequence alone.
     """
 
     prefill_rate: float
     ubatch: int
     head_seconds: float
     step_seconds: float
-    decode_rate: float
 
     def ideal_seconds(self, tokens: int, rows: int) -> float:
         """Return how long `tokens` computed tokens with `rows` rows of logits take at best."""
@@ -75,9 +73,26 @@ def measure(model: Model, *, threads: int, runs: int = 5) -> Optimum:
         prefill_rate=rate,
         ubatch=ubatch,
         head_seconds=_head(model, threads, runs),
-        step_seconds=_steps(model, SEQUENCES, threads),
-        decode_rate=1.0 / _steps(model, 1, threads),
+        step_seconds=_steps(model, threads),
     )
+
+
+def decode_rate(model: Model, begin: int, answer: int, *, threads: int) -> float:
+    """Return tokens a second of one sequence alone that decodes `answer` tokens after `begin` others.
+
+    All steps count, slow ones too, as they do for who waits for an answer.
+    """
+    tokens = _tokens(model, begin + answer)
+    with Context(model, n_ctx=begin + answer, n_batch=begin, threads=threads) as context:
+        batch = Batch(begin)
+        batch.add(tokens[:begin], 0, 0, "last")
+        context.decode(batch)
+        start = time.perf_counter()
+        for at in range(begin, begin + answer - 1):
+            batch.clear()
+            batch.add(tokens[at : at + 1], at, 0, "all")
+            context.decode(batch)
+        return (answer - 1) / (time.perf_counter() - start)
 
 
 def _prefill(model: Model, ubatch: int, length: int, threads: int, runs: int) -> float:
@@ -121,20 +136,20 @@ def _head(model: Model, threads: int, runs: int) -> float:
         return max(0.0, statistics.median(found) / HEADS)
 
 
-def _steps(model: Model, sequences: int, threads: int) -> float:
+def _steps(model: Model, threads: int) -> float:
     """Return seconds for a step in which each of some sequences decodes one token."""
     tokens = _tokens(model, DEPTH + STEPS)
-    cells = sequences * (DEPTH + STEPS)
-    with Context(model, n_ctx=cells, n_batch=DEPTH, n_seq_max=sequences, threads=threads) as context:
+    cells = SEQUENCES * (DEPTH + STEPS)
+    with Context(model, n_ctx=cells, n_batch=DEPTH, n_seq_max=SEQUENCES, threads=threads) as context:
         batch = Batch(DEPTH)
-        for sequence in range(sequences):
+        for sequence in range(SEQUENCES):
             batch.clear()
             batch.add(tokens[:DEPTH], 0, sequence)
             context.decode(batch)
         taken = []
         for at in range(DEPTH, DEPTH + STEPS):
             batch.clear()
-            for sequence in range(sequences):
+            for sequence in range(SEQUENCES):
                 batch.add(tokens[at : at + 1], at, sequence, "all")
             start = time.perf_counter()
             context.decode(batch)
