@@ -91,7 +91,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 def record_of(result: Any) -> dict[str, Any]:
     assert result.exit_code == 0, result.stderr
     record: dict[str, Any] = json.loads(result.stdout)
-    assert set(record) == {"bench", "env", "rows"}
+    assert set(record) == {"bench", "env", "rows", "made"}
     assert set(record["env"]) == {"cpu", "cores", "memory", "versions", "models"}
     for row in record["rows"]:
         assert {"metric", "value", "unit", "runs"} <= set(row)

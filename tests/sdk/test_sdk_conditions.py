@@ -151,7 +151,7 @@ def test_lost_requests_are_counted_and_refusals_are_not(sdk):
 
 
 def test_averages_follow_and_are_forgotten_so_that_a_side_gets_another_try():
-    clock = HandClock()
+    clock = HandClock(0.0)
     meters = Meters(clock, power=lambda: None)
     meters.device_ends(finished(), meters.device_begins())
     meters.device_ends(finished(decode_ms=500.0), meters.device_begins())
@@ -161,7 +161,7 @@ def test_averages_follow_and_are_forgotten_so_that_a_side_gets_another_try():
 
 
 def test_answers_at_once_are_counted_as_if_alone():
-    meters = Meters(HandClock(), power=lambda: None)
+    meters = Meters(HandClock(0.0), power=lambda: None)
     first, second = meters.device_begins(), meters.device_begins()
     meters.device_ends(finished(), first)
     assert meters.read().device_decode_rate == pytest.approx(20.0)
@@ -169,7 +169,7 @@ def test_answers_at_once_are_counted_as_if_alone():
 
 
 def test_the_first_round_trip_has_the_connection_in_it_and_does_not_count():
-    meters = Meters(HandClock(), power=lambda: None)
+    meters = Meters(HandClock(0.0), power=lambda: None)
     for _ in range(2):
         assert meters.read().round_trip_s is None
         meters.server_answered(finished(queue_ms=200.0), started_s=0.5, first_token_s=0.6, total_s=1.6)
@@ -178,7 +178,7 @@ def test_the_first_round_trip_has_the_connection_in_it_and_does_not_count():
 
 
 def test_the_battery_is_looked_at_now_and_then():
-    clock, looks = HandClock(), []
+    clock, looks = HandClock(0.0), []
     meters = Meters(clock, power=lambda: looks.append(clock.now) or Battery(50.0, plugged=False))
     for clock.now in (0.0, 1.0, 29.0, 31.0):
         assert (meters.read().battery_percent, meters.read().plugged) == (50.0, False)

@@ -33,7 +33,7 @@ def make(mode=Mode.PREFER_ON_DEVICE, *, private=False, timeout=10.0, away=False,
     call = Call(
         messages=(Message("user", "hi"),), sampling=Sampling(), mode=Mode(mode), private=private, timeout=timeout
     )
-    return Turn(call, allowed, clock=clock or HandClock(), request_bytes=lambda _: 7, **options)
+    return Turn(call, allowed, clock=clock or HandClock(0.0), request_bytes=lambda _: 7, **options)
 
 
 def token(text, logprob):
@@ -41,7 +41,7 @@ def token(text, logprob):
 
 
 def test_the_server_gets_half_of_the_time_to_its_first_token_and_then_all_of_it():
-    clock = HandClock()
+    clock = HandClock(0.0)
     turn = make(Mode.PREFER_ON_SERVER, clock=clock)
     assert turn.begin().request.deadline == 10.0
     assert turn.begun() == Read(10.0 * FIRST_TOKEN_SHARE)
@@ -57,7 +57,7 @@ def test_a_server_without_a_stand_in_has_all_the_time():
 
 
 def test_the_fallback_keeps_the_one_deadline():
-    clock = HandClock()
+    clock = HandClock(0.0)
     turn = make(Mode.PREFER_ON_SERVER, clock=clock)
     turn.begin()
     turn.begun()
@@ -68,7 +68,7 @@ def test_the_fallback_keeps_the_one_deadline():
 
 
 def test_no_fallback_after_the_deadline():
-    clock = HandClock()
+    clock = HandClock(0.0)
     turn = make(Mode.PREFER_ON_SERVER, clock=clock)
     turn.begin()
     turn.begun()
@@ -79,7 +79,7 @@ def test_no_fallback_after_the_deadline():
 
 
 def test_a_deadline_passed_before_escalating_asks_nobody():
-    clock = HandClock()
+    clock = HandClock(0.0)
     turn = make(clock=clock, hardness=Hardness(hold_tokens=1))
     turn.begin()
     turn.begun()
@@ -92,7 +92,7 @@ def test_a_deadline_passed_before_escalating_asks_nobody():
 
 
 def test_an_engine_that_writes_past_the_deadline_is_stopped():
-    clock = HandClock()
+    clock = HandClock(0.0)
     turn = make(Mode.ONLY_ON_DEVICE, clock=clock)
     turn.begin()
     turn.begun()
@@ -111,7 +111,7 @@ def test_without_a_timeout_nothing_has_a_deadline():
 
 
 def test_holdback_is_the_time_from_the_first_token_to_its_release():
-    clock = HandClock()
+    clock = HandClock(0.0)
     turn = make(clock=clock, hardness=Hardness(hold_tokens=2, clear_tokens=2))
     turn.begin()
     turn.begun()
@@ -128,7 +128,7 @@ def test_holdback_is_the_time_from_the_first_token_to_its_release():
 
 
 def test_a_deadline_that_passes_while_the_profile_is_chosen_ends_the_turn():
-    clock = HandClock()
+    clock = HandClock(0.0)
     turn = make(Mode.ONLY_ON_DEVICE, clock=clock, choosing=True)
     assert turn.begin() == Embed("hi", 10.0)
     clock.now = 10.0
@@ -227,7 +227,7 @@ def play(turn, clock, steps, starts, scoped, *, choosing=False):
 def test_promises_hold_whatever_happens(steps, starts, mode, private, scoped, gated, choosing):
     if private and mode is Mode.ONLY_ON_SERVER:
         mode = Mode.PREFER_ON_SERVER
-    clock = HandClock()
+    clock = HandClock(0.0)
     hardness = Hardness() if gated else None
     turn = make(mode, private=private, clock=clock, scoped=scoped is not None, choosing=choosing, hardness=hardness)
     action, attempts, emitted = play(turn, clock, steps, starts, scoped, choosing=choosing)
