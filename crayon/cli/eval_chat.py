@@ -21,6 +21,9 @@ def chat(
         typer.Option("--questions", metavar="N", help="Only so many, of all categories (default: 80)."),
     ] = None,
     max_tokens: Annotated[int, typer.Option("--max-tokens", metavar="N", help="Of an answer.")] = 256,
+    workers: Annotated[
+        int, typer.Option("--workers", metavar="N", min=1, max=16, help="Chats at a time; their seconds grow with it.")
+    ] = 4,
     out: eval_setup.OutOption = None,
     as_json: options.JsonOption = False,
 ) -> None:
@@ -52,7 +55,9 @@ def chat(
             f"{model.name} {model.quantization}".strip(): f"{model.sha256} {prepared.library_version()}",
             f"{served.name} {served.quantization}".strip(): served.source_sha256,
         }
-        report = evaluate_chat(device, remote, keys, asked, cache, max_tokens=max_tokens, tell=console.message)
+        report = evaluate_chat(
+            device, remote, keys, asked, cache, max_tokens=max_tokens, workers=workers, tell=console.message
+        )
     report.made = making.done()
     record = report.as_json()
     eval_files.write(

@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from crayon.cli.app import app
-from crayon.errors import ConfigError, InvalidRequestError
+from crayon.errors import ConfigError, CrayonError, InvalidRequestError
 from crayon.eval.answer_cache import AnswerCache
 from crayon.eval.chat import page
 from crayon.eval.chat.checks import Expected, check, ends_in, expected
@@ -75,6 +75,21 @@ def test_a_second_run_asks_nobody_again(tmp_path: Path) -> None:
     again = run(tmp_path, gone, gone)
     assert again.chats == first.chats
     assert again.rows == first.rows
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_chats_at_a_time_change_no_answer_and_no_order(tmp_path: Path, workers: int) -> None:
+    report = run(tmp_path, workers=workers)
+    assert [chat["id"] for chat in report.chats] == [112, 1]
+    assert report.chats[0]["replies"]["server"][0]["text"].endswith("12,000")
+    assert report.settings["workers"] == workers
+
+
+def test_a_server_that_is_gone_ends_the_run_at_once(tmp_path: Path) -> None:
+    gone = EchoEngine()
+    gone.close()
+    with pytest.raises(CrayonError):
+        run(tmp_path, server=gone)
 
 
 def test_a_turn_that_does_not_fit_is_no_answer(tmp_path: Path) -> None:

@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from fault_table import write_table
-from fault_tools import ECHO, HURRY, Fault, FaultServer, Tally, remote
-from serving_tools import ask
+from fault_tools import ECHO, HURRY, Fault, FaultServer, warmed
 from tiny_chat import write_model
 
 if TYPE_CHECKING:
@@ -31,15 +30,6 @@ def fault() -> Callable[[str, str, str], Fault]:
 @pytest.fixture(scope="session")
 def tiny_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_model(tmp_path_factory.mktemp("tiny") / "tiny-chat.gguf")
-
-
-def warmed(server: FaultServer) -> FaultServer:
-    client, tally = remote(server.address), Tally()
-    tally.read([client.generate(ask("hello there", max_tokens=4)) for _ in range(30)])
-    # A long prompt begins the thread that such are prepared on.
-    tally.read([client.generate(ask("tea " * 2000, max_tokens=4))])
-    client.close()
-    return server
 
 
 @pytest.fixture(scope="session")

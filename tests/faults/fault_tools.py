@@ -141,6 +141,16 @@ class Tally:
         self.answered += count
 
 
+def warmed(server: FaultServer) -> FaultServer:
+    """Let a server begin every thread that it keeps, so that its census before a fault is that of a server in use."""
+    client, tally = remote(server.address), Tally()
+    tally.read([client.generate(ask("hello there", max_tokens=4)) for _ in range(30)])
+    # A long prompt begins the thread that such are prepared on.
+    tally.read([client.generate(ask("tea " * 2000, max_tokens=4))])
+    client.close()
+    return server
+
+
 @dataclass
 class Fault:
     """One row of the table in docs/reliability.md."""

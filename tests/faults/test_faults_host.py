@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import psutil
 import pytest
-from fault_tools import FaultServer, aftermath, check_client, first_delta, remote
+from fault_tools import FaultServer, aftermath, check_client, first_delta, remote, warmed
 from serving_tools import LONG, PATIENCE, ask, until
 
 from crayon.engine import deadline_after
@@ -52,7 +52,7 @@ def test_the_clock_jumps(fault: Callable[..., Fault], tmp_path: Path, jump: int)
     clock = Clock(tmp_path)
     values = {"delay": 0.02, "slots": 64, "context_tokens": 8192}
     with FaultServer(environment=clock.environment, values=values) as server:
-        before = server.census()
+        before = warmed(server).census()
         client = remote(server.address)
         whole = [client.generate(ask(WORDS)) for _ in range(20)]
         short = [client.generate(ask(LONG, deadline=deadline_after(1.5))) for _ in range(20)]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import statistics
 import time
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +36,7 @@ SIDES: dict[str, Mode] = {
 }
 PATIENCE_S = 900.0
 MAX_TOKENS = 256
+WORKERS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +73,7 @@ def evaluate_chat(
     cache: AnswerCache,
     *,
     max_tokens: int = MAX_TOKENS,
+    workers: int = WORKERS,
     tell: Tell = lambda _: None,
 ) -> ChatReport:
     """Have every question answered by each side.
@@ -81,31 +85,36 @@ def evaluate_chat(
         questions: what is asked.
         cache: keeps conversations, so that a run that was killed goes on from there.
         max_tokens: of an answer.
+        workers: chats at a time; the seconds of an answer are those beside the others.
         tell: takes lines about the progress.
 
     Raises:
         ServerError: the server cannot be reached.
-        InvalidRequestError: `max_tokens` is below 1.
+        InvalidRequestError: `max_tokens` or `workers` is below 1.
     """
     if max_tokens < 1:
         raise InvalidRequestError("--max-tokens", "must be at least 1")
+    if workers < 1:
+        raise InvalidRequestError("--workers", "must be at least 1")
     wanted = expected()
     chats: list[dict[str, Any]] = []
     found: dict[str, list[tuple[Reply, Checks]]] = {side: [] for side in SIDES}
-    step = _progress(len(questions) * len(SIDES), tell)
+
+    def talk(side: str, question: ChatQuestion) -> list[Reply]:
+        return _talk(side, device, server, question, max_tokens)
+
+    replies = _all(questions, keys, cache, max_tokens, workers, talk, tell)
     for question in questions:
         entry: dict[str, Any] = {**asdict(question), "replies": {}}
         for side in SIDES:
-            replies = _kept(side, device, server, keys, question, cache, max_tokens)
             checked = [
                 (reply, check(reply.text, _wanted(wanted, question, turn), cut=reply.cut))
-                for turn, reply in enumerate(replies, 1)
+                for turn, reply in enumerate(replies[question.id, side], 1)
             ]
             entry["replies"][side] = [{**asdict(reply), "checks": asdict(own)} for reply, own in checked]
             found[side] += checked
-            step(f"question {question.id}, {side}")
         chats.append(entry)
-    settings = {"questions": len(questions), "max_tokens": max_tokens, "temperature": 0.0}
+    settings = {"questions": len(questions), "max_tokens": max_tokens, "temperature": 0.0, "workers": workers}
     rows = list(_rows(found, " with ".join(keys)))
     return ChatReport(BENCH, dict(keys), rows, settings=settings, chats=chats)
 
@@ -114,22 +123,38 @@ def _wanted(known: Mapping[tuple[int, int], Expected], question: ChatQuestion, t
     return known.get((question.id, turn))
 
 
-def _kept(
-    side: str,
-    device: Engine,
-    server: Engine,
+def _all(
+    questions: Sequence[ChatQuestion],
     keys: Mapping[str, str],
-    question: ChatQuestion,
     cache: AnswerCache,
     max_tokens: int,
-) -> list[Reply]:
-    key = cache.key("chat-1", side, sorted(keys.items()), question.turns, max_tokens)
-    kept = cache.get(key)
-    if kept is None:
-        replies = _talk(side, device, server, question, max_tokens)
-        kept = json.dumps([asdict(reply) for reply in replies]).encode()
-        cache.put(key, kept)
-    return [Reply(**raw) for raw in json.loads(kept)]
+    workers: int,
+    talk: Callable[[str, ChatQuestion], list[Reply]],
+    tell: Tell,
+) -> dict[tuple[int, str], list[Reply]]:
+    """Return the replies by question and side: those that are kept, and the others from so many chats at a time."""
+    found: dict[tuple[int, str], list[Reply]] = {}
+    step = _progress(len(questions) * len(SIDES), tell)
+    with ThreadPoolExecutor(workers, "crayon-chats") as pool:
+        running = {}
+        for question, side in itertools.product(questions, SIDES):
+            key = cache.key("chat-1", side, sorted(keys.items()), question.turns, max_tokens)
+            kept = cache.get(key)
+            if kept is None:
+                running[pool.submit(talk, side, question)] = (question, side, key)
+            else:
+                found[question.id, side] = [Reply(**raw) for raw in json.loads(kept)]
+                step(f"question {question.id}, {side}")
+        try:
+            for done in as_completed(running):
+                question, side, key = running[done]
+                found[question.id, side] = replies = done.result()
+                cache.put(key, json.dumps([asdict(reply) for reply in replies]).encode())
+                step(f"question {question.id}, {side}")
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)  # what runs ends with its engine
+            raise
+    return found
 
 
 def _talk(side: str, device: Engine, server: Engine, question: ChatQuestion, max_tokens: int) -> list[Reply]:
