@@ -62,11 +62,3 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     page = session.config.getoption("--fault-table", default=None)
     if page and exitstatus == pytest.ExitCode.OK:
         write_table(page, _FAULTS)
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Leave all of them to `make test-faults`: they take minutes, and not all pass on a busy machine."""
-    for item in items:
-        if "/faults/" in item.nodeid or item.nodeid.startswith("faults/"):
-            item.add_marker("long")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 from fault_proxy import Proxy
 from fault_server import hurried
-from fault_tools import ECHO, HURRY, FaultServer, aftermath, check_client, first_delta, remote
+from fault_tools import ECHO, HURRY, FaultServer, aftermath, check_client, first_delta, remote, warmed
 from serving_tools import LONG, PATIENCE, ask, until
 
 from crayon.client import channel
@@ -114,7 +114,7 @@ def test_frozen_for_30_seconds(fault: Callable[..., Fault]) -> None:
     injected = "a proxy passes nothing on for 30 s; the real pings, every 20 s (client) and 30 s (server)"
     found = fault("TCP frozen for 30 s", injected, "`ServerInterruptedError` after 30 s, or late answers")
     with FaultServer(values={"delay": 0.05, "context_tokens": 8192}) as server:
-        before = server.census()
+        before = warmed(server).census()
         with Proxy(server.address) as proxy:
             client = remote(proxy.address, timeout=120.0)
             streams = [client.generate(ask(LONG, max_tokens=1000)) for _ in range(20)]
@@ -191,6 +191,7 @@ sys.stdin.read()
 """
 
 
+@pytest.mark.long
 def test_half_of_the_clients_vanish(fault: Callable[..., Fault], echo: FaultServer) -> None:
     found = fault("client vanishes", "SIGKILL to the client of 200 of 400 streams", "the others: their answers")
     before = echo.census()
