@@ -26,6 +26,11 @@ if TYPE_CHECKING:
 
 MIB = 2**20
 MOST_GROWTH_MIB = 32
+# What is asserted after a fault, as the table says it.
+ENDED = "every request ended"
+NOTHING_LEFT = "no request, sequence, task, thread or connection is left"
+WORKS = "the next request works"
+FLAT = f"memory grew by at most {MOST_GROWTH_MIB} MiB"
 HURRY = 20
 ECHO = {"delay": 0.03, "slots": 512, "context_tokens": 8192}
 FAULT_SERVER = Path(__file__).with_name("fault_server.py")
@@ -175,7 +180,7 @@ def check_client(fault: Fault) -> None:
     assert tally.lost == 0, tally
     assert tally.sent == tally.answered + sum(tally.statuses.values()) > 0, tally
     until(lambda: not [thread for thread in threading.enumerate() if thread.name == "crayon-remote"])
-    fault.checked.append("every request ended")
+    fault.checked.append(ENDED)
 
 
 HELD = ("rpcs", "requests", "spilled", "sequences")
@@ -202,13 +207,13 @@ def aftermath(fault: Fault, server: FaultServer, before: dict[str, int], access:
         until(calm)
     except AssertionError:
         raise AssertionError(f"left behind: {now}, before it was {before}") from None
-    fault.checked.append("no request, sequence, task, thread or connection is left")
+    fault.checked.append(NOTHING_LEFT)
     again = remote(server.address, **(access or {}))
     check = Tally()
     check.read([again.generate(ask("hello there", max_tokens=4))])
     again.close()
     assert check.answered == 1, check
-    fault.checked.append("the next request works")
+    fault.checked.append(WORKS)
     fault.growth_mib = (server.census()["rss"] - before["rss"]) / MIB
     assert fault.growth_mib <= MOST_GROWTH_MIB
-    fault.checked.append(f"memory grew by at most {MOST_GROWTH_MIB} MiB")
+    fault.checked.append(FLAT)
