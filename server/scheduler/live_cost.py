@@ -32,6 +32,9 @@ _JUDGED = 256
 _ENOUGH = 64
 """Later calls that say how far off the cost is; fewer say nothing."""
 _CLOSE = 0.25
+_RECENT = 1 / 16
+"""Weight of the latest call in how much longer calls take that read prompts beside answers."""
+_MOST_BESIDE = 4.0
 _ANCHORS = 64
 
 
@@ -60,6 +63,9 @@ class LiveCost:
         self._errors: deque[float] = deque(maxlen=_JUDGED)
         self._line_errors: deque[float] = deque(maxlen=_JUDGED)
         self._typical = StepShape(1, 0, 1)
+        self._beside = 1.0
+        """How many times as long as predicted calls take that read a piece of a prompt beside answers: llama.cpp cuts
+        rows of unequal length into several graphs, and the terms are mostly fitted to other calls."""
         self.fits = 0
         """How often the terms were fitted."""
 
@@ -115,7 +121,7 @@ class LiveCost:
         switches = batches if batches > 1 else 0
         mix = Mix(StepShape(beside.decodes, context, beside.decodes, switches), beside.cells if self._shared else None)
         most = self._most if self._measured else min(self._most, max(_BEYOND * self._largest, _FIRST_FIT))
-        cost, target = self._pace.cost, seconds / self._pace.factor
+        cost, target = self._pace.cost, seconds / (self._pace.factor * max(self._beside, 1.0))
         if batches > 1:
             cost = cost.in_calls(batches)
         if cost.seconds(mix.resized(most)) <= target:
@@ -140,7 +146,10 @@ class LiveCost:
         if self._pace is None:
             self._first.append((shape, seconds))
         else:
-            self._errors.append(abs(self._pace.seconds(shape) / seconds - 1))
+            expected = self._pace.seconds(shape)
+            self._errors.append(abs(expected / seconds - 1))
+            if 1 < shape.outputs < shape.tokens:
+                self._beside += _RECENT * (min(seconds / expected, _MOST_BESIDE) - self._beside)
             self._line_errors.append(abs(self._line.seconds(shape.tokens) / seconds - 1))
             self._pace.observed(shape, seconds)
         self._line = self._line.observed(shape.tokens, seconds)
