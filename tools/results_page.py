@@ -1,7 +1,7 @@
 """Write docs/results.md from result files of `crayon eval run`, `eval device`, `eval chat` and others.
 
-Plots that lie beside the files are copied into docs/images. docs/results-notes.md, where there is one, is added at the
-end: what did not work and stands in no file.
+Plots that lie beside the files are copied into docs/images. tools/results_notes.md is added at the end: what did not
+work and stands in no file.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from crayon.errors import CrayonError
 from crayon.eval.document import results_page
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
+NOTES = Path(__file__).with_name("results_notes.md")
 
 
 def main() -> None:
@@ -21,9 +22,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("files", nargs="+", type=Path, help="run.json, device.json, chat.json, ...")
     parser.add_argument("--out", type=Path, default=DOCS / "results.md", help="the page (default: docs/results.md)")
-    parser.add_argument("--notes", type=Path, default=DOCS / "results-notes.md", help="Markdown to add at the end")
+    parser.add_argument("--notes", type=Path, default=NOTES, help="Markdown to add at the end")
     given = parser.parse_args()
-    notes = given.notes.read_text(encoding="utf-8") if given.notes.exists() else ""
+    # Links in there are written as from docs/.
+    notes = given.notes.read_text(encoding="utf-8")
     try:
         text = results_page(given.files, given.out.parent / "images", "images", notes)
     except CrayonError as error:
