@@ -48,7 +48,7 @@ def serving(model: str) -> Iterator[tuple[str, str]]:
     with tempfile.TemporaryDirectory() as folder:
         ready, log = Path(folder) / "address", Path(folder) / "log"
         with log.open("w") as said:
-            command = [*CRAYON, "serve", "--model", model, "--port", "0", "--ready-file", str(ready)]
+            command = [*CRAYON, "serve", "--model", model, "--no-tune", "--port", "0", "--ready-file", str(ready)]
             process = subprocess.Popen([*command, "--metrics-port", METRICS], stderr=said)  # noqa: S603 - our own command
         try:
             until = time.monotonic() + 4 * PATIENCE_S

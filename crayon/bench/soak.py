@@ -80,7 +80,7 @@ def command(options: SoakOptions, ready_file: Path) -> list[str]:
     if options.model is None:
         line += ["--engine", "echo", "--echo-delay", "0.005"]
     else:
-        line += ["--model", options.model, "--ctx", str(SLOTS * 1024)]
+        line += ["--model", options.model, "--no-tune", "--ctx", str(SLOTS * 1024)]
     return [*line, "--ready-file", str(ready_file), "--drain-seconds", "5", "--exit-on-stdin-eof"]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 from typing import TYPE_CHECKING, Any
 
 from crayon.cli import console
@@ -113,14 +114,17 @@ def _profile(
     if not search:
         console.message(f"not tuned: {reason}; crayon tune server {local.name} does it", "dim")
         return None
-    console.message(
-        f"not tuned: {reason}; searching for up to {QUICK_SECONDS:.0f} s (--no-tune leaves it out, "
-        f"crayon tune server {local.name} searches longer)"
-    )
+    if not _writable(folder):
+        console.message(f"no search: {folder} cannot be written, and its result would be lost", "dim")
+        return None
     workload = Workload(n_ctx=ctx) if ctx >= Workload().tokens else None
     if workload is None:
         console.message(f"a context of {ctx} is too small to search in", "dim")
         return None
+    console.message(
+        f"not tuned: {reason}; searching for up to {QUICK_SECONDS:.0f} s, once (--no-tune leaves it out, "
+        f"crayon tune server {local.name} searches longer)"
+    )
     try:
         return tune(
             local.path,
@@ -135,3 +139,9 @@ def _profile(
         # A server that is slower than it could be is better than none.
         console.warning(f"the search failed, the defaults are used: {error}")
         return None
+
+
+def _writable(folder: Path) -> bool:
+    """Whether a record can be kept in a folder, which may have to be made."""
+    place = next((each for each in (folder, *folder.parents) if each.exists()), folder)
+    return os.access(place, os.W_OK)

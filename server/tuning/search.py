@@ -1,9 +1,9 @@
 """The search itself, in two stages as in NanoFlow: structure from the fitted cost, then shares by measurement.
 
 Stage I enumerates batches, sequences, kind of cache, nano-batches and the turns of blends, and predicts what a full
-server delivers within the latency target. Stage II measures with the host's work running: threads for the best
-structure, the best three structures, then each knob that no cost can decide. A knob leaves its plain value only where
-measurement says that this gains more than the noise.
+server delivers within the latency target. Stage II measures with the host's work running: what an engine does that was
+told nothing, threads for that, the best three structures, then each knob that no cost can decide. Another choice is
+held only where measurement says that it gains more than the noise: no search ends below what there was without it.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 MARGIN = 1.03
 """What another choice must gain over the one that is held: less is noise."""
+UNTUNED_BATCH, UNTUNED_SEQS = 512, 8
 _TOP = 3
 _QUANTA = (0, 64, 256, 1024)
 
@@ -47,6 +48,13 @@ class Space:
     overlap: bool
     trial_s: float
     quick: bool = False
+
+
+def untuned(space: Space, workload: Workload) -> Choice:
+    """Return what an engine does that was told nothing, as far as the space goes."""
+    seqs = min(UNTUNED_SEQS, space.max_seqs)
+    batch = max(seqs, min(UNTUNED_BATCH, space.max_batch, workload.n_ctx))
+    return Choice(n_batch=batch, n_seq_max=seqs, threads=space.cores, kv_unified=False)
 
 
 @dataclass(slots=True)
@@ -150,16 +158,16 @@ class _Search:
     def run(self) -> Found:
         ranked = structures(self._cost, self._space, self._workload)
         plain = [item for item in ranked if item[0].kv_unified and item[0].nano == 1]
-        found = self._found = Found(plain[0][0])
+        found = self._found = Found(untuned(self._space, self._workload))
         found.predicted = [_row(choice, load) for choice, load in ranked[:12]]
-        found.why["structure"] = f"best of {len(ranked)} predicted, then by measurement"
+        found.why["structure"] = f"the untuned engine's, or the best of {len(ranked)} predicted, by measurement"
         self._threads()
-        for choice, _ in plain[1:_TOP]:
+        for choice, _ in plain[:_TOP]:
             self._try(replace(choice, threads=found.choice.threads))
         self._blends()
         if self._space.quick:
-            for knob in ("kv_unified", "nano"):
-                found.why[knob] = "not searched in the quick mode"
+            found.why["kv_unified"] = "as in the structure that is held: not searched apart in the quick mode"
+            found.why["nano"] = "not searched in the quick mode"
         else:
             self._nano()
             self._cache()
@@ -179,6 +187,9 @@ class _Search:
 
     def _cache(self) -> None:
         found, workload = self._found, self._workload
+        if not found.choice.kv_unified:
+            found.why["kv_unified"] = "split, as without a search: nothing that was measured is better"
+            return
         # The best split one, which may need fewer sequences for each to hold the longest request.
         most = max(1, workload.n_ctx // workload.longest)
         seqs = min(found.choice.n_seq_max, 2 ** (most.bit_length() - 1))
