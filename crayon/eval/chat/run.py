@@ -137,7 +137,8 @@ def _all(
     step = _progress(len(questions) * len(SIDES), tell)
     with ThreadPoolExecutor(workers, "crayon-chats") as pool:
         running = {}
-        for question, side in itertools.product(questions, SIDES):
+        # Side by side: where both models are on one machine, chats of both at a time would take each other's cores.
+        for side, question in itertools.product(SIDES, questions):
             key = cache.key("chat-1", side, sorted(keys.items()), question.turns, max_tokens)
             kept = cache.get(key)
             if kept is None:
