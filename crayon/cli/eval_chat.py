@@ -10,6 +10,8 @@ import typer
 
 from crayon.cli import console, eval_files, eval_setup, options
 
+ELSEWHERE = 4  # chats at a time with a server on another machine
+
 
 def chat(
     reference: eval_setup.ModelArgument = "smollm2-135m-instruct",
@@ -22,8 +24,15 @@ def chat(
     ] = None,
     max_tokens: Annotated[int, typer.Option("--max-tokens", metavar="N", help="Of an answer.")] = 256,
     workers: Annotated[
-        int, typer.Option("--workers", metavar="N", min=1, max=16, help="Chats at a time; their seconds grow with it.")
-    ] = 4,
+        int,
+        typer.Option(
+            "--workers",
+            metavar="N",
+            min=0,
+            max=16,
+            help="Chats at a time (0: 4 with --server; else 1, for two models at once on one machine stop each other).",
+        ),
+    ] = 0,
     out: eval_setup.OutOption = None,
     as_json: options.JsonOption = False,
 ) -> None:
@@ -55,6 +64,7 @@ def chat(
             f"{model.name} {model.quantization}".strip(): f"{model.sha256} {prepared.library_version()}",
             f"{served.name} {served.quantization}".strip(): served.source_sha256,
         }
+        workers = workers or (1 if server is None else ELSEWHERE)
         report = evaluate_chat(
             device, remote, keys, asked, cache, max_tokens=max_tokens, workers=workers, tell=console.message
         )

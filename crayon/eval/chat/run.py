@@ -36,7 +36,6 @@ SIDES: dict[str, Mode] = {
 }
 PATIENCE_S = 900.0
 MAX_TOKENS = 256
-WORKERS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +72,7 @@ def evaluate_chat(
     cache: AnswerCache,
     *,
     max_tokens: int = MAX_TOKENS,
-    workers: int = WORKERS,
+    workers: int = 1,
     tell: Tell = lambda _: None,
 ) -> ChatReport:
     """Have every question answered by each side.
