@@ -19,7 +19,7 @@ _FIGURES = (
     ("not English, %", "not_english", 0),
     ("failed, %", "failed", 0),
     ("the one right answer, %", "exact_right", 0),
-    ("seconds (median), beside other chats", "seconds", 1),
+    ("seconds (median)", "seconds", 1),
     ("by the server, %", "server_share", 0),
     ("server tokens", "server_tokens", 0),
     ("bytes sent", "bytes_sent", 0),
