@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from contextlib import contextmanager
 from dataclasses import replace
@@ -10,14 +11,16 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from tiny_chat import write_model
 
+from crayon.cli.tuned import DEFAULT_SLOTS
 from crayon.errors import ConfigError
+from crayon.server.engines.llama_cpp import LlamaCppEngine
 from crayon.server.scheduler.step_cost import StepCost, StepShape
 from crayon.server.tuning import Choice, Key, TunedProfile, Workload, engine_arguments, load, tune
 from crayon.server.tuning.interference import Interference
 from crayon.server.tuning.record import keep, partial_path, path_of
 from crayon.server.tuning.rig import Trial
 from crayon.server.tuning.saturation import steady
-from crayon.server.tuning.search import Space, structures
+from crayon.server.tuning.search import UNTUNED_BATCH, UNTUNED_SEQS, Space, structures, untuned
 from crayon.server.tuning.session import tune_on
 
 if TYPE_CHECKING:
@@ -37,8 +40,17 @@ KEY = Key(model_sha256="a" * 64, quantization="Q4_0", cpu="a CPU [avx2]", cores=
 class KnownRig:
     """An engine that costs what it says, but for factors of what no cost can know."""
 
-    def __init__(self, *, host_factor: float = 1.0, dual: float = 0.5, split: float = 1.0, stop_after: int = 10**9):
+    def __init__(
+        self,
+        *,
+        host_factor: float = 1.0,
+        dual: float = 0.5,
+        split: float = 1.0,
+        slow: float = 1.0,
+        stop_after: int = 10**9,
+    ):
         self.host_factor, self.dual, self.split, self.stop_after = host_factor, dual, split, stop_after
+        self.slow = slow
         self.done: list[str] = []
 
     def _count(self, name: str) -> None:
@@ -63,7 +75,7 @@ class KnownRig:
         factor = self.host_factor if choice.threads < 2 else 1.0
         if not choice.kv_unified:
             factor *= self.split
-        return Trial(tokens_per_s=rate.tokens_per_s * factor, longest_s=rate.longest_s, steps=3)
+        return Trial(tokens_per_s=rate.tokens_per_s * factor, longest_s=self.slow * rate.longest_s, steps=3)
 
     def interference(self, choice: Choice, load: Steady, workload: Workload, prefill_cores: int, seconds: float) -> Any:
         self._count(f"overlap {prefill_cores}")
@@ -164,6 +176,25 @@ def test_only_measurement_decides_on_overlap(gain: float, overlap: str) -> None:
 def test_a_split_cache_is_taken_where_it_measures_better() -> None:
     assert run(KnownRig()).choice.kv_unified
     assert not run(KnownRig(split=9.0)).choice.kv_unified
+
+
+def test_no_search_ends_below_the_untuned_engine_nor_gives_up_its_slots_for_long_steps() -> None:
+    plain = untuned(space(), WORKLOAD)
+    assert (plain.n_batch, plain.n_seq_max, plain.kv_unified) == (512, 8, False)
+    # As slow as a large model: a step of 512 tokens is far over the target, and the engine would not make one.
+    held = run(KnownRig(split=3.0, slow=20.0), quick=True)
+    assert held.choice == plain
+    measured = [row["choice"] for row in held.evidence["measured"]]
+    assert measured[0] == plain.as_json()
+    assert len(measured) > 2
+    # Only what measures better is taken.
+    assert run(KnownRig(split=0.1), quick=True).choice != plain
+
+
+def test_an_engine_that_was_told_nothing_is_as_the_search_believes() -> None:
+    assert UNTUNED_SEQS == DEFAULT_SLOTS
+    assert inspect.signature(LlamaCppEngine).parameters["n_batch"].default == UNTUNED_BATCH
+    assert inspect.signature(LlamaCppEngine).parameters["kv_unified"].default is False
 
 
 def test_losers_are_in_the_record_and_what_was_left_out_too() -> None:
