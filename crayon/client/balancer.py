@@ -133,6 +133,8 @@ class Balancer:
             self._turn += len(new)
             for address, turn in zip(new, turns, strict=True):
                 self._endpoints[address] = _Endpoint(address, self._make_breaker(), turn)
+            # In the order of the list; who is listed no more comes last.
+            self._endpoints = {name: self._endpoints[name] for name in (*wanted, *self._endpoints)}
 
     def retired(self) -> tuple[str, ...]:
         """Forget the servers that are listed no more and have nothing to do, and return them."""

@@ -255,7 +255,7 @@ class ServeSettings(Section):
         ),
     ] = None
     tune: Annotated[bool, Field(description="Search for up to 30 s at a model's first start (crayon tune server).")] = (
-        True
+        False
     )
     drain_seconds: Annotated[
         Float, Field(ge=0, description="How long running answers may go on after the first signal.")

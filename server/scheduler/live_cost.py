@@ -148,7 +148,7 @@ class LiveCost:
         else:
             expected = self._pace.seconds(shape)
             self._errors.append(abs(expected / seconds - 1))
-            if 1 < shape.outputs < shape.tokens:
+            if 1 < shape.outputs < shape.tokens and expected > 0:
                 self._beside += _RECENT * (min(seconds / expected, _MOST_BESIDE) - self._beside)
             self._line_errors.append(abs(self._line.seconds(shape.tokens) / seconds - 1))
             self._pace.observed(shape, seconds)

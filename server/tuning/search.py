@@ -112,6 +112,10 @@ def _enumerate(space: Space, workload: Workload) -> Iterator[Choice]:
                             )
 
 
+def _power_below(number: int) -> int:
+    return 2 ** (number.bit_length() - 1)
+
+
 def _powers(low: int, high: int) -> list[int]:
     return [size for size in (2**i for i in range(20)) if low <= size <= high] or [max(1, high)]
 
@@ -187,12 +191,12 @@ class _Search:
 
     def _cache(self) -> None:
         found, workload = self._found, self._workload
-        if not found.choice.kv_unified:
-            found.why["kv_unified"] = "split, as without a search: nothing that was measured is better"
-            return
         # The best split one, which may need fewer sequences for each to hold the longest request.
         most = max(1, workload.n_ctx // workload.longest)
-        seqs = min(found.choice.n_seq_max, 2 ** (most.bit_length() - 1))
+        seqs = min(found.choice.n_seq_max if found.choice.kv_unified else self._space.max_seqs, _power_below(most))
+        if not found.choice.kv_unified and seqs in {1, found.choice.n_seq_max}:
+            found.why["kv_unified"] = "split, as without a search: nothing that was measured is better"
+            return
         if seqs == 1:
             found.why["kv_unified"] = "unified: a split cache would hold one request of the longest kind only"
             return

@@ -71,7 +71,7 @@ def test_they_are_listed_in_the_order_given(clock: HandClock) -> None:
     assert {balancer.addresses for balancer in balancers} == {NAMES[:3]}
     assert {tuple(each.address for each in balancer.status()) for balancer in balancers} == {NAMES[:3]}
     balancers[0].update([NAMES[3], *NAMES[:2]])
-    assert balancers[0].addresses == (*NAMES[:2], NAMES[3])
+    assert balancers[0].addresses == (NAMES[3], *NAMES[:2])
 
 
 def test_one_failure_ejects_and_the_others_share_its_turns_evenly(clock: HandClock) -> None:

@@ -134,26 +134,27 @@ def _all(
     """Return the replies by question and side: those that are kept, and the others from so many chats at a time."""
     found: dict[tuple[int, str], list[Reply]] = {}
     step = _progress(len(questions) * len(SIDES), tell)
-    with ThreadPoolExecutor(workers, "crayon-chats") as pool:
-        running = {}
+    running = {}
+    pool = ThreadPoolExecutor(workers, "crayon-chats")
+    try:
         # Side by side: where both models are on one machine, chats of both at a time would take each other's cores.
         for side, question in itertools.product(SIDES, questions):
-            key = cache.key("chat-1", side, sorted(keys.items()), question.turns, max_tokens)
+            # With the workers, since an answer's seconds are those beside the others.
+            key = cache.key("chat-2", side, sorted(keys.items()), question.turns, max_tokens, workers)
             kept = cache.get(key)
             if kept is None:
                 running[pool.submit(talk, side, question)] = (question, side, key)
             else:
                 found[question.id, side] = [Reply(**raw) for raw in json.loads(kept)]
                 step(f"question {question.id}, {side}")
-        try:
-            for done in as_completed(running):
-                question, side, key = running[done]
-                found[question.id, side] = replies = done.result()
-                cache.put(key, json.dumps([asdict(reply) for reply in replies]).encode())
-                step(f"question {question.id}, {side}")
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)  # what runs ends with its engine
-            raise
+        for done in as_completed(running):
+            question, side, key = running[done]
+            found[question.id, side] = replies = done.result()
+            cache.put(key, json.dumps([asdict(reply) for reply in replies]).encode())
+            step(f"question {question.id}, {side}")
+    finally:
+        # After a failure nothing else is begun; what runs ends with its engine, which the caller closes.
+        pool.shutdown(wait=False, cancel_futures=True)
     return found
 
 
