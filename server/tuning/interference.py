@@ -79,7 +79,8 @@ def interfere(
         return _Side(model, mine, prompt, n_ctx=max(workload.prompt, choice.n_batch), depth=0, sequences=1)
 
     def writer(mine: Sequence[int]) -> _Side:
-        return _Side(model, mine, writing, n_ctx=workload.n_ctx, depth=workload.depth, sequences=answers)
+        n_ctx, depth, unified = workload.n_ctx, workload.depth, choice.kv_unified
+        return _Side(model, mine, writing, n_ctx=n_ctx, depth=depth, sequences=answers, unified=unified)
 
     (prefill_s,) = _together([reader(cores)], seconds / 3)
     (decode_s,) = _together([writer(cores)], seconds / 3)
@@ -102,7 +103,15 @@ class _Side:
     """One context, bound to its cores, that runs the same call again and again."""
 
     def __init__(
-        self, model: Model, cores: Sequence[int], rows: list[Row], *, n_ctx: int, depth: int, sequences: int
+        self,
+        model: Model,
+        cores: Sequence[int],
+        rows: list[Row],
+        *,
+        n_ctx: int,
+        depth: int,
+        sequences: int,
+        unified: bool = True,
     ) -> None:
         self._model = model
         self._cores = tuple(cores)
@@ -110,6 +119,7 @@ class _Side:
         self._n_ctx = n_ctx
         self._depth = depth
         self._sequences = sequences
+        self._unified = unified
         self.times: list[float] = []
         self.error: Exception | None = None
 
@@ -125,6 +135,7 @@ class _Side:
                 n_seq_max=self._sequences,
                 n_outputs_max=self._sequences,
                 threads=len(self._cores),
+                kv_unified=self._unified,
             ) as context:
                 filled = Filled(context)
                 filled.fill(self._sequences, self._depth)
