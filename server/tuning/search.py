@@ -113,7 +113,7 @@ def _enumerate(space: Space, workload: Workload) -> Iterator[Choice]:
 
 
 def _power_below(number: int) -> int:
-    return 2 ** (number.bit_length() - 1)
+    return 1 << (number.bit_length() - 1)
 
 
 def _powers(low: int, high: int) -> list[int]:
