@@ -112,10 +112,6 @@ def _enumerate(space: Space, workload: Workload) -> Iterator[Choice]:
                             )
 
 
-def _power_below(number: int) -> int:
-    return 1 << (number.bit_length() - 1)
-
-
 def _powers(low: int, high: int) -> list[int]:
     return [size for size in (2**i for i in range(20)) if low <= size <= high] or [max(1, high)]
 
@@ -193,7 +189,7 @@ class _Search:
         found, workload = self._found, self._workload
         # The best split one, which may need fewer sequences for each to hold the longest request.
         most = max(1, workload.n_ctx // workload.longest)
-        seqs = min(found.choice.n_seq_max if found.choice.kv_unified else self._space.max_seqs, _power_below(most))
+        seqs = min(found.choice.n_seq_max if found.choice.kv_unified else self._space.max_seqs, _powers(1, most)[-1])
         if not found.choice.kv_unified and seqs in {1, found.choice.n_seq_max}:
             found.why["kv_unified"] = "split, as without a search: nothing that was measured is better"
             return

@@ -54,6 +54,15 @@ def record(local: LocalModel, *, key: Key | None = None, cost: Any = COST, **cho
     keep(profile, folder_of(local, None))
 
 
+def test_nothing_is_searched_whose_result_could_not_be_kept(
+    local: LocalModel, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("crayon.cli.tuned.os.access", lambda *_: False)
+    monkeypatch.setattr("crayon.server.tuning.tune", lambda *_, **__: pytest.fail("it was searched"))
+    assert sizes(local, search=True) == {"n_ctx": 512, "n_seq_max": 8, "threads": None}
+    assert "cannot be written, and its result would be lost" in capsys.readouterr().err
+
+
 def test_json_has_the_choice_and_its_evidence(model: Path, runner: CliRunner) -> None:
     result = runner.invoke(app, ["tune", "server", str(model), "--quick", "--json", *SMALL])
     assert result.exit_code == 0, result.output
