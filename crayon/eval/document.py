@@ -46,11 +46,12 @@ def results_page(files: Sequence[Path], images: Path, prefix: str, notes: str = 
         InvalidRequestError: a file cannot be read, or is no result.
     """
     lines = ["# Results", "", _INTRODUCTION, ""]
+    taken: set[str] = set()
     for file in files:
         record = _read(file)
         bench = str(record["bench"])
         title = TITLES.get(bench, f"`{bench if bench.startswith('eval') else f'bench {bench}'}`")
-        lines += [f"## {title}", "", *_lower(_sections(record, _plots(bench, file.parent, images, prefix)))]
+        lines += [f"## {title}", "", *_lower(_sections(record, _plots(bench, file.parent, images, prefix, taken)))]
     if notes.strip():
         lines += ["## What else did not work", "", notes.strip(), ""]
     return "\n".join(lines).rstrip() + "\n"
@@ -83,13 +84,16 @@ def _rows(record: Record, plots: Sequence[str]) -> list[str]:
     return [*lines, ""]
 
 
-def _plots(bench: str, folder: Path, images: Path, prefix: str) -> list[str]:
+def _plots(bench: str, folder: Path, images: Path, prefix: str, taken: set[str]) -> list[str]:
+    """Copy the plots of a result; where another one's has the name already (`taken`), the folder's stands before it."""
     found = sorted(folder.glob(PLOTS[bench])) if bench in PLOTS else []
     names = []
     for path in found:
         images.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(path, images / path.name)
-        names.append(f"{prefix}/{path.name}")
+        name = f"{folder.name}-{path.name}" if path.name in taken else path.name
+        taken.add(name)
+        shutil.copyfile(path, images / name)
+        names.append(f"{prefix}/{name}")
     return names
 
 

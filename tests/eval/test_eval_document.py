@@ -61,6 +61,18 @@ def test_a_race_has_its_plots_and_what_was_not_measured(tmp_path: Path) -> None:
     assert (tmp_path / "images" / "server-ablation.png").exists()
 
 
+def test_plots_of_two_results_do_not_take_each_others_place(tmp_path: Path) -> None:
+    row = {"metric": "ratio", "value": 1.0, "unit": "ratio"}
+    files = [result(tmp_path / name / "server.json", "server", row) for name in ("one", "two")]
+    for name in ("one", "two"):
+        (tmp_path / name / "server-ablation.png").write_bytes(name.encode())
+    told = results_page(files, tmp_path / "images", "images")
+    assert "(images/server-ablation.png)" in told
+    assert "(images/two-server-ablation.png)" in told
+    assert (tmp_path / "images" / "server-ablation.png").read_bytes() == b"one"
+    assert (tmp_path / "images" / "two-server-ablation.png").read_bytes() == b"two"
+
+
 @pytest.mark.parametrize("text", ["{}", "[1]", "nothing", '{"bench": "x"}'])
 def test_what_is_no_result_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "x.json").write_text(text, encoding="utf-8")
