@@ -54,6 +54,18 @@ class Verdict:
         """Whether every bound was kept."""
         return self.excess <= 1.0 and not self.grows and not self.unfinished
 
+    @property
+    def faults(self) -> str:
+        """What was not kept, in words; "" where all was."""
+        found = []
+        if self.excess > 1.0:
+            found.append(f"{self.excess:.1f} times the bound is waited (between tokens {1000 * self.gap:.0f} ms)")
+        if self.grows:
+            found.append("ever more answers are under way")
+        if self.unfinished:
+            found.append(f"{self.unfinished} answers have no end")
+        return ", ".join(found)
+
 
 def judge(run: Run, rate: float, window: float, bounds: Bounds) -> Verdict:
     """Hold a run against the bounds.
@@ -118,6 +130,12 @@ class Found:
         """The verdict at that rate."""
         passed = [verdict for verdict in self.verdicts if verdict.passed]
         return max(passed, key=lambda verdict: verdict.rate, default=None)
+
+    @property
+    def next(self) -> Verdict | None:
+        """The verdict at the lowest rate that did not pass."""
+        failed = [verdict for verdict in self.verdicts if not verdict.passed]
+        return min(failed, key=lambda verdict: verdict.rate, default=None)
 
 
 def search_rate(probe: Callable[[float], Verdict], most: float, probes: int) -> Found:

@@ -12,7 +12,7 @@ from crayon.bench.serving.offline import rate as offline_rate
 from crayon.bench.serving.online import STEPS_PER_GAP, Bounds, Found, Verdict, judge, search_rate
 from crayon.bench.serving.rows import online_rows
 from crayon.bench.serving.tuning import ONLINE_BATCHES
-from crayon.bench.serving.workloads import CONSTANT, Workload, poisson_arrivals
+from crayon.bench.serving.workloads import CONSTANT, Workload, even_thirds, poisson_arrivals
 
 if TYPE_CHECKING:
     from crayon.bench.serving.bed import Bed
@@ -69,7 +69,7 @@ def plan_arrivals(plan: Plan, rate: float) -> int:
 def probe(bed: Bed, system: System, workload: Workload, rate: float, bounds: Bounds) -> Verdict:
     """Let requests arrive at a rate, and judge what their users saw."""
     count = plan_arrivals(bed.plan, rate)
-    pairs = list(itertools.islice(itertools.cycle(workload.pairs), count))
+    pairs = even_thirds(list(itertools.islice(itertools.cycle(workload.pairs), count)))
     arrivals = poisson_arrivals(rate, count)
     jobs = [Job(bed.maker.make(pair.prompt), pair.answer, at) for pair, at in zip(pairs, arrivals, strict=True)]
     window = count / rate

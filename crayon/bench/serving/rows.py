@@ -115,6 +115,8 @@ def online_rows(model: str, workload: str, ours: Found, theirs: Found, against: 
         said = "no rate that was tried keeps the bounds"
         if best is not None:
             said = f"p95 between tokens {1000 * best.gap:.0f} ms, to the first token {best.first:.2f} s"
+        if found.next is not None:
+            said += f"; at {found.next.rate:.2f}: {found.next.faults}"
         rows.append(
             Row.median(
                 "online_requests_per_s",

@@ -163,6 +163,22 @@ def load_trace(name: str) -> list[Pair]:
     return pairs
 
 
+def even_thirds(pairs: Sequence[Pair], seed: int = 0) -> list[Pair]:
+    """Return the requests in an order in which each third has as many long and short answers, at random within it.
+
+    Else what a trace happens to have last looks, in a short window, like a queue that grows. The thirds are those of
+    `poisson_arrivals`.
+    """
+    thirds: tuple[list[Pair], ...] = ([], [], [])
+    for at, pair in enumerate(sorted(pairs, key=lambda pair: (pair.answer, pair.prompt), reverse=True)):
+        block, place = divmod(at, 3)
+        # There and back again, so that no third has the longest of every block.
+        back = block % 2 and 3 * block + 3 <= len(pairs)
+        thirds[2 - place if back else place].append(pair)
+    rng = np.random.default_rng(seed)
+    return [third[int(at)] for third in thirds for at in rng.permutation(len(third))]
+
+
 def poisson_arrivals(rate: float, count: int, seed: int = 0) -> list[float]:
     """Return when `count` requests arrive in a window of `count / rate` seconds, as those of a Poisson process do.
 

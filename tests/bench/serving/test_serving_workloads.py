@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import gzip
+import itertools
+from collections import Counter
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from crayon.bench.serving.prompts import PromptMaker
 from crayon.bench.serving.workloads import (
@@ -15,6 +19,7 @@ from crayon.bench.serving.workloads import (
     Pair,
     Workload,
     constant,
+    even_thirds,
     from_trace,
     load_trace,
     poisson_arrivals,
@@ -77,6 +82,20 @@ def test_a_trace_is_read_from_the_folder_of_data(tmp_path: Path, monkeypatch: py
         load_trace(CODE)
     with pytest.raises(ConfigError, match=r"azure_2023_conv\.csv\.gz is not there"):
         load_trace(CONVERSATION)
+
+
+@given(st.lists(st.builds(Pair, st.integers(1, 2000), st.integers(1, 500)), min_size=2, max_size=60))
+def test_each_third_of_a_window_has_as_much_to_write(pairs: list[Pair]) -> None:
+    found = even_thirds(pairs)
+    assert Counter(found) == Counter(pairs)
+    assert found == even_thirds(pairs)
+    sizes = [len(pairs) // 3 + (third < len(pairs) % 3) for third in range(3)]
+    ends = list(itertools.accumulate(sizes))
+    # The arrivals of the thirds, which these are for.
+    arrivals = poisson_arrivals(1.0, len(pairs))
+    assert [sum(at < (third + 1) * len(pairs) / 3 for at in arrivals) for third in range(3)] == ends
+    written = [sum(pair.answer for pair in found[end - size : end]) for size, end in zip(sizes, ends, strict=True)]
+    assert max(written) - min(written) <= 2 * max(pair.answer for pair in pairs)
 
 
 def test_arrivals_have_the_rate_and_one_pattern_for_all_rates() -> None:
