@@ -201,11 +201,8 @@ def _llama_cpp(settings: Settings, given: Mapping[str, Any]) -> Callable[[], Eng
     sizes = engine_sizes(
         local,
         quantization or info.file_type or "",
+        serve,
         models_dir=settings.models_dir,
-        ctx=serve.ctx,
-        slots=serve.slots,
-        threads=serve.threads,
-        search=serve.tune,
         pools=pools,
     )
     console.message(f"loading {local.name} from {local.path}", "dim")

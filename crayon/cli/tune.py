@@ -61,7 +61,10 @@ def server(
         typer.Option("--pool", metavar="POOL", help="Adapters that requests blend; several --blends need one."),
     ] = None,
     blends: Annotated[int, typer.Option("--blends", min=1, help="Different blends among the requests.")] = 1,
-    ctx: Annotated[int, typer.Option("--ctx", min=16, help="Tokens of context that all requests share.")] = 8192,
+    ctx: Annotated[
+        int | None,
+        typer.Option("--ctx", min=16, help="Tokens of context of all requests; if not given, what crayon serve has."),
+    ] = None,
     prompt_tokens: Annotated[int, typer.Option("--prompt-tokens", min=1, help="Of a typical request.")] = 200,
     answer_tokens: Annotated[int, typer.Option("--answer-tokens", min=1, help="Of a typical request.")] = 50,
     latency_ms: Annotated[
@@ -90,7 +93,10 @@ def server(
 
     if blends > 1 and not pool:
         raise ConfigError("--blends", "of 2 or more need a --pool to change between")
-    models_dir = options.load_settings({}).models_dir
+    settings = options.load_settings({})
+    models_dir = settings.models_dir
+    # A record holds for one size of cache.
+    ctx = settings.serve.ctx if ctx is None else ctx
     workload = Workload(
         prompt=prompt_tokens, answer=answer_tokens, blends=blends, n_ctx=ctx, itl_target_s=latency_ms / 1000
     )
@@ -100,7 +106,7 @@ def server(
     source, quantization = origin({key: str(value) for key, value in info.metadata.items()}, local.sha256)
     profile = search(
         local.path,
-        Key.here(local.sha256, quantization or info.file_type or ""),
+        Key.here(local.sha256, quantization or info.file_type or "", ctx),
         folder_of(local, models_dir),
         workload=workload,
         quick=quick,

@@ -14,11 +14,14 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from crayon.adapters import Pool
+    from crayon.config import ServeSettings
     from crayon.models import LocalModel
     from crayon.server.scheduler.step_cost import StepCost
     from crayon.server.tuning import TunedProfile
 
 DEFAULT_SLOTS = 8
+DECIDED = ("slots", "threads", "batch", "nano_batches", "overlap", "kv", "blend_quantum")
+"""The settings that a record decides, together."""
 
 
 def folder_of(local: LocalModel, models_dir: Path | None) -> Path:
@@ -31,45 +34,44 @@ def folder_of(local: LocalModel, models_dir: Path | None) -> Path:
 def engine_sizes(
     local: LocalModel,
     quantization: str,
+    serve: ServeSettings,
     *,
     models_dir: Path | None,
-    ctx: int,
-    slots: int | None,
-    threads: int | None,
-    search: bool,
     pools: Sequence[Pool] = (),
 ) -> dict[str, Any]:
-    """Return the engine's keyword arguments for its sizes: given by hand, else tuned, else the defaults.
+    """Return the engine's keyword arguments for its sizes: all tuned, or all as given by hand and by default.
 
     Args:
         local: the model that is served.
         quantization: its type.
+        serve: what is asked for; without its `tune` there is no record and no search.
         models_dir: the store; None is the usual one.
-        ctx: cells of the cache.
-        slots: most requests together, given by hand; None is not.
-        threads: compute threads, likewise.
-        search: whether to search for up to 30 seconds where there is no record that holds.
         pools: adapters that are served.
     """
-    by_hand = {name: value for name, value in (("n_seq_max", slots), ("threads", threads)) if value is not None}
-    profile = _profile(local, quantization, models_dir, ctx, search=search and len(by_hand) < 2, pools=pools)
-    tuned: dict[str, Any] = {}
-    if profile is not None:
+    sizes = {"n_ctx": serve.ctx, "n_seq_max": serve.slots or DEFAULT_SLOTS, "threads": serve.threads}
+    if serve.tune is False:
+        return sizes
+    by_hand = [key for key in DECIDED if getattr(serve, key) is not None]
+    profile = _profile(local, quantization, models_dir, serve.ctx, by_hand=by_hand, pools=pools)
+    if profile is None:
+        return sizes
+    if by_hand:
+        # What was measured together is not to be mixed with what was not: a batch of 64 is no batch for 100 requests.
+        console.message(f"tuned on {profile.made}, which is not used: {_and(by_hand)} given by hand", "dim")
+    else:
         from crayon.server.engines.llama_cpp import LlamaCppEngine
         from crayon.server.tuning import engine_arguments
 
-        accepted = inspect.signature(LlamaCppEngine).parameters
-        # What cannot be combined with a value given by hand goes with it.
-        tuned = engine_arguments(profile.choice, set(accepted) - set(by_hand))
-        if "threads" in by_hand:
-            tuned.pop("overlap", None)
-            tuned.pop("prefill_threads", None)
-        _fit(tuned, by_hand)
-        words = ", ".join(f"{name} {value}" for name, value in tuned.items()) or "nothing"
-        console.message(f"tuned on {profile.made}: {words}" + ("; the rest is given by hand" if by_hand else ""), "dim")
-        if "threads" not in by_hand:  # with other threads, another cost; the engine learns it
-            tuned["cost"] = _cost(profile)
-    return {"n_ctx": ctx, "n_seq_max": DEFAULT_SLOTS, "threads": None, **tuned, **by_hand}
+        sizes |= engine_arguments(profile.choice, set(inspect.signature(LlamaCppEngine).parameters))
+        console.message(f"tuned on {profile.made}: {profile.choice}", "dim")
+    if serve.threads is None:  # with other threads, another cost; the engine learns it
+        sizes["cost"] = _cost(profile)
+    return sizes
+
+
+def _and(names: Sequence[str]) -> str:
+    *first, last = names
+    return f"{', '.join(first)} and {last} are" if first else f"{last} is"
 
 
 def _cost(profile: TunedProfile) -> StepCost | None:
@@ -83,54 +85,41 @@ def _cost(profile: TunedProfile) -> StepCost | None:
         return None
 
 
-def _fit(tuned: dict[str, Any], by_hand: dict[str, int]) -> None:
-    """Let a step hold a token of each request, as many as were asked for by hand, and drop what depends on fewer."""
-    slots = by_hand.get("n_seq_max")
-    if slots is None:
-        return
-    if "n_batch" in tuned:
-        tuned["n_batch"] = max(tuned["n_batch"], slots)
-    # How many cells each has was searched for another number of requests.
-    tuned.pop("kv_unified", None)
-
-
 def _profile(
     local: LocalModel,
     quantization: str,
     models_dir: Path | None,
     ctx: int,
     *,
-    search: bool,
+    by_hand: Sequence[str],
     pools: Sequence[Pool],
 ) -> TunedProfile | None:
+    """Return the record that holds here, or what a short search finds where it may be made; None where not."""
     from crayon.server.tuning import QUICK_SECONDS, Key, Workload, load, tune
 
-    folder, key = folder_of(local, models_dir), Key.here(local.sha256, quantization)
+    folder, key = folder_of(local, models_dir), Key.here(local.sha256, quantization, ctx)
     found, reason = load(folder, key)
     if found is not None:
-        if found.workload.get("n_ctx", ctx) <= ctx:
-            return found
-        reason = f"it was tuned for a context of {found.workload['n_ctx']}, more than {ctx}"
-    if not search:
-        console.message(f"not tuned: {reason}; crayon tune server {local.name} does it", "dim")
+        return found
+    if by_hand:
+        console.message(f"not tuned: {_and(by_hand)} given by hand", "dim")
         return None
     if not _writable(folder):
-        console.message(f"no search: {folder} cannot be written, and its result would be lost", "dim")
+        console.message(f"not tuned: {folder} cannot be written, and what a search finds would be lost", "dim")
         return None
-    workload = Workload(n_ctx=ctx) if ctx >= Workload().tokens else None
-    if workload is None:
-        console.message(f"a context of {ctx} is too small to search in", "dim")
+    if ctx < Workload().tokens:
+        console.message(f"not tuned: a context of {ctx} is too small to search in", "dim")
         return None
     console.message(
-        f"not tuned: {reason}; searching for up to {QUICK_SECONDS:.0f} s, once (--no-tune leaves it out, "
-        f"crayon tune server {local.name} searches longer)"
+        f"not tuned: {reason}; measuring for up to {QUICK_SECONDS:.0f} s how it is served best, once "
+        f"(--no-tune leaves it out, crayon tune server {local.name} searches longer)"
     )
     try:
         return tune(
             local.path,
             key,
             folder,
-            workload=workload,
+            workload=Workload(n_ctx=ctx),
             quick=True,
             pools=pools,
             say=lambda text: console.message(f"  {text}", "dim"),

@@ -254,9 +254,13 @@ class ServeSettings(Section):
             description="Keep the engine's counters there, as JSON, for benches.", json_schema_extra={"metavar": "PATH"}
         ),
     ] = None
-    tune: Annotated[bool, Field(description="Search for up to 30 s at a model's first start (crayon tune server).")] = (
-        False
-    )
+    tune: Annotated[
+        OptionalBool,
+        Field(
+            description="With llama.cpp: take sizes from the record of a search (crayon tune server), and search for "
+            "up to 30 s at a model's first start on this machine. On unless a size is given by hand."
+        ),
+    ] = None
     drain_seconds: Annotated[
         Float, Field(ge=0, description="How long running answers may go on after the first signal.")
     ] = _LISTENING.drain_seconds

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-SCHEMA = 1
+SCHEMA = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +32,7 @@ class Key:
         cores: cores that this process may use.
         quota: its CPU quota in cores; None: no limit.
         library: version of llama-cpp-python.
+        n_ctx: cells of the cache.
     """
 
     model_sha256: str
@@ -40,10 +41,11 @@ class Key:
     cores: int
     quota: float | None
     library: str
+    n_ctx: int
 
     @classmethod
-    def here(cls, model_sha256: str, quantization: str) -> Key:
-        """Return the key of a model on this machine, as this process may use it."""
+    def here(cls, model_sha256: str, quantization: str, n_ctx: int) -> Key:
+        """Return the key of a model on this machine, as this process may use it, with a cache of so many cells."""
         machine = inspect_machine()
         return cls(
             model_sha256=model_sha256,
@@ -52,6 +54,7 @@ class Key:
             cores=machine.allowed_cores,
             quota=machine.cpu_quota,
             library=metadata.version("llama-cpp-python"),
+            n_ctx=n_ctx,
         )
 
     @property
@@ -69,6 +72,8 @@ class Key:
             return f"it was measured on another CPU ({other.cpu.partition(' [')[0]})"
         if (self.cores, self.quota) != (other.cores, other.quota):
             return f"it was measured with {_share(other)}, here are {_share(self)}"
+        if self.n_ctx != other.n_ctx:
+            return f"it was measured with a context of {other.n_ctx} tokens, here are {self.n_ctx}"
         return ""
 
 

@@ -3,7 +3,8 @@
 Stage I enumerates batches, sequences, kind of cache, nano-batches and the turns of blends, and predicts what a full
 server delivers within the latency target. Stage II measures with the host's work running: what an engine does that was
 told nothing, threads for that, the best three structures, then each knob that no cost can decide. Another choice is
-held only where measurement says that it gains more than the noise: no search ends below what there was without it.
+held only where measurement says that it gains more than the noise, and again when it is measured once more beside
+the untuned engine, for the best of many is flattered by noise: no search ends below what there was without it.
 """
 
 from __future__ import annotations
@@ -39,7 +40,8 @@ class Space:
         cores: cores that may compute.
         overlap: whether two contexts can be bound to cores of their own.
         trial_s: seconds of one measurement.
-        quick: only batch, sequences and threads.
+        quick: only batch, sequences and threads, and no fewer sequences than without a search: what it measures is a
+            full server, and callers who wait for a place are not in it.
     """
 
     max_batch: int
@@ -95,8 +97,9 @@ def structures(cost: StepCost, space: Space, workload: Workload) -> list[tuple[C
 
 def _enumerate(space: Space, workload: Workload) -> Iterator[Choice]:
     blends = workload.blends > 1
+    fewest = untuned(space, workload).n_seq_max if space.quick else 1
     for n_batch in _powers(16, min(space.max_batch, workload.n_ctx)):
-        for n_seq_max in _powers(1, min(space.max_seqs, n_batch)):
+        for n_seq_max in _powers(fewest, min(space.max_seqs, n_batch)):
             for unified in (True, False) if workload.n_ctx // n_seq_max >= workload.longest else (True,):
                 for nano in (1, 2):
                     for quantum in _QUANTA if blends else (0,):
@@ -171,6 +174,7 @@ class _Search:
         else:
             self._nano()
             self._cache()
+        self._again()
         self._overlap()
         return found
 
@@ -207,6 +211,33 @@ class _Search:
             choice = self._found.choice
             why["quantum"] = f"{choice.quantum}, with {choice.max_blends} blends a step: predicted from the cost"
 
+    def _again(self) -> None:
+        """Measure the choice once more beside the untuned engine, and take that one back where the gain was noise."""
+        found, plain = self._found, untuned(self._space, self._workload)
+        better = found.choice
+        if better == plain:
+            return
+        rate, beside = self._once_more(better), self._once_more(plain)
+        if rate is None or beside is None:
+            found.why["structure"] += f"; no time was left to measure {better} again"
+        else:
+            found.why["structure"] += f"; again {rate:.0f} tokens/s for {better}, {beside:.0f} untuned"
+            if rate > MARGIN * beside or self._late[plain] > self._late[better]:
+                return
+        found.choice, found.rate = plain, self._rates[plain] or 0.0
+
+    def _once_more(self, choice: Choice) -> float | None:
+        """Return a second measurement of a choice; None if there was no time."""
+        name, load = f"again, trial of {choice}", steady(self._cost, choice, self._workload)
+        if not self._time_for(name, self._needs(load)):
+            return None
+        rate = float(self._journal.measure(name, partial(self._trial, choice, load))["tokens_per_s"])
+        self._say(f"again {choice}: {rate:.0f} tokens/s")
+        return rate
+
+    def _trial(self, choice: Choice, load: Steady) -> dict[str, Any]:
+        return self._rig.trial(choice, load, self._workload, self._space.trial_s).as_json()
+
     def _overlap(self) -> None:
         found, space = self._found, self._space
         if not space.overlap:
@@ -240,14 +271,12 @@ class _Search:
             return self._rates[choice]
         name = f"trial of {choice}"
         load = steady(self._cost, choice, self._workload)
-        # Overlap is to be decided by measurement, also where the time is short.
-        spare = self._needs(load, overlap=True) if self._space.overlap else 0.0
+        # Time that is kept: to measure what is found once more, and overlap, which only measurement decides.
+        spare = 2 * self._needs(load) + (self._needs(load, overlap=True) if self._space.overlap else 0.0)
         if self._rates and not self._time_for(name, self._needs(load) + spare):
             self._rates[choice] = None
             return None
-        got = self._journal.measure(
-            name, lambda: self._rig.trial(choice, load, self._workload, self._space.trial_s).as_json()
-        )
+        got = self._journal.measure(name, partial(self._trial, choice, load))
         rate, late = float(got["tokens_per_s"]), max(0.0, got["longest_s"] - self._workload.itl_target_s)
         if replace(choice, threads=self._space.cores) == untuned(self._space, self._workload):
             late = 0.0  # its batch is only what a step may hold at most: the engine keeps its steps short itself

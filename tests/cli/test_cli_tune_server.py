@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -10,10 +11,12 @@ import pytest
 from tiny_chat import write_model
 
 from crayon.cli.app import app
-from crayon.cli.tuned import engine_sizes, folder_of
+from crayon.cli.tuned import DECIDED, engine_sizes, folder_of
+from crayon.config import ServeSettings
 from crayon.errors import EngineError
 from crayon.models import LocalModel, resolve
-from crayon.server.tuning import Choice, Key, TunedProfile, Workload
+from crayon.server.engines.llama_cpp import LlamaCppEngine
+from crayon.server.tuning import Choice, Key, TunedProfile, Workload, engine_arguments
 from crayon.server.tuning.record import keep
 
 if TYPE_CHECKING:
@@ -22,6 +25,7 @@ if TYPE_CHECKING:
     from typer.testing import CliRunner
 
 COST = {"base": 0.001, "per_token": 0.0005}
+DEFAULTS = {"n_ctx": 512, "n_seq_max": 8, "threads": None}
 SMALL = ["--ctx", "512", "--prompt-tokens", "40", "--answer-tokens", "10", "--time-limit", "2"]
 
 
@@ -36,13 +40,12 @@ def local(model: Path) -> LocalModel:
 
 
 def sizes(local: LocalModel, **given: Any) -> dict[str, Any]:
-    wanted: dict[str, Any] = {"models_dir": None, "ctx": 512, "slots": None, "threads": None, "search": False}
-    return engine_sizes(local, "F32", **{**wanted, **given})
+    return engine_sizes(local, "F32", ServeSettings(**{"ctx": 512, **given}), models_dir=None)
 
 
 def record(local: LocalModel, *, key: Key | None = None, cost: Any = COST, **choice: Any) -> None:
     profile = TunedProfile(
-        key=key or Key.here(local.sha256, "F32"),
+        key=key or Key.here(local.sha256, "F32", 512),
         choice=Choice(**{"n_batch": 64, "n_seq_max": 4, "threads": 1, **choice}),
         workload=Workload(n_ctx=512).as_json(),
         cost=cost,
@@ -54,13 +57,17 @@ def record(local: LocalModel, *, key: Key | None = None, cost: Any = COST, **cho
     keep(profile, folder_of(local, None))
 
 
-def test_nothing_is_searched_whose_result_could_not_be_kept(
-    local: LocalModel, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr("crayon.cli.tuned.os.access", lambda *_: False)
-    monkeypatch.setattr("crayon.server.tuning.tune", lambda *_, **__: pytest.fail("it was searched"))
-    assert sizes(local, search=True) == {"n_ctx": 512, "n_seq_max": 8, "threads": None}
-    assert "cannot be written, and its result would be lost" in capsys.readouterr().err
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """A search that fails; whether each that was asked for was a quick one."""
+    asked: list[bool] = []
+
+    def tune(*_: object, quick: bool, **__: object) -> TunedProfile:
+        asked.append(quick)
+        raise EngineError("no memory")
+
+    monkeypatch.setattr("crayon.server.tuning.tune", tune)
+    return asked
 
 
 def test_json_has_the_choice_and_its_evidence(model: Path, runner: CliRunner) -> None:
@@ -86,6 +93,15 @@ def test_blends_need_a_pool(model: Path, runner: CliRunner) -> None:
     assert "need a --pool" in result.stderr
 
 
+def test_the_context_is_that_of_the_server_if_not_given(model: Path, runner: CliRunner, asked: list[bool]) -> None:
+    keys: list[Key] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CRAYON_SERVE__CTX", "4096")
+        patch.setattr("crayon.server.tuning.tune", lambda _, key, *__, **___: keys.append(key) or 1 / 0)
+        runner.invoke(app, ["tune", "server", str(model), "--quick"])
+    assert [key.n_ctx for key in keys] == [4096]
+
+
 def test_serve_takes_what_was_tuned_and_says_from_when(local: LocalModel, capsys: pytest.CaptureFixture[str]) -> None:
     record(local)
     found = sizes(local)
@@ -95,11 +111,24 @@ def test_serve_takes_what_was_tuned_and_says_from_when(local: LocalModel, capsys
     assert "cost" not in sizes(local, threads=2)  # another number of threads, another cost
 
 
-def test_nothing_is_taken_from_another_machines_record(local: LocalModel, capsys: pytest.CaptureFixture[str]) -> None:
-    here = Key.here(local.sha256, "F32")
+def test_nothing_is_taken_from_another_machines_record(
+    local: LocalModel, asked: list[bool], capsys: pytest.CaptureFixture[str]
+) -> None:
+    here = Key.here(local.sha256, "F32", 512)
     record(local, key=replace(here, cpu="another CPU [avx]"))
-    assert sizes(local) == {"n_ctx": 512, "n_seq_max": 8, "threads": None}
+    assert sizes(local) == DEFAULTS
     assert "measured on another CPU (another CPU)" in " ".join(capsys.readouterr().err.split())
+    assert asked == [True]
+
+
+def test_a_record_of_another_context_is_not_used(
+    local: LocalModel, asked: list[bool], capsys: pytest.CaptureFixture[str]
+) -> None:
+    record(local)
+    for ctx in (256, 1024):
+        assert "n_batch" not in sizes(local, ctx=ctx)
+        assert f"a context of 512 tokens, here are {ctx}" in " ".join(capsys.readouterr().err.split())
+    assert asked == [True, True]
 
 
 def test_a_cost_that_is_none_is_left_out(local: LocalModel, capsys: pytest.CaptureFixture[str]) -> None:
@@ -108,38 +137,86 @@ def test_a_cost_that_is_none_is_left_out(local: LocalModel, capsys: pytest.Captu
     assert "the tuned record's cost is not used" in " ".join(capsys.readouterr().err.split())
 
 
-def test_flags_win_over_the_profile(local: LocalModel) -> None:
-    record(local, n_seq_max=16)
-    assert sizes(local, slots=3)["n_seq_max"] == 3
-    assert sizes(local, threads=2)["threads"] == 2
-    both = sizes(local, slots=100, threads=2, search=True)
-    assert (both["n_seq_max"], both["threads"]) == (100, 2)
-    assert both["n_batch"] >= 100
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"slots": 3}, {"threads": 2}, {"batch": 32}, {"nano_batches": 2}, {"overlap": "none"}, {"kv": "split"},
+        {"blend_quantum": 64},
+    ],
+)  # fmt: skip
+def test_a_record_is_never_mixed_with_what_is_given_by_hand(
+    given: dict[str, Any], local: LocalModel, asked: list[bool], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert set(given) <= set(DECIDED)
+    (name,) = given
+    by_hand = {
+        key: value for key, value in (("n_seq_max", given.get("slots")), ("threads", given.get("threads"))) if value
+    }
+    assert sizes(local, **given) == {**DEFAULTS, **by_hand}
+    assert f"not tuned: {name} is given by hand" in capsys.readouterr().err
+    record(local, n_seq_max=16, n_batch=128, overlap="dual", prefill_threads=1)
+    found = sizes(local, **given)
+    found.pop("cost", None)
+    assert found == {**DEFAULTS, **by_hand}
+    assert f"which is not used: {name} is given by hand" in " ".join(capsys.readouterr().err.split())
+    assert asked == []
 
 
-def test_without_a_record_the_defaults_hold(local: LocalModel, capsys: pytest.CaptureFixture[str]) -> None:
-    assert sizes(local) == {"n_ctx": 512, "n_seq_max": 8, "threads": None}
-    assert "never tuned here" in capsys.readouterr().err
+def test_every_size_that_a_record_decides_can_be_given_by_hand() -> None:
+    assert set(DECIDED) <= set(ServeSettings.model_fields)
+    told = {
+        "n_batch": "batch",
+        "n_ubatch": "batch",
+        "n_seq_max": "slots",
+        "threads": "threads",
+        "nano_batches": "nano_batches",
+    }
+    told |= {"kv_unified": "kv", "quantum": "blend_quantum", "overlap": "overlap", "prefill_threads": "overlap"}
+    choice = Choice(n_batch=64, n_seq_max=4, threads=1)
+    assert {told[name] for name in engine_arguments(choice, inspect.signature(LlamaCppEngine).parameters)} == set(
+        DECIDED
+    )
 
 
-def test_a_record_of_a_larger_context_is_not_used(local: LocalModel, capsys: pytest.CaptureFixture[str]) -> None:
-    record(local)
-    assert "n_batch" not in sizes(local, ctx=256)
-    assert "a context of 512" in capsys.readouterr().err
-
-
-def test_the_first_start_searches_unless_all_sizes_are_given(
+def test_the_first_start_searches_once_and_keeps_what_it_found(
     local: LocalModel, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    asked: list[bool] = []
+    monkeypatch.setattr("crayon.server.tuning.session.QUICK_SECONDS", 2.0)
+    first = sizes(local)
+    assert "measuring for up to 30 s how it is served best, once" in " ".join(capsys.readouterr().err.split())
+    assert first["n_seq_max"] >= 8 or first["n_ctx"] < 8 * Workload().tokens
+    assert first["cost"].terms()["per_token"] >= 0
+    monkeypatch.setattr("crayon.server.tuning.tune", lambda *_, **__: pytest.fail("it was searched again"))
+    assert sizes(local) == first
 
-    def tune(*_: object, quick: bool, **__: object) -> TunedProfile:
-        asked.append(quick)
-        raise EngineError("no memory")
 
-    monkeypatch.setattr("crayon.server.tuning.tune", tune)
-    assert sizes(local, search=True)["n_seq_max"] == 8
+def test_a_search_that_fails_leaves_the_defaults(
+    local: LocalModel, asked: list[bool], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert sizes(local) == DEFAULTS
     assert asked == [True]
     assert "the search failed, the defaults are used: no memory" in capsys.readouterr().err
-    sizes(local, search=True, slots=2, threads=1)
-    assert asked == [True]
+
+
+def test_without_tuning_there_is_neither_search_nor_record(local: LocalModel, asked: list[bool]) -> None:
+    assert sizes(local, tune=False) == DEFAULTS
+    record(local)
+    assert sizes(local, tune=False, slots=3) == {**DEFAULTS, "n_seq_max": 3}
+    assert asked == []
+
+
+def test_nothing_is_searched_whose_result_could_not_be_kept(
+    local: LocalModel, asked: list[bool], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("crayon.cli.tuned.os.access", lambda *_: False)
+    assert sizes(local) == DEFAULTS
+    assert "cannot be written, and what a search finds would be lost" in " ".join(capsys.readouterr().err.split())
+    assert asked == []
+
+
+def test_a_context_too_small_to_search_in_is_said(
+    local: LocalModel, asked: list[bool], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert sizes(local, ctx=64)["n_ctx"] == 64
+    assert "a context of 64 is too small to search in" in capsys.readouterr().err
+    assert asked == []

@@ -37,7 +37,7 @@ class Variant:
 
 
 _WHOLE = ("--nano-batches", "1", "--overlap", "none")
-_SIZES = ("--no-tune", "--batch", "512", "--step-ms", "250", "--kv", "split", *_WHOLE)
+_SIZES = ("--batch", "512", "--step-ms", "250", "--kv", "split", *_WHOLE)
 _BARE = (*_SIZES, "--no-plan-ahead", "--no-spill", "--predict", "worst", "--idle-prefixes", "0")
 _AHEAD = (*_SIZES, "--plan-ahead", "--no-spill", "--predict", "worst", "--idle-prefixes", "0")
 _PREDICTED = (*_SIZES, "--plan-ahead", "--spill", "--predict", "mean", "--idle-prefixes", "0")

@@ -118,6 +118,8 @@ class CrayonSystem:
         """Return the command line; the server's counters are kept beside the ready file."""
         settings = self.settings
         command = [sys.executable, "-P", "-m", "crayon", "serve", "--model", str(self._path), "--port", "0"]
+        # What is raced is what the row says, not what a record on this machine adds.
+        command += ["--no-tune"]
         command += ["--slots", str(settings.slots), "--ctx", str(settings.slots * settings.context)]
         command += ["--threads", str(settings.threads), "--drain-seconds", "1"]
         if settings.batch:
