@@ -9,17 +9,27 @@ from typing import TYPE_CHECKING, Self
 
 if TYPE_CHECKING:
     from crayon.llama.model import Model
+    from crayon.server.tuning.saturation import Steady, Workload
 
-# Of one core: what tokenising, detokenising and gRPC take at some 200 tokens a second.
-_BUSY_S, _IDLE_S = 0.002, 0.008
+# Seconds of a core for each token of an answer: what all threads but the engine's took of a server with 8 and 16 clients,
+# for detokenising, gRPC and the requests' tokenising (0.3 ms with SmolLM2-135M, 0.35 with Qwen2.5-Coder-0.5B).
+PER_TOKEN_S = 0.00035
+MOST = 0.25  # as `rounds.BUSY_SHARE`
+_BUSY_S = 0.001
 _TEXT = "The quick brown fox jumps over the lazy dog. " * 8
 
 
-class HostLoad:
-    """A thread that tokenises and serialises for a fifth of the time while the block runs."""
+def host_share(load: Steady, workload: Workload) -> float:
+    """Return the share of a core that the server's own work takes where it delivers what `load` predicts."""
+    return min(MOST, PER_TOKEN_S * load.tokens_per_s * workload.answer / workload.tokens)
 
-    def __init__(self, model: Model) -> None:
+
+class HostLoad:
+    """A thread that tokenises and serialises for a `share` of the time, above 0, while the block runs."""
+
+    def __init__(self, model: Model, share: float) -> None:
         self._model = model
+        self._idle = _BUSY_S * (1 - share) / share
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="crayon-host-load", daemon=True)
 
@@ -37,4 +47,4 @@ class HostLoad:
             while time.perf_counter() < end:
                 tokens = self._model.tokenize(_TEXT)
                 json.loads(json.dumps({"tokens": tokens, "text": _TEXT}))
-            self._stop.wait(_IDLE_S)
+            self._stop.wait(self._idle)

@@ -15,7 +15,7 @@ from crayon.server.scheduler.nano import in_parts
 from crayon.server.scheduler.step import NanoBatch, Resource, Row
 from crayon.server.scheduler.step_cost import StepShape, shape_of
 from crayon.server.tuning.filled import Filled
-from crayon.server.tuning.host_load import HostLoad
+from crayon.server.tuning.host_load import HostLoad, host_share
 from crayon.server.tuning.interference import interfere
 from crayon.server.tuning.saturation import CELLS
 
@@ -109,7 +109,7 @@ class LlamaRig:
                 kv_unified=choice.kv_unified,
             ) as context,
             self._leases(context) as leases,
-            HostLoad(self._model),
+            HostLoad(self._model, host_share(load, workload)),
         ):
             filled = Filled(context)
             filled.fill(max(1, load.decoding), workload.depth)
@@ -140,7 +140,7 @@ class LlamaRig:
         self, choice: Choice, load: Steady, workload: Workload, prefill_cores: int, seconds: float
     ) -> Interference:
         """Measure two contexts at once."""
-        with HostLoad(self._model):
+        with HostLoad(self._model, host_share(load, workload)):
             return interfere(self._model, choice, load, workload, prefill_cores, seconds)
 
     @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import time
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -13,9 +14,11 @@ from tiny_chat import write_model
 
 from crayon.cli.tuned import DEFAULT_SLOTS
 from crayon.errors import ConfigError
+from crayon.llama.model import Model
 from crayon.server.engines.llama_cpp import LlamaCppEngine
 from crayon.server.scheduler.step_cost import StepCost, StepShape
 from crayon.server.tuning import Choice, Key, TunedProfile, Workload, engine_arguments, load, tune
+from crayon.server.tuning.host_load import MOST, PER_TOKEN_S, HostLoad, host_share
 from crayon.server.tuning.interference import Interference
 from crayon.server.tuning.record import keep, partial_path, path_of
 from crayon.server.tuning.rig import Trial
@@ -325,6 +328,26 @@ def test_an_engine_is_told_what_it_knows() -> None:
 def test_choices_that_make_no_sense_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ConfigError):
         Choice(**{"n_batch": 16, "n_seq_max": 1, "threads": 1, **wrong})
+
+
+# -- the server's own work
+
+
+def test_the_servers_own_work_follows_the_answers_it_writes() -> None:
+    load = steady(COST, untuned(space(), WORKLOAD), WORKLOAD)
+    answers = load.tokens_per_s * WORKLOAD.answer / WORKLOAD.tokens
+    assert host_share(load, WORKLOAD) == pytest.approx(PER_TOKEN_S * answers)
+    assert host_share(load._replace(tokens_per_s=1e6), WORKLOAD) == MOST
+
+
+@pytest.mark.parametrize("share", [0.05, MOST])
+def test_the_servers_own_work_takes_no_more_than_its_share(share: float, tmp_path: Path) -> None:
+    with Model(write_model(tmp_path / "tiny.gguf")) as model:
+        begun, used = time.perf_counter(), time.process_time()
+        with HostLoad(model, share):
+            time.sleep(0.5)
+        took = (time.process_time() - used) / (time.perf_counter() - begun)
+    assert 0 < took < 2 * share
 
 
 # -- the real thing, small
