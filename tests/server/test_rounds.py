@@ -99,7 +99,7 @@ async def test_what_comes_while_a_message_is_written_waits_for_the_next_round() 
 async def test_within_an_answer_rounds_are_a_frame_apart_but_not_at_its_start_and_end(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("crayon.server.rounds.FRAME_S", 1.0)  # long, so that a busy machine changes nothing
+    monkeypatch.setattr("crayon.server.rounds.ALONE_FRAME_S", 1.0)  # long, so that a busy machine changes nothing
     rounds, stream = Rounds(used=lambda: 0.0), Stream()
     loop = asyncio.get_running_loop()
     came: list[tuple[float, int]] = []
@@ -132,6 +132,21 @@ async def test_within_an_answer_rounds_are_a_frame_apart_but_not_at_its_start_an
     await reading
     assert came[2][0] - came[1][0] < 0.5
     assert [tokens for _, tokens in came] == [1, 3, 1]
+
+
+@pytest.mark.parametrize(("several", "frame"), [(False, 1.0), (True, 0.0)])
+async def test_an_answer_alone_has_longer_frames(several: bool, frame: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("crayon.server.rounds.ALONE_FRAME_S", 1.0)
+    monkeypatch.setattr("crayon.server.rounds.FRAME_S", 0.0)
+    rounds, streams = Rounds(used=lambda: 0.0), [Stream() for _ in range(1 + several)]
+    answers = [coalesced(stream, rounds) for stream in streams]
+    loop, came = asyncio.get_running_loop(), []
+    for _ in range(2):
+        for stream in streams:
+            stream.push(Delta("a"))
+        await asyncio.gather(*(anext(answer) for answer in answers))
+        came.append(loop.time())
+    assert frame - 0.1 < came[1] - came[0] < frame + 0.5
 
 
 async def test_the_pause_is_in_proportion_to_the_cost_and_has_an_end() -> None:
