@@ -48,7 +48,7 @@ def engine_sizes(
         models_dir: the store; None is the usual one.
         pools: adapters that are served.
     """
-    sizes = {"n_ctx": serve.ctx, "n_seq_max": serve.slots or DEFAULT_SLOTS, "threads": serve.threads}
+    sizes: dict[str, Any] = {"n_ctx": serve.ctx, "n_seq_max": serve.slots or DEFAULT_SLOTS, "threads": serve.threads}
     if serve.tune is False:
         return sizes
     by_hand = [key for key in DECIDED if getattr(serve, key) is not None]

@@ -11,7 +11,7 @@ import numpy as np
 from crayon.bench.report import Row
 from crayon.bench.serving.client import Job, drive
 from crayon.bench.serving.offline import in_turn
-from crayon.bench.serving.online import STEPS_PER_GAP, Bounds
+from crayon.bench.serving.online import STEPS_PER_GAP, Bounds, percentile
 from crayon.bench.serving.optimum import decode_rate
 from crayon.bench.serving.race_online import under_bounds
 from crayon.bench.serving.rows import Raced, offline_row
@@ -121,7 +121,7 @@ def race_prefix(bed: Bed) -> list[Row]:
 
 
 def race_long_prompt(bed: Bed) -> list[Row]:
-    """Measure the longest gap in 8 running answers while a long prompt is read, in bare steps of 8."""
+    """Measure the gaps in 8 running answers while a long prompt is read, in bare steps: the longest, and 19 of 20."""
     bed.progress(f"{bed.label}: a prompt of {bed.plan.long_prompt} tokens among {TALKERS} answers")
     workload = Workload("long prompt", (Pair(bed.plan.long_prompt, 8),))
     settings = Settings(slots=TALKERS + 1, context=workload.context, threads=bed.threads)
@@ -131,24 +131,30 @@ def race_long_prompt(bed: Bed) -> list[Row]:
         with ExitStack() as stack:
             stack.enter_context(system)
             bed.warm(system)
-            worst = [_worst_gap(bed, system) for _ in range(bed.model_plan.runs)]
+            runs = [_gaps(bed, system) for _ in range(bed.model_plan.runs)]
         name = f"{system.name} {system.settings.describe()}"
-        rows.append(
-            Row.median(
-                "long_prompt_gap_ratio_vs_step",
-                "ratio",
-                [gap / bed.optimum.step_seconds for gap in worst],
-                model=bed.label,
-                workload=f"{bed.plan.long_prompt} tokens among {TALKERS} answers, {name}",
-                against="a bare step of 8",
-                note=f"the longest gap, {1000 * max(worst):.0f} ms; at most {STEPS_PER_GAP:g} is wanted",
-            )
+        kinds = (
+            ("long_prompt_gap_ratio_vs_step", "the longest gap", max),
+            ("long_prompt_p95_gap_ratio_vs_step", "of 20 gaps 19 at most", lambda gaps: percentile(gaps, 95)),
         )
+        for metric, said, of in kinds:
+            found = [of(gaps) for gaps in runs]
+            rows.append(
+                Row.median(
+                    metric,
+                    "ratio",
+                    [gap / bed.optimum.step_seconds for gap in found],
+                    model=bed.label,
+                    workload=f"{bed.plan.long_prompt} tokens among {TALKERS} answers, {name}",
+                    against="a bare step of 8",
+                    note=f"{said} {1000 * max(found):.0f} ms; at most {STEPS_PER_GAP:g} is wanted",
+                )
+            )
     return rows
 
 
-def _worst_gap(bed: Bed, system: System) -> float:
-    """Return the longest gap between tokens of answers under way while the long prompt was read."""
+def _gaps(bed: Bed, system: System) -> list[float]:
+    """Return the gaps between tokens of answers under way while the long prompt was read, in seconds."""
     talkers = [Job(bed.maker.make(OTHERS.prompt), OTHERS.answer) for _ in range(TALKERS)]
     # Well after the last of them has begun.
     at = 3 * TALKERS * OTHERS.prompt / bed.optimum.prefill_rate + 5 * bed.optimum.step_seconds
@@ -163,4 +169,4 @@ def _worst_gap(bed: Bed, system: System) -> float:
     ]
     if not gaps:
         raise ConfigError("plan", "the answers ended before the long prompt came; give them more tokens")
-    return max(gaps)
+    return gaps

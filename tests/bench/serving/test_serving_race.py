@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 METRICS = {
     "offline": {"offline_ratio_vs_llama_server", "fraction_of_opt_engine", "offline_ratio_vs_openvino"},
     "online": {"online_rate_ratio_vs_llama_server", "online_requests_per_s", "token_latency_p99_over_mean"},
-    "long_prompt": {"long_prompt_gap_ratio_vs_step"},
+    "long_prompt": {"long_prompt_gap_ratio_vs_step", "long_prompt_p95_gap_ratio_vs_step"},
     "single": {"b1_decode_ratio_vs_library"},
     "blends": {"many_blends_ratio_vs_one"},
     "prefix": {"prefix_ratio_vs_llama_server"},
