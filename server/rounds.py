@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 BUSY_SHARE = 0.25
 # The most that a token waits for the next round, however much each of them costs.
 LONGEST_PAUSE_S = 0.025
-# Between two rounds that only bring more of answers under way: 40 a second is text that flows, and 20 still is. An answer
-# alone has the fewer, since what a message costs is taken from its own next tokens.
+# Between two rounds that only bring more of answers under way: 40 a second is text that flows, and 20 still is. An
+# answer alone has the fewer, since what a message costs is taken from its own next tokens.
 FRAME_S, ALONE_FRAME_S = 0.025, 0.05
 # Where several streams are written at a time, their engine's thread is about to bring the rest of its step, and to
 # begin the next one. It is left alone for so long: the loop would only take the interpreter from it.

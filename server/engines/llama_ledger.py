@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import logging
-import threading
 from typing import TYPE_CHECKING
 
 from crayon.errors import fault_report
 from crayon.server.engines.llama_counters import Counters
 from crayon.server.scheduler.losses import spent
 from crayon.server.scheduler.step_cost import shape_of
-from crayon.server.scheduler.step_fit import fit
+from crayon.server.scheduler.step_fit import fitting
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Generator, Sequence
 
     from crayon.server.engines.llama_calls import Call
     from crayon.server.scheduler import Caps
     from crayon.server.scheduler.live_cost import LiveCost
     from crayon.server.scheduler.losses import Spent
-    from crayon.server.scheduler.step_fit import Fitted, Sample
+    from crayon.server.scheduler.step_fit import Fitted
 
 logger = logging.getLogger("crayon.server.llama")
 
@@ -62,8 +61,7 @@ class Ledger:
         self._looks = 0
         self._untold = 0.0
         """Seconds of calls since that one."""
-        self._fitting: threading.Thread | None = None
-        self._found: Fitted | None = None
+        self._fitting: Generator[None, None, Fitted] | None = None
 
     def computed(self, calls: Sequence[Call], seconds: float, beside: float, cells: int, *, whole: bool) -> None:
         """Write down calls that ran at the same time.
@@ -97,29 +95,20 @@ class Ledger:
         self._untold = 0.0
 
     def settle(self) -> None:
-        """Between two steps: believe what was fitted, and have the next fit made beside the steps if it is time."""
-        if self._fitting is not None:
-            if self._fitting.is_alive():
-                return
-            self._fitting, found = None, self._found
-            if found is not None:
-                self.cost.fitted(found)
-                self.counters.cost_fits = self.cost.fits
-        samples = self.cost.due()
-        if samples:
-            self._found = None
-            self._fitting = threading.Thread(target=self._fit, args=(samples,), name="crayon-fit", daemon=True)
-            self._fitting.start()
-
-    def close(self) -> None:
-        """Wait for a fit that is under way: it must not run while the process ends."""
-        if self._fitting is not None:
-            self._fitting.join()
-
-    def _fit(self, samples: list[Sample]) -> None:
+        """Between two steps: begin a fit if it is time, go on with it for a piece, and at its end believe it."""
+        if self._fitting is None:
+            samples = self.cost.due()
+            if samples:
+                self._fitting = fitting(samples, folds=0)
+            return
         try:
-            self._found = fit(samples, folds=0)
+            next(self._fitting)
+        except StopIteration as end:
+            self._fitting = None
+            self.cost.fitted(end.value)
+            self.counters.cost_fits = self.cost.fits
         except Exception as fault:  # noqa: BLE001 - an engine whose cost cannot be fitted runs as well
+            self._fitting = None
             logger.error("the cost of a step could not be fitted: %s", fault_report(fault))
 
     def _switched(self, call: Call) -> bool:

@@ -137,7 +137,6 @@ class LlamaLoop:
             failure = EngineError(f"the engine failed ({type(fault).__name__}); its log says where")
         self._spilled.close()
         self._beside.close()
-        self._ledger.close()
         for lane in self._lanes.lanes:
             lane.close()
         self.inbox.end(self._tasks.values(), failure)

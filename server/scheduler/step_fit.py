@@ -12,7 +12,7 @@ from crayon.errors import InvalidRequestError
 from crayon.server.scheduler.step_cost import StepCost, StepShape
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Generator, Sequence
 
     from numpy.typing import NDArray
 
@@ -58,7 +58,21 @@ class Fitted:
 
 
 def fit(samples: Sequence[Sample], folds: int = FOLDS) -> Fitted:
-    """Return the cost that explains the timed calls best.
+    """Return the cost that explains the timed calls best; arguments, method and errors are those of `fitting`."""
+    work = fitting(samples, folds)
+    while True:
+        try:
+            next(work)
+        except StopIteration as end:
+            found: Fitted = end.value
+            return found
+
+
+def fitting(samples: Sequence[Sample], folds: int = FOLDS) -> Generator[None, None, Fitted]:
+    """Find the cost that explains the timed calls best, one to three milliseconds at a time.
+
+    Whoever computes beside it takes a piece when there is time: the whole, in a thread of its own, was seen to hold up
+    an engine on all cores for 0.15 s.
 
     Repeats of a shape become one time: the mean of those near their median, which uses more of them than the median
     does and forgives as many outliers. Then the terms, none below 0, minimise Huber's loss of the relative errors: a
@@ -82,13 +96,15 @@ def fit(samples: Sequence[Sample], folds: int = FOLDS) -> Fitted:
     typical, noise = _typical([np.array(times[shape]) for shape in shapes])
     table = np.array(shapes, np.float64)
     counts = np.array([len(times[shape]) for shape in shapes], np.float64)
-    cost = _fit(table, typical, counts)
+    yield
+    cost = yield from _fit(table, typical, counts)
     errors = np.abs(_errors(cost, table, typical))
+    error_out = yield from _left_out(table, typical, counts, folds)
     worst = int(errors.argmax())
     return Fitted(
         cost=cost,
         error=float(np.median(errors)),
-        error_out=_left_out(table, typical, counts, folds),
+        error_out=error_out,
         worst=float(errors[worst]),
         worst_shape=shapes[worst],
         noise=noise,
@@ -99,16 +115,20 @@ def fit(samples: Sequence[Sample], folds: int = FOLDS) -> Fitted:
 
 def _typical(times: list[Values]) -> tuple[Values, float]:
     """Return one time for each shape, and the median distance of a repeat from the median of its shape."""
-    distances = [np.abs(repeats / np.median(repeats) - 1) for repeats in times]
+    # A time without repeats is its own median; while serving, most are.
+    middles = [float(repeats[0] if len(repeats) == 1 else np.median(repeats)) for repeats in times]
+    distances = [np.abs(repeats / middle - 1) for repeats, middle in zip(times, middles, strict=True)]
     noise = float(np.median(np.concatenate(distances)))
     near = _NEAR * _SIGMA * noise
-    kept = [repeats[away <= near] for repeats, away in zip(times, distances, strict=True)]
-    # An even number of repeats may have none near their median.
-    typical = [mine.mean() if len(mine) else np.median(all_) for mine, all_ in zip(kept, times, strict=True)]
+    typical = middles.copy()
+    for at, (repeats, away) in enumerate(zip(times, distances, strict=True)):
+        # An even number of repeats may have none near their median.
+        if len(repeats) > 1 and (kept := repeats[away <= near]).size:
+            typical[at] = float(kept.mean())
     return np.array(typical), noise
 
 
-def _left_out(table: Values, seconds: Values, counts: Values, folds: int) -> float | None:
+def _left_out(table: Values, seconds: Values, counts: Values, folds: int) -> Generator[None, None, float | None]:
     """Return the median error of shapes that a fit on the others did not see."""
     if folds < 2 or len(table) < 2 * folds:
         return None
@@ -116,7 +136,7 @@ def _left_out(table: Values, seconds: Values, counts: Values, folds: int) -> flo
     errors = []
     for part in range(folds):
         seen = fold != part
-        cost = _fit(table[seen], seconds[seen], counts[seen])
+        cost = yield from _fit(table[seen], seconds[seen], counts[seen])
         errors.append(np.abs(_errors(cost, table[~seen], seconds[~seen])))
     return float(np.median(np.concatenate(errors)))
 
@@ -134,7 +154,7 @@ def _errors(cost: StepCost, table: Values, seconds: Values) -> Values:
     return errors
 
 
-def _fit(table: Values, seconds: Values, counts: Values) -> StepCost:
+def _fit(table: Values, seconds: Values, counts: Values) -> Generator[None, None, StepCost]:
     """Search the ridge.
 
     If it is known which calls lie below the ridge, the cost is linear in its six terms. If the best terms then put the
@@ -153,6 +173,7 @@ def _fit(table: Values, seconds: Values, counts: Values) -> StepCost:
         free = [one, np.where(below, 0, tokens), below * one, *table.T[1:]]
         for columns in (known, free) if below.any() else (known,):
             terms = _huber(np.column_stack(columns), seconds, counts)
+            yield
             reading = terms[2] if columns is free else terms[1] * float(cut)
             found.append(
                 StepCost(
