@@ -45,6 +45,7 @@ class Fitted:
         noise: median distance of a repeat from the median of its shape: what no cost can explain.
         samples: calls used.
         shapes: different ones.
+        largest: tokens of the largest call.
     """
 
     cost: StepCost
@@ -55,6 +56,7 @@ class Fitted:
     noise: float
     samples: int
     shapes: int
+    largest: int
 
 
 def fit(samples: Sequence[Sample], folds: int = FOLDS) -> Fitted:
@@ -110,6 +112,7 @@ def fitting(samples: Sequence[Sample], folds: int = FOLDS) -> Generator[None, No
         noise=noise,
         samples=len(samples),
         shapes=len(shapes),
+        largest=max(shape.tokens for shape in shapes),
     )
 
 

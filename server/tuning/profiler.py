@@ -56,9 +56,9 @@ def profile(
             continue
         seconds = journal.measure(name, partial(timer.time, recipe))
         samples += [(timer.shape(recipe), each) for each in seconds]
-    if not samples:  # a model so slow that the time holds no more than the guess
-        for recipe in sizes:
-            samples += [(timer.shape(recipe), each) for each in journal.measure(f"rough {recipe.tokens}", list)]
+    # With a slow model these may be all there is, or the only large ones.
+    for recipe in sizes:
+        samples += [(timer.shape(recipe), each) for each in journal.measure(f"rough {recipe.tokens}", list)]
     return fit(samples)
 
 

@@ -30,6 +30,9 @@ FULL_SECONDS, QUICK_SECONDS = 480.0, 30.0
 _MAX_BATCH, _MAX_SEQS = 512, 32
 # Shares of the budget: the calls of the profile, and one trial.
 _PROFILE_SHARE, _TRIAL_SHARE = 0.3, 0.03
+_WIDE = 64
+"""Tokens of the largest call that was timed, from which on a cost is worth believing: below, reading the weights hides
+what a token costs."""
 
 
 def tune(
@@ -128,12 +131,15 @@ def tune_on(
         trial_s=max(0.02, _TRIAL_SHARE * budget),
         quick=quick,
     )
+    wide = fitted.largest >= min(_WIDE, caps.max_tokens)
+    if not wide:
+        say(f"the largest call timed had {fitted.largest} tokens: what a step costs is left to be learnt while serving")
     found = search(rig, fitted.cost, space, workload, journal, left, say)
     record = TunedProfile(
         key=key,
         choice=found.choice,
         workload=workload.as_json(),
-        cost=fitted.cost.terms(),
+        cost=fitted.cost.terms() if wide else {},
         fit={
             "error": fitted.error,
             "error_out": fitted.error_out,
@@ -141,6 +147,7 @@ def tune_on(
             "noise": fitted.noise,
             "samples": fitted.samples,
             "shapes": fitted.shapes,
+            "largest": fitted.largest,
         },
         quick=quick,
         made=datetime.now(UTC).isoformat(timespec="seconds"),

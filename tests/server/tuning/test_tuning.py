@@ -232,6 +232,23 @@ def test_losers_are_in_the_record_and_what_was_left_out_too() -> None:
     assert "no time" in hurried.evidence["why"]["overlap"]
 
 
+def test_a_cost_of_small_calls_only_is_not_kept() -> None:
+    """Reading the weights hides what a token costs: of a large model 57 ms a token were believed in place of 6."""
+    slow = StepCost(**{name: 100 * value for name, value in COST.terms().items()})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(KnownRig, "time", lambda _, recipe: [slow.seconds(recipe.shape)] * recipe.repeats)
+        hurried, patient = (run(KnownRig(), seconds=seconds) for seconds in (30.0, 1e6))
+    assert hurried.fit["largest"] < 64
+    assert hurried.cost == {}
+    assert patient.fit["largest"] >= 64
+    assert patient.cost["per_token"] == pytest.approx(slow.per_token, rel=0.05)
+
+
+def test_the_first_rough_calls_are_part_of_the_cost() -> None:
+    rig = KnownRig()
+    assert run(rig, seconds=0.2).fit["largest"] >= 16
+
+
 # -- resuming
 
 
