@@ -30,9 +30,9 @@ FULL_SECONDS, QUICK_SECONDS = 480.0, 30.0
 _MAX_BATCH, _MAX_SEQS = 512, 32
 # Shares of the budget: the calls of the profile, and one trial.
 _PROFILE_SHARE, _TRIAL_SHARE = 0.3, 0.03
-_WIDE = 64
-"""Tokens of the largest call that was timed, from which on a cost is worth believing: below, reading the weights hides
-what a token costs."""
+_WIDE, _CLOSE = 64, 0.25
+"""A cost is worth believing if a call of so many tokens was timed (below, reading the weights hides what one costs),
+and calls that a fit has not seen are predicted as closely as the engine wants it to refuse somebody for."""
 
 
 def tune(
@@ -131,15 +131,16 @@ def tune_on(
         trial_s=max(0.02, _TRIAL_SHARE * budget),
         quick=quick,
     )
-    wide = fitted.largest >= min(_WIDE, caps.max_tokens)
-    if not wide:
-        say(f"the largest call timed had {fitted.largest} tokens: what a step costs is left to be learnt while serving")
+    shown = fitted.largest >= min(_WIDE, caps.max_tokens)
+    shown = shown and fitted.error_out is not None and fitted.error_out < _CLOSE
+    if not shown:
+        say("too few calls, or too uneven ones, to know what others cost: that is left to be learnt while serving")
     found = search(rig, fitted.cost, space, workload, journal, left, say)
     record = TunedProfile(
         key=key,
         choice=found.choice,
         workload=workload.as_json(),
-        cost=fitted.cost.terms() if wide else {},
+        cost=fitted.cost.terms() if shown else {},
         fit={
             "error": fitted.error,
             "error_out": fitted.error_out,
