@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 # The share of its time that the loop may spend with streams: what it leaves is for requests, and for the engine, whose
 # thread needs the same interpreter.
 BUSY_SHARE = 0.25
-# The most that a token waits for the next round, however much each of them costs.
+# The most that a token waits for the next round for what each of them costs.
 LONGEST_PAUSE_S = 0.025
 # Between two rounds that only bring more of answers under way: 40 a second is text that flows, and 20 still is. An
 # answer alone has the fewer, since what a message costs is taken from its own next tokens.

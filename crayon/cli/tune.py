@@ -84,7 +84,7 @@ def server(
     """
     from crayon.cli.pull_progress import pull_progress
     from crayon.cli.serve import open_pools
-    from crayon.cli.tuned import folder_of
+    from crayon.cli.tuned import DECIDED, folder_of
     from crayon.errors import ConfigError
     from crayon.models import read_gguf, resolve
     from crayon.models.prepared import origin
@@ -100,6 +100,9 @@ def server(
     workload = Workload(
         prompt=prompt_tokens, answer=answer_tokens, blends=blends, n_ctx=ctx, itl_target_s=latency_ms / 1000
     )
+    given = [key for key in DECIDED if getattr(settings.serve, key) is not None]
+    if given:
+        console.warning(f"crayon serve will not use what is found: the settings give {', '.join(given)}")
     with pull_progress(reference) as progress:
         local = resolve(reference, progress=progress, models_dir=models_dir)
     info = read_gguf(local.path)

@@ -7,7 +7,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from crayon.cli import console
-from crayon.errors import CrayonError
+from crayon.errors import ConfigError, CrayonError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -47,24 +47,30 @@ def engine_sizes(
         serve: what is asked for; without its `tune` there is no record and no search.
         models_dir: the store; None is the usual one.
         pools: adapters that are served.
+
+    Raises:
+        ConfigError: `tune` is asked for together with a size.
     """
     sizes: dict[str, Any] = {"n_ctx": serve.ctx, "n_seq_max": serve.slots or DEFAULT_SLOTS, "threads": serve.threads}
     if serve.tune is False:
         return sizes
     by_hand = [key for key in DECIDED if getattr(serve, key) is not None]
+    if serve.tune and by_hand:
+        raise ConfigError("tune", f"finds all sizes itself, but {_and(by_hand)} given by hand; leave one of them away")
     profile = _profile(local, quantization, models_dir, serve.ctx, by_hand=by_hand, pools=pools)
     if profile is None:
         return sizes
     if by_hand:
         # What was measured together is not to be mixed with what was not: a batch of 64 is no batch for 100 requests.
-        console.message(f"tuned on {profile.made}, which is not used: {_and(by_hand)} given by hand", "dim")
+        console.message(f"tuned on {profile.made}, whose sizes are not used: {_and(by_hand)} given by hand", "dim")
     else:
         from crayon.server.engines.llama_cpp import LlamaCppEngine
         from crayon.server.tuning import engine_arguments
 
         sizes |= engine_arguments(profile.choice, set(inspect.signature(LlamaCppEngine).parameters))
         console.message(f"tuned on {profile.made}: {profile.choice}", "dim")
-    if serve.threads is None:  # with other threads, another cost; the engine learns it
+    if sizes["threads"] in {None, profile.key.cores} and sizes.get("overlap", serve.overlap) in {None, "none"}:
+        # It was timed on all cores; with others, or two calls at a time, the engine learns what they cost.
         sizes["cost"] = _cost(profile)
     return sizes
 
@@ -95,39 +101,46 @@ def _profile(
     pools: Sequence[Pool],
 ) -> TunedProfile | None:
     """Return the record that holds here, or what a short search finds where it may be made; None where not."""
+    import filelock
+
     from crayon.server.tuning import QUICK_SECONDS, Key, Workload, load, tune
 
     folder, key = folder_of(local, models_dir), Key.here(local.sha256, quantization, ctx)
     found, reason = load(folder, key)
     if found is not None:
         return found
+    why_not = ""
     if by_hand:
-        console.message(f"not tuned: {_and(by_hand)} given by hand", "dim")
-        return None
-    if not _writable(folder):
-        console.message(f"not tuned: {folder} cannot be written, and what a search finds would be lost", "dim")
-        return None
-    if ctx < Workload().tokens:
-        console.message(f"not tuned: a context of {ctx} is too small to search in", "dim")
+        why_not = f"{_and(by_hand)} given by hand"
+    elif not _writable(folder):
+        why_not = f"{folder} cannot be written, and what a search finds would be lost"
+    elif ctx < DEFAULT_SLOTS * Workload().tokens:
+        why_not = f"a context of {ctx} is too small to search in"
+    if why_not:
+        console.message(f"not tuned: {reason}, and not searched: {why_not}", "dim")
         return None
     console.message(
-        f"not tuned: {reason}; measuring for up to {QUICK_SECONDS:.0f} s how it is served best, once "
+        f"not tuned: {reason}; measuring for about {QUICK_SECONDS:.0f} s how it is served best, once "
         f"(--no-tune leaves it out, crayon tune server {local.name} searches longer)"
     )
+    folder.mkdir(parents=True, exist_ok=True)
     try:
-        return tune(
-            local.path,
-            key,
-            folder,
-            workload=Workload(n_ctx=ctx),
-            quick=True,
-            pools=pools,
-            say=lambda text: console.message(f"  {text}", "dim"),
-        )
-    except (CrayonError, OSError) as error:
-        # A server that is slower than it could be is better than none.
-        console.warning(f"the search failed, the defaults are used: {error}")
-        return None
+        # Two that measure at a time measure each other.
+        with filelock.FileLock(folder / "tuning.lock", blocking=False):
+            return tune(
+                local.path,
+                key,
+                folder,
+                workload=Workload(n_ctx=ctx),
+                quick=True,
+                pools=pools,
+                say=lambda text: console.message(f"  {text}", "dim"),
+            )
+    except filelock.Timeout:
+        console.message("another server is searching for this model; the defaults are used", "dim")
+    except Exception as error:  # noqa: BLE001 - a server that is slower than it could be is better than none
+        console.warning(f"the search failed, the defaults are used: {str(error) or type(error).__name__}")
+    return None
 
 
 def _writable(folder: Path) -> bool:

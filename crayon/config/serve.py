@@ -126,7 +126,9 @@ class ServeSettings(Section):
         EMPTY_IS_NONE,
     ] = None
     batch: Annotated[
-        Int | None, Field(ge=1, description="Most tokens computed in one step; 512 if not given."), EMPTY_IS_NONE
+        Int | None,
+        Field(ge=1, description="Most tokens computed in one step; if not given, as tuned, or 512."),
+        EMPTY_IS_NONE,
     ] = None
     step_ms: Annotated[
         Float | None,
@@ -258,7 +260,7 @@ class ServeSettings(Section):
         OptionalBool,
         Field(
             description="With llama.cpp: take sizes from the record of a search (crayon tune server), and search for "
-            "up to 30 s at a model's first start on this machine. On unless a size is given by hand."
+            "about 30 s at a model's first start on this machine. On unless a size is given by hand."
         ),
     ] = None
     drain_seconds: Annotated[

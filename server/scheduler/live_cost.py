@@ -31,7 +31,7 @@ _BEYOND = 2
 _JUDGED = 256
 _ENOUGH = 64
 """Later calls that say how far off the cost is; fewer say nothing."""
-_CLOSE = 0.25
+CLOSE = 0.25
 _RECENT = 1 / 16
 """Weight of the latest call in how much longer calls take that read prompts beside answers."""
 _MOST_BESIDE = 4.0
@@ -105,7 +105,7 @@ class LiveCost:
     def confident(self) -> bool:
         """Whether predictions have been close for long enough to refuse somebody for them."""
         error = self.error
-        return error is not None and error < _CLOSE
+        return error is not None and error < CLOSE
 
     def seconds(self, tokens: int, batches: int = 1) -> float:
         """Return the time for `tokens` tokens in `batches` engine calls of the mix of the last one."""

@@ -7,6 +7,8 @@ import threading
 import time
 from typing import TYPE_CHECKING, Self
 
+from crayon.server.rounds import BUSY_SHARE
+
 if TYPE_CHECKING:
     from crayon.llama.model import Model
     from crayon.server.tuning.saturation import Steady, Workload
@@ -14,7 +16,7 @@ if TYPE_CHECKING:
 # Seconds of a core for each token of an answer: what all threads but the engine took of a server with 8 and 16 clients
 # for detokenising, gRPC and tokenising requests (0.3 ms with SmolLM2-135M, 0.35 with Qwen2.5-Coder-0.5B).
 PER_TOKEN_S = 0.00035
-MOST = 0.25  # as `rounds.BUSY_SHARE`
+MOST = BUSY_SHARE
 _BUSY_S = 0.001
 _TEXT = "The quick brown fox jumps over the lazy dog. " * 8
 

@@ -4,7 +4,8 @@ Stage I enumerates batches, sequences, kind of cache, nano-batches and the turns
 server delivers within the latency target. Stage II measures with the host's work running: what an engine does that was
 told nothing, threads for that, the best three structures, then each knob that no cost can decide. Another choice is
 held only where measurement says that it gains more than the noise, and again when it is measured once more beside
-the untuned engine, for the best of many is flattered by noise: no search ends below what there was without it.
+the untuned engine, for the best of many is flattered by noise: no search ends below what there was without it. Overlap
+comes after that, and is measured once.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ MARGIN = 1.03
 """What another choice must gain over the one that is held: less is noise."""
 UNTUNED_BATCH, UNTUNED_SEQS = 512, 8
 _TOP = 3
+_PAIRS = 4  # measurements that it takes to hold another choice
 _QUANTA = (0, 64, 256, 1024)
 
 
@@ -164,6 +166,11 @@ class _Search:
         found = self._found = Found(untuned(self._space, self._workload))
         found.predicted = [_row(choice, load) for choice, load in ranked[:12]]
         found.why["structure"] = f"the untuned engine's, or the best of {len(ranked)} predicted, by measurement"
+        if self._space.quick and self._left() < _PAIRS * self._needs(steady(self._cost, found.choice, self._workload)):
+            # Nothing that is measured alone could be taken.
+            found.why["structure"] = "the untuned engine's: no time to measure it beside another, twice"
+            found.skipped.append("every trial")
+            return found
         self._threads()
         for choice, _ in plain[:_TOP]:
             self._try(replace(choice, threads=found.choice.threads))
@@ -222,9 +229,12 @@ class _Search:
             found.why["structure"] += f"; no time was left to measure {better} again"
         else:
             found.why["structure"] += f"; again {rate:.0f} tokens/s for {better}, {beside:.0f} untuned"
-            if rate > MARGIN * beside or self._late[plain] > self._late[better]:
+            if rate > MARGIN * beside:
                 return
         found.choice, found.rate = plain, self._rates[plain] or 0.0
+        found.why["threads"] = "all cores, as without a search: nothing better was better twice"
+        for knob in {"nano", "kv_unified"} & set(found.why):
+            found.why[knob] += "; taken back"
 
     def _once_more(self, choice: Choice) -> float | None:
         """Return a second measurement of a choice; None if there was no time."""

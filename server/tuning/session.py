@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING
 from crayon.llama.model import Model
 from crayon.machine import usable_cores
 from crayon.server.scheduler.caps import Caps
+from crayon.server.scheduler.live_cost import CLOSE
 from crayon.server.tuning.interference import can_bind
 from crayon.server.tuning.journal import Journal
 from crayon.server.tuning.profiler import profile
-from crayon.server.tuning.record import TunedProfile, keep, partial_path
+from crayon.server.tuning.record import SCHEMA, TunedProfile, keep, partial_path
 from crayon.server.tuning.rig import LlamaRig
 from crayon.server.tuning.saturation import Workload
 from crayon.server.tuning.search import Space, search
@@ -30,7 +31,7 @@ FULL_SECONDS, QUICK_SECONDS = 480.0, 30.0
 _MAX_BATCH, _MAX_SEQS = 512, 32
 # Shares of the budget: the calls of the profile, and one trial.
 _PROFILE_SHARE, _TRIAL_SHARE = 0.3, 0.03
-_WIDE, _CLOSE = 64, 0.25
+_WIDE = 64
 """A cost is worth believing if a call of so many tokens was timed (below, reading the weights hides what one costs),
 and calls that a fit has not seen are predicted as closely as the engine wants it to refuse somebody for."""
 
@@ -106,7 +107,14 @@ def tune_on(
     def left() -> float:
         return begun + budget - time.perf_counter()
 
-    settings = {"key": asdict(key), "workload": workload.as_json(), "quick": quick, "seconds": budget, "cores": cores}
+    settings = {
+        "schema": SCHEMA,
+        "key": asdict(key),
+        "workload": workload.as_json(),
+        "quick": quick,
+        "seconds": budget,
+        "cores": cores,
+    }
     journal = Journal(partial_path(folder, key) if folder is not None else None, settings, resume=resume)
     if journal.resumed:
         say(f"going on with {journal.resumed} measurements of an unfinished search")
@@ -132,7 +140,7 @@ def tune_on(
         quick=quick,
     )
     shown = fitted.largest >= min(_WIDE, caps.max_tokens)
-    shown = shown and fitted.error_out is not None and fitted.error_out < _CLOSE
+    shown = shown and fitted.error_out is not None and fitted.error_out < CLOSE
     if not shown:
         say("too few calls, or too uneven ones, to know what others cost: that is left to be learnt while serving")
     found = search(rig, fitted.cost, space, workload, journal, left, say)

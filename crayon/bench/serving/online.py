@@ -59,7 +59,8 @@ class Verdict:
         """What was not kept, in words; "" where all was."""
         found = []
         if self.excess > 1.0:
-            found.append(f"{self.excess:.1f} times the bound is waited (between tokens {1000 * self.gap:.0f} ms)")
+            waited = f"{1000 * self.gap:.0f} ms between tokens, {self.first:.2f} s for the first"
+            found.append(f"{self.excess:.2f} times the bound is waited ({waited})")
         if self.grows:
             found.append("ever more answers are under way")
         if self.unfinished:

@@ -70,7 +70,7 @@ class Plan:
     probe_seconds: float = 15.0
     arrivals: int = 20
     long_prompt: int = 4000
-    concurrencies: tuple[int, ...] = (1, 4, 16, 32)
+    concurrencies: tuple[int, ...] = (1, 8, 32)
 
 
 SMALL, CODER, LARGE = "smollm2-135m-instruct", "qwen2.5-coder-0.5b-instruct", "qwen2.5-coder-1.5b-instruct"

@@ -96,7 +96,7 @@ def test_online_rows_hold_both_rates() -> None:
     assert (ratio.metric, ratio.value) == ("online_rate_ratio_vs_llama_server", 1.5)
     assert (mine.value, other.value) == (6.0, 4.0)
     held = "p95 between tokens 50 ms, to the first token 0.40 s"
-    assert mine.note == f"{held}; at 7.00: 2.0 times the bound is waited (between tokens 50 ms)"
+    assert mine.note == f"{held}; at 7.00: 2.00 times the bound is waited (50 ms between tokens, 0.40 s for the first)"
     bad = replace(verdict(5.0), grows=True, unfinished=2)
     _, mine, _ = online_rows(
         "m", "128/64", Found(4.0, (verdict(4.0), bad, verdict(7.0, passed=False))), theirs, "x", "y"
@@ -111,7 +111,7 @@ def test_a_peer_that_keeps_no_bound_is_not_divided_by() -> None:
     assert ratio.note is not None
     assert "at no rate, so 1.00 stands in" in ratio.note
     assert other.note is not None
-    assert other.note.startswith("no rate that was tried keeps the bounds; at 1.00: 2.0 times the bound")
+    assert other.note.startswith("no rate that was tried keeps the bounds; at 1.00: 2.00 times the bound")
 
 
 def test_the_bare_library_is_measured_on_every_count(tiny_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
