@@ -246,8 +246,10 @@ def test_a_cost_of_small_calls_only_is_not_kept() -> None:
 
 
 def test_a_cost_that_does_not_predict_what_it_has_not_seen_is_not_kept() -> None:
+    def uneven(_: KnownRig, recipe: Recipe) -> list[float]:
+        return [COST.seconds(recipe.shape) * (4 if hash(recipe) % 3 else 1)] * recipe.repeats
+
     with pytest.MonkeyPatch.context() as patch:
-        uneven = lambda _, recipe: [COST.seconds(recipe.shape) * (4 if hash(recipe) % 3 else 1)] * recipe.repeats  # noqa: E731
         patch.setattr(KnownRig, "time", uneven)
         profile = run(KnownRig())
     assert profile.fit["largest"] >= 64
