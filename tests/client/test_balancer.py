@@ -298,8 +298,10 @@ class Anything(RuleBasedStateMachine):
 
     @rule(name=st.sampled_from(NAMES), health=st.sampled_from((Health.SERVING, Health.NOT_SERVING, Health.AWAY)))
     def hear(self, name: str, health: Health) -> None:
+        # One that is off the list while it still answers is heard, too.
+        known = {each.address for each in self.balancer.status()}
         self.balancer.checked(name, health)
-        if name in self.listed:
+        if name in known:
             (self.ejected.add if health is Health.AWAY else self.ejected.discard)(name)
             (self.drained.add if health is Health.NOT_SERVING else self.drained.discard)(name)
 
