@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from crayon.cli import console
 from crayon.errors import ConfigError, CrayonError
+from crayon.machine import usable_cores
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -69,7 +70,7 @@ def engine_sizes(
 
         sizes |= engine_arguments(profile.choice, set(inspect.signature(LlamaCppEngine).parameters))
         console.message(f"tuned on {profile.made}: {profile.choice}", "dim")
-    if sizes["threads"] in {None, profile.key.cores} and sizes.get("overlap", serve.overlap) in {None, "none"}:
+    if sizes["threads"] in {None, usable_cores()} and sizes.get("overlap", serve.overlap) in {None, "none"}:
         # It was timed on all cores; with others, or two calls at a time, the engine learns what they cost.
         sizes["cost"] = _cost(profile)
     return sizes
@@ -123,8 +124,8 @@ def _profile(
         f"not tuned: {reason}; measuring for about {QUICK_SECONDS:.0f} s how it is served best, once "
         f"(--no-tune leaves it out, crayon tune server {local.name} searches longer)"
     )
-    folder.mkdir(parents=True, exist_ok=True)
     try:
+        folder.mkdir(parents=True, exist_ok=True)
         # Two that measure at a time measure each other.
         with filelock.FileLock(folder / "tuning.lock", blocking=False):
             return tune(

@@ -29,7 +29,7 @@ MARGIN = 1.03
 """What another choice must gain over the one that is held: less is noise."""
 UNTUNED_BATCH, UNTUNED_SEQS = 512, 8
 _TOP = 3
-_PAIRS = 4  # measurements that it takes to hold another choice
+_TO_HOLD = 4  # measurements that it takes to hold another choice: both, and both again
 _QUANTA = (0, 64, 256, 1024)
 
 
@@ -166,7 +166,9 @@ class _Search:
         found = self._found = Found(untuned(self._space, self._workload))
         found.predicted = [_row(choice, load) for choice, load in ranked[:12]]
         found.why["structure"] = f"the untuned engine's, or the best of {len(ranked)} predicted, by measurement"
-        if self._space.quick and self._left() < _PAIRS * self._needs(steady(self._cost, found.choice, self._workload)):
+        if self._space.quick and self._left() < _TO_HOLD * self._needs(
+            steady(self._cost, found.choice, self._workload)
+        ):
             # Nothing that is measured alone could be taken.
             found.why["structure"] = "the untuned engine's: no time to measure it beside another, twice"
             found.skipped.append("every trial")

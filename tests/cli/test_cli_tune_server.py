@@ -226,6 +226,15 @@ def test_whatever_a_search_fails_of_the_server_starts(
     assert "the search failed, the defaults are used" in " ".join(capsys.readouterr().err.split())
 
 
+def test_a_store_that_cannot_be_made_stops_no_start(
+    local: LocalModel, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    found = engine_sizes(local, "F32", ServeSettings(ctx=2048), models_dir=tmp_path / "file" / "models")
+    assert found == DEFAULTS
+    assert "the defaults are used" in " ".join(capsys.readouterr().err.split())
+
+
 def test_two_servers_do_not_measure_each_other(
     local: LocalModel, asked: list[bool], capsys: pytest.CaptureFixture[str]
 ) -> None:
