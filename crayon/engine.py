@@ -27,6 +27,7 @@ from crayon.stream import Stream as Stream  # noqa: TC001 - it is given on to wh
 if TYPE_CHECKING:
     from collections.abc import Sized
     from concurrent.futures import Future
+    from pathlib import Path
 
     import numpy as np
     from numpy.typing import NDArray
@@ -80,12 +81,38 @@ def _not_empty(messages: Sized) -> None:
         raise InvalidRequestError("messages", "is empty; pass at least one user message")
 
 
+@dataclass(frozen=True, slots=True)
+class Prefix:
+    """The first `messages` messages of a request, which many requests share; more messages follow them.
+
+    A hint for the device: what it computed for them stays in memory, and in `folder` between runs where one is given.
+    Every other engine ignores it, and it never leaves the device.
+
+    Raises:
+        InvalidRequestError: `messages` is no number from 1.
+    """
+
+    messages: int
+    folder: Path | None = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.messages, bool) or not isinstance(self.messages, int) or self.messages < 1:
+            raise InvalidRequestError("prefix", f"must cover at least 1 message, not {self.messages!r}")
+
+
+def _check_prefix(prefix: Prefix | None, messages: Sized) -> None:
+    if prefix is not None and prefix.messages >= len(messages):
+        problem = f"covers {prefix.messages} messages of {len(messages)}; at least one must follow it"
+        raise InvalidRequestError("prefix", problem)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GenerateRequest:
     """One answer wanted. `deadline` is a `time.monotonic()` of this process; `model` "" means the engine's own.
 
     `client` says whose request it is (for a server: token, certificate or address): clients share an engine fairly.
     Without `signals` the caller reads none, and `Delta.signals` may be empty: they cost an engine time at every token.
+    `prefix` says which messages other requests begin with as well.
     """
 
     messages: tuple[Message, ...]
@@ -96,16 +123,19 @@ class GenerateRequest:
     model: str = ""
     client: str = ""
     signals: bool = True
+    prefix: Prefix | None = None
 
     def __post_init__(self) -> None:
         _not_empty(self.messages)
+        _check_prefix(self.prefix, self.messages)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScoreRequest:
     """Asks how likely each continuation is after the shared prompt.
 
-    The prompt is the messages in the model's chat template, up to where the assistant's text would start.
+    The prompt is the messages in the model's chat template, up to where the assistant's text would start. `prefix` says
+    which messages other requests begin with as well.
     """
 
     messages: tuple[Message, ...]
@@ -115,9 +145,11 @@ class ScoreRequest:
     request_id: str = field(default_factory=new_request_id)
     model: str = ""
     client: str = ""
+    prefix: Prefix | None = None
 
     def __post_init__(self) -> None:
         _not_empty(self.messages)
+        _check_prefix(self.prefix, self.messages)
         if not self.continuations:
             raise InvalidRequestError("continuations", "is empty; pass at least one text")
         for i, text in enumerate(self.continuations):

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from crayon.completion import Blend
-from crayon.engine import EncodeRequest, GenerateRequest, ScoreRequest
+from crayon.engine import EncodeRequest, GenerateRequest, Prefix, ScoreRequest
 from crayon.errors import InvalidRequestError
 from crayon.messages import Message
 from crayon.sampling import Sampling
@@ -75,6 +76,16 @@ def test_an_encode_request_comes_out_as_it_went_in(some: tuple[str, ...]) -> Non
     request = EncodeRequest(texts=some, model="m")
     sent = encode_request_to_proto(request).SerializeToString()
     assert encode_request_from_proto(pb.EncodeRequest.FromString(sent), None) == request
+
+
+def test_a_prefix_stays_on_the_device() -> None:
+    messages = (Message("user", "a"), Message("assistant", "b"), Message("user", "c"))
+    plain = GenerateRequest(messages=messages)
+    kept = replace(plain, prefix=Prefix(2, Path("/home/me/private")))
+    assert generate_request_to_proto(kept) == generate_request_to_proto(plain)
+    scored = ScoreRequest(messages=messages, continuations=("d",))
+    kept_scored = replace(scored, prefix=Prefix(2, Path("/home/me/private")))
+    assert score_request_to_proto(kept_scored) == score_request_to_proto(scored)
 
 
 def hello(**more: object) -> pb.GenerateRequest:
