@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from crayon.customising.customization import Customization, check_name
 from crayon.customising.device_calls import pool_of
 from crayon.customising.expectation import Case, compare, expected, few_of, judge, left_out_weights, make_cases
+from crayon.customising.material import material_key
 from crayon.customising.profiles import make_profiles
 from crayon.customising.refine import MAX_CASES, MAX_EVALUATIONS, Refined, refine
 
@@ -66,6 +67,7 @@ def customise(calls: DeviceCalls, name: str, samples: Sequence[Sample], *, pool_
         samples=len(samples),
         answered=sum(sample.answer is not None for sample in samples),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
+        material=material_key(samples, vectors),
     )
     return Draft(customization, tuple(samples), vectors, parts, pool)
 

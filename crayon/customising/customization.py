@@ -16,6 +16,7 @@ SCHEMA = 1
 # A mean over fewer samples says too much about each of them to be handed on.
 MIN_SHARED = 4
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_MATERIAL = re.compile(r"(?:[0-9a-f]{16})?")
 # Words that `blend` takes for something else.
 RESERVED = frozenset({BASE, "auto"})
 
@@ -100,6 +101,8 @@ class Customization:
         created: date and time, ISO 8601 in UTC.
         expectation: what it is worth on the user's samples, where that was checked.
         note: why there is no expectation, or what else is to be known.
+        material: hash of the samples and embeddings that are kept beside it, 16 hex digits; "" in an export, and in
+            what was saved before there was one.
     """
 
     name: str
@@ -114,6 +117,7 @@ class Customization:
     created: str
     expectation: Expectation | None = None
     note: str = ""
+    material: str = ""
     schema: int = field(default=SCHEMA, repr=False)
 
     def __post_init__(self) -> None:
@@ -122,6 +126,8 @@ class Customization:
             raise AdapterError(f"the customisation has schema {self.schema}, this Crayon reads {SCHEMA}; update it")
         if not names or len(set(names)) != len(names) or BASE in names:
             raise AdapterError("the customisation's profiles lack a name of their own")
+        if not _MATERIAL.fullmatch(self.material):
+            raise AdapterError("the customisation's material is no hash of 16 hex digits")
         for profile in self.profiles:
             if not len(profile.weights) == len(profile.similarity) == len(self.members):
                 raise AdapterError(f"profile {profile.name!r} has not one weight for each of the pool's members")
@@ -181,13 +187,16 @@ class Customization:
 
     def without_samples(self) -> Customization:
         """Return what can be handed on: a centre that is the mean of fewer than 4 samples is left out."""
-        if all(profile.samples >= MIN_SHARED for profile in self.profiles):
-            return self
-        return replace(self, profiles=tuple(replace(profile, centre=()) for profile in self.profiles))
+        few = any(profile.samples < MIN_SHARED for profile in self.profiles)
+        profiles = tuple(replace(profile, centre=()) for profile in self.profiles) if few else self.profiles
+        return replace(self, profiles=profiles, material="")
 
     def dump(self) -> bytes:
         """Return it as JSON."""
-        return (json.dumps(asdict(self), ensure_ascii=False, allow_nan=False) + "\n").encode()
+        record = asdict(self)
+        if not self.material:
+            del record["material"]  # an export can be read by a Crayon that knows of none
+        return (json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
     @classmethod
     def parse(cls, data: bytes, where: str) -> Customization:

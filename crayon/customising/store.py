@@ -3,33 +3,37 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import io
-import json
 import os
+import re
 import shutil
 import tempfile
-from dataclasses import asdict
 from dataclasses import replace as changed
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 from platformdirs import user_data_path
 
 from crayon.customising.customization import Customization, check_name
-from crayon.customising.sample import Sample
+from crayon.customising.material import Material, read_material, stale_files, write_material
+from crayon.customising.private_file import UNFINISHED, lock_folder, private_folder, sync_folder, write_private
 from crayon.errors import AdapterError, InvalidRequestError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+    import numpy as np
     from numpy.typing import NDArray
+
+    from crayon.customising.sample import Sample
 
 DIRECTORY_VARIABLE = "CRAYON_CUSTOMIZATIONS_DIR"
 RECORD = "customization.json"
+# Begins the names of files that an engine keeps beside a record: what it computed from the samples.
+PREFIX = "prefix-"
 MAX_RECORD_BYTES = 16 * 2**20
-MAX_SAMPLE_BYTES = 256 * 2**20
+# A reader that meets a replacement reads again; this often it meets none.
+_ATTEMPTS = 8
+_PREFIX_KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
 def default_folder() -> Path:
@@ -41,8 +45,10 @@ def default_folder() -> Path:
 class CustomizationStore:
     """Customisations by name, with the samples and embeddings they were made from beside them.
 
-    The folder is made when something is first saved; only its owner may read it. The record is written last and in one
-    step, so that a crash or a full disk leaves what was there before.
+    The folder is made when something is first saved; only its owner may read it. A process that is killed, or a disk
+    that is full, leaves the whole of what was there or the whole of what is new: samples and embeddings are written
+    first, under names of their own, the record that names them is replaced last, in one step, and what it names no more
+    is removed after that. A name that is new appears when all of it is there.
     """
 
     def __init__(self, folder: Path | str | None = None) -> None:
@@ -88,13 +94,32 @@ class CustomizationStore:
             InvalidRequestError: there is no such customisation.
             AdapterError: they are gone or damaged.
         """
-        self.load(name)
-        try:
-            (path,) = self._folder(name).glob("samples-*.jsonl")
-            lines = _read(path, MAX_SAMPLE_BYTES).decode("utf-8").split("\n")
-            return tuple(Sample(**json.loads(line)) for line in lines if line)
-        except (OSError, ValueError, TypeError):
-            raise AdapterError(f"the samples of {name!r} are gone or damaged; customise again") from None
+        return self._kept(name)[0]
+
+    def material(self, name: str) -> Material:
+        """Return the samples that a customisation was made from, with their embeddings.
+
+        Raises:
+            InvalidRequestError: there is no such customisation.
+            AdapterError: they are gone, cut, or not those that its record names.
+        """
+        samples, vectors = self._kept(name)
+        if vectors is None:
+            raise _gone(name)
+        return Material(samples, vectors)
+
+    def prefix_path(self, name: str, key: str) -> Path:
+        """Return where an engine may keep what it computed from a customisation's samples; it need not be there.
+
+        It is removed with the customisation, and when its samples become others; it is never exported. Write it with
+        `write_private`.
+
+        Raises:
+            InvalidRequestError: the customisation cannot have this name, or the key is no part of a file's name.
+        """
+        if not _PREFIX_KEY.fullmatch(key):
+            raise InvalidRequestError("key", "must be letters, digits, dots, dashes or underscores")
+        return self._folder(name) / f"{PREFIX}{key}"
 
     def save(
         self,
@@ -103,37 +128,36 @@ class CustomizationStore:
         embeddings: NDArray[np.float32] | None = None,
         *,
         replace: bool = False,
-    ) -> None:
-        """Keep a customisation; samples and embeddings, shape (samples, dimensions), beside it.
+    ) -> Customization:
+        """Keep a customisation, with samples and their embeddings beside it; return it as it is kept.
 
         Args:
             customization: what is kept.
-            samples: none leaves those that are there.
-            embeddings: likewise.
+            samples: none leaves those that are there, with their embeddings.
+            embeddings: shape (samples, D).
             replace: whether one of this name may be replaced.
 
         Raises:
             InvalidRequestError: the name is taken, or the folder cannot be written; nothing was changed.
         """
         folder = self._folder(check_name(customization.name))
+        key, files = write_material(samples, embeddings)
         if not replace and customization.name in self:
-            raise InvalidRequestError("name", f"{customization.name!r} is taken; choose another name, or replace it")
-        files = _beside(samples, embeddings)
-        new = not folder.exists()
+            raise _taken(customization.name)
         try:
-            _private_folder(self.folder)
-            _private_folder(folder)
-            for name, data in files.items():
-                write_private(folder / name, data)
-            write_private(folder / RECORD, customization.dump())
+            with self._alone():
+                if not replace and customization.name in self:
+                    raise _taken(customization.name)
+                before = _material_of(folder)
+                found = changed(customization, material=key or before)
+                files = {**files, RECORD: found.dump()}
+                if folder.exists():
+                    _replace_in(folder, files, anew=found.material != before)
+                else:
+                    self._create(folder, files)
         except OSError as error:
-            if new:
-                shutil.rmtree(folder, ignore_errors=True)
             raise InvalidRequestError("customization", f"{folder} cannot be written: {_why(error)}") from None
-        if files:
-            for path in folder.iterdir():
-                if path.name not in {*files, RECORD}:
-                    path.unlink(missing_ok=True)
+        return found
 
     def rename(self, name: str, new: str) -> None:
         """Give a customisation another name.
@@ -145,15 +169,18 @@ class CustomizationStore:
         source, target = self._folder(name), self._folder(check_name(new))
         if name not in self:
             raise self._unknown(name)
-        if target.exists():
-            raise InvalidRequestError("name", f"{new!r} is taken; choose another name, or delete that one first")
         try:
-            source.rename(target)
+            with self._alone():
+                if target.exists():
+                    raise InvalidRequestError(
+                        "name", f"{new!r} is taken; choose another name, or delete that one first"
+                    )
+                source.rename(target)
         except OSError as error:
             raise InvalidRequestError("name", f"{source} cannot be renamed: {_why(error)}") from None
 
     def delete(self, name: str) -> None:
-        """Remove a customisation with its samples.
+        """Remove a customisation with its samples, and with what engines kept of them.
 
         Raises:
             InvalidRequestError: there is no such customisation, or it cannot be removed.
@@ -162,12 +189,14 @@ class CustomizationStore:
             raise self._unknown(name)
         folder = self._folder(name)
         try:
-            # The samples first: an interrupted removal leaves none of them behind a name that is gone.
-            for path in sorted(folder.iterdir(), key=lambda path: path.name == RECORD):
-                path.unlink()
-            folder.rmdir()
+            with self._alone():
+                # The samples first: an interrupted removal leaves none of them behind a name that is gone.
+                for path in sorted(folder.iterdir(), key=lambda path: path.name == RECORD):
+                    path.unlink(missing_ok=True)
+                shutil.rmtree(folder)  # whatever an engine has put there meanwhile
         except OSError as error:
-            raise InvalidRequestError("name", f"{folder} cannot be removed: {_why(error)}") from None
+            problem = f"{folder} cannot be removed: {error.strerror or error}; mend that, and delete it again"
+            raise InvalidRequestError("name", problem) from None
 
     def export(self, name: str, path: Path | str) -> Customization:
         """Write a customisation without its samples and their embeddings to a file; `read_export` reads it.
@@ -184,6 +213,47 @@ class CustomizationStore:
         except OSError as error:
             raise InvalidRequestError("path", f"{target} cannot be written: {_why(error)}") from None
         return found
+
+    def _kept(self, name: str) -> tuple[tuple[Sample, ...], NDArray[np.float32] | None]:
+        for _ in range(_ATTEMPTS):
+            key = self.load(name).material
+            try:
+                return read_material(self._folder(name), key)
+            except (OSError, ValueError):
+                if self.load(name).material == key:
+                    break  # else it was replaced while it was read
+        raise _gone(name)
+
+    def _create(self, folder: Path, files: Mapping[str, bytes]) -> None:
+        """Write a folder that is not there yet aside, and give it its name when it is whole."""
+        aside = Path(tempfile.mkdtemp(prefix=UNFINISHED, dir=self.folder))  # with mode 0700
+        try:
+            for name, data in files.items():
+                write_private(aside / name, data)
+            sync_folder(aside)
+            aside.rename(folder)
+        except BaseException:
+            shutil.rmtree(aside, ignore_errors=True)
+            raise
+        with contextlib.suppress(OSError):
+            sync_folder(self.folder)
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Keep other processes and threads from writing meanwhile; remove what killed ones left unfinished.
+
+        Raises:
+            OSError: the folder cannot be made, or another process writes for too long.
+        """
+        private_folder(self.folder)
+        descriptor = os.open(self.folder, os.O_RDONLY)
+        try:
+            lock_folder(descriptor)
+            for path in self.folder.glob(f"{UNFINISHED}*"):
+                shutil.rmtree(path, ignore_errors=True)
+            yield
+        finally:
+            os.close(descriptor)  # which unlocks
 
     def _folder(self, name: str) -> Path:
         # Checked, so that no name leads out of the folder.
@@ -212,44 +282,49 @@ def read_export(path: Path | str) -> Customization:
     return Customization.parse(data, str(path))
 
 
-def write_private(path: Path, data: bytes) -> None:
-    """Write a file that only its owner may read, at once or not at all.
-
-    Raises:
-        OSError: it cannot be written; what was there stays.
-    """
-    # mkstemp creates with mode 0600.
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".new-")
+def _replace_in(folder: Path, files: Mapping[str, bytes], *, anew: bool) -> None:
+    """Write the files into a folder that is there, the record last; `anew`: its samples become others."""
     try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).replace(path)
-    except BaseException:
+        private_folder(folder)
+        for name, data in files.items():
+            if name == RECORD:
+                sync_folder(folder)  # a record never outlives a power cut that its samples do not
+                if anew:
+                    # Before the record: whatever happens then, none of them lies beside samples that are not its own.
+                    _remove(folder.glob(f"{PREFIX}*"))
+            write_private(folder / name, data)
+    finally:
+        # By the record as it is now, so that an interrupt at any moment leaves what that one names.
         with contextlib.suppress(OSError):
-            Path(temporary).unlink()
-        raise
+            sync_folder(folder)
+        with contextlib.suppress(OSError, AdapterError, InvalidRequestError):
+            _remove(folder.glob(f"{UNFINISHED}*"))
+            there = (folder / RECORD).exists()
+            _remove(
+                stale_files(folder, read_export(folder / RECORD).material) if there else map(folder.joinpath, files)
+            )
 
 
-def _beside(samples: Sequence[Sample], embeddings: NDArray[np.float32] | None) -> dict[str, bytes]:
-    """Return the files beside the record by name; other contents have other names, so none is ever half replaced."""
-    found: dict[str, bytes] = {}
-    if samples:
-        lines = (json.dumps(asdict(sample), ensure_ascii=False) + "\n" for sample in samples)
-        data = "".join(lines).encode()
-        found[f"samples-{hashlib.sha256(data).hexdigest()[:16]}.jsonl"] = data
-    if embeddings is not None:
-        buffer = io.BytesIO()
-        np.save(buffer, embeddings, allow_pickle=False)
-        found[f"embeddings-{hashlib.sha256(buffer.getvalue()).hexdigest()[:16]}.npy"] = buffer.getvalue()
-    return found
+def _material_of(folder: Path) -> str:
+    """Return what the record in a folder says; "" where there is none, or a damaged one."""
+    try:
+        return read_export(folder / RECORD).material
+    except (InvalidRequestError, AdapterError):
+        return ""
 
 
-def _private_folder(path: Path) -> None:
-    path.mkdir(mode=0o700, parents=True, exist_ok=True)
-    # The mode above is only for folders that are new, and less the umask.
-    path.chmod(0o700)
+def _remove(paths: Iterable[Path]) -> None:
+    for path in paths:
+        with contextlib.suppress(OSError):
+            path.unlink()
+
+
+def _gone(name: str) -> AdapterError:
+    return AdapterError(f"the samples of {name!r} are gone or damaged; customise again")
+
+
+def _taken(name: str) -> InvalidRequestError:
+    return InvalidRequestError("name", f"{name!r} is taken; choose another name, or replace it")
 
 
 def _read(path: Path, limit: int) -> bytes:

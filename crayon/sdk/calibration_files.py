@@ -9,7 +9,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from crayon.customising.customization import check_name
-from crayon.customising.store import write_private
+from crayon.customising.private_file import write_private
 from crayon.errors import ConfigError, CrayonError
 from crayon.router import strict
 from crayon.router.drift import ShareKeeper

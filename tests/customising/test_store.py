@@ -4,11 +4,13 @@ import errno
 import json
 import os
 import stat
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from crayon.customising.customization import Customization, Expectation, Refused
+from crayon.customising.material import material_key
 from crayon.customising.profiles import Profile
 from crayon.customising.sample import Sample
 from crayon.customising.store import CustomizationStore, read_export
@@ -67,12 +69,16 @@ def test_what_is_saved_is_loaded(store):
     custom = made(
         profiles=(profile("a"), profile("b", weights=(0.0, 1.0), centre=(0.0, 1.0, 0.0))), expectation=expectation
     )
-    store.save(custom, SAMPLES, VECTORS)
-    assert CustomizationStore(store.folder).load("travel") == custom
+    saved = store.save(custom, SAMPLES, VECTORS)
+    assert CustomizationStore(store.folder).load("travel") == saved == replace(custom, material=saved.material)
     assert store.samples("travel") == SAMPLES
     assert store.names() == ("travel",)
     assert "travel" in store
     assert np.array_equal(np.load(files(store)["embeddings"]), VECTORS)
+    found = store.material("travel")
+    assert found.samples == SAMPLES
+    assert np.array_equal(found.vectors, VECTORS)
+    assert saved.material == material_key(SAMPLES, VECTORS)
 
 
 def test_only_the_owner_may_read(store):

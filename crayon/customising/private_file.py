@@ -1,0 +1,82 @@
+"""Files that only their owner may read, each written at once or not at all, and one writer in a folder at a time."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import tempfile
+import time
+from pathlib import Path
+
+# Begins the names of what is being written, and of what was when a process was killed.
+UNFINISHED = ".new-"
+LOCK_SECONDS = 5.0
+
+
+def write_private(path: Path, data: bytes) -> None:
+    """Write a file that only its owner may read, at once or not at all.
+
+    Raises:
+        OSError: it cannot be written; what was there stays.
+    """
+    # mkstemp creates with mode 0600.
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=UNFINISHED)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            Path(temporary).unlink()
+        raise
+
+
+def private_folder(path: Path) -> None:
+    """Make a folder, with those above it, that only its owner may read.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    # The mode above is only for folders that are new, and less the umask.
+    path.chmod(0o700)
+
+
+def lock_folder(descriptor: int) -> None:
+    """Lock an open folder for this process and thread; a file system that knows no locks goes without.
+
+    Raises:
+        OSError: another one holds it for too long.
+    """
+    until = time.monotonic() + LOCK_SECONDS
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > until:
+                raise OSError(errno.EBUSY, f"another program has been writing there for {LOCK_SECONDS:g} s") from None
+            time.sleep(0.01)
+        except OSError:
+            return
+        else:
+            return
+
+
+def sync_folder(folder: Path) -> None:
+    """Bring the names in a folder to the disk, where its file system can be asked to.
+
+    Raises:
+        OSError: the disk is full or broken.
+    """
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF):
+            raise
+    finally:
+        os.close(descriptor)
