@@ -16,6 +16,20 @@ if TYPE_CHECKING:
 ANSWERS = {"colours": ("red", "blue", "green"), "sizes": ("tall", "wide"), "sounds": ("hum", "buzz", "ring")}
 MATRICES = ["attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down"]
 
+# To be put into a recipe by `extra`.
+READER = """
+[reader]
+title = "Reads examples"
+sources = [{ dataset = "toys" }, { dataset = "words" }]
+held_out = [{ dataset = "toys", task = "sounds" }]
+licences = ["own data"]
+steps = 12
+batch = 2
+examples = 6
+rate = 0.02
+scored_items = 10
+"""
+
 
 def write_toys(folder: Path) -> Path:
     """Write datasets `toys` (a task for each entry of ANSWERS) and `words` (no choices) as CRAYON_DATA wants them."""

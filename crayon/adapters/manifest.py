@@ -122,7 +122,10 @@ class Score:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Member:
-    """One adapter of a pool; `items` counts the training items, `licences` are those of the data sets."""
+    """One adapter of a pool; `items` counts the training items, `licences` are those of the data sets.
+
+    `role` "reader": it was taught to read examples in the prompt, knows no task, and no similarity chooses it.
+    """
 
     name: str
     title: str
@@ -132,6 +135,7 @@ class Member:
     licences: tuple[str, ...] = ()
     items: int = 0
     score: Score | None = None
+    role: Literal["task", "reader"] = "task"
 
     def __post_init__(self) -> None:
         check_name(self.name, "pool: members: name")
@@ -201,6 +205,9 @@ class Manifest:
         for name, given in (("alone", self.gate.alone), ("mixes", self.gate.mixes)):
             if len(given) not in (0, len(self.members)):
                 raise AdapterError(f"pool: gate.{name} must hold one entry for each member, or none")
+        for k, member in enumerate(self.members):
+            if member.role == "reader" and not (self.gate.mixes and not self.gate.mixes[k]):
+                raise AdapterError(f"pool: gate.mixes must be false for {member.name}, which reads examples")
         if self.tensors_sha256 and not _SHA256.fullmatch(self.tensors_sha256):
             raise AdapterError("pool: tensors_sha256 must be 64 hexadecimal digits")
 

@@ -173,6 +173,11 @@ class Pool:
         """The members' names, in the order of weights."""
         return tuple(member.name for member in self.manifest.members)
 
+    @property
+    def reader(self) -> int | None:
+        """The place of the member that reads examples in the prompt; None in a pool without one."""
+        return next((k for k, member in enumerate(self.manifest.members) if member.role == "reader"), None)
+
     def __len__(self) -> int:
         return len(self.manifest.members)
 

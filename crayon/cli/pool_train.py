@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,6 +15,10 @@ from crayon.errors import ConfigError, MissingExtraError
 
 if TYPE_CHECKING:
     from crayon.training.build import Event
+    from crayon.training.recipe import Recipe
+
+
+_READER = "reader"  # the recipe module is imported when training begins
 
 
 def train(
@@ -45,6 +50,13 @@ def train(
     independent: Annotated[
         bool, typer.Option("--independent", help="Give each member an A of its own, trained with its B.")
     ] = False,
+    into: Annotated[
+        str | None,
+        typer.Option(
+            metavar="POOL",
+            help="Train the recipe's reader only, and write this pool with it: its other members stay as they are.",
+        ),
+    ] = None,
     device: Annotated[str, typer.Option(help="Where torch computes: cpu, cuda, mps.")] = "cpu",
     dtype: Annotated[
         str, typer.Option(help="Type of frozen weights in multiplications: auto, float32, bfloat16.")
@@ -59,8 +71,8 @@ def train(
     """
     if any(importlib.util.find_spec(name) is None for name in ("torch", "transformers", "accelerate")):
         raise MissingExtraError("train", "`crayon pool train`")
-    from dataclasses import replace
-
+    from crayon.adapters import Pool
+    from crayon.adapters.find import find_pool
     from crayon.training.build import Builder
     from crayon.training.recipe import load_recipe
 
@@ -68,15 +80,16 @@ def train(
         raise ConfigError("--dtype", f"must be auto, float32 or bfloat16, not {dtype!r}")
     plan = load_recipe(recipe)
     if members:
-        known = {member.name: member for member in plan.members}
-        unknown = [name for name in members if name not in known]
-        if unknown:
-            raise ConfigError("--member", f"{unknown[0]!r} is not in the recipe; there are {', '.join(known)}")
-        plan = replace(plan, members=tuple(known[name] for name in dict.fromkeys(members)))
-    if independent:
-        plan = replace(plan, kind="independent")
+        plan = _only(plan, members)
     if clusters is not None:
         plan = replace(plan, clusters=clusters)
+    if independent or all_data:
+        plan = replace(plan, kind="independent" if independent else plan.kind, reader=None)
+    if into is not None:
+        if members or clusters is not None or independent or all_data:
+            raise ConfigError("--into", "trains the reader only; leave out --member, --clusters and what makes a pool")
+        plan = plan.only_reader()
+    old = None if into is None else Pool.open(find_pool(into))
     folder = out or Path(f"{plan.name}-all-data" if all_data else plan.name)
     started = time.monotonic()
     settings = options.load_settings({})
@@ -88,7 +101,7 @@ def train(
         dtype=dtype,
         progress=_Progress(),
     )
-    pool = builder.all_data() if all_data else builder.build()
+    pool = builder.into(old) if old is not None else builder.all_data() if all_data else builder.build()
     pool.save(folder)
     console.message(f"{pool.id}: {len(pool)} members in {(time.monotonic() - started) / 60:.0f} min, in {folder}")
     for member in pool.manifest.members:
@@ -97,6 +110,17 @@ def train(
         print(f"{member.name:<24} {gain}")
     for rejected in pool.manifest.rejected:
         print(f"{rejected.name:<24} left out: {rejected.reason}")
+
+
+def _only(plan: Recipe, names: list[str]) -> Recipe:
+    """Return a recipe with some of its members; the reader stays if it is among them."""
+    known = {member.name: member for member in plan.members}
+    reader = plan.reader if _READER in names else None
+    unknown = [name for name in names if name not in known and not (reader and name == _READER)]
+    if unknown:
+        raise ConfigError("--member", f"{unknown[0]!r} is not in the recipe; there are {', '.join(known)}")
+    chosen = tuple(known[name] for name in dict.fromkeys(names) if name != _READER)
+    return replace(plan, members=chosen, reader=reader)
 
 
 class _Progress:

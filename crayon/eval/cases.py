@@ -78,10 +78,10 @@ def _choices(item: Item) -> tuple[str, ...]:
 
 
 def own_tasks(manifest: Manifest) -> list[Task]:
-    """Return the task of each member that has one of its own, in the pool's order: not the generalist's."""
+    """Return the task of each member that has one of its own, in the pool's order: not the generalist's or reader's."""
     found: list[Task] = []
     for k, member in enumerate(manifest.members):
-        if member.name != GENERALIST and member.datasets:
+        if member.name != GENERALIST and member.role == "task" and member.datasets:
             found.append(Task(member.name, _parts(member), k))
     return found
 

@@ -21,15 +21,16 @@ from crayon.data.texts import background_texts
 from crayon.errors import AdapterError, ConfigError
 from crayon.llama.model import Model
 from crayon.models import prepared, resolve
-from crayon.training.card import generalist_card, member_card
+from crayon.training.card import generalist_card, member_card, too_little
 from crayon.training.checkpoints import Checkpoints, digest
 from crayon.training.descent import TrainState, Watch
 from crayon.training.embedder import Embedder
 from crayon.training.examples import Prompts
 from crayon.training.keys import alone_thresholds, member_keys, whitening
 from crayon.training.network import Network
+from crayon.training.reader import ReaderStage, check_fits, joined
 from crayon.training.recipe import GENERALIST
-from crayon.training.tasks import Task, clustered_tasks, listed_tasks
+from crayon.training.tasks import Task, clustered_tasks, held_out_task, listed_tasks
 from crayon.training.trainer import Accuracy, Trainer
 
 if TYPE_CHECKING:
@@ -38,11 +39,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from crayon.data.qa import Item
     from crayon.training.examples import Example
     from crayon.training.recipe import Recipe
-
-SAMPLES = 16  # of a simulated user, where weights are computed as for a real one
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +92,8 @@ class Builder:
             self._tasks = (
                 clustered_tasks(recipe, prompts, self._embed) if recipe.clusters else listed_tasks(recipe, prompts)
             )
-            self._held_out = [_held_out(source.items("train"), recipe, prompts) for source in recipe.held_out]
+            self._reader = None if recipe.reader is None else ReaderStage(recipe.reader, prompts, recipe.seed)
+            self._held_out = [held_out_task(source.items("train"), recipe, prompts) for source in recipe.held_out]
         self.first = layers // 2 if recipe.first_layer is None else recipe.first_layer
         end = layers if recipe.end_layer is None else recipe.end_layer
         if not 0 <= self.first < end <= layers:
@@ -125,7 +124,25 @@ class Builder:
 
         Raises:
             AdapterError: no member is good enough.
+            ConfigError: the recipe has nothing but a reader.
         """
+        if not self._tasks:
+            raise ConfigError("member", "the recipe has only a reader: add it to a pool with --into")
+        pool = self._of_tasks()
+        return pool if self.recipe.reader is None else self.into(pool)
+
+    def into(self, pool: Pool) -> Pool:
+        """Return `pool` with the recipe's reader, or with the reason why it has none; nothing else is trained.
+
+        Raises:
+            AdapterMismatchError: the pool was made for another base, or other matrices.
+            ConfigError: the recipe has no reader.
+        """
+        check_fits(pool, self._manifest(members=(generalist_card(self.recipe, ()),)))
+        b, score = self.reader()
+        return joined(pool, self.recipe, self.pool_order(b), score)
+
+    def _of_tasks(self) -> Pool:
         started = time.monotonic()
         recipe = self.recipe
         vectors = self.trained()
@@ -137,8 +154,7 @@ class Builder:
             if scores[name].gain >= recipe.min_gain:
                 kept.append(task)
             else:
-                reason = f"gains {scores[name].gain:.1f} points, less than {recipe.min_gain:g}"
-                rejected.append(Rejected(name=name, reason=reason, score=scores[name]))
+                rejected.append(Rejected(name=name, reason=too_little(scores[name], recipe), score=scores[name]))
         if not kept:
             raise AdapterError("no member gains enough over the base; see the scores in the work folder")
         states, middle = self._states(kept)
@@ -169,18 +185,10 @@ class Builder:
             keys = np.vstack([keys, np.zeros_like(keys[:1])])
             alone = (*alone, 2.0)
             mixes = (*mixes, True)
-        manifest = Manifest(
-            name=recipe.name,
-            title=recipe.title,
-            kind=recipe.kind,
-            base=self._base,
-            rank=recipe.rank,
-            alpha=recipe.alpha,
-            targets=self.targets,
+        manifest = self._manifest(
             members=tuple(members),
             encoder=Encoder(layer=self._embed.layer, dimensions=keys.shape[1], head=head is not None),
             gate=replace(recipe.gate, alone=alone, mixes=mixes),
-            a_seed=recipe.seed if recipe.kind == "shared" else None,
             training=training,
             rejected=tuple(rejected),
         )
@@ -204,21 +212,25 @@ class Builder:
         steps = recipe.generalist_steps + recipe.blended_steps
         steps += sum(task.recipe.steps or recipe.member_steps for task in self._tasks)
         vector = self.generalist(steps)
-        name = f"{recipe.name}-all-data"
-        manifest = Manifest(
-            name=name,
+        manifest = self._manifest(
+            name=f"{recipe.name}-all-data",
             title="One adapter for all tasks of the pool together",
+            members=(generalist_card(recipe, self._tasks),),
+            training={"recipe": recipe.name, "seed": recipe.seed, "batch": recipe.batch, "steps": steps},
+        )
+        return Pool.shared(manifest, self.pool_order(vector)[np.newaxis])
+
+    def _manifest(self, **said: Any) -> Manifest:
+        recipe = self.recipe
+        return Manifest(
+            **{"name": recipe.name, "title": recipe.title, **said},
             kind=recipe.kind,
             base=self._base,
             rank=recipe.rank,
             alpha=recipe.alpha,
             targets=self.targets,
-            members=(generalist_card(recipe, self._tasks),),
-            encoder=None,
-            a_seed=recipe.seed,
-            training={"recipe": recipe.name, "seed": recipe.seed, "batch": recipe.batch, "steps": steps},
+            a_seed=recipe.seed if recipe.kind == "shared" else None,
         )
-        return Pool.shared(manifest, self.pool_order(vector)[np.newaxis])
 
     def trained(self) -> dict[str, NDArray[np.float32]]:
         """Return each member's B's, (N,), or of independent ones A's and B's, (M + N,), in transformers' order."""
@@ -247,6 +259,17 @@ class Builder:
         return self._trained(
             GENERALIST, examples, steps=steps, rate=recipe.rate, seed=recipe.seed, init=self._start_vector()
         )
+
+    def reader(self) -> tuple[NDArray[np.float32], Score]:
+        """Return the reader's B's, (N,), and its score on tasks held out.
+
+        Raises:
+            ConfigError: the recipe has none.
+        """
+        if self._reader is None:
+            raise ConfigError("reader", "the recipe has none; add a [reader] table")
+        b = self._reader.train(self.trainer, self._kept, lambda name, steps: self._teller(f"training {name}", steps))
+        return b, self._reader.score(b, self._measured)
 
     def pool_order(self, vector: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return B's with their rows as llama.cpp has them: q and k of llama models are permuted."""
@@ -306,8 +329,11 @@ class Builder:
         return Score(base=round(before, 1), member=round(after, 1), n=member.n, metric=metric)
 
     def _accuracy(self, task: Task, b: NDArray[np.float32] | None) -> Accuracy:
-        made_of = [_digest(task.test), "base" if b is None else digest(b)]
-        return self._kept.measured(task.recipe.name, made_of, lambda: self.trainer.accuracy(task.test, b))
+        return self._measured(task.recipe.name, task.test, b)
+
+    def _measured(self, name: str, examples: Sequence[Example], b: NDArray[np.float32] | None) -> Accuracy:
+        made_of = [_digest(examples), "base" if b is None else digest(b)]
+        return self._kept.measured(name, made_of, lambda: self.trainer.accuracy(examples, b))
 
     def _states(self, tasks: Sequence[Task]) -> tuple[list[NDArray[np.float32]], NDArray[np.float32] | None]:
         """Return the states of each task's questions, and the centre if it is not that of the tasks.
@@ -364,11 +390,3 @@ class Builder:
 
 def _digest(examples: Sequence[Example]) -> str:
     return digest(repr([(e.prompt, e.answer, e.options, e.gold) for e in examples]).encode())
-
-
-def _held_out(items: Sequence[Item], recipe: Recipe, prompts: Prompts) -> tuple[tuple[str, ...], list[Example]]:
-    """Return the texts of a simulated user's samples, and other questions of that user."""
-    measured = prompts.examples(items[SAMPLES : SAMPLES + recipe.scored_items])
-    if not measured:
-        raise ConfigError("held_out", f"a task has only {len(items)} items, and {SAMPLES} of them are samples")
-    return tuple(item.prompt for item in items[:SAMPLES]), measured

@@ -31,6 +31,11 @@ def member_card(recipe: Recipe, task: Task, score: Score) -> Member:
     )
 
 
+def too_little(score: Score, recipe: Recipe) -> str:
+    """Return why a member of this score is left out."""
+    return f"gains {score.gain:.1f} points, less than {recipe.min_gain:g}"
+
+
 def generalist_card(recipe: Recipe, tasks: Sequence[Task]) -> Member:
     """Return what is known of the adapter trained on all tasks together."""
     members = [task.recipe for task in tasks]

@@ -33,11 +33,22 @@ class Example:
         """Prompt and answer together."""
         return len(self.prompt) + len(self.answer)
 
+    @property
+    def text(self) -> tuple[int, ...]:
+        """All tokens behind the common start."""
+        return self.prompt + self.answer
+
+    @property
+    def said(self) -> range:
+        """The places in `text` of what is to be learned."""
+        return range(len(self.prompt), self.tokens)
+
 
 class Prompts:
     """Writes prompts with the tokenizer and template of the device's own engine: training sees what `ask` sends.
 
-    `start` is what every chat begins with: template, default system message, the user's name.
+    `start` is what every chat begins with: template, default system message, the user's name. `joint` stands between
+    the end of an answer and the next question.
     """
 
     def __init__(self, model: Model) -> None:
@@ -53,6 +64,7 @@ class Prompts:
         self.end = next((token for token in after if model.is_end(token)), -1)
         if self.end < 0:
             raise InvalidRequestError("model", "its chat template does not end the assistant's turn with an end token")
+        self.joint = tuple(after[after.index(self.end) + 1 : -(len(open_turn) - len(self.start))])
 
     def example(self, item: Item) -> Example:
         """Return an item's tokens: the question is the only message."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
@@ -14,9 +14,11 @@ from crayon.adapters.records import record
 from crayon.customising.samples import read_samples
 from crayon.data.qa import Item, load_items
 from crayon.errors import AdapterError, ConfigError, InvalidRequestError
+from crayon.training.cuts import CUTS
 
 MAX_RECIPE_BYTES = 1 << 20
 GENERALIST = "generalist"
+READER = "reader"
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,14 +77,81 @@ class MemberRecipe:
 
     def __post_init__(self) -> None:
         _checked("member", name=self.name, title=self.title, licences=(self.licence,))
-        if self.name == GENERALIST:
-            raise ConfigError("member.name", f"{GENERALIST!r} is the member that is trained on all tasks; use another")
+        for name, what in ((GENERALIST, "trained on all tasks"), (READER, "trained to read examples")):
+            if self.name == name:
+                raise ConfigError("member.name", f"{name!r} is the member that is {what}; use another")
         if not self.sources:
             raise ConfigError("member.sources", f"{self.name} has none; add {{ dataset = ... }} or {{ file = ... }}")
         if self.items < 1 or (self.steps is not None and self.steps < 1):
             raise ConfigError(f"member {self.name}", "items and steps must be at least 1")
         if self.rate is not None and self.rate <= 0:
             raise ConfigError(f"member {self.name}", "rate must be above 0")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReaderRecipe:
+    """The member that reads examples: it is trained on conversations whose earlier turns are examples of one task.
+
+    Args:
+        sources: whose tasks it reads; one is drawn by its share, then one of its tasks evenly.
+        shares: of each source, and last of `cuts`; () for even ones.
+        cuts: rules that cut answers out of short questions (`crayon.training.cuts`).
+        held_out: tasks that it is measured on; what the sources have of them is left out.
+        steps, batch, rate: conversations are `steps` times `batch`, each comes once.
+        examples: most turns before the last question.
+        replaced, shuffled: shares of conversations whose labels are called by other words, or by one another's names.
+        max_tokens: of a conversation.
+        scored_items: questions of each task it is measured on.
+    """
+
+    title: str
+    sources: tuple[Source, ...]
+    held_out: tuple[Source, ...]
+    shares: tuple[float, ...] = ()
+    cuts: tuple[str, ...] = ()
+    licences: tuple[str, ...] = ()
+    steps: int = 120
+    batch: int = 4
+    rate: float = 3e-3
+    examples: int = 16
+    replaced: float = 0.2
+    shuffled: float = 0.1
+    max_tokens: int = 400
+    scored_items: int = 20
+
+    def __post_init__(self) -> None:
+        _checked("reader", name=READER, title=self.title, licences=self.licences)
+        for key in ("sources", "held_out"):
+            if not getattr(self, key):
+                raise ConfigError(f"reader.{key}", "has none; add { dataset = ... } or { file = ... }")
+        if unknown := [rule for rule in self.cuts if rule not in CUTS]:
+            raise ConfigError("reader.cuts", f"{unknown[0]!r} is no rule; there are {', '.join(CUTS)}")
+        if self.shares and (
+            len(self.shares) != len(self.sources) + bool(self.cuts) or min(self.shares) < 0 or not sum(self.shares)
+        ):
+            raise ConfigError(
+                "reader.shares", "must hold one number from 0 on for each source, and a last one for cuts"
+            )
+        for key in ("steps", "batch", "examples", "max_tokens", "scored_items"):
+            if getattr(self, key) < 1:
+                raise ConfigError(f"reader.{key}", "must be at least 1")
+        if not self.rate > 0:
+            raise ConfigError("reader.rate", "must be above 0")
+        if min(self.replaced, self.shuffled) < 0 or self.replaced + self.shuffled > 1:
+            raise ConfigError("reader.replaced", "and shuffled must be shares that sum to at most 1")
+
+    def items(self) -> list[list[Item]]:
+        """Return the train items of each source, without those of tasks held out.
+
+        Raises:
+            ConfigError, InvalidRequestError: they cannot be read.
+        """
+        kept = {(source.dataset, source.task) for source in self.held_out if source.dataset}
+
+        def learned(item: Item) -> bool:
+            return not {(item.dataset, None), (item.dataset, item.task)} & kept
+
+        return [[item for item in source.items("train") if learned(item)] for source in self.sources]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,6 +171,7 @@ class Recipe:
         max_tokens: longer examples are left out, and counted.
         min_gain: points that a member must be above the base.
         held_out: tasks for that judgement; only their train split is read, and nothing trains on them.
+        reader: one more member, which reads examples in the prompt; None for no such one.
     """
 
     name: str
@@ -128,6 +198,7 @@ class Recipe:
     max_tokens: int = 160
     min_gain: float = 5.0
     scored_items: int = 200
+    reader: ReaderRecipe | None = None
 
     def __post_init__(self) -> None:
         if self.gate.alone or self.gate.mixes:
@@ -135,8 +206,10 @@ class Recipe:
                 "gate", "leave out alone and mixes: training measures the one, each [[member]] says the other"
             )
         _checked("recipe", name=self.name, title=self.title, rank=self.rank, alpha=self.alpha)
-        if not self.members:
+        if not self.members and self.reader is None:
             raise ConfigError("member", "the recipe has none; add [[member]] tables")
+        if self.reader is not None and self.kind != "shared":
+            raise ConfigError("reader", "is trained on a shared A; leave it out of independent pools")
         names = [member.name for member in self.members]
         if len(set(names)) != len(names):
             raise ConfigError("member.name", "two members have one name")
@@ -154,6 +227,16 @@ class Recipe:
             raise ConfigError("blended_steps", "blends are trained in shared pools only; set it to 0")
         if self.blended_steps and not self.held_out:
             raise ConfigError("held_out", "a blended stage needs tasks to be judged on; add some")
+
+    def only_reader(self) -> Recipe:
+        """Return the recipe without all that a reader's training does not follow from.
+
+        Raises:
+            ConfigError: it has no reader.
+        """
+        if self.reader is None:
+            raise ConfigError("reader", f"the recipe {self.name} has none; add a [reader] table")
+        return replace(self, members=(), held_out=(), blended_steps=0, clusters=0)
 
 
 def load_recipe(reference: str) -> Recipe:

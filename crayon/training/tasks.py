@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from crayon.training.recipe import Recipe, Source
 
 KEY_TEXTS = 200  # questions whose mean embedding is a member's key
+SAMPLES = 16  # of a simulated user, where weights are computed as for a real one
 ROUNDS = 50  # of k-means, which settles long before
 
 
@@ -108,6 +109,14 @@ def spread(items: Sequence[Any], most: int) -> list[Any]:
     if len(items) <= most:
         return list(items)
     return [items[i * len(items) // most] for i in range(most)]
+
+
+def held_out_task(items: Sequence[Item], recipe: Recipe, prompts: Prompts) -> tuple[tuple[str, ...], list[Example]]:
+    """Return the texts of a simulated user's samples, and other questions of that user."""
+    measured = prompts.examples(items[SAMPLES : SAMPLES + recipe.scored_items])
+    if not measured:
+        raise ConfigError("held_out", f"a task has only {len(items)} items, and {SAMPLES} of them are samples")
+    return tuple(item.prompt for item in items[:SAMPLES]), measured
 
 
 def _items(member: MemberRecipe, recipe: Recipe) -> tuple[list[Item], list[Item]]:

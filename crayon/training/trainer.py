@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
@@ -24,6 +24,18 @@ if TYPE_CHECKING:
 CHUNK = 16  # questions measured together
 HEAD_ROWS = 256  # rows of logits at a time: 256 x 49,152 floats are 50 MB
 LOW_BYTES = 2 << 30  # of states under the first adapted layer that are kept; others are computed whenever needed
+
+
+class Learned(Protocol):
+    """Tokens behind the common start, and the places of those that are to be learned."""
+
+    @property
+    def text(self) -> tuple[int, ...]:
+        """All tokens."""
+
+    @property
+    def said(self) -> Sequence[int]:
+        """Places in `text`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +65,7 @@ class Trainer:
         self._start = len(start)
         self._low_states: dict[tuple[int, ...], Any] = {}
         self._room = LOW_BYTES
+        self._keep = True  # what comes once need not be kept
         self._visible = torch.ones(1, self._start, dtype=torch.bool, device=network.device)
         self._below = Past()
         with torch.no_grad():
@@ -64,7 +77,7 @@ class Trainer:
 
     def train(
         self,
-        examples: Sequence[Example],
+        examples: Sequence[Learned],
         *,
         steps: int,
         rate: float,
@@ -92,7 +105,11 @@ class Trainer:
             return self.loss([examples[i] for i in indexes])
 
         start = np.zeros(self._network.size, np.float32) if init is None else init
-        return self._descend(start, _order(len(examples), batch, seed), loss, steps, rate, watch)
+        self._keep = steps * batch > len(examples)
+        try:
+            return self._descend(start, _order(len(examples), batch, seed), loss, steps, rate, watch)
+        finally:
+            self._keep = True
 
     def train_blends(
         self,
@@ -147,10 +164,16 @@ class Trainer:
         self._network.apply(None)
         return np.ascontiguousarray(b.cpu().numpy())
 
-    def loss(self, batch: Sequence[Example]) -> Any:
+    def loss(self, batch: Sequence[Learned]) -> Any:
         """Return the mean negative log-likelihood of the answers' tokens, in nats, under the B's applied."""
-        states, rows, columns, wanted = self._answers(batch)
-        return functional.cross_entropy(self._network.logits(states[rows, columns]), wanted)
+        # Conversations differ much in length: each runs alone, and nothing is padded.
+        parts = [batch] if self._keep else [[example] for example in batch]
+        states, wanted = [], []
+        for part in parts:
+            found, rows, columns, tokens = self._answers(part)
+            states.append(found[rows, columns])
+            wanted.append(tokens)
+        return functional.cross_entropy(self._network.logits(torch.cat(states)), torch.cat(wanted))
 
     # -- measuring
 
@@ -240,16 +263,16 @@ class Trainer:
 
     # -- inside
 
-    def _answers(self, batch: Sequence[Example]) -> tuple[Any, Any, Any, Any]:
+    def _answers(self, batch: Sequence[Learned]) -> tuple[Any, Any, Any, Any]:
         """Return last-layer states, and row, column and token of everything that the answers say."""
         network = self._network
-        low = self._lower([example.prompt + example.answer for example in batch])
+        low = self._lower([example.text for example in batch])
         rows, columns, wanted = [], [], []
         for row, example in enumerate(batch):
-            for at, token in enumerate(example.answer):
+            for at in example.said:
                 rows.append(row)
-                columns.append(len(example.prompt) + at - 1)
-                wanted.append(token)
+                columns.append(at - 1)
+                wanted.append(example.text[at])
         positions = self._positions(low.shape[0], low.shape[1])
         states = network.run(low, positions, (self._visible,), Past(self._above()), self._first, network.layers)
         return (states, *(torch.tensor(part, device=network.device) for part in (rows, columns, wanted)))
@@ -272,7 +295,7 @@ class Trainer:
             states = self._low_states.get(text)
             if states is None:
                 states = self._low(text)
-                if states.nbytes <= self._room:
+                if self._keep and states.nbytes <= self._room:
                     self._low_states[text] = states
                     self._room -= states.nbytes
             out[row, : len(text)] = states.float()

@@ -31,6 +31,16 @@ def test_a_manifest_survives_its_text() -> None:
     assert Manifest.parse(manifest.dump()) == manifest
 
 
+def test_a_reader_takes_no_part_in_mixtures() -> None:
+    reading = (*members(2), replace(members(1)[0], name="reader", role="reader"))
+    for gate in (Gate(), Gate(mixes=(True, True, True))):
+        with pytest.raises(AdapterError, match=r"gate\.mixes must be false for reader"):
+            shared_manifest(members=reading, gate=gate)
+    manifest = shared_manifest(members=reading, gate=Gate(mixes=(True, True, False)), tensors_sha256="ab" * 32)
+    assert Manifest.parse(manifest.dump()).members[2].role == "reader"
+    assert Manifest.parse(json.dumps(TABLE).encode()).members[0].role == "task"
+
+
 def test_the_id_changes_with_all_that_decides_what_weights_do() -> None:
     manifest = shared_manifest(tensors_sha256="0123456789abcdef" * 4)
     assert re.fullmatch(r"tiny-pool@[0-9a-f]{12}", manifest.id)

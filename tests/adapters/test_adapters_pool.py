@@ -23,7 +23,7 @@ from pool_tools import (
     unit,
 )
 
-from crayon.adapters import LoraTensors, Pool, read_manifest
+from crayon.adapters import Gate, LoraTensors, Pool, read_manifest
 from crayon.adapters.shared_a import join_b, random_a, split_b
 from crayon.errors import AdapterError, AdapterMismatchError
 
@@ -42,6 +42,12 @@ def same(first: LoraTensors, second: LoraTensors) -> bool:
             for name, (a, b) in first.tensors.items()
         )
     )
+
+
+def test_a_pool_knows_its_reader() -> None:
+    assert shared_pool().reader is None
+    reading = tuple(replace(member, role="reader" if member.name == "m1" else "task") for member in members(3))
+    assert shared_pool(members=reading, gate=Gate(mixes=(True, False, True))).reader == 1
 
 
 # -- made, saved, opened

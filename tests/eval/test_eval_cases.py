@@ -91,7 +91,9 @@ def test_the_task_of_a_member_is_read_from_its_data_sets(pool: Pool) -> None:
     names = {"vowels": "toy/vowels", "numbers": "near", "marks": "toy"}
     members = tuple(replace(member, datasets=(names[member.name],)) for member in pool.manifest.members)
     members += (replace(members[0], name="generalist", datasets=("toy", "near")),)
-    found = own_tasks(replace(pool.manifest, members=members))
+    members += (replace(members[0], name="reads", role="reader"),)
+    gate = replace(pool.manifest.gate, alone=(), mixes=(True, True, True, True, False))
+    found = own_tasks(replace(pool.manifest, members=members, gate=gate))
     # "near" has a task of the member's name too, so that it is meant.
     assert [task.parts for task in found] == [(("toy", "vowels"),), (("near", "numbers"),), (("toy", "marks"),)]
     assert [task.member for task in found] == [0, 1, 2]
