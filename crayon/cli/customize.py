@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from crayon.cli import console, options
+from crayon.cli.check_progress import check_progress
 from crayon.cli.weights import customization_json, expectation_lines, weight_lines
+from crayon.errors import InvalidRequestError
 
 if TYPE_CHECKING:
     from crayon.config import Settings
@@ -18,8 +20,6 @@ if TYPE_CHECKING:
     from crayon.sdk import Crayon
 
 app = typer.Typer(add_completion=False)
-
-_STEPS = {"check": "checking", "refine": "searching"}
 
 
 @app.command()
@@ -33,7 +33,8 @@ def customize(
         bool, typer.Option("--refine", help="Search for better weights on the samples (takes minutes).")
     ] = False,
     no_check: Annotated[
-        bool, typer.Option("--no-check", help="Do not score the samples to say what to expect.")
+        bool,
+        typer.Option("--no-check", help="Score 8 samples of each task at most: refuses what does worse, says little."),
     ] = False,
     replace: Annotated[bool, typer.Option("--replace", help="Replace the customisation of this name.")] = False,
     device: options.DeviceOption = None,
@@ -43,12 +44,15 @@ def customize(
     """Make the device better at a task, from a few samples of it.
 
     No training, no upload: the samples are compared with the members of the device's adapter pool, and weights come
-    out. They are used at once by `crayon ask --blend NAME` and `crayon chat --customization NAME`. A line of the file
-    is a record with question and, where there are any, answer and choices; or prompt and completion; or messages; or
-    text. Example: crayon customize travel --samples travel.jsonl
+    out. They are checked on the samples, and kept under NAME after that: Ctrl-C leaves what was there. Then `crayon ask
+    --blend NAME` and `crayon chat --customization NAME` use them. A line of the file is a record with question and,
+    where there are any, answer and choices; or prompt and completion; or messages; or text. Example: crayon customize
+    travel --samples travel.jsonl
     """
     settings = options.load_settings({"device.model": device, "timeout": timeout})
-    with device_client(settings) as client:
+    if not replace:
+        _check_free(name, settings)
+    with device_client(settings) as client, check_progress() as progress:
         found = client.customize(
             name,
             samples,
@@ -56,7 +60,7 @@ def customize(
             check=not no_check,
             replace=replace,
             ready=None if as_json else _show,
-            progress=_progress,
+            progress=progress,
         )
     if as_json:
         print(json.dumps(customization_json(found), ensure_ascii=False))
@@ -64,7 +68,8 @@ def customize(
     if any(profile.refined for profile in found.profiles):
         _print("refined weights:", *weight_lines(found))
     _print(*expectation_lines(found))
-    console.message(f"use it: crayon ask --blend {name} TEXT, or crayon chat --customization {name}", "dim")
+    if found.fits:
+        console.message(f"use it: crayon ask --blend {name} TEXT, or crayon chat --customization {name}", "dim")
 
 
 def device_client(settings: Settings) -> Crayon:
@@ -72,6 +77,14 @@ def device_client(settings: Settings) -> Crayon:
     from crayon.cli.client import open_client
 
     return open_client(settings.model_copy(update={"private": True, "customization": None, "scopes": ()}))
+
+
+def _check_free(name: str, settings: Settings) -> None:
+    """Say that a name is taken before a model is loaded for nothing."""
+    from crayon.customising.store import CustomizationStore
+
+    if name in CustomizationStore(settings.customizations_dir):
+        raise InvalidRequestError("NAME", f"{name!r} is taken; add --replace to replace it, or choose another name")
 
 
 def _show(found: Customization) -> None:
@@ -83,10 +96,3 @@ def _show(found: Customization) -> None:
 def _print(*lines: str) -> None:
     for line in lines:
         print(console.safe(line, sys.stdout), flush=True)
-
-
-def _progress(what: str, done: int, total: int) -> None:
-    """Keep one line of a terminal up to date."""
-    if sys.stderr.isatty():
-        end = "\r\x1b[K" if done == total else ""
-        print(f"\r\x1b[K{_STEPS[what]} {done}/{total}{end}", end="", file=sys.stderr, flush=True)

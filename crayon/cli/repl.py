@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from crayon.cli import console
+from crayon.cli.check_progress import check_progress
 from crayon.cli.exit_codes import OK, exit_code
 from crayon.cli.report import route_details, route_line
 from crayon.cli.transcript import load_transcript, save_transcript
-from crayon.cli.weights import weight_lines
+from crayon.cli.weights import expectation_lines, weight_lines
 from crayon.completion import Mode, Source
 from crayon.errors import (
+    AdapterError,
     BudgetError,
     CrayonError,
     DeadlineExceededError,
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     from crayon.completion import Completion
 
 QUOTES = '"""'
+REPLACE = "--replace"
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,14 +254,36 @@ def _path(repl: Repl, argument: str) -> Path:
 
 def _customize(repl: Repl, argument: str) -> None:
     name, _, file = argument.partition(" ")
-    if not file.strip():
+    replace = file.endswith(f" {REPLACE}")
+    file = file.removesuffix(REPLACE).strip()
+    if not file:
         raise InvalidRequestError("command", "takes a name and a file, such as /customize travel travel.jsonl")
-    # The check takes long; it is there as a command of its own.
-    found = repl.client.customize(name, Path(file.strip()).expanduser(), check=False)
-    _use(repl, name)
-    for line in weight_lines(found):
+    if not replace and _is_there(repl, name):
+        problem = f"{name!r} is taken; /customize {name} {file} {REPLACE} replaces it, or choose another name"
+        raise InvalidRequestError("name", problem)
+    try:
+        with check_progress() as progress:
+            found = repl.client.customize(name, Path(file).expanduser(), replace=replace, progress=progress)
+    except KeyboardInterrupt:
+        if not repl.interactive:
+            raise
+        console.message("stopped; nothing was changed", "dim")
+        return
+    for line in (*weight_lines(found), *expectation_lines(found)):
         console.message(line)
-    console.message(f"in use from now on; crayon customize {name} ... --replace also says what to expect", "dim")
+    if found.fits:
+        _use(repl, name)
+        console.message("in use from now on", "dim")
+
+
+def _is_there(repl: Repl, name: str) -> bool:
+    try:
+        repl.client.customization(name)
+    except InvalidRequestError:
+        return False
+    except AdapterError:
+        return True  # damaged, but there
+    return True
 
 
 def _blend(repl: Repl, argument: str) -> None:
@@ -304,7 +329,9 @@ def _exit(repl: Repl, _: str) -> None:
 COMMANDS: dict[str, Command] = {
     "/help": Command("/help", "list the commands", _help),
     "/mode": Command("/mode [MODE]", "show or set which side may answer", _mode),
-    "/customize": Command("/customize NAME FILE", "make the device better at a task from samples", _customize),
+    "/customize": Command(
+        f"/customize NAME FILE [{REPLACE}]", "make the device better at a task from samples", _customize
+    ),
     "/blend": Command("/blend [NAME|base|auto]", "show or set the customisation that is applied", _blend),
     "/weights": Command("/weights", "the weights of the customisation in use", _weights),
     "/route": Command("/route", "all about where the last answer came from", _route),

@@ -8,10 +8,21 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from crayon.customising.customization import Customization, check_name
 from crayon.customising.device_calls import pool_of
-from crayon.customising.expectation import Case, compare, expected, few_of, judge, left_out_weights, make_cases
+from crayon.customising.expectation import (
+    MAX_CASES,
+    QUICK_CASES,
+    Case,
+    compare,
+    expected,
+    few_of,
+    judge,
+    left_out_weights,
+    make_cases,
+)
 from crayon.customising.material import material_key
 from crayon.customising.profiles import make_profiles
-from crayon.customising.refine import MAX_CASES, MAX_EVALUATIONS, Refined, refine
+from crayon.customising.refine import MAX_CASES as MAX_REFINED
+from crayon.customising.refine import MAX_EVALUATIONS, Refined, refine
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -77,6 +88,7 @@ def check(
     draft: Draft,
     *,
     refining: bool = False,
+    quick: bool = False,
     system: Message | None = None,
     progress: Progress = lambda *_: None,
 ) -> Customization:
@@ -84,7 +96,8 @@ def check(
 
     Each of about 24 answered samples is scored under the weights that the others of its profile give, and under the
     plain base. A refined profile is judged on the samples that the search did not see. A profile that does worse than
-    the base on 8 samples or more keeps the base: what would have been is in the expectation's `refused`.
+    the base on 8 samples or more keeps the base: what would have been is in the expectation's `refused`. `quick`: at
+    most 8 samples of each profile are scored, enough to refuse a blend, and too few to say much of what it is worth.
     """
     made, parts = draft.customization, draft.parts
     cases, metric = make_cases(draft.samples, parts, system)
@@ -93,7 +106,7 @@ def check(
     profiles = list(made.profiles)
     held: dict[int, Refined] = {}
     for part, profile in enumerate(profiles) if refining else ():
-        own = few_of([case for case in cases if parts[case.sample] == part], parts, MAX_CASES)
+        own = few_of([case for case in cases if parts[case.sample] == part], parts, MAX_REFINED)
         found = refine(
             calls,
             made.pool_id,
@@ -108,7 +121,8 @@ def check(
             held[part] = found
             profiles[part] = replace(profile, weights=found.weights, refined=True)
     plan: list[tuple[Case, tuple[float, ...]]] = []
-    for case in few_of([case for case in cases if parts[case.sample] not in held], parts):
+    limit = QUICK_CASES if quick else MAX_CASES
+    for case in few_of([case for case in cases if parts[case.sample] not in held], parts, limit):
         weights = left_out_weights(draft.vectors, parts, case.sample, draft.pool.keys, draft.pool.manifest.gate)
         if weights is not None:
             plan.append((case, weights))
@@ -122,6 +136,8 @@ def check(
     note = _note(made, plan, refining=refining)
     if plan and expectation is None:
         note = "nothing could be checked: every question with its answers is longer than the context"
+    elif quick and len(plan) < len(cases):
+        note = f"only the quick check was made, on {len(plan)} of {len(cases)} samples"
     return replace(made, profiles=tuple(profiles), expectation=expectation, note=note)
 
 

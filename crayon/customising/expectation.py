@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 # More samples change the figure little and take their time.
 MAX_CASES = 24
+# Of each profile, in a quick check.
+QUICK_CASES = 8
 # Fewer scored samples are no ground to refuse a blend; so many of each profile are scored, if it has them.
 MIN_JUDGED = 8
 
@@ -143,12 +145,13 @@ def compare(
 def judge(outcomes: Sequence[Outcome], profiles: Sequence[Profile]) -> tuple[Refused, ...]:
     """Return the blends that do worse than the plain base on the samples of their profile.
 
-    Of fewer than `MIN_JUDGED` scored samples nothing is concluded.
+    Of fewer than `MIN_JUDGED` scored samples nothing is concluded, unless the weights were searched for: nothing else
+    speaks for those.
     """
     refused: list[Refused] = []
     for part, profile in enumerate(profiles):
         own = [outcome for outcome in outcomes if outcome.part == part]
-        if not profile.fits or len(own) < MIN_JUDGED:
+        if not profile.fits or len(own) < (1 if profile.refined else MIN_JUDGED):
             continue
         base, customised = (float(mean) for mean in np.mean([(each.base, each.customised) for each in own], axis=0))
         if customised < base:

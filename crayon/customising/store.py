@@ -283,7 +283,10 @@ def read_export(path: Path | str) -> Customization:
 
 
 def _replace_in(folder: Path, files: Mapping[str, bytes], *, anew: bool) -> None:
-    """Write the files into a folder that is there, the record last; `anew`: its samples become others."""
+    """Write the files into a folder that is there, the record last; `anew`: its samples become others.
+
+    With samples, it is made again: what else was there (a calibration) goes, but for prefixes of the same samples.
+    """
     try:
         private_folder(folder)
         for name, data in files.items():
@@ -293,6 +296,9 @@ def _replace_in(folder: Path, files: Mapping[str, bytes], *, anew: bool) -> None
                     # Before the record: whatever happens then, none of them lies beside samples that are not its own.
                     _remove(folder.glob(f"{PREFIX}*"))
             write_private(folder / name, data)
+        if len(files) > 1:
+            kept = () if anew else tuple(folder.glob(f"{PREFIX}*"))
+            _remove(path for path in folder.iterdir() if path.name not in files and path not in kept)
     finally:
         # By the record as it is now, so that an interrupt at any moment leaves what that one names.
         with contextlib.suppress(OSError):

@@ -33,14 +33,21 @@ class CustomCalls:
     ) -> Customization:
         """Make a customisation from samples of the user's own tasks, and keep it: seconds, no training, no upload.
 
+        It is checked on the samples, and nothing is kept under the name before that has ended: an interrupt, an error
+        or a kill leaves what was there. A blend that does worse than the plain base on 8 samples or more is refused.
+
         Args:
             name: what it is called from then on.
             samples: 1 to 1,000 of them, or the file that holds them; see `crayon.Sample`.
             refine: search for better weights on the samples; kept only if better on held-out ones. Minutes.
-            check: score at most 24 of the samples, each under the weights of the others, against the plain base.
+            check: score about 24 of the samples, each under the weights of the others, against the plain base. False
+                makes the quick check alone, of at most 8 samples of each profile: a blend that does worse on them is
+                refused all the same, and the figures say little. Samples without an answer cannot be checked: their
+                blend is kept, which the note says.
             replace: whether one of this name may be replaced.
             timeout: seconds for each single step on the device; the client's own by default.
-            ready: is called with the weights as soon as they are known and kept, before the check.
+            ready: is called with the weights as soon as they are known, before the check. This draft is in memory only:
+                pass the object itself as `blend=` to try it.
             progress: is called with "check" or "refine", steps done and steps in all.
 
         Raises:

@@ -79,19 +79,19 @@ class Customizations:
         progress: Callable[[str, int, int], None] | None,
         cancelled: Callable[[], bool],
     ) -> Customization:
-        """Make a customisation and keep it; `Crayon.customize` documents the arguments."""
+        """Make a customisation, check it, and only then keep it; `Crayon.customize` documents the arguments."""
         if name in self.store and not replace:
-            raise InvalidRequestError("name", f"{name!r} is taken; choose another name, or replace it")
+            problem = f"{name!r} is taken; add replace=True to replace it, or choose another name"
+            raise InvalidRequestError("name", problem)
         calls = DeviceCalls(engine, patience=patience, cancelled=cancelled)
         draft = customise(calls, name, samples)
-        self.store.save(draft.customization, draft.samples, draft.vectors, replace=replace)
         if ready is not None:
             ready(draft.customization)
-        if not (checked or refine):
-            return draft.customization
-        found = check(calls, draft, refining=refine, system=system, progress=progress or (lambda *_: None))
-        self.store.save(found, replace=True)
-        return found
+        quick = not (checked or refine)
+        told = progress or (lambda *_: None)
+        found = check(calls, draft, refining=refine, quick=quick, system=system, progress=told)
+        # Whatever ends this earlier leaves what was there.
+        return self.store.save(found, draft.samples, draft.vectors, replace=replace)
 
     def _load(self, name: str) -> Customization:
         stamp = self.store.stamp(name)

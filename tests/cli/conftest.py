@@ -7,6 +7,7 @@ import pytest
 from typer.testing import CliRunner
 
 from crayon.completion import Completion, FinishReason, Reason, Route, Source, Timings, Usage
+from crayon.errors import InvalidRequestError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -89,6 +90,9 @@ class FakeClient:
         self.streams: list[FakeStream] = []
         self.settings: Any = None
         self.closed = False
+
+    def customization(self, name: str) -> Any:
+        raise InvalidRequestError("customization", f"{name!r} is unknown")
 
     def stream(self, messages: Any, **options: Any) -> FakeStream:
         self.asked.append([(message.role, message.content) for message in messages])

@@ -12,6 +12,7 @@ from tiny_chat import write_model
 
 from crayon.adapters import Gate
 from crayon.cli.app import app
+from crayon.cli.check_progress import check_progress
 from crayon.cli.repl import Repl
 from crayon.cli.weights import expectation_lines, weight_lines
 from crayon.completion import Mode
@@ -53,7 +54,14 @@ def crayon(runner: CliRunner, tiny: Path, monkeypatch: pytest.MonkeyPatch, tmp_p
 
 @pytest.fixture
 def samples(tmp_path: Path) -> Path:
-    return write(tmp_path / "samples.jsonl", "vowels")
+    """Too few for the model's blend, which helps no random model, to be refused."""
+    return write(tmp_path / "samples.jsonl", "vowels", count=MIN_JUDGED - 1)
+
+
+@pytest.fixture
+def refused(tmp_path: Path) -> Path:
+    """As many as it takes to find out that the blend does worse."""
+    return write(tmp_path / "refused.jsonl", "vowels", count=MIN_JUDGED)
 
 
 def write(path: Path, *topics: str, count: int = 8) -> Path:
@@ -70,23 +78,55 @@ def test_customize_prints_weights_then_what_to_expect(crayon: Any, samples: Path
     done = crayon("customize", "mine", "--samples", samples)
     assert done.exit_code == 0, done.output
     lines = done.stdout.splitlines()
-    assert lines[0] == "mine: 8 samples, 8 with an answer"
-    assert lines[1] == "profile vowels: 8 samples"
+    assert lines[0] == "mine: 7 samples, 7 with an answer"
+    assert lines[1] == "profile vowels: 7 samples"
     assert lines[2].split()[:3] == ["vowels", "1.00", "#" * 30]
     assert lines[3].startswith("expected: ")
     assert "plain base" in lines[3]
-    assert "8 samples of yours, each under the weights of the others" in lines[3]
+    assert "7 samples of yours, each under the weights of the others" in lines[3]
     assert "crayon ask --blend mine TEXT" in done.stderr
     assert stat.S_IMODE((tmp_path / "mine").stat().st_mode) == 0o700
 
 
-def test_several_tasks_are_said_and_the_check_can_be_left_out(crayon: Any, tmp_path: Path) -> None:
-    done = crayon("customize", "mine", "--samples", write(tmp_path / "s.jsonl", "vowels", "numbers"), "--no-check")
+def test_several_tasks_are_said_and_the_check_can_be_quick(crayon: Any, tmp_path: Path) -> None:
+    samples = write(tmp_path / "s.jsonl", "vowels", "numbers", count=12)
+    done = crayon("customize", "mine", "--samples", samples, "--no-check")
     assert done.exit_code == 0, done.output
     assert "of 2 tasks: each question is answered by the profile it is closest to" in done.stdout
-    assert "profile vowels: 8 samples" in done.stdout
-    assert "profile numbers: 8 samples" in done.stdout
-    assert "expected" not in done.stdout
+    assert "profile vowels: 12 samples" in done.stdout
+    assert "profile numbers: 12 samples" in done.stdout
+    assert "16 samples of yours" in done.stdout
+    assert "only the quick check was made, on 16 of 24 samples" in done.stdout
+
+
+@pytest.mark.parametrize("options", [(), ("--no-check",), ("--refine",)])
+def test_no_option_lets_a_blend_that_does_worse_go_live(crayon: Any, refused: Path, options: tuple[str, ...]) -> None:
+    done = crayon("customize", "mine", "--samples", refused, *options)
+    assert done.exit_code == 0, done.output
+    assert "the blend is refused, the plain base answers" in done.stdout
+    assert "this customisation changes no answer" in done.stdout
+    assert "use it" not in done.stderr
+    question = questions("vowels", 1, seed=5)[0]
+    assert json.loads(crayon("ask", "--json", "--blend", "mine", question).stdout)["route"]["blend"] is None
+
+
+@pytest.mark.parametrize("options", [(), ("--refine",)])
+def test_an_interrupted_customize_leaves_what_was_there(
+    crayon: Any, samples: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...]
+) -> None:
+    assert crayon("customize", "mine", "--samples", samples).exit_code == 0
+    before = {path.name: path.read_bytes() for path in (tmp_path / "mine" / "mine").iterdir()}
+
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    others = write(tmp_path / "others.jsonl", "numbers", count=10)
+    with monkeypatch.context() as patch:
+        patch.setattr("crayon.customising.device_calls.DeviceCalls.score", interrupted)
+        assert crayon("customize", "mine", "--samples", others, "--replace", *options).exit_code == 130
+        assert crayon("customize", "new", "--samples", others, *options).exit_code == 130
+    assert {path.name: path.read_bytes() for path in (tmp_path / "mine" / "mine").iterdir()} == before
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["mine"]
 
 
 def test_it_says_plainly_that_no_member_fits(
@@ -133,7 +173,7 @@ def test_a_bad_or_taken_name_is_a_usage_error(crayon: Any, samples: Path) -> Non
     assert crayon("customize", "mine", "--samples", samples, "--no-check").exit_code == 0
     again = crayon("customize", "mine", "--samples", samples, "--no-check")
     assert again.exit_code == 2
-    assert "'mine' is taken" in again.stderr
+    assert "'mine' is taken; add --replace to replace it, or choose another name" in again.stderr
     assert crayon("customize", "mine", "--samples", samples, "--no-check", "--replace").exit_code == 0
 
 
@@ -220,16 +260,65 @@ def test_chat_customises_blends_and_shows_weights(crayon: Any, samples: Path) ->
     said = done.stderr.splitlines()
     assert said[0] == "the plain base: no weights"
     assert "profile" not in said[1]
-    assert said[2] == "profile vowels: 8 samples"
-    assert "| profile vowels |" in said[5]
-    assert "profile vowels: 8 samples (in use)" in said[7]
-    assert "blend: base, as it is" in done.stderr
-    assert "profile" not in said[10]
+    assert said[2] == "profile vowels: 7 samples"
+    assert said[4].startswith("expected: ")
+    base = said.index("blend: base, as it is")
+    used = said.index("in use from now on")
+    assert "| profile vowels |" in said[used + 1]
+    assert "profile vowels: 7 samples (in use)" in said[used + 3]
+    assert "profile" not in said[base + 1]
     assert said[-3:] == ["blend: mine, always applied", "blend: none, the plain base", "blend: none, the plain base"]
     wrong = crayon("chat", input="/blend none\n/customize mine\n")
     assert wrong.exit_code == 2
     assert "'none' is unknown; there are mine" in wrong.stderr
     assert "takes a name and a file" in wrong.stderr
+
+
+def test_chat_checks_like_the_command_and_uses_nothing_that_changes_nothing(crayon: Any, refused: Path) -> None:
+    done = crayon("chat", input=f"/customize mine {refused}\n/blend\n")
+    assert done.exit_code == 0, done.stderr
+    assert "the blend is refused, the plain base answers" in done.stderr
+    assert "in use" not in done.stderr
+    assert done.stderr.splitlines()[-1] == "blend: none, the plain base"
+
+
+def test_chat_says_how_to_replace_and_does(crayon: Any, samples: Path) -> None:
+    line = f"/customize mine {samples}"
+    done = crayon("chat", input=f"{line}\n{line}\n{line} --replace\n")
+    assert done.exit_code == 2
+    said = f"'mine' is taken; /customize mine {samples} --replace replaces it, or choose another name"
+    assert said in done.stderr
+    assert done.stderr.count("in use from now on") == 2
+
+
+def test_chat_customising_is_stopped_by_ctrl_c_and_the_chat_goes_on(
+    client: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    client.customize = interrupted
+    repl = Repl(client=client, mode=Mode.PREFER_ON_DEVICE)
+    repl.handle("/customize mine file.jsonl")
+    assert "stopped; nothing was changed" in capsys.readouterr().err
+    assert repl.blend is None
+    repl.interactive = False
+    with pytest.raises(KeyboardInterrupt):
+        repl.handle("/customize mine file.jsonl")
+
+
+def test_progress_is_one_line_of_a_terminal_and_none_is_left(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with check_progress() as progress:
+        progress("check", 1, 3)
+    assert capsys.readouterr().err == "", "no terminal"
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    with check_progress() as progress:
+        progress("check", 1, 3)
+        progress("check", 3, 3)
+        progress("refine", 1, 3)
+    assert capsys.readouterr().err.split("\r\x1b[K") == ["", "checking 1/3", "", "searching 1/3", ""]
 
 
 def test_a_conversation_passes_on_the_profile_it_is_in(client: Any) -> None:

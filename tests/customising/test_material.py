@@ -146,6 +146,16 @@ def test_what_an_engine_keeps_goes_when_the_samples_become_others(store, samples
     assert [name.split("-")[0] for name in kept(store)] == [RECORD, "embeddings", "samples"]
 
 
+def test_what_else_is_there_goes_when_it_is_made_again_and_stays_when_only_the_record_is_new(store):
+    store.save(made(), SAMPLES, VECTORS)
+    calibration = store.folder / "travel" / "calibration.json"
+    write_private(calibration, b"{}")
+    store.save(made(note="new"), replace=True)
+    assert calibration.exists()
+    store.save(made(), SAMPLES, VECTORS, replace=True)
+    assert not calibration.exists()
+
+
 @pytest.mark.parametrize("key", ["", "../a", "a/b", ".a", "a" * 129, "ü"])
 def test_an_engine_keeps_nothing_outside_the_folder(store, key):
     with pytest.raises(InvalidRequestError, match="key"):
