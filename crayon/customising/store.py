@@ -15,8 +15,8 @@ from platformdirs import user_data_path
 
 from crayon.customising.customization import Customization, check_name
 from crayon.customising.material import Material, read_material, stale_files, write_material
-from crayon.customising.private_file import UNFINISHED, lock_folder, private_folder, sync_folder, write_private
 from crayon.errors import AdapterError, InvalidRequestError
+from crayon.private_file import UNFINISHED, lock_folder, private_folder, sync_folder, write_private
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence

@@ -10,8 +10,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from crayon.customising.private_file import write_private
 from crayon.errors import ConfigError
+from crayon.private_file import write_private
 from crayon.router.budget import KEPT, MAX_WINDOW, SECONDS_A_DAY, SENT, Instant, Spent, nothing_spent, roll
 
 if TYPE_CHECKING:

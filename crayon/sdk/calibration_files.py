@@ -9,8 +9,8 @@ import logging
 from typing import TYPE_CHECKING
 
 from crayon.customising.customization import check_name
-from crayon.customising.private_file import write_private
 from crayon.errors import ConfigError, CrayonError
+from crayon.private_file import write_private
 from crayon.router import strict
 from crayon.router.drift import ShareKeeper
 from crayon.router.record import CalibrationRecord

@@ -13,10 +13,10 @@ import pytest
 from test_store import SAMPLES, VECTORS, files, made
 
 from crayon.customising.material import material_key
-from crayon.customising.private_file import write_private
 from crayon.customising.sample import Sample
 from crayon.customising.store import RECORD, CustomizationStore, read_export
 from crayon.errors import AdapterError, InvalidRequestError
+from crayon.private_file import write_private
 
 OTHERS = (Sample("other?", "work"), Sample("and this?", "travel"))
 

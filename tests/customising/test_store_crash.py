@@ -14,13 +14,13 @@ import numpy as np
 import pytest
 from test_store import made
 
-from crayon.customising import private_file
+from crayon import private_file
 from crayon.customising import store as module
 from crayon.customising.material import material_key
-from crayon.customising.private_file import write_private
 from crayon.customising.sample import Sample
 from crayon.customising.store import CustomizationStore
 from crayon.errors import InvalidRequestError
+from crayon.private_file import write_private
 
 OLD = tuple(Sample(f"old {i}", "a" * 50) for i in range(4))
 NEW = tuple(Sample(f"new {i}", "b" * 70) for i in range(3))
@@ -34,7 +34,8 @@ import os, signal, sys
 sys.path[:0] = sys.argv[3:]
 from pathlib import Path
 from test_store_crash import begin, save, whole
-from crayon.customising import material, private_file, store
+from crayon import private_file
+from crayon.customising import material, store
 
 files = {store.__file__, material.__file__, private_file.__file__}
 os.fsync = lambda descriptor: None  # a killed process leaves what it wrote to the system

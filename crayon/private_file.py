@@ -15,8 +15,13 @@ UNFINISHED = ".new-"
 LOCK_SECONDS = 5.0
 
 
-def write_private(path: Path, data: bytes) -> None:
+def write_private(path: Path, *parts: bytes | memoryview, durable: bool = True) -> None:
     """Write a file that only its owner may read, at once or not at all.
+
+    Args:
+        path: in a folder that is there.
+        parts: its contents, one after the other.
+        durable: wait until the disk holds it; else a crash of the machine may leave it cut.
 
     Raises:
         OSError: it cannot be written; what was there stays.
@@ -25,9 +30,11 @@ def write_private(path: Path, data: bytes) -> None:
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=UNFINISHED)
     try:
         with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
+            for part in parts:
+                file.write(part)
             file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                os.fsync(file.fileno())
         Path(temporary).replace(path)
     except BaseException:
         with contextlib.suppress(OSError):
