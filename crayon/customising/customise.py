@@ -23,6 +23,7 @@ from crayon.customising.material import material_key
 from crayon.customising.profiles import make_profiles
 from crayon.customising.refine import MAX_CASES as MAX_REFINED
 from crayon.customising.refine import MAX_EVALUATIONS, Refined, refine
+from crayon.customising.sample import one_spelling
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -63,6 +64,7 @@ def customise(calls: DeviceCalls, name: str, samples: Sequence[Sample], *, pool_
         AdapterError: no pool that samples can be compared with.
     """
     check_name(name)
+    samples, merged = one_spelling(samples)
     pool = pool_of(calls.engine, pool_id)
     vectors, background = calls.vectors(pool, [sample.question for sample in samples])
     manifest = pool.manifest
@@ -78,6 +80,7 @@ def customise(calls: DeviceCalls, name: str, samples: Sequence[Sample], *, pool_
         samples=len(samples),
         answered=sum(sample.answer is not None for sample in samples),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
+        note=_of_samples(samples, merged),
         material=material_key(samples, vectors),
     )
     return Draft(customization, tuple(samples), vectors, parts, pool)
@@ -102,7 +105,7 @@ def check(
     made, parts = draft.customization, draft.parts
     cases, metric = make_cases(draft.samples, parts, system)
     if not cases:
-        return replace(made, note="no sample has an answer, so nothing can be checked")
+        return _noted(made, "no sample has an answer, so nothing can be checked")
     profiles = list(made.profiles)
     held: dict[int, Refined] = {}
     for part, profile in enumerate(profiles) if refining else ():
@@ -136,9 +139,25 @@ def check(
     note = _note(made, plan, refining=refining)
     if plan and expectation is None:
         note = "nothing could be checked: every question with its answers is longer than the context"
-    elif quick and len(plan) < len(cases):
+    elif quick and 0 < len(plan) < len(cases):
         note = f"only the quick check was made, on {len(plan)} of {len(cases)} samples"
-    return replace(made, profiles=tuple(profiles), expectation=expectation, note=note)
+    return _noted(replace(made, profiles=tuple(profiles), expectation=expectation), note)
+
+
+def _of_samples(samples: Sequence[Sample], merged: int) -> str:
+    """Return what is to be known of samples; none of their texts, since notes are exported."""
+    notes: list[str] = []
+    if merged:
+        what = "1 answer was" if merged == 1 else f"{merged} answers were"
+        notes.append(f"{what} written in several ways (case, Unicode form or spaces): the first of them counts")
+    answers = [sample.answer for sample in samples if sample.answer is not None]
+    if len(answers) > 1 and len(set(answers)) == 1:
+        notes.append("all samples have one answer, so nothing says when another one is right: add some with others")
+    return "; ".join(notes)
+
+
+def _noted(made: Customization, note: str) -> Customization:
+    return replace(made, note="; ".join(text for text in (made.note, note) if text))
 
 
 def _note(made: Customization, plan: Sequence[object], *, refining: bool) -> str:

@@ -16,7 +16,7 @@ from crayon.customising.choices import RULES as RULES
 from crayon.customising.choices import Rule as Rule
 from crayon.customising.choices import choice_values, rule_for
 from crayon.customising.customization import Expectation, Refused
-from crayon.customising.sample import choices_of
+from crayon.customising.sample import closed_answers, one_spelling
 from crayon.errors import PromptTooLongError
 from crayon.messages import Message
 
@@ -68,8 +68,9 @@ def make_cases(
     samples: Sequence[Sample], parts: NDArray[np.intp], system: Message | None = None
 ) -> tuple[list[Case], Metric]:
     """Return a case for each answered sample, and what is measured: accuracy if all are choices."""
+    samples, _ = one_spelling(samples)
     answered = [i for i, sample in enumerate(samples) if sample.answer is not None]
-    labels = {part: choices_of([samples[i] for i in answered if parts[i] == part]) for part in set(parts.tolist())}
+    labels = {part: closed_answers([samples[i] for i in answered if parts[i] == part]) for part in set(parts.tolist())}
     texts = {i: samples[i].choices or labels[int(parts[i])] for i in answered}
     metric: Metric = "accuracy" if all(texts.values()) else "logprob"
     cases: list[Case] = []

@@ -2,30 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 from crayon.errors import InvalidRequestError
 from crayon.messages import check_unicode
+from crayon.text_form import one_form, same_key
 
 MAX_SAMPLES = 1000
 MAX_CHOICES = 100
-# Few different answers over all samples are taken for a fixed set of labels.
-MAX_LABELS = 20
+# Answers that are cut out of their questions, and numbers: others will come, unless each was seen this often.
+OFTEN = 3.0
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One example of a task.
+    """One example of a task, its texts in one Unicode form (NFC).
 
     Args:
         question: what the user would ask, the text of one user message.
         answer: what should be answered, or None where it is not known.
-        choices: the answers among which `answer` is one, if the task is a choice.
+        choices: the answers among which `answer` is one, if the task is a choice. It is kept as it is written there.
 
     Raises:
-        InvalidRequestError: a text is empty, or the answer is not one of the choices.
+        InvalidRequestError: a text is empty, two choices are the same text (Unicode form and spaces around it aside),
+            or the answer is not one of the choices (letter case aside too).
     """
 
     question: str
@@ -33,22 +37,24 @@ class Sample:
     choices: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        _text("question", self.question)
+        object.__setattr__(self, "question", _text("question", self.question))
         if self.answer is not None:
-            _text("answer", self.answer)
+            object.__setattr__(self, "answer", _text("answer", self.answer))
         choices: object = self.choices
         if isinstance(choices, str) or not isinstance(choices, Sequence):
             raise InvalidRequestError("choices", "must be a list of texts")
         if not choices:
             object.__setattr__(self, "choices", ())
             return
-        for i, choice in enumerate(choices):
-            _text(f"choices[{i}]", choice)
-        if not 2 <= len(choices) <= MAX_CHOICES or len(set(choices)) != len(choices):
+        texts = tuple(_text(f"choices[{i}]", choice) for i, choice in enumerate(choices))
+        if not 2 <= len(texts) <= MAX_CHOICES or len({text.strip() for text in texts}) != len(texts):
             raise InvalidRequestError("choices", f"must be 2 to {MAX_CHOICES} different texts")
-        if self.answer is not None and self.answer not in choices:
-            raise InvalidRequestError("answer", "is none of the choices")
-        object.__setattr__(self, "choices", tuple(choices))
+        if self.answer is not None and self.answer not in texts:
+            alike = [text for text in texts if same_key(text) == same_key(self.answer)]
+            if len(alike) != 1:
+                raise InvalidRequestError("answer", "is none of the choices")
+            object.__setattr__(self, "answer", alike[0])
+        object.__setattr__(self, "choices", texts)
 
 
 SampleLike: TypeAlias = Sample | str | tuple[str, str] | Mapping[str, object]
@@ -114,12 +120,94 @@ def from_record(place: str, value: object) -> list[Sample]:
         raise InvalidRequestError(f"{place}.{error.field}" if error.field else place, error.problem) from None
 
 
-def choices_of(samples: Sequence[Sample]) -> tuple[str, ...]:
-    """Return the labels of the task if the answers are few and each question has one: 2 to 20 of them, else ()."""
-    answers = [sample.answer for sample in samples if sample.answer is not None]
-    labels = tuple(dict.fromkeys(answers))
-    # As many answers as questions are answers, not labels.
-    return labels if 2 <= len(labels) <= MAX_LABELS and len(labels) < len(answers) else ()
+def closed_answers(samples: Sequence[Sample]) -> tuple[str, ...]:
+    """Return the answers of a task whose answers are a closed set of 2 to 100, as they were written first; else ().
+
+    They are one if every answered sample has the same choices, in whatever order. Else it is told from how often the
+    answers repeat. Of n answers, the share that came once is about the chance that the next one is a new one (Good and
+    Turing), so a set is closed if
+
+    - at most a third came once; or
+    - two or more came again, and at most half came once, or there are at most two thirds as many answers as samples.
+
+    So 16 samples of 10 labels are closed, some of them with one sample. 16 samples with 15 answers are free texts of
+    which two are equal by chance; and so are many that came once beside a single one that repeats ("unknown"). Answers
+    that mostly are words of their questions, or numbers, are closed only if each was seen three times, on average.
+    """
+    answered = [sample for sample in samples if sample.answer is not None]
+    key = _answer_key(answered)
+    sets = {frozenset(map(key, sample.choices)) for sample in answered}
+    if len(sets) == 1 and answered[0].choices:
+        return answered[0].choices
+    if len(sets - {frozenset()}) > 1:
+        return ()  # each question has choices of its own
+    spelled: dict[str, str] = {}
+    for sample in answered:
+        for text in _answers(sample):
+            spelled.setdefault(key(text), text)
+    counts = Counter(key(sample.answer or "") for sample in answered)
+    if len(counts) < 2 or len(spelled) > MAX_CHOICES or not _repeat(list(counts.values())):
+        return ()
+    if 2 * sum(map(_found_or_counted, answered)) > len(answered) and len(answered) < OFTEN * len(counts):
+        return ()
+    return tuple(spelled.values())
+
+
+def one_spelling(samples: Sequence[Sample]) -> tuple[tuple[Sample, ...], int]:
+    """Return the samples with each answer as it was written first, and how many were written in several ways.
+
+    Answers that differ only by case, Unicode form or spaces around them are one, unless somebody is to choose between
+    them. In one that was written in several ways, those spaces are left out.
+    """
+    key = _answer_key(samples)
+    written: dict[str, dict[str, None]] = {}
+    for sample in samples:
+        for text in _answers(sample):
+            written.setdefault(key(text), {})[text] = None
+    several = {of: next(iter(texts)).strip() for of, texts in written.items() if len(texts) > 1}
+    if not several:
+        return tuple(samples), 0
+
+    def first(text: str) -> str:
+        return several.get(key(text), text)
+
+    found = (
+        replace(
+            sample,
+            answer=None if sample.answer is None else first(sample.answer),
+            choices=tuple(map(first, sample.choices)),
+        )
+        for sample in samples
+    )
+    return tuple(found), len(several)
+
+
+def _answers(sample: Sample) -> tuple[str, ...]:
+    return (*sample.choices, *(() if sample.answer is None else (sample.answer,)))
+
+
+def _answer_key(samples: Iterable[Sample]) -> Callable[[str], str]:
+    """Return what makes two answers one: case aside, unless choices tell them apart by nothing else."""
+    apart: set[str] = set()
+    for choices in {sample.choices for sample in samples}:
+        keys = Counter(map(same_key, choices))
+        apart |= {key for key, count in keys.items() if count > 1}
+    return lambda text: text.strip() if same_key(text) in apart else same_key(text)
+
+
+def _found_or_counted(sample: Sample) -> bool:
+    """Return whether an answer stands in its question, or is a number."""
+    answer = same_key(sample.answer or "")
+    number = any(map(str.isdigit, answer)) and not any(map(str.isalpha, answer))
+    # "no" does not stand in "know"; but not every script has spaces between its words.
+    pattern = rf"(?<!\w){re.escape(answer)}(?!\w)" if answer.isascii() else re.escape(answer)
+    return number or re.search(pattern, same_key(sample.question)) is not None
+
+
+def _repeat(counts: Sequence[int]) -> bool:
+    """Return whether answers that came so often are likely to be all that there are."""
+    samples, once, again = sum(counts), counts.count(1), sum(count > 1 for count in counts)
+    return 3 * once <= samples or (again >= 2 and (2 * once <= samples or 3 * len(counts) <= 2 * samples))
 
 
 def _parse(value: object) -> list[Sample]:
@@ -165,16 +253,18 @@ def _from_messages(messages: object) -> list[Sample]:
     return found
 
 
-def _text(field: str, value: object) -> None:
+def _text(field: str, value: object) -> str:
+    """Return a text in one Unicode form."""
     if not isinstance(value, str):
         raise InvalidRequestError(field, f"must be text, not {_name(value)}")
     if not value.strip():
         raise InvalidRequestError(field, "is empty")
     check_unicode(field, value)
+    return one_form(value)
 
 
 def _key(text: str) -> str:
-    return " ".join(text.split()).casefold()
+    return " ".join(same_key(text).split())
 
 
 def _name(value: object) -> str:

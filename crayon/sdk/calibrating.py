@@ -6,7 +6,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from crayon.customising.sample import choices_of
+from crayon.customising.sample import closed_answers, one_spelling
 from crayon.data.priors import load_priors
 from crayon.errors import InvalidRequestError, PromptTooLongError
 from crayon.router.calibration import calibrate
@@ -71,6 +71,10 @@ def make_calibration(
         ServerError: the server cannot be asked, or answers with what are no scores.
         EngineError: the device's answers are unusable.
     """
+    # A label is one label, however it is written here and there.
+    alike, _ = one_spelling([*kept, *samples])
+    kept, samples = alike[: len(kept)], alike[len(kept) :]
+    others, _ = one_spelling(others)
     usable = list(samples) if traffic else [sample for sample in samples if sample.answer is not None]
     if not usable:
         raise InvalidRequestError("samples", "none has an answer, so nobody can be judged by them; give samples with")
@@ -139,7 +143,7 @@ def _choices(
     """Return the choices of each sample, its own or its task's labels; none at all unless every sample has some."""
     known = {sample.question: sample for sample in labelled if sample.answer is not None and sample.question in homes}
     labels = {
-        name: choices_of([sample for question, sample in known.items() if homes[question] == name])
+        name: closed_answers([sample for question, sample in known.items() if homes[question] == name])
         for name in {place.profile for place in places}
     }
     found = [sample.choices or labels[place.profile] for sample, place in zip(samples, places, strict=True)]
@@ -155,7 +159,7 @@ def _choices_of_others(others: Sequence[Sample]) -> list[tuple[str, ...]]:
 
     Their tasks are others than the profiles', so neither takes the other's labels, and each has a kind of its own.
     """
-    labels = choices_of([sample for sample in others if not sample.choices])
+    labels = closed_answers([sample for sample in others if not sample.choices])
     return [sample.choices or labels for sample in others]
 
 

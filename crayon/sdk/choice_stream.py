@@ -6,21 +6,21 @@ same; only what an engine is asked differs.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from crayon.completion import Chosen, Source
 from crayon.router.hardness import choice_gate
 from crayon.sdk.answer import Answer
 from crayon.sdk.async_stream import AsyncAnswerStream
-from crayon.sdk.choosing import check_choices
+from crayon.sdk.choosing import MAX_CHOICES, check_choices
 from crayon.sdk.listing import listed
 from crayon.sdk.scoring import Scoring, score_request
 from crayon.sdk.stream import AnswerStream
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from crayon.engine import Engine, GenerateRequest, ScoreRequest, Stream
     from crayon.router.policy import Allowed
     from crayon.sdk.actions import Generate
@@ -44,16 +44,19 @@ class ChoiceAnswer(Answer):
 
     def __init__(self, core: Core, call: Call, allowed: Allowed, choices: Iterable[str]) -> None:
         super().__init__(core, call, allowed)
+        if not isinstance(choices, str) and isinstance(choices, Iterable):
+            choices = tuple(islice(choices, MAX_CHOICES + 1))
         self._choices = check_choices(choices)
+        self._own_texts = tuple(choices)
         self._scoring = Scoring(self._choices)
 
     @property
     def chosen(self) -> Chosen:
-        """The choice, once the stream was read to its end; errors as `completion`."""
+        """The choice as the caller wrote it, once the stream was read to its end; errors as `completion`."""
         done = self.completion
         found = self._scoring.rankings[done.route.source]
         return Chosen(
-            text=self._choices[found.index],
+            text=self._own_texts[found.index],
             index=found.index,
             probabilities=found.probabilities,
             margin=found.margin,

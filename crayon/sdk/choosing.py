@@ -14,6 +14,7 @@ from crayon.engine import TokenSignal
 from crayon.errors import EngineError, InvalidRequestError
 from crayon.messages import check_unicode
 from crayon.router.features import choice_features
+from crayon.text_form import one_form
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -46,7 +47,7 @@ class Ranking:
 
 
 def check_choices(choices: Iterable[str]) -> tuple[str, ...]:
-    """Return the choices: 2 to 100 texts, none empty, none twice (spaces around them aside).
+    """Return the choices in one Unicode form (NFC): 2 to 100 texts, none empty, none twice (spaces around them aside).
 
     Raises:
         InvalidRequestError: they are not; the field names the first one that is wrong.
@@ -63,6 +64,7 @@ def check_choices(choices: Iterable[str]) -> tuple[str, ...]:
         if not text.strip():
             raise InvalidRequestError(field, "is empty; leave it out")
         check_unicode(field, text)
+        text = one_form(text)  # the same text from here on
         first = seen.setdefault(text.strip(), i)
         if first != i:
             raise InvalidRequestError(field, f"is the same text as choices[{first}]; leave one out")

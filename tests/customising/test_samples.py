@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from crayon.customising.sample import Sample, as_samples, choices_of
+from crayon.customising.sample import Sample, as_samples
 from crayon.customising.samples import MAX_FILE_BYTES, read_samples
 from crayon.errors import InvalidRequestError
 
@@ -161,11 +161,3 @@ def test_samples_from_python():
         assert caught.value.field == field
     with pytest.raises(InvalidRequestError, match="more than 1000"):
         as_samples(f"{i}" for i in range(100_000))
-
-
-def test_few_answers_are_labels_and_many_are_not():
-    assert choices_of([Sample("a", "x"), Sample("b", "y"), Sample("c", "x"), Sample("d")]) == ("x", "y")
-    assert choices_of([Sample("a", "x"), Sample("b", "x")]) == ()
-    assert choices_of([Sample("a", "x"), Sample("b", "y")]) == ()
-    assert choices_of([Sample(f"{i}", f"answer {i % 21}") for i in range(100)]) == ()
-    assert choices_of([Sample("a")]) == ()

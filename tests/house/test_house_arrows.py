@@ -22,7 +22,7 @@ FOLDERS = {
 }
 CONTRACTS = {
     "errors", "messages", "sampling", "completion", "events", "stream", "promise", "room", "engine", "machine",
-    "local_only", "tracing", "private_file",
+    "local_only", "tracing", "private_file", "text_form",
 }  # fmt: skip
 BELOW_SDK = {
     "contracts", "data", "llama", "adapters", "blending", "customising", "models", "wire", "v1", "router", "device",
