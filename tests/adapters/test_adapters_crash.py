@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pool_tools import shared_pool
@@ -93,11 +94,11 @@ def test_a_name_that_cannot_be_given_leaves_a_pool_that_opens(tmp_path: Path, mo
         folder, count = tmp_path / str(k), [0]
         old().save(folder)
 
-        def failing(*args: object, count: list[int] = count, k: int = k) -> None:
+        def failing(*args: Any, count: list[int] = count, k: int = k) -> None:
             count[0] += 1
             if count[0] >= k:
                 raise OSError(5, "Input/output error")
-            real(*args)  # type: ignore[call-overload]
+            real(*args)
 
         with monkeypatch.context() as patch:
             patch.setattr(os, "replace", failing)
