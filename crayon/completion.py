@@ -201,7 +201,11 @@ class Route:
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """One whole answer."""
+    """One whole answer.
+
+    `probability` is how likely the device finds the answer among a customisation's closed set; None where a text was
+    written.
+    """
 
     text: str
     route: Route
@@ -211,6 +215,7 @@ class Completion:
     timings: Timings = field(default_factory=Timings)
     ttft_ms: float = 0.0
     total_ms: float = 0.0
+    probability: float | None = None
 
     @property
     def tokens_per_s(self) -> float:

@@ -39,6 +39,7 @@ def ask(
     device: options.DeviceOption = None,
     scope: options.ScopeOption = None,
     blend: options.BlendOption = None,
+    free: options.FreeOption = False,
     max_tokens: options.MaxTokensOption = None,
     temperature: options.TemperatureOption = None,
     top_p: options.TopPOption = None,
@@ -82,7 +83,7 @@ def ask(
         if system:
             messages.insert(0, Message("system", system))
         with open_client(settings) as client:
-            completion = _answer(client, messages, blend, show=not (as_json or no_stream))
+            completion = _answer(client, messages, blend, free=free, show=not (as_json or no_stream))
     except CrayonError as error:
         if as_json:
             print(json.dumps(failure(error), ensure_ascii=False))
@@ -97,11 +98,12 @@ def ask(
         console.message(route_line(completion), "dim")
 
 
-def _answer(client: Any, messages: list[Message], blend: str | None, *, show: bool) -> Completion:
+def _answer(client: Any, messages: list[Message], blend: str | None, *, free: bool, show: bool) -> Completion:
     """Stream the answer; its line ends even where it breaks off, before any error message."""
     last = "\n"
     try:
-        with client.stream(messages, **({} if blend is None else {"blend": blend})) as stream:
+        given = {**({} if blend is None else {"blend": blend}), **({"free": True} if free else {})}
+        with client.stream(messages, **given) as stream:
             for piece in stream:
                 if show and piece.text:
                     console.answer(piece.text)

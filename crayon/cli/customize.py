@@ -65,9 +65,7 @@ def customize(
     if as_json:
         print(json.dumps(customization_json(found), ensure_ascii=False))
         return
-    if any(profile.refined for profile in found.profiles):
-        _print("refined weights:", *weight_lines(found))
-    _print(*expectation_lines(found))
+    _print(*weight_lines(found), *expectation_lines(found))
     if found.fits:
         console.message(f"use it: crayon ask --blend {name} TEXT, or crayon chat --customization {name}", "dim")
 
@@ -90,7 +88,7 @@ def _check_free(name: str, settings: Settings) -> None:
 def _show(found: Customization) -> None:
     tasks = len(found.profiles)
     several = f", of {tasks} tasks: each question is answered by the profile it is closest to" if tasks > 1 else ""
-    _print(f"{found.name}: {found.samples} samples, {found.answered} with an answer{several}", *weight_lines(found))
+    _print(f"{found.name}: {found.samples} samples, {found.answered} with an answer{several}")
 
 
 def _print(*lines: str) -> None:

@@ -55,6 +55,10 @@ BlendOption = Annotated[
     str | None,
     typer.Option("--blend", metavar="NAME|FILE", help="Apply this customisation; 'base' for the plain base."),
 ]
+FreeOption = Annotated[
+    bool,
+    typer.Option("--free", help="Ask for a text even where the customisation's answers are a closed set."),
+]
 CustomizationOption = Annotated[
     str | None,
     typer.Option(

@@ -68,6 +68,7 @@ class Repl:
     interactive: bool = True
     customization: str | None = None
     blend: str | None = None
+    free: bool = False
     profile: str | None = None
 
     @property
@@ -130,7 +131,7 @@ class Repl:
     def _options(self) -> dict[str, Any]:
         given = {"blend": self.blend, "last_profile": self.profile}
         chosen = {name: value for name, value in given.items() if value is not None}
-        return {"mode": self.mode, "private": self.stays_here, **chosen}
+        return {"mode": self.mode, "private": self.stays_here, **chosen, **({"free": True} if self.free else {})}
 
     def _stopped(self, question: Message, partial: str) -> None:
         if partial.strip():
@@ -301,6 +302,16 @@ def _blend(repl: Repl, argument: str) -> None:
         console.message("blend: none, the plain base")
 
 
+def _free(repl: Repl, argument: str) -> None:
+    if argument not in ("", "on", "off"):
+        raise InvalidRequestError("command", f"takes on or off, not {argument!r}")
+    repl.free = argument != "off" if argument or not repl.free else False
+    if repl.free:
+        console.message("free: answers are written, even where the customisation's answers are a closed set")
+    else:
+        console.message("free: off; where the customisation's answers are a closed set, one of them is the answer")
+
+
 def _use(repl: Repl, blend: str | None) -> None:
     repl.blend, repl.profile = blend, None
 
@@ -311,7 +322,7 @@ def _weights(repl: Repl, _: str) -> None:
         console.message("the plain base: no weights")
         return
     found = repl.client.customization(name)
-    console.message(f"{found.name}, pool {found.pool_id}")
+    console.message(f"{found.name}, {f'pool {found.pool_id}' if found.pool_id else f'made for {found.base}'}")
     for line in weight_lines(found, repl.profile):
         console.message(line)
 
@@ -333,6 +344,7 @@ COMMANDS: dict[str, Command] = {
         f"/customize NAME FILE [{REPLACE}]", "make the device better at a task from samples", _customize
     ),
     "/blend": Command("/blend [NAME|base|auto]", "show or set the customisation that is applied", _blend),
+    "/free": Command("/free [on|off]", "have answers written, even where they are a closed set", _free),
     "/weights": Command("/weights", "the weights of the customisation in use", _weights),
     "/route": Command("/route", "all about where the last answer came from", _route),
     "/stats": Command("/stats", "totals of this session", _stats),

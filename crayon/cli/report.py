@@ -55,12 +55,15 @@ def kind_words(kind: str) -> str:
 def route_line(completion: Completion) -> str:
     """Return where the answer came from, why, time to first token, rate and length, in one line."""
     route = completion.route
-    parts = [
-        f"{route.source}: {_why(route)}",
-        f"first token {completion.ttft_ms:.0f} ms",
-        f"{completion.tokens_per_s:.1f} tokens/s",
-        f"{completion.usage.completion_tokens} tokens",
-    ]
+    parts = [f"{route.source}: {_why(route)}"]
+    if completion.probability is not None:
+        parts += [f"probability {completion.probability:.2f}", f"{completion.total_ms:.0f} ms"]
+    else:
+        parts += [
+            f"first token {completion.ttft_ms:.0f} ms",
+            f"{completion.tokens_per_s:.1f} tokens/s",
+            f"{completion.usage.completion_tokens} tokens",
+        ]
     if route.profile is not None:
         parts.insert(1, _profile(route))
     if (sent := _sent(route)) is not None:
@@ -102,6 +105,7 @@ def route_details(completion: Completion) -> list[tuple[str, str]]:
             f"{usage.prompt_tokens} read ({usage.cached_tokens} cached), {usage.completion_tokens} written",
         ),
         ("discarded", f"{route.discarded_tokens} device tokens" if route.discarded_tokens else None),
+        ("probability", f"{completion.probability:.2f}" if completion.probability is not None else None),
         ("finish", str(completion.finish_reason)),
         ("time", f"first token {completion.ttft_ms:.0f} ms, total {completion.total_ms:.0f} ms"),
         ("queue", f"{timings.queue_ms:.0f} ms"),

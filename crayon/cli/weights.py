@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 BAR = 30
 # Smaller weights are counted and not listed.
 SMALL = 0.005
+# Fewer samples say little.
+MIN_USEFUL = 8
 
 
 def weight_lines(customization: Customization, current: str | None = None) -> Iterator[str]:
@@ -26,12 +28,15 @@ def weight_lines(customization: Customization, current: str | None = None) -> It
         mark = " (in use)" if profile.name == current else ""
         refined = ", refined on the samples" if profile.refined else ""
         yield f"profile {profile.name}: {_count(profile.samples, 'sample')}{refined}{mark}"
+        yield from _evidence_lines(profile)
         refused = customization.refused(profile.name)
         if refused is not None:
-            yield "  the plain base is kept, which did better on the samples; refused was:"
+            yield "  the blend is refused: the plain base did better on the samples without it; refused was:"
             yield from _bars(customization, replace(profile, weights=refused.weights))
             continue
         if not profile.fits:
+            if profile.evidence or not customization.members:
+                continue
             best = max(zip(profile.similarity, customization.members, strict=True))
             yield f"  no member of the pool fits (closest: {best[1]}, similarity {best[0]:.2f}): the plain base is kept"
             continue
@@ -46,10 +51,27 @@ def expectation_lines(customization: Customization) -> Iterator[str]:
         yield from (_refusal(found, refused) for refused in found.refused)
     if customization.note:
         yield customization.note
-    if not customization.fits and found is not None and found.refused:
-        yield "this customisation changes no answer; --refine or more samples may find a blend that helps"
-    elif not customization.fits:
-        yield "this customisation changes no answer; samples nearer to a member of the pool would"
+    if not customization.fits:
+        yield "this customisation changes no answer: nothing that your samples hold beats the plain model on them"
+        yield _what_next(customization)
+
+
+def _evidence_lines(profile: Profile) -> Iterator[str]:
+    evidence = profile.evidence
+    if evidence.answers:
+        some = ", ".join(evidence.answers[:4])
+        more = f" and {len(evidence.answers) - 4} more" if len(evidence.answers) > 4 else ""
+        yield f"  answers: {len(evidence.answers)}, {some}{more}"
+    if evidence.classes:
+        yield f"  classes: {_count(len(evidence.labelled), 'sample')} tell which answer a question is like"
+    if evidence.examples:
+        yield f"  examples: {_count(len(evidence.examples), 'sample')} shown before each question"
+
+
+def _what_next(customization: Customization) -> str:
+    if customization.answered < customization.samples // 2 or customization.answered < MIN_USEFUL:
+        return f"give more samples with an answer ({MIN_USEFUL} or more), a few for each answer"
+    return "a larger model may do better: --device takes another one; or let a server answer these (--server)"
 
 
 def customization_json(customization: Customization) -> dict[str, Any]:
@@ -87,14 +109,14 @@ def _figures(found: Expectation) -> Iterator[str]:
     if found.low is not None and found.high is not None:
         between = f", 95 % interval {found.low:+.{digits}f} to {found.high:+.{digits}f}"
     gain = f"{found.gain:+.{digits}f}{unit}{between}"
-    how = f"{_count(found.samples, 'sample')} of yours, each under the weights of the others"
+    how = f"{_count(found.samples, 'sample')} of yours, each answered by the others"
     if points:
         yield f"expected: {found.customised:.0f} % right, plain base {found.base:.0f} % ({gain}; {how})"
     else:
         what = f"log-probability of your answers {found.customised:.2f} per token, plain base {found.base:.2f}"
         yield f"expected: {what} ({gain}; {how})"
     if found.high is not None and found.high < 0:
-        yield "the plain base did better on your samples: try --refine, give more samples, or do without it"
+        yield "the plain base did better on your samples: give more samples, or do without it"
     elif found.low is not None and found.low <= 0 and found.gain:
         yield "your samples are too few, or the difference too small, to be sure of it"
 
@@ -106,7 +128,7 @@ def _refusal(found: Expectation, refused: Refused) -> str:
     else:
         figures = f"log-probability {with_it:.2f} per token with its blend, {without:.2f} without"
     how = _count(refused.samples, "sample")
-    return f"profile {refused.profile}: {figures} ({how} of yours): the blend is refused, the plain base answers"
+    return f"profile {refused.profile}: {figures} ({how} of yours): the blend is refused"
 
 
 def _count(number: int, what: str) -> str:

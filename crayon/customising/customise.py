@@ -1,4 +1,4 @@
-"""From samples to a customisation: embed, find the tasks, weigh the members; then check, and refine if wished."""
+"""From samples to a customisation: embed, find the tasks, weigh the members; then put it all on trial."""
 
 from __future__ import annotations
 
@@ -6,34 +6,41 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, TypeAlias
 
-from crayon.customising.customization import Customization, check_name
-from crayon.customising.device_calls import pool_of
+import numpy as np
+
+from crayon.customising.customization import Customization, Refused, check_name
+from crayon.customising.device_calls import some_pool
+from crayon.customising.examples import CONTEXT_SHARE, MAX_EXAMPLES, choose_examples, judged_by
 from crayon.customising.expectation import (
     MAX_CASES,
+    MIN_JUDGED,
     QUICK_CASES,
-    Case,
-    compare,
+    Outcome,
     expected,
     few_of,
-    judge,
     left_out_weights,
     make_cases,
 )
 from crayon.customising.material import material_key
-from crayon.customising.profiles import make_profiles
+from crayon.customising.profiles import make_profiles, one_profile
 from crayon.customising.refine import MAX_CASES as MAX_REFINED
 from crayon.customising.refine import MAX_EVALUATIONS, Refined, refine
+from crayon.customising.refine import MIN_CASES as MIN_REFINED
 from crayon.customising.sample import one_spelling
+from crayon.customising.support import turns_of
+from crayon.customising.trial import Trial
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    import numpy as np
     from numpy.typing import NDArray
 
     from crayon.adapters.pool import Pool
+    from crayon.customising.customization import Expectation
     from crayon.customising.device_calls import DeviceCalls
+    from crayon.customising.profiles import Profile
     from crayon.customising.sample import Sample
+    from crayon.customising.trial import Found
     from crayon.messages import Message
 
     Progress: TypeAlias = Callable[[str, int, int], None]
@@ -47,41 +54,48 @@ class Draft:
     samples: tuple[Sample, ...]
     vectors: NDArray[np.float32]
     parts: NDArray[np.intp]
-    pool: Pool
+    pool: Pool | None
 
 
 def customise(calls: DeviceCalls, name: str, samples: Sequence[Sample], *, pool_id: str | None = None) -> Draft:
-    """Weigh a pool's members for a user's samples: no training, one pass over the questions.
+    """Embed a user's samples, find their tasks, and weigh a pool's members for them: no training, one pass.
 
     Args:
         calls: the device.
         name: what the customisation is called.
         samples: 1 to 1,000 checked ones.
-        pool_id: which of the engine's pools; by default its first one.
+        pool_id: which of the engine's pools; by default its first one, if it has any; "" for none.
 
     Raises:
         InvalidRequestError: a bad name, or a sample that is longer than the context.
-        AdapterError: no pool that samples can be compared with.
+        AdapterError: the pool that is named is not loaded, or the engine cannot compare texts.
     """
     check_name(name)
     samples, merged = one_spelling(samples)
-    pool = pool_of(calls.engine, pool_id)
-    vectors, background = calls.vectors(pool, [sample.question for sample in samples])
-    manifest = pool.manifest
-    profiles, parts = make_profiles(vectors, background, pool.keys, pool.names, manifest.gate)
+    pool = some_pool(calls.engine, pool_id)
+    vectors, background, space = calls.vectors(pool, [sample.question for sample in samples])
+    if pool is None:
+        profiles, parts = one_profile(name, vectors, background)
+        model = calls.engine.models()[0]
+        base, base_sha256 = model.name, model.source_sha256
+    else:
+        manifest = pool.manifest
+        profiles, parts = make_profiles(vectors, background, pool.keys, pool.names, manifest.gate)
+        base, base_sha256 = manifest.base.name, manifest.base.source_sha256
     customization = Customization(
         name=name,
-        pool_id=pool.id,
-        base=manifest.base.name,
-        base_sha256=manifest.base.source_sha256,
-        members=pool.names,
-        layer=manifest.encoder.layer if manifest.encoder else 0,
+        pool_id=pool.id if pool else "",
+        base=base,
+        base_sha256=base_sha256,
+        members=pool.names if pool else (),
+        layer=space.layer,
         profiles=profiles,
         samples=len(samples),
         answered=sum(sample.answer is not None for sample in samples),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         note=_of_samples(samples, merged),
         material=material_key(samples, vectors),
+        space=space.id,
     )
     return Draft(customization, tuple(samples), vectors, parts, pool)
 
@@ -93,55 +107,66 @@ def check(
     refining: bool = False,
     quick: bool = False,
     system: Message | None = None,
+    ready: Callable[[Customization], None] = lambda _: None,
     progress: Progress = lambda *_: None,
 ) -> Customization:
-    """Return the draft with what it is expected to be worth, and refined if wished.
+    """Return what goes live: for each profile the evidence that its own samples speak for, or the plain base.
 
-    Each of about 24 answered samples is scored under the weights that the others of its profile give, and under the
-    plain base. A refined profile is judged on the samples that the search did not see. A profile that does worse than
-    the base on 8 samples or more keeps the base: what would have been is in the expectation's `refused`. `quick`: at
-    most 8 samples of each profile are scored, enough to refuse a blend, and too few to say much of what it is worth.
+    Each of about 24 answered samples is scored under the plain base, under the blend that the others of its profile
+    give, and with other samples as examples; the classifier is left out in closed form. What does worse than the base
+    does not go live: a blend that does is in the expectation's `refused`. A refined profile is judged on the samples
+    that the search did not see.
+
+    Args:
+        calls: the device.
+        draft: what `customise` made.
+        refining: search for better weights first.
+        quick: end after the first stage: at most 8 samples of each profile under the plain base, which are enough to
+            tell whether the classifier beats it. Neither blend nor examples go live by it.
+        system: what stands before each question.
+        ready: is told what the first stage lets go live.
+        progress: is called with "check" or "refine", steps done and steps in all.
     """
-    made, parts = draft.customization, draft.parts
-    cases, metric = make_cases(draft.samples, parts, system)
-    if not cases:
-        return _noted(made, "no sample has an answer, so nothing can be checked")
+    made = draft.customization
+    if not made.answered:
+        found = _noted(made, "no sample has an answer, so nothing can be checked")
+        ready(found)
+        return found
     profiles = list(made.profiles)
-    held: dict[int, Refined] = {}
-    for part, profile in enumerate(profiles) if refining else ():
-        own = few_of([case for case in cases if parts[case.sample] == part], parts, MAX_REFINED)
-        found = refine(
-            calls,
-            made.pool_id,
-            own,
-            profile.weights,
-            profile.similarity,
-            metric,
-            evaluations=MAX_EVALUATIONS // len(profiles),
-            progress=lambda done, total: progress("refine", done, total),
-        )
-        if found is not None and found.better:
-            held[part] = found
-            profiles[part] = replace(profile, weights=found.weights, refined=True)
-    plan: list[tuple[Case, tuple[float, ...]]] = []
-    limit = QUICK_CASES if quick else MAX_CASES
-    for case in few_of([case for case in cases if parts[case.sample] not in held], parts, limit):
-        weights = left_out_weights(draft.vectors, parts, case.sample, draft.pool.keys, draft.pool.manifest.gate)
-        if weights is not None:
-            plan.append((case, weights))
-    plan += [(case, found.weights) for found in held.values() for case in found.held_out]
-    outcomes = compare(calls, made.pool_id, plan, parts, metric, lambda done, total: progress("check", done, total))
-    refused = judge(outcomes, profiles)
-    expectation = expected(outcomes, metric, profiles, refused)
-    for blend in refused:
-        part = next(part for part, profile in enumerate(profiles) if profile.name == blend.profile)
-        profiles[part] = replace(profiles[part], weights=(0.0,) * len(blend.weights), refined=False)
-    note = _note(made, plan, refining=refining)
-    if plan and expectation is None:
-        note = "nothing could be checked: every question with its answers is longer than the context"
-    elif quick and 0 < len(plan) < len(cases):
-        note = f"only the quick check was made, on {len(plan)} of {len(cases)} samples"
-    return _noted(replace(made, profiles=tuple(profiles), expectation=expectation), note)
+    held = _refine(calls, draft, profiles, system, progress) if refining else {}
+    trials = [_trial(calls, draft, part, held.get(part)) for part in range(len(profiles))]
+    first = [(trial, job) for trial in trials for job in trial.jobs[:QUICK_CASES] if job.prompt == "base"]
+    later = [(trial, job) for trial in trials for job in trial.jobs if (trial, job) not in first] if not quick else []
+    for done, (trial, job) in enumerate([*first, *later]):
+        if done == len(first):
+            ready(_decided(made, profiles, trials, refining=refining, quick=True))
+        progress("check", done, len(first) + len(later))
+        trial.score(calls, job, system)
+    progress("check", len(first) + len(later), len(first) + len(later))
+    decided = _decided(made, profiles, trials, refining=refining, quick=quick)
+    if not later:
+        ready(decided)
+    return decided
+
+
+def _decided(
+    made: Customization, profiles: Sequence[Profile], trials: Sequence[Trial], *, refining: bool, quick: bool
+) -> Customization:
+    """Return the customisation that the trials so far speak for."""
+    found = [trial.verdict() for trial in trials]
+    refused: list[Refused] = []
+    decided: list[Profile] = []
+    for profile, one in zip(profiles, found, strict=True):
+        if profile.fits and one.harmed is not None:
+            refused.append(_refused(profile, one))
+        # A single sample has no others to judge it by: its blend is all there is.
+        keeps = one.blended or (not one.outcomes and not quick)
+        weights = profile.weights if keeps else (0.0,) * len(profile.weights)
+        refined = profile.refined and any(weights)
+        decided.append(replace(profile, weights=weights, refined=refined, evidence=one.evidence))
+    expectation = _expectation(trials, found, refused)
+    note = _note(made, trials, expectation, refining=refining, quick=quick)
+    return _noted(replace(made, profiles=tuple(decided), expectation=expectation), note)
 
 
 def _of_samples(samples: Sequence[Sample], merged: int) -> str:
@@ -160,8 +185,98 @@ def _noted(made: Customization, note: str) -> Customization:
     return replace(made, note="; ".join(text for text in (made.note, note) if text))
 
 
-def _note(made: Customization, plan: Sequence[object], *, refining: bool) -> str:
-    if not plan:
-        return "a single answered sample cannot be checked: there are no others to take the weights from"
-    too_few = refining and made.answered < 8
-    return "too few answered samples to refine: 8 are the least" if too_few else ""
+def _trial(calls: DeviceCalls, draft: Draft, part: int, held: Refined | None) -> Trial:
+    """Return the trial of a profile: which samples are scored, under which weights and beside which examples."""
+    samples, parts = draft.samples, draft.parts
+    numbers = [i for i, sample in enumerate(samples) if sample.answer is not None and parts[i] == part]
+    room = int(CONTEXT_SHARE * calls.engine.models()[0].context_tokens)
+
+    def fits(chosen: tuple[int, ...]) -> bool:
+        turns = turns_of([samples[i] for i in chosen])
+        return calls.tokens((*turns, turns[0])) <= room
+
+    examples = choose_examples(samples, numbers, fits) if len(numbers) > 1 else ()
+    if held is not None:
+        cases = [case.sample for case in held.held_out]
+    else:
+        share = MAX_CASES * len(numbers) // max(draft.customization.answered, 1)
+        cases = few_of(judged_by(numbers, examples), max(MIN_JUDGED, share))
+    weights: list[tuple[float, ...] | None] = [None] * len(cases)
+    if held is not None:
+        weights = [held.weights] * len(cases)
+    elif draft.pool is not None:
+        gate, keys = draft.pool.manifest.gate, draft.pool.keys
+        weights = [left_out_weights(draft.vectors, parts, case, keys, gate) for case in cases]
+    return Trial(part, samples, numbers, cases, draft.vectors, examples, weights, draft.customization.pool_id)
+
+
+def _refine(
+    calls: DeviceCalls, draft: Draft, profiles: list[Profile], system: Message | None, progress: Progress
+) -> dict[int, Refined]:
+    """Search for better weights of each profile; return what is better, and put its weights into the profiles."""
+    held: dict[int, Refined] = {}
+    if draft.pool is None:
+        return held
+    cases, metric = make_cases(draft.samples, draft.parts, system)
+    for part, profile in enumerate(profiles):
+        own = [case for case in cases if draft.parts[case.sample] == part]
+        chosen = set(few_of([case.sample for case in own], MAX_REFINED))
+        found = refine(
+            calls,
+            draft.customization.pool_id,
+            [case for case in own if case.sample in chosen],
+            profile.weights,
+            profile.similarity,
+            metric,
+            evaluations=MAX_EVALUATIONS // len(profiles),
+            progress=lambda done, total: progress("refine", done, total),
+        )
+        if found is not None and found.better:
+            held[part] = found
+            profiles[part] = replace(profile, weights=found.weights, refined=True)
+    return held
+
+
+def _refused(profile: Profile, found: Found) -> Refused:
+    base = float(np.mean([outcome.base for outcome in found.outcomes]))
+    return Refused(
+        profile=profile.name,
+        weights=profile.weights,
+        base=round(base, 4),
+        customised=round(found.harmed or 0.0, 4),
+        samples=len(found.outcomes),
+    )
+
+
+def _expectation(trials: Sequence[Trial], found: Sequence[Found], refused: Sequence[Refused]) -> Expectation | None:
+    """Return what is expected, in the unit of the largest profile: points and nats are not added up."""
+    free = trials[0].kind == "free"
+    outcomes: list[Outcome] = [
+        outcome
+        for trial, one in zip(trials, found, strict=True)
+        if (trial.kind == "free") == free
+        for outcome in one.outcomes
+    ]
+    return expected(outcomes, "logprob" if free else "accuracy", refused)
+
+
+def _note(
+    made: Customization, trials: Sequence[Trial], expectation: Expectation | None, *, refining: bool, quick: bool
+) -> str:
+    if made.answered == 1:
+        return "a single answered sample cannot be checked: there are no others to answer it by"
+    if expectation is None:
+        if any(trial.scored for trial in trials):
+            return "each answer has one sample, which no other one can speak for: nothing could be checked"
+        return "nothing could be checked: every question with its answers is longer than the context"
+    notes = []
+    fewer = [trial for trial in trials if len(trial.examples) < min(len(trial.numbers), MAX_EXAMPLES)]
+    if fewer and not quick:
+        shown, most = len(fewer[0].examples), min(len(fewer[0].numbers), MAX_EXAMPLES)
+        notes.append(f"{shown} samples in place of {most} were tried as examples: more do not fit the context")
+    if refining and made.answered < MIN_REFINED:
+        notes.append(f"too few answered samples to refine: {MIN_REFINED} are the least")
+    cases = sum(min(len(trial.cases), QUICK_CASES) for trial in trials)
+    if quick and cases < made.answered:
+        notes.append(f"only the quick check was made, on {cases} of {made.answered} samples")
+    return "; ".join(notes)

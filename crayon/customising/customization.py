@@ -9,10 +9,13 @@ from typing import Literal
 
 from crayon.adapters.records import read_record
 from crayon.completion import Blend
+from crayon.customising.evidence import NONE
 from crayon.customising.profiles import BASE, Profile
 from crayon.errors import AdapterError, AdapterMismatchError, InvalidRequestError
 
-SCHEMA = 1
+# 2: centres are of another embedding than those of 1, and profiles may hold evidence.
+SCHEMA = 2
+EXPORTED = "examples and closed answers stay with the samples: this is the blend alone"
 # A mean over fewer samples says too much about each of them to be handed on.
 MIN_SHARED = 4
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -90,11 +93,12 @@ class Customization:
 
     Args:
         name: what the user calls it.
-        pool_id: the pool that the weights are for.
-        base: name of the model that the pool is for.
+        pool_id: the pool that the weights are for; "" where the model has none.
+        base: name of the model that it was made for.
         base_sha256: hash of that model's source file.
         members: names of the pool's members, in the order of the weights.
-        layer: the layer whose states the profiles' centres are made of.
+        layer: the layer whose states the profiles' centres are made of, and
+        space: the id of the space they lie in (`Space.id`); "" where it is not known.
         profiles: one for each task, the one with most samples first.
         samples: how many samples there were, and
         answered: how many of them had an answer.
@@ -118,12 +122,16 @@ class Customization:
     expectation: Expectation | None = None
     note: str = ""
     material: str = ""
+    space: str = ""
     schema: int = field(default=SCHEMA, repr=False)
 
     def __post_init__(self) -> None:
         names = [profile.name for profile in self.profiles]
         if self.schema != SCHEMA:
-            raise AdapterError(f"the customisation has schema {self.schema}, this Crayon reads {SCHEMA}; update it")
+            raise AdapterError(
+                f"the customisation has schema {self.schema}, this Crayon reads {SCHEMA}; "
+                + ("update Crayon" if self.schema > SCHEMA else "customise again with its samples")
+            )
         if not names or len(set(names)) != len(names) or BASE in names:
             raise AdapterError("the customisation's profiles lack a name of their own")
         if not _MATERIAL.fullmatch(self.material):
@@ -141,8 +149,8 @@ class Customization:
 
     @property
     def fits(self) -> bool:
-        """Whether any profile changes the base."""
-        return any(profile.fits for profile in self.profiles)
+        """Whether any profile changes what the plain base answers."""
+        return any(profile.changes for profile in self.profiles)
 
     def refused(self, profile: str) -> Refused | None:
         """Return the blend that was refused to a profile, if one was."""
@@ -179,17 +187,26 @@ class Customization:
         Raises:
             AdapterMismatchError: it was made for another one.
         """
-        if source_sha256 != self.base_sha256:
+        known = bool(source_sha256 and self.base_sha256)
+        if source_sha256 != self.base_sha256 if known else model != self.base:
             raise AdapterMismatchError(
                 f"customisation {self.name!r} was made for {self.base}, not for {model}; "
                 f"open that model, or customise again"
             )
 
     def without_samples(self) -> Customization:
-        """Return what can be handed on: a centre that is the mean of fewer than 4 samples is left out."""
+        """Return what can be handed on: the weights, without examples and answers, which are the samples' own words.
+
+        A centre that is the mean of fewer than 4 samples is left out, and so is what the samples fared with them.
+        """
         few = any(profile.samples < MIN_SHARED for profile in self.profiles)
-        profiles = tuple(replace(profile, centre=()) for profile in self.profiles) if few else self.profiles
-        return replace(self, profiles=profiles, material="")
+        profiles = tuple(
+            replace(profile, evidence=NONE, centre=() if few else profile.centre) for profile in self.profiles
+        )
+        found = replace(self, profiles=profiles, material="")
+        if any(profile.evidence for profile in self.profiles):
+            found = replace(found, expectation=None, note=EXPORTED)
+        return found
 
     def dump(self) -> bytes:
         """Return it as JSON."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-from crayon.customising.profiles import pool_vectors
+from crayon.customising.space import everyday_space, space_of_pool
 from crayon.engine import EncodeRequest, Engine, GenerateRequest, ScoreRequest, wait_for
 from crayon.errors import (
     AdapterError,
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from crayon.adapters.pool import Pool
     from crayon.completion import Blend
+    from crayon.customising.space import Space
     from crayon.engine import RawStates, ScoreResult, Stream
     from crayon.messages import Message
     from crayon.sampling import Sampling
@@ -100,8 +101,12 @@ class DeviceCalls:
         self._patience = patience
         self._cancelled = cancelled
 
-    def vectors(self, pool: Pool, texts: Sequence[str]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Return texts and the engine's background in the space of a pool's keys: (n, D) and (m, D) unit rows.
+    def vectors(
+        self, pool: Pool | None, texts: Sequence[str]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32], Space]:
+        """Return texts and the engine's background as unit rows, (n, D) and (m, D), and their space.
+
+        The space is that of a pool's keys; without a pool, the model's own, made of everyday texts.
 
         Raises:
             InvalidRequestError: a text is longer than the context; the field names the sample by number.
@@ -115,11 +120,15 @@ class DeviceCalls:
             number = int(error.field.removeprefix("texts[").removesuffix("]")) + 1
             problem = f"has {error.prompt_tokens} tokens, at most {error.limit} fit; shorten it or leave it out"
             raise InvalidRequestError(f"sample {number}", problem) from None
-        check_layer(pool, states)
         if len(states.background) < 2:
             raise AdapterError("the engine has no background texts to compare the samples with; open it by reference")
-        own, others = (pool_vectors(rows, pool.centre, pool.head) for rows in (states.states, states.background))
-        return own, others
+        space = space_for(pool, states)
+        return space.place(states.states), space.place(states.background), space
+
+    def tokens(self, messages: tuple[Message, ...]) -> int:
+        """Return about how many tokens a conversation has: counted where the engine does that, else guessed."""
+        count = getattr(self.engine, "count_tokens", None)
+        return int(count(messages)) if count else sum(len(message.content) // 3 + 8 for message in messages)
 
     def score(
         self, messages: tuple[Message, ...], texts: Sequence[str], blend: Blend | None, *, ended: bool = False
@@ -139,6 +148,29 @@ class DeviceCalls:
         if self._cancelled():
             raise CancelledError(f"{self._what} was cancelled")
         return None if self._patience is None else time.monotonic() + self._patience
+
+
+def some_pool(engine: PoolEngine, pool_id: str | None = None) -> Pool | None:
+    """Return a pool of the engine by its id, or its default one; None where none is asked for and there is none.
+
+    Raises:
+        AdapterError: the pool that is asked for is not loaded, or has no keys.
+    """
+    if pool_id == "" or (pool_id is None and not any(pool.manifest.encoder for pool in engine.pools)):
+        return None
+    return pool_of(engine, pool_id)
+
+
+def space_for(pool: Pool | None, states: RawStates) -> Space:
+    """Return the space of a pool's keys, or without a pool the model's own.
+
+    Raises:
+        AdapterError: the states are of another layer than the pool's keys.
+    """
+    if pool is None:
+        return everyday_space(states.background, states.layer)
+    check_layer(pool, states)
+    return space_of_pool(pool)
 
 
 def check_layer(pool: Pool, states: RawStates) -> None:

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from crayon.adapters.gate import similarities, weights
-from crayon.completion import Blend
 
 # What is named twice is taken from here by the evaluation.
 from crayon.customising.choices import LONG_CHOICE_WORDS as LONG_CHOICE_WORDS
@@ -17,17 +16,16 @@ from crayon.customising.choices import Rule as Rule
 from crayon.customising.choices import choice_values, rule_for
 from crayon.customising.customization import Expectation, Refused
 from crayon.customising.sample import closed_answers, one_spelling
-from crayon.errors import PromptTooLongError
 from crayon.messages import Message
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
     from crayon.adapters.gate import Gate
+    from crayon.completion import Blend
     from crayon.customising.device_calls import DeviceCalls
-    from crayon.customising.profiles import Profile
     from crayon.customising.sample import Sample
 
 # More samples change the figure little and take their time.
@@ -57,7 +55,7 @@ class Case:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a sample of a profile is worth under the plain base and under its weights: points, or nats a token."""
+    """What a sample of a profile is worth under the plain base, and with what goes live: points, or nats a token."""
 
     part: int
     base: float
@@ -82,14 +80,10 @@ def make_cases(
     return cases, metric
 
 
-def few_of(cases: Sequence[Case], parts: NDArray[np.intp], limit: int = MAX_CASES) -> list[Case]:
-    """Return about `limit` of the cases: of each part its share, at least `MIN_JUDGED`, evenly from its list."""
-    found: list[Case] = []
-    for part in sorted({int(parts[case.sample]) for case in cases}):
-        own = [case for case in cases if parts[case.sample] == part]
-        count = min(len(own), max(MIN_JUDGED, round(limit * len(own) / len(cases))))
-        found += [own[i] for i in np.linspace(0, len(own) - 1, count).round().astype(int)]
-    return found
+def few_of(cases: Sequence[int], limit: int = MAX_CASES) -> list[int]:
+    """Return at most `limit` of the cases, evenly from their list."""
+    count = min(len(cases), limit)
+    return [cases[i] for i in np.linspace(0, len(cases) - 1, count).round().astype(int)]
 
 
 def left_out_weights(
@@ -108,76 +102,12 @@ def left_out_weights(
     return tuple(float(value) for value in np.round(found, 2))
 
 
-def compare(
-    calls: DeviceCalls,
-    pool_id: str,
-    plan: Sequence[tuple[Case, tuple[float, ...]]],
-    parts: NDArray[np.intp],
-    metric: Metric,
-    progress: Callable[[int, int], None] = lambda *_: None,
-) -> list[Outcome]:
-    """Score each case under the plain base and under its weights.
-
-    Choices are compared by the case's rule. The plain base was never taught where an answer ends: on each profile it is
-    given the rule that gets most of its samples right, so that nothing counts as gained that another rule gives too.
-    A case that is too long for the context is left out.
-    """
-    # By weights: what one blend has computed serves the next case.
-    ordered = sorted(plan, key=lambda item: item[1])
-    found: list[tuple[int, dict[Rule, float], float | None]] = []
-    for i, (case, own) in enumerate(ordered):
-        progress(i, len(ordered))
-        try:
-            plain = _plain_worth(calls, case, metric)
-            worthy = worth(calls, case, Blend(pool_id, own), metric) if any(own) else None
-        except PromptTooLongError:
-            continue
-        found.append((int(parts[case.sample]), plain, worthy))
-    progress(len(ordered), len(ordered))
-    outcomes: list[Outcome] = []
-    for part in sorted({part for part, _, _ in found}):
-        mine = [(plain, worthy) for each, plain, worthy in found if each == part]
-        best = max(RULES, key=lambda rule: sum(plain[rule] for plain, _ in mine))
-        for plain, worthy in mine:
-            outcomes.append(Outcome(part, plain[best], plain[best] if worthy is None else worthy))
-    return outcomes
-
-
-def judge(outcomes: Sequence[Outcome], profiles: Sequence[Profile]) -> tuple[Refused, ...]:
-    """Return the blends that do worse than the plain base on the samples of their profile.
-
-    Of fewer than `MIN_JUDGED` scored samples nothing is concluded, unless the weights were searched for: nothing else
-    speaks for those.
-    """
-    refused: list[Refused] = []
-    for part, profile in enumerate(profiles):
-        own = [outcome for outcome in outcomes if outcome.part == part]
-        if not profile.fits or len(own) < (1 if profile.refined else MIN_JUDGED):
-            continue
-        base, customised = (float(mean) for mean in np.mean([(each.base, each.customised) for each in own], axis=0))
-        if customised < base:
-            refused.append(
-                Refused(
-                    profile=profile.name,
-                    weights=profile.weights,
-                    base=round(base, 4),
-                    customised=round(customised, 4),
-                    samples=len(own),
-                )
-            )
-    return tuple(refused)
-
-
-def expected(
-    outcomes: Sequence[Outcome], metric: Metric, profiles: Sequence[Profile] = (), refused: Sequence[Refused] = ()
-) -> Expectation | None:
-    """Return the means with their interval, the base's own where a profile's blend was refused; None of nothing."""
+def expected(outcomes: Sequence[Outcome], metric: Metric, refused: Sequence[Refused] = ()) -> Expectation | None:
+    """Return the means with their interval; None of nothing."""
     if not outcomes:
         return None
-    without = {blend.profile for blend in refused}
-    kept = {part for part, profile in enumerate(profiles) if profile.name in without}
     base = np.array([outcome.base for outcome in outcomes])
-    customised = np.array([outcome.base if outcome.part in kept else outcome.customised for outcome in outcomes])
+    customised = np.array([outcome.customised for outcome in outcomes])
     low, high = _interval(customised - base, 100.0 if metric == "accuracy" else 0.0)
     return Expectation(
         metric=metric,
@@ -200,14 +130,6 @@ def worth(calls: DeviceCalls, case: Case, blend: Blend | None, metric: Metric) -
 def choice_scores(calls: DeviceCalls, case: Case, blend: Blend | None) -> NDArray[np.float64]:
     """Return the log-probability of each choice by the case's rule, shape (choices,)."""
     return choice_values(calls.score(case.messages, case.texts, blend, ended=True).scores, case.rule)
-
-
-def _plain_worth(calls: DeviceCalls, case: Case, metric: Metric) -> dict[Rule, float]:
-    """Return what the plain base makes of a case, by each rule."""
-    if metric == "logprob":
-        return dict.fromkeys(RULES, worth(calls, case, None, metric))
-    scores = calls.score(case.messages, case.texts, None, ended=True).scores
-    return {rule: 100.0 * (int(np.argmax(choice_values(scores, rule))) == case.right) for rule in RULES}
 
 
 def _interval(differences: NDArray[np.float64], unit: float) -> tuple[float, float] | tuple[None, None]:

@@ -6,26 +6,39 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from crayon.customising.device_calls import PoolEngine, check_layer, pool_of
-from crayon.customising.profiles import pool_vectors
+import numpy as np
+
+from crayon.customising.device_calls import PoolEngine, check_layer, pool_of, space_for
+from crayon.customising.support import ProfileSupport
 from crayon.errors import AdapterError, EngineError, InvalidRequestError
 from crayon.router.scope import ScopeGate
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
+
+    from numpy.typing import NDArray
 
     from crayon.adapters.pool import Pool
     from crayon.customising.customization import Customization
+    from crayon.customising.material import Material
+    from crayon.customising.space import Space
+    from crayon.customising.support import Support
     from crayon.engine import Engine, RawStates
     from crayon.router.scope import ScopeVerdict
 
 
-def pool_for(customization: Customization, engine: Engine) -> Pool:
-    """Return the engine's pool that a customisation is for.
+def pool_for(customization: Customization, engine: Engine) -> Pool | None:
+    """Return the engine's pool that a customisation is for; None where it is for a model without one.
 
     Raises:
         AdapterError: the engine does not have it.
+        AdapterMismatchError: the engine runs another model.
     """
+    if not customization.pool_id:
+        model = engine.models()[0]
+        customization.check_base(model.source_sha256, model.name)
+        return None
     try:
         if not isinstance(engine, PoolEngine):
             raise AdapterError("the device engine has no adapter pools")
@@ -35,11 +48,13 @@ def pool_for(customization: Customization, engine: Engine) -> Pool:
 
 
 class ProfileGate:
-    """The profiles of one customisation as scopes, on the engine that has its pool.
+    """The profiles of one customisation as scopes, on the engine that it was made for, and their evidence.
 
     Args:
         customization: whose profiles.
         engine: the device's.
+        material: its samples, where they are kept: without them there is no evidence.
+        folder: where what the model computes for examples may be kept.
         moved: how far each profile's threshold is moved, as a calibration says.
 
     Raises:
@@ -48,24 +63,82 @@ class ProfileGate:
     """
 
     def __init__(
-        self, customization: Customization, engine: Engine, moved: Mapping[str | None, float] = MappingProxyType({})
+        self,
+        customization: Customization,
+        engine: Engine,
+        moved: Mapping[str | None, float] = MappingProxyType({}),
+        *,
+        material: Material | None = None,
+        folder: Path | None = None,
     ) -> None:
+        self._customization = customization
         self._pool = pool_for(customization, engine)
+        self._space: Space | None = None
+        self.supports = profile_supports(customization, material, folder)
         scopes = [profile.scope() for profile in customization.profiles]
         self._gate = ScopeGate(
             [replace(scope, threshold=scope.threshold + moved.get(scope.name, 0.0)) for scope in scopes]
         )
-        if self._gate.scopes[0].centre.size != self._pool.centre.size:
+        if self._pool is not None and self._gate.scopes[0].centre.size != self._pool.centre.size:
             raise AdapterError(f"customisation {customization.name!r} is damaged: its centres have another size")
 
-    def judge(self, states: RawStates, *, last: str | None = None) -> ScopeVerdict:
-        """Return the profile that the one query is closest to, and whether it is inside; `last` as in `ScopeGate`.
+    def place(self, states: RawStates) -> NDArray[np.float32]:
+        """Return the one query as a unit row, (D,), of the space that the profiles lie in.
 
         Raises:
+            AdapterError: the profiles lie in another space.
             EngineError: the engine's states are unusable.
         """
-        check_layer(self._pool, states)
+        if self._space is None:
+            space = space_for(self._pool, states)
+            if self._customization.space not in ("", space.id):
+                raise AdapterError(
+                    f"customisation {self._customization.name!r} was made with another embedding; customise again"
+                )
+            self._space = space
+        if self._pool is not None:
+            check_layer(self._pool, states)
         try:
-            return self._gate.judge(pool_vectors(states.states, self._pool.centre, self._pool.head)[0], last=last)
+            return np.asarray(self._space.place(states.states)[0], np.float32)
         except InvalidRequestError as error:
             raise EngineError(f"the device's embedding is unusable: {error}") from error
+
+    def judge(self, vector: NDArray[np.float32], *, last: str | None = None) -> ScopeVerdict:
+        """Return the profile that a query is closest to, and whether it is inside; `last` as in `ScopeGate`.
+
+        Raises:
+            AdapterError: the centres are of another size than the query.
+            EngineError: the vector is unusable.
+        """
+        if self._gate.scopes[0].centre.size != vector.size:
+            raise AdapterError(f"customisation {self._customization.name!r} is damaged: its centres have another size")
+        try:
+            return self._gate.judge(vector, last=last)
+        except InvalidRequestError as error:
+            raise EngineError(f"the device's embedding is unusable: {error}") from error
+
+    def support(self, profile: str, vector: NDArray[np.float32] | None) -> Support | None:
+        """Return what the samples of a profile say of a query; None where they take no part, and for "base"."""
+        found = self.supports.get(profile)
+        return None if found is None else found.of(vector)
+
+
+def profile_supports(
+    customization: Customization, material: Material | None, folder: Path | None = None
+) -> dict[str, ProfileSupport]:
+    """Return the evidence of each profile that has some, ready to use.
+
+    Raises:
+        AdapterError: a profile has evidence, and its samples are not there.
+    """
+    found = {}
+    for profile in customization.profiles:
+        if not profile.evidence:
+            continue
+        if material is None:
+            raise AdapterError(
+                f"customisation {customization.name!r} answers with its samples, which are not on this device; "
+                f"customise again"
+            )
+        found[profile.name] = ProfileSupport(profile.evidence, material, folder)
+    return found

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from crayon.adapters.gate import similarities, weights
+from crayon.customising.evidence import NONE, Evidence
 from crayon.errors import InvalidRequestError
 from crayon.router.scope import MIN_EXAMPLES, FittedScope, distinct_rows, fit_few, fit_scope, unit_rows
 
@@ -41,6 +42,7 @@ class Profile:
         threshold: cosine to `centre` at or above which a query belongs to the task.
         centre: direction of the samples' mean, length 1, in the pool's space; empty in an export that leaves it out.
         refined: whether a search on the samples chose the weights instead of the similarity.
+        evidence: what answers beside the blend, or in place of it.
     """
 
     name: str
@@ -50,11 +52,17 @@ class Profile:
     threshold: float
     centre: tuple[float, ...] = field(default=(), repr=False)
     refined: bool = False
+    evidence: Evidence = NONE
 
     @property
     def fits(self) -> bool:
-        """Whether any member of the pool takes part; else the base answers alone."""
+        """Whether any member of the pool takes part."""
         return any(self.weights)
+
+    @property
+    def changes(self) -> bool:
+        """Whether anything answers but the plain base alone."""
+        return self.fits or bool(self.evidence)
 
     def scope(self) -> FittedScope:
         """Return the profile as a scope of the router."""
@@ -145,6 +153,23 @@ def make_profiles(
             )
         )
     return tuple(profiles), parts
+
+
+def one_profile(
+    name: str, vectors: NDArray[np.float32], background: NDArray[np.float32]
+) -> tuple[tuple[Profile, ...], NDArray[np.intp]]:
+    """Return all samples as one profile, for a model without a pool; arguments and errors as `make_profiles`."""
+    many = distinct_rows(vectors) >= MIN_EXAMPLES
+    fitted = fit_scope(name, vectors, background) if many else fit_few(name, vectors, background)
+    profile = Profile(
+        name=name,
+        weights=(),
+        similarity=(),
+        samples=len(vectors),
+        threshold=round(fitted.threshold, 6),
+        centre=_numbers(fitted.centre, 7),
+    )
+    return (profile,), np.zeros(len(vectors), np.intp)
 
 
 def left_out_score(vectors: NDArray[np.float32], parts: NDArray[np.intp], sample: int) -> float:

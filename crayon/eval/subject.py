@@ -15,6 +15,7 @@ import numpy as np
 from crayon import Crayon, Message
 from crayon.adapters.blend import check_weights
 from crayon.customising.device_calls import DeviceCalls
+from crayon.customising.space import space_of_pool
 from crayon.engine import ScoreRequest, deadline_after
 from crayon.errors import AdapterError, PromptTooLongError
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
     from crayon.adapters.pool import Pool
     from crayon.completion import Blend
+    from crayon.customising.space import Space
     from crayon.data.qa import Item
     from crayon.device import DeviceEngine
     from crayon.eval.answer_cache import AnswerCache
@@ -233,18 +235,23 @@ class _KeptCalls(DeviceCalls):
         self._cache = cache
         self._key = model_key
 
-    def vectors(self, pool: Pool, texts: Sequence[str]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Return texts and background in the pool's space."""
+    def vectors(
+        self, pool: Pool | None, texts: Sequence[str]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32], Space]:
+        """Return texts and background in the pool's space; without a pool nothing is kept."""
+        if pool is None:
+            return super().vectors(pool, texts)
+        space = space_of_pool(pool)
         head = b"" if pool.head is None else pool.head.tobytes()
         centre = hashlib.sha256(pool.centre.tobytes() + head).hexdigest()
-        keys = [self._cache.key("vector-1", self._key, centre, str(pool.manifest.encoder), text) for text in texts]
-        background_key = self._cache.key("background-1", self._key, centre, str(pool.manifest.encoder))
+        keys = [self._cache.key("vector-2", self._key, centre, str(pool.manifest.encoder), text) for text in texts]
+        background_key = self._cache.key("background-2", self._key, centre, str(pool.manifest.encoder))
         kept = [self._cache.get(key) for key in keys]
         background = self._cache.get(background_key)
         missing = [i for i, value in enumerate(kept) if value is None]
         if missing or background is None:
             wanted = missing or [0]
-            own, others = super().vectors(pool, [texts[i] for i in wanted])
+            own, others, _ = super().vectors(pool, [texts[i] for i in wanted])
             for row, i in zip(own, wanted, strict=True):
                 kept[i] = row.tobytes()
                 self._cache.put(keys[i], row.tobytes())
@@ -252,7 +259,8 @@ class _KeptCalls(DeviceCalls):
             self._cache.put(background_key, background)
         width = pool.centre.size
         rows = np.frombuffer(b"".join(value for value in kept if value is not None), np.float32)
-        return rows.reshape(-1, width).copy(), np.frombuffer(background, np.float32).reshape(-1, width).copy()
+        others = np.frombuffer(background, np.float32).reshape(-1, width).copy()
+        return rows.reshape(-1, width).copy(), others, space
 
 
 class _PoolDigest:

@@ -144,7 +144,7 @@ class Variants:
         if len(made.profiles) == 1:
             return (made.blend(made.profiles[0].name),) * len(case.items)
         gate = ScopeGate([profile.scope() for profile in made.profiles])
-        vectors, _ = self._subject.calls.vectors(self._pool, [item.prompt for item in case.items])
+        vectors, _, _ = self._subject.calls.vectors(self._pool, [item.prompt for item in case.items])
         return tuple(made.blend(gate.judge(vector).name) for vector in vectors)
 
     def _searched(self, case: Case, draw: int, size: int) -> Blend | None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
     from crayon.completion import Completion, Source
+    from crayon.customising.support import Support
     from crayon.engine import GenerateRequest
     from crayon.errors import CrayonError
 
@@ -21,10 +22,15 @@ class Embed:
 
 @dataclass(frozen=True, slots=True)
 class Generate:
-    """Cancel the running stream, if any, and start `request` at `source`; then `begun` or `failed`."""
+    """Cancel the running stream, if any, and start `request` at `source`; then `begun` or `failed`.
+
+    `support` is what a customisation's samples say of the query: its turns are in the request already, and where it has
+    answers, one of them is wanted.
+    """
 
     source: Source
     request: GenerateRequest
+    support: Support | None = None
 
 
 @dataclass(frozen=True, slots=True)

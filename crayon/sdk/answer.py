@@ -16,6 +16,7 @@ from crayon.errors import (
     InvalidRequestError,
 )
 from crayon.sdk.actions import Done, Embed, Emit, Fail, Generate
+from crayon.sdk.scoring import Scoring, score_request
 from crayon.tracing import NO_SPAN, start_span
 
 if TYPE_CHECKING:
@@ -118,7 +119,12 @@ class Answer:
         return self._core.turn(self._call, self._allowed)
 
     def _ask(self, engine: Engine, action: Generate) -> Stream:
-        return engine.generate(action.request)
+        support = action.support
+        if support is None or not support.answers:
+            return engine.generate(action.request)
+        # One of a closed set is wanted: all are scored, and the likeliest comes as an answer of one token.
+        request = score_request(action.request, support.answers)
+        return Scoring(support.answers).start(engine, action.source, request, support)
 
     def _sent(self, action: Generate) -> GenerateRequest | ScoreRequest:
         """Return the request as the engine gets it."""

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from crayon.completion import Blend
     from crayon.customising.device_calls import DeviceCalls
+    from crayon.customising.support import Support
     from crayon.engine import Engine, Event, ScoreResult, Stream
     from crayon.sampling import Sampling
     from crayon.sdk.accounts import Accounts
@@ -70,20 +71,32 @@ def same_text(one: str, other: str) -> bool:
     return _plain(one) == _plain(other)
 
 
-def device_says(calls: DeviceCalls, asking: Asking, question: str, choices: Sequence[str], blend: Blend | None) -> Said:
+def device_says(
+    calls: DeviceCalls,
+    asking: Asking,
+    question: str,
+    choices: Sequence[str],
+    blend: Blend | None,
+    support: Support | None = None,
+) -> Said:
     """Return the device's answer under a blend: among choices by their scores, else what it writes.
+
+    `support` is what a customisation's samples say of the question.
 
     Raises:
         PromptTooLongError: it does not fit the context.
         EngineError: the scores are unusable.
     """
     messages = asking.messages(question)
+    if support is not None:
+        messages = support.before(messages)
     if not choices:
         text, signals = _read(calls.generate(messages, asking.sampling, blend), asking)
         return Said(text, signal_value(DEFAULT_TEXT, Features(tokens=signals.features())))
     # As `choose` compares them: the plain base was never taught where an answer ends.
-    ended = blend is not None
-    found = ranking(choices, calls.score(messages, choices, blend, ended=ended).scores, ended=ended)
+    ended = blend is not None or support is not None
+    scores = calls.score(messages, choices, blend, ended=ended).scores
+    found = ranking(choices, scores, ended=ended, support=support)
     return Said(choices[found.index], found.margin)
 
 

@@ -92,6 +92,7 @@ class AsyncCrayon(AsyncRouteCalls, AsyncCustomCalls):
         *,
         blend: BlendLike | None = None,
         last_profile: str | None = None,
+        free: bool = False,
         mode: Mode | str | None = None,
         private: bool | None = None,
         timeout: float | None = None,  # noqa: ASYNC109 # one meaning on both clients: the deadline of the whole call
@@ -102,6 +103,7 @@ class AsyncCrayon(AsyncRouteCalls, AsyncCustomCalls):
             messages,
             blend=blend,
             last_profile=last_profile,
+            free=free,
             mode=mode,
             private=private,
             timeout=timeout,
@@ -117,6 +119,7 @@ class AsyncCrayon(AsyncRouteCalls, AsyncCustomCalls):
         *,
         blend: BlendLike | None = None,
         last_profile: str | None = None,
+        free: bool = False,
         mode: Mode | str | None = None,
         private: bool | None = None,
         timeout: float | None = None,
@@ -127,6 +130,7 @@ class AsyncCrayon(AsyncRouteCalls, AsyncCustomCalls):
             messages,
             blend=blend,
             last_profile=last_profile,
+            free=free,
             mode=mode,
             private=private,
             timeout=timeout,
@@ -253,6 +257,7 @@ class AsyncCrayon(AsyncRouteCalls, AsyncCustomCalls):
         private: bool | None,
         timeout: float | None,
         sampling: Mapping[str, Any],
+        free: bool = False,
         past: Past | None = None,
         on_done: Callable[[Completion], None] | None = None,
     ) -> AsyncAnswerStream:
@@ -265,6 +270,7 @@ class AsyncCrayon(AsyncRouteCalls, AsyncCustomCalls):
             timeout=timeout,
             sampling=sampling,
             past=past,
+            free=free,
         )
         return AsyncAnswerStream(self._core, call, allowed, on_done)
 

@@ -28,6 +28,8 @@ class Attempt:
     held: list[str] = field(default_factory=list)
     tokens: int = 0
     restorer: Restorer | None = None
+    closed: bool = False  # whether the answer is one of a closed set
+    probability: float | None = None  # of that answer
 
     def hold(self, delta: Delta, clock: Callable[[], float]) -> None:
         """Keep a piece back until the gate has decided."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from crayon.customising.profile_gate import pool_for
@@ -11,6 +12,7 @@ from crayon.router.record import Binding
 
 if TYPE_CHECKING:
     from crayon.customising.customization import Customization
+    from crayon.customising.evidence import Evidence
     from crayon.engine import Engine, ModelInfo
 
 
@@ -29,10 +31,12 @@ def binding_of(device: Engine, customization: Customization | None, server_model
     pool_id, profiles = "", {}
     if customization is not None:
         pool = pool_for(customization, device)
-        pool_id = f"{pool.id} {pool.manifest.tensors_sha256[:16]}".strip()
+        pool_id = "" if pool is None else f"{pool.id} {pool.manifest.tensors_sha256[:16]}".strip()
         # Rounded numbers of ours as JSON: the same on every machine.
         profiles = {
-            profile.name: _hash([profile.weights, profile.centre, profile.threshold])
+            profile.name: _hash(
+                [profile.weights, profile.centre, profile.threshold, *_told(profile.evidence, customization.material)]
+            )
             for profile in customization.profiles
         }
     return Binding(
@@ -44,6 +48,11 @@ def binding_of(device: Engine, customization: Customization | None, server_model
         prompt_template=str(getattr(device, "template_sha256", "")),
         server_model=server_model,
     )
+
+
+def _told(evidence: Evidence, material: str) -> list[object]:
+    """Return what an answer depends on beside the blend: the evidence, and the samples it is made of."""
+    return [asdict(evidence), material] if evidence else []
 
 
 def server_model_of(model: ModelInfo) -> str:

@@ -101,6 +101,7 @@ def calibrate_call(
         accounts,
         customization=custom,
         kept=kept,
+        material=customizations.material(custom)[0] if custom is not None else None,
         others=others,
         traffic=call.traffic is not None,
         may_send=call.may_send,

@@ -6,6 +6,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from crayon.customising.profile_gate import pool_for, profile_supports
 from crayon.customising.sample import closed_answers, one_spelling
 from crayon.data.priors import load_priors
 from crayon.errors import InvalidRequestError, PromptTooLongError
@@ -16,13 +17,16 @@ from crayon.router.rules import MIN_OWN
 from crayon.sdk.answering import asked, device_says, same_text, server_says, signal_of
 from crayon.sdk.binding import binding_of, server_model_of
 from crayon.sdk.places import places_of
+from crayon.text_form import same_key
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from crayon.customising.customization import Customization
     from crayon.customising.device_calls import DeviceCalls
+    from crayon.customising.material import Material
     from crayon.customising.sample import Sample
+    from crayon.customising.support import ProfileSupport, Support
     from crayon.engine import Engine
     from crayon.router.calibration import Calibration
     from crayon.router.targets import Target
@@ -42,6 +46,7 @@ def make_calibration(
     *,
     customization: Customization | None = None,
     kept: Sequence[Sample] = (),
+    material: Material | None = None,
     others: Sequence[Sample] = (),
     traffic: bool = False,
     may_send: Callable[[Sequence[str]], bool] = lambda _: True,
@@ -57,7 +62,8 @@ def make_calibration(
         asking: how.
         accounts: where what the server is asked is charged.
         customization: whose profiles answer.
-        kept: the samples that it was made from, each judged by the others.
+        kept: the samples that it was made from, each judged and answered by the others.
+        material: the same with their embeddings, where the customisation answers with them.
         others: labelled queries that do not belong to it; they are asked like samples, and teach what is outside.
         traffic: the server's answers stand for the truth.
         may_send: whether a question with its choices may be sent; one that may not is answered by the device alone, and
@@ -81,10 +87,14 @@ def make_calibration(
     model = None if server is None else server.models()[0]
     foreign = [sample for sample in others if sample.answer is not None]
     places, theirs_at, homes = places_of(calls, customization, kept, usable, foreign)
-    choices = _choices(usable, places, [*kept, *samples], homes)
+    supports = profile_supports(customization, material) if customization else {}
+    closed = {name: support.evidence.answers for name, support in supports.items()}
+    choices = _choices(usable, places, [*kept, *samples], homes, closed)
     signal = signal_of(any(choices))
     usable, places, choices = [*usable, *foreign], [*places, *theirs_at], [*choices, *_choices_of_others(foreign)]
-    said, too_long = _ask_device(calls, asking, usable, places, choices, customization, progress)
+    said, too_long = _ask_device(
+        calls, asking, usable, places, choices, customization, _Supports(calls, customization, supports, kept), progress
+    )
     left = [i for i, one in enumerate(said) if one is not None]
     usable, places, choices = [usable[i] for i in left], [places[i] for i in left], [choices[i] for i in left]
     answers = [one for one in said if one is not None]
@@ -139,16 +149,23 @@ def _choices(
     places: Sequence[Place],
     labelled: Sequence[Sample],
     homes: Mapping[str, str | None],
+    closed: Mapping[str, tuple[str, ...]],
 ) -> list[tuple[str, ...]]:
-    """Return the choices of each sample, its own or its task's labels; none at all unless every sample has some."""
+    """Return the choices of each sample; none at all unless every sample has some.
+
+    They are its profile's closed answers, its own, or its task's labels.
+    """
     known = {sample.question: sample for sample in labelled if sample.answer is not None and sample.question in homes}
     labels = {
         name: closed_answers([sample for question, sample in known.items() if homes[question] == name])
         for name in {place.profile for place in places}
     }
-    found = [sample.choices or labels[place.profile] for sample, place in zip(samples, places, strict=True)]
+    found = [
+        closed.get(place.profile or "") or sample.choices or labels[place.profile]
+        for sample, place in zip(samples, places, strict=True)
+    ]
     fits = all(
-        choices and (sample.answer is None or sample.answer in choices)
+        choices and (sample.answer is None or same_key(sample.answer) in map(same_key, choices))
         for sample, choices in zip(samples, found, strict=True)
     )
     return found if fits else [()] * len(samples)
@@ -178,9 +195,10 @@ def _ask_device(
     places: Sequence[Place],
     choices: Sequence[Sequence[str]],
     customization: Customization | None,
+    supports: _Supports,
     progress: Progress,
 ) -> tuple[list[Said | None], int]:
-    """Return the device's answers, as it would give them: blended inside, plain outside; and how many did not fit."""
+    """Return the device's answers, customised inside and plain outside; and how many did not fit."""
     blends = [
         customization.blend(place.profile) if customization and place.profile and place.inside >= 0 else None
         for place in places
@@ -192,11 +210,38 @@ def _ask_device(
     for done, i in enumerate(order):
         progress("device", done, len(samples))
         try:
-            found[i] = device_says(calls, asking, samples[i].question, choices[i], blends[i])
+            support = supports.of(samples[i], places[i])
+            found[i] = device_says(calls, asking, samples[i].question, choices[i], blends[i], support)
         except PromptTooLongError:
             too_long += 1
     progress("device", len(samples), len(samples))
     return found, too_long
+
+
+class _Supports:
+    """What a customisation's samples say of each query; of a sample of its own, what the others say."""
+
+    def __init__(
+        self,
+        calls: DeviceCalls,
+        customization: Customization | None,
+        supports: Mapping[str, ProfileSupport],
+        kept: Sequence[Sample],
+    ) -> None:
+        self._calls = calls
+        self._supports = supports
+        self._numbers = {sample.question: number for number, sample in enumerate(kept)}
+        self._pool = pool_for(customization, calls.engine) if customization and supports else None
+
+    def of(self, sample: Sample, place: Place) -> Support | None:
+        """Return the support of a query where it belongs; None outside, and where samples take no part."""
+        support = self._supports.get(place.profile or "") if place.inside >= 0 else None
+        if support is None:
+            return None
+        number = self._numbers.get(sample.question)
+        if number is not None and place.own:
+            return support.left_out(number)
+        return support.of(self._calls.vectors(self._pool, [sample.question])[0][0] if support.looks else None)
 
 
 def _ask_server(
@@ -217,7 +262,7 @@ def _ask_server(
 
 
 def _equal(one: str, other: str) -> bool:
-    return one == other
+    return same_key(one) == same_key(other)
 
 
 def _of_others(found: Calibration, cases: Sequence[Case]) -> Iterator[str]:

@@ -81,7 +81,7 @@ class ChoiceAnswer(Answer):
         return self._request(action.source, action.request)
 
     def _ask(self, engine: Engine, action: Generate) -> Stream:
-        return self._scoring.start(engine, action.source, self._sent(action))
+        return self._scoring.start(engine, action.source, self._sent(action), action.support)
 
     def _request(self, source: Source, request: GenerateRequest) -> ScoreRequest:
         """Return the scoring that one side is asked for; the server sees the options."""

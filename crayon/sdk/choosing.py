@@ -19,6 +19,7 @@ from crayon.text_form import one_form
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from crayon.customising.support import Support
     from crayon.engine import ContinuationScore
     from crayon.router.features import ChoiceFeatures
 
@@ -76,24 +77,28 @@ def check_choices(choices: Iterable[str]) -> tuple[str, ...]:
     return tuple(found)
 
 
-def ranking(choices: Sequence[str], scores: Sequence[ContinuationScore], *, ended: bool) -> Ranking:
+def ranking(
+    choices: Sequence[str], scores: Sequence[ContinuationScore], *, ended: bool, support: Support | None = None
+) -> Ranking:
     """Return which of the choices is the likeliest.
 
     Args:
         choices: the texts.
         scores: one for each.
         ended: whether the last token of each score is the answer's end, and counts.
+        support: what a customisation's samples say of the query; needs scores with the end.
 
     Raises:
         EngineError: the scores are unusable.
     """
     if len(scores) != len(choices) or not all(len(score.token_logprobs) > ended for score in scores):
         raise EngineError(f"the engine gave no score for each of {len(choices)} choices")
-    values = choice_values(scores, rule_for(choices, ended=ended), ended=ended).tolist()
+    combined = None if support is None else support.values(choices, scores)
+    values = choice_values(scores, rule_for(choices, ended=ended), ended=ended) if combined is None else combined
     try:
-        features = choice_features(values)
+        features = choice_features(values.tolist())
     except InvalidRequestError as error:
         raise EngineError(f"the engine's scores of the choices are unusable: {error}") from error
-    best = max(values)
+    best = float(values.max())
     parts = [math.exp(value - best) for value in values]
-    return Ranking(values.index(best), tuple(part / sum(parts) for part in parts), features)
+    return Ranking(int(values.argmax()), tuple(part / sum(parts) for part in parts), features)

@@ -119,6 +119,7 @@ class Crayon(RouteCalls, CustomCalls):
         *,
         blend: BlendLike | None = None,
         last_profile: str | None = None,
+        free: bool = False,
         mode: Mode | str | None = None,
         private: bool | None = None,
         timeout: float | None = None,
@@ -133,6 +134,7 @@ class Crayon(RouteCalls, CustomCalls):
                 the weights only where it alone may answer.
             last_profile: what `Route.profile` said of the turn before, where the caller keeps the conversation: the
                 profile stays unless another one is clearly nearer.
+            free: True asks the device for a text where the customisation's answers are a closed set.
             mode: which sides may answer.
             private: True keeps this call on the device.
             timeout: seconds for all attempts together (math.inf: for ever).
@@ -150,6 +152,7 @@ class Crayon(RouteCalls, CustomCalls):
             messages,
             blend=blend,
             last_profile=last_profile,
+            free=free,
             mode=mode,
             private=private,
             timeout=timeout,
@@ -165,6 +168,7 @@ class Crayon(RouteCalls, CustomCalls):
         *,
         blend: BlendLike | None = None,
         last_profile: str | None = None,
+        free: bool = False,
         mode: Mode | str | None = None,
         private: bool | None = None,
         timeout: float | None = None,
@@ -175,6 +179,7 @@ class Crayon(RouteCalls, CustomCalls):
             messages,
             blend=blend,
             last_profile=last_profile,
+            free=free,
             mode=mode,
             private=private,
             timeout=timeout,
@@ -305,6 +310,7 @@ class Crayon(RouteCalls, CustomCalls):
         private: bool | None,
         timeout: float | None,
         sampling: Mapping[str, Any],
+        free: bool = False,
         past: Past | None = None,
         on_done: Callable[[Completion], None] | None = None,
     ) -> AnswerStream:
@@ -317,6 +323,7 @@ class Crayon(RouteCalls, CustomCalls):
             timeout=timeout,
             sampling=sampling,
             past=past,
+            free=free,
         )
         return AnswerStream(self._core, call, allowed, on_done)
 

@@ -124,13 +124,16 @@ class Conversation(_History):
         text: str,
         *,
         blend: BlendLike | None = None,
+        free: bool = False,
         mode: Mode | str | None = None,
         private: bool | None = None,
         timeout: float | None = None,
         **sampling: Unpack[SamplingOptions],
     ) -> Completion:
         """Say `text` and return the whole answer; arguments and errors as for `Crayon.ask`."""
-        with self.stream(text, blend=blend, mode=mode, private=private, timeout=timeout, **sampling) as stream:
+        with self.stream(
+            text, blend=blend, free=free, mode=mode, private=private, timeout=timeout, **sampling
+        ) as stream:
             for _ in stream:
                 pass
             return stream.completion
@@ -140,6 +143,7 @@ class Conversation(_History):
         text: str,
         *,
         blend: BlendLike | None = None,
+        free: bool = False,
         mode: Mode | str | None = None,
         private: bool | None = None,
         timeout: float | None = None,
@@ -151,6 +155,7 @@ class Conversation(_History):
             messages,
             last_profile=self._profile,
             private=stays,
+            free=free,
             past=self._past,
             timeout=timeout,
             on_done=self._recorder(messages, turn, private=stays),
@@ -186,13 +191,16 @@ class AsyncConversation(_History):
         text: str,
         *,
         blend: BlendLike | None = None,
+        free: bool = False,
         mode: Mode | str | None = None,
         private: bool | None = None,
         timeout: float | None = None,  # noqa: ASYNC109 # one meaning on both clients: the whole turn's deadline
         **sampling: Unpack[SamplingOptions],
     ) -> Completion:
         """Say `text` and return the whole answer; arguments and errors as for `AsyncCrayon.ask`."""
-        async with self.stream(text, blend=blend, mode=mode, private=private, timeout=timeout, **sampling) as stream:
+        async with self.stream(
+            text, blend=blend, free=free, mode=mode, private=private, timeout=timeout, **sampling
+        ) as stream:
             async for _ in stream:
                 pass
             return stream.completion
@@ -202,6 +210,7 @@ class AsyncConversation(_History):
         text: str,
         *,
         blend: BlendLike | None = None,
+        free: bool = False,
         mode: Mode | str | None = None,
         private: bool | None = None,
         timeout: float | None = None,
@@ -213,6 +222,7 @@ class AsyncConversation(_History):
             messages,
             last_profile=self._profile,
             private=stays,
+            free=free,
             past=self._past,
             timeout=timeout,
             on_done=self._recorder(messages, turn, private=stays),

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from typing import TYPE_CHECKING, Any
 
 from crayon.completion import Blend, Reason, Source
-from crayon.customising.profile_gate import ProfileGate, pool_for
+from crayon.customising.profile_gate import ProfileGate
 from crayon.customising.profiles import BASE
 from crayon.engine import EncodeRequest, Engine, ScoreRequest
 from crayon.errors import EngineError, InvalidRequestError
@@ -84,6 +85,8 @@ class Core:
         self.customizations = Customizations(customizations_dir)
         self.calibrations = Calibrations(calibration, self.customizations)
         self._customization = customization
+        self._gate: tuple[Customization, dict[str | None, float], Engine, ProfileGate] | None = None
+        self._gating = threading.Lock()
         if customization is not None:
             self.customizations.find("customization", customization)
             if not self.engines.configured(Source.DEVICE):
@@ -99,7 +102,7 @@ class Core:
             self._scopes.gate(None if self._timeout is None else time.monotonic() + self._timeout)
         if self._customization is not None:
             custom = self.customizations.find("customization", self._customization)
-            pool_for(custom, self.engines.open(Source.DEVICE))
+            self._profiles(custom, {})
 
     # -- calls
 
@@ -113,6 +116,7 @@ class Core:
         timeout: float | None,
         sampling: Mapping[str, Any],
         last_profile: str | None = None,
+        free: bool = False,
         past: Past | None = None,
     ) -> tuple[Call, Allowed]:
         """Resolve every default and ask the policy.
@@ -129,6 +133,7 @@ class Core:
             private=resolve_private(self._private, private),
             timeout=self._timeout if timeout is None else check_timeout(timeout),
             last_profile=_profile(last_profile),
+            free=_flag("free", free),
             past=past or Past(),
             **self._customised(blend),
         )
@@ -269,8 +274,19 @@ class Core:
         if call.customization is not None and _only_choice(call) is None:
             record = self.calibrations.record(call) if gated else None
             moved = {rule.profile: rule.scope for rule in record.calibration.rules} if record else {}
-            profiles = ProfileGate(call.customization, self.engines.open(Source.DEVICE), moved)
+            profiles = self._profiles(call.customization, moved)
         return QueryGate(self._scopes.gate(until), profiles, call)
+
+    def _profiles(self, custom: Customization, moved: dict[str | None, float]) -> ProfileGate:
+        """Return the gate of a customisation; that of the last one is kept, with its classifier solved."""
+        device = self.engines.open(Source.DEVICE)
+        with self._gating:
+            known = self._gate
+            if known is None or known[0] is not custom or known[1] != moved or known[2] is not device:
+                material, folder = self.customizations.material(custom)
+                gate = ProfileGate(custom, device, moved, material=material, folder=folder)
+                known = self._gate = (custom, moved, device, gate)
+            return known[3]
 
     # -- customising
 
@@ -360,11 +376,22 @@ class Core:
 
 
 def _only_choice(call: Call) -> Choice | None:
-    """Return the profile of a call that needs no look at its query: there is one, and it answers everything."""
+    """Return the profile of a call that needs no look at its query: there is one, and it answers everything.
+
+    Evidence is looked up where a query is: it may depend on it.
+    """
     custom = call.customization
     if custom is None or len(custom.profiles) > 1 or (custom.scoped and not call.always):
         return None
+    if custom.profiles[0].evidence:
+        return None
     return choice_of(custom, custom.profiles[0].name)
+
+
+def _flag(name: str, value: object) -> bool:
+    if not isinstance(value, bool):
+        raise InvalidRequestError(name, f"must be True or False, not {value!r}")
+    return value
 
 
 def _server_only(allowed: Allowed) -> bool:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from crayon.customising.customise import check, customise
 from crayon.customising.customization import Customization
 from crayon.customising.device_calls import DeviceCalls
+from crayon.customising.material import Material
 from crayon.customising.sample import as_samples
 from crayon.customising.samples import read_samples
 from crayon.customising.store import CustomizationStore, read_export
@@ -35,6 +36,7 @@ class Customizations:
     def __init__(self, folder: Path | str | os.PathLike[str] | None) -> None:
         self.store = CustomizationStore(None if folder is None else os.fspath(folder))
         self._known: dict[str, tuple[object, Customization]] = {}
+        self._drafts: dict[str, Material] = {}  # samples by their hash
 
     def find(self, field: str, value: object) -> Customization:
         """Return the customisation that a caller means.
@@ -53,6 +55,24 @@ class Customizations:
             return read_export(value) if value.lower().endswith(".json") else self._load(value)
         except InvalidRequestError as error:
             raise InvalidRequestError(field, error.problem) from None
+
+    def material(self, custom: Customization) -> tuple[Material | None, Path | None]:
+        """Return the samples of a customisation, if they are on this device, and the folder they are kept in.
+
+        A draft that is not saved has its samples in memory, and no folder.
+
+        Raises:
+            AdapterError: they are damaged.
+        """
+        if not custom.material:
+            return None, None
+        draft = self._drafts.get(custom.material)
+        if custom.name in self.store and self.find("customization", custom.name).material == custom.material:
+            folder = self.store.folder / custom.name
+            if draft is None:
+                draft = self._drafts[custom.material] = self.store.material(custom.name)
+            return draft, folder
+        return draft, None
 
     def all(self) -> tuple[Customization, ...]:
         """Return those in the folder, by name; one that is damaged is left out and logged."""
@@ -85,11 +105,16 @@ class Customizations:
             raise InvalidRequestError("name", problem)
         calls = DeviceCalls(engine, patience=patience, cancelled=cancelled)
         draft = customise(calls, name, samples)
-        if ready is not None:
-            ready(draft.customization)
-        quick = not (checked or refine)
-        told = progress or (lambda *_: None)
-        found = check(calls, draft, refining=refine, quick=quick, system=system, progress=told)
+        self._drafts[draft.customization.material] = Material(draft.samples, draft.vectors)
+        found = check(
+            calls,
+            draft,
+            refining=refine,
+            quick=not (checked or refine),
+            system=system,
+            ready=ready or (lambda _: None),
+            progress=progress or (lambda *_: None),
+        )
         # Whatever ends this earlier leaves what was there.
         return self.store.save(found, draft.samples, draft.vectors, replace=replace)
 

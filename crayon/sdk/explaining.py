@@ -111,6 +111,9 @@ def explain(core: Core, call: Call, allowed: Allowed, choices: Iterable[str] | N
     action = turn.begin()
     if isinstance(action, Embed):
         action = _embed(core, turn, call, allowed, action)
+    closed = action.support if isinstance(action, Generate) else None
+    if scoring is None and closed is not None and closed.answers:
+        scoring = Scoring(closed.answers)  # one of a closed set is wanted, as in `Answer`
     if isinstance(action, Generate) and action.source is Source.DEVICE and turn.gate is not None:
         action = _hold(core, turn, action, scoring)
     if isinstance(action, Fail):
@@ -137,7 +140,7 @@ def _hold(core: Core, turn: Turn, action: Generate, scoring: Scoring | None) -> 
         if scoring is None:
             stream = device.generate(replace(request, sampling=sampling))
         else:
-            stream = scoring.start(device, Source.DEVICE, score_request(request, scoring.choices))
+            stream = scoring.start(device, Source.DEVICE, score_request(request, scoring.choices), action.support)
         with stream:
             step = turn.begun()
             while isinstance(step, Read):

@@ -41,7 +41,8 @@ class SamplingOptions(TypedDict, total=False):
 class Call:
     """One resolved call; `timeout` in seconds, or None to wait for ever.
 
-    `always`: the caller named the customisation, so it is applied whatever the query is like. `last_profile`: the
+    `always`: the caller named the customisation, so it is applied whatever the query is like. `free`: a text is wanted
+    even where the customisation's answers are a closed set. `last_profile`: the
     profile that the conversation is in. `past`: what a conversation knows of its messages. `screened`: what a server
     may be sent, once it was looked at.
     """
@@ -54,6 +55,7 @@ class Call:
     blend: Blend | None = None
     customization: Customization | None = None
     always: bool = False
+    free: bool = False
     last_profile: str | None = None
     past: Past = field(default_factory=Past)
     screened: Screened | None = None

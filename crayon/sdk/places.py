@@ -53,7 +53,7 @@ def places_of(
     if not customization.scoped:
         raise InvalidRequestError("customization", "cannot tell its queries from others, so it cannot be calibrated")
     pool = pool_for(customization, calls.engine)
-    vectors, _ = calls.vectors(pool, [sample.question for sample in (*samples, *others, *kept)])
+    vectors, _, _ = calls.vectors(pool, [sample.question for sample in (*samples, *others, *kept)])
     new, foreign, own = np.split(vectors, [len(samples), len(samples) + len(others)])
     gate = ScopeGate([profile.scope() for profile in customization.profiles])
 
@@ -61,7 +61,8 @@ def places_of(
         verdict = gate.judge(vector)
         return Place(verdict.name, verdict.score - verdict.threshold, own)
 
-    left_out = _left_out(customization, kept, own, pool.keys)
+    parts = np.zeros(len(kept), np.intp) if pool is None or not kept else split(own, pool.keys)
+    left_out = _left_out(customization, kept, own, parts)
     found = [left_out.get(sample.question) or judged(vector, None) for sample, vector in zip(samples, new, strict=True)]
     homes = {question: place.profile for question, place in left_out.items()}
     homes |= {sample.question: place.profile for sample, place in zip(samples, found, strict=True)}
@@ -69,12 +70,11 @@ def places_of(
 
 
 def _left_out(
-    customization: Customization, kept: Sequence[Sample], vectors: NDArray[np.float32], keys: NDArray[np.float32]
+    customization: Customization, kept: Sequence[Sample], vectors: NDArray[np.float32], parts: NDArray[np.intp]
 ) -> dict[str, Place]:
     """Return the places of the samples that the profiles were made from, each left out of its profile's centre."""
     if not kept:
         return {}
-    parts = split(vectors, keys)
     counts = np.bincount(parts, minlength=len(customization.profiles)).tolist()
     if counts != [profile.samples for profile in customization.profiles]:
         return {}  # made elsewhere, or by another version: then as any query is

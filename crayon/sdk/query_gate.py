@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from crayon.completion import Blend
     from crayon.customising.customization import Customization
     from crayon.customising.profile_gate import ProfileGate
+    from crayon.customising.support import Support
     from crayon.engine import EncodeRequest, Engine
     from crayon.router.scope import ScopeGate, ScopeVerdict
     from crayon.sdk.options import Call
@@ -30,11 +31,12 @@ Embedding: TypeAlias = EncodeResult | RawStates
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """What the device answers with: a profile of a customisation and its weights, or the plain base."""
+    """What the device answers with: a profile of a customisation, its weights and evidence; or the plain base."""
 
     customization: str
     profile: str
     blend: Blend | None
+    support: Support | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +47,9 @@ class QueryVerdict:
     choice: Choice | None = None
 
 
-def choice_of(customization: Customization, profile: str) -> Choice:
+def choice_of(customization: Customization, profile: str, support: Support | None = None) -> Choice:
     """Return what a profile, or "base", stands for."""
-    return Choice(customization.name, profile, customization.blend(profile))
+    return Choice(customization.name, profile, customization.blend(profile), support)
 
 
 class QueryGate:
@@ -83,11 +85,11 @@ class QueryGate:
         custom = self._call.customization
         if self._profiles is None or custom is None or isinstance(embedding, EncodeResult):
             return QueryVerdict(scope)
-        profile = self._profiles.judge(embedding, last=self._call.last_profile)
-        if self._call.always:
-            return QueryVerdict(scope, choice_of(custom, profile.name))
-        choice = choice_of(custom, profile.name if profile.inside else BASE)
-        return QueryVerdict(_closest(profile, scope), choice)
+        vector = self._profiles.place(embedding)
+        profile = self._profiles.judge(vector, last=self._call.last_profile)
+        name = profile.name if profile.inside or self._call.always else BASE
+        choice = choice_of(custom, name, self._profiles.support(name, vector))
+        return QueryVerdict(scope if self._call.always else _closest(profile, scope), choice)
 
 
 def _judge(gate: ScopeGate, vector: NDArray[np.float32]) -> ScopeVerdict:

@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
 
     from crayon.completion import Blend
+    from crayon.customising.support import Support
     from crayon.engine import Engine, GenerateRequest, ScoreResult
+    from crayon.messages import Message
     from crayon.sdk.choosing import Ranking
 
 
@@ -36,38 +38,41 @@ class Scoring:
     def __init__(self, choices: tuple[str, ...]) -> None:
         self.choices = choices
         self.rankings: dict[Source, Ranking] = {}
-        self._kept: tuple[Blend | None, ScoreResult] | None = None  # what the device found
+        self._kept: tuple[Blend | None, tuple[Message, ...], ScoreResult] | None = None  # what the device found
 
-    def start(self, engine: Engine, source: Source, request: ScoreRequest) -> Stream:
-        """Start scoring at one side; what the device found before under the same blend is taken again.
+    def start(self, engine: Engine, source: Source, request: ScoreRequest, support: Support | None = None) -> Stream:
+        """Start scoring at one side; what the device found before, asked the same, is taken again.
+
+        `support` is what a customisation's samples say of the query, on the device.
 
         Raises:
             InvalidRequestError: the request is wrong; the field names the choice.
         """
         try:
-            return self._start(engine, source, request)
+            return self._start(engine, source, request, support)
         except InvalidRequestError as error:
             raise _of_choices(error) from None
 
-    def _start(self, engine: Engine, source: Source, request: ScoreRequest) -> Stream:
-        # Only an engine that blends here tells how likely an answer ends, and only under a blend does it count: the
-        # plain base was never taught where an answer ends. (Asking what an engine is reads a pool: only then.)
+    def _start(self, engine: Engine, source: Source, request: ScoreRequest, support: Support | None) -> Stream:
+        # Only an engine that blends here tells how likely an answer ends, and only under a blend or with support does
+        # it count: the plain base was never taught where an answer ends. (Asking what an engine is reads a pool: only
+        # then.)
         blend = request.blend
-        blended = blend is not None and any(blend.weights)
-        ends = engine if blended and isinstance(engine, PoolEngine) else None
+        taught = support is not None or (blend is not None and any(blend.weights))
+        ends = engine if taught and isinstance(engine, PoolEngine) else None
 
         def take(stream: Stream, result: ScoreResult) -> None:
-            found = self._ranking(source, result, ended=ends is not None)
+            found = self._ranking(source, result, ended=ends is not None, support=support if ends else None)
             self.rankings[source] = found
             if source is Source.DEVICE:
-                self._kept = (blend, result)
+                self._kept = (blend, request.messages, result)
             stream.push(Started(request.request_id, result.model, blend))
             stream.push(Delta(self.choices[found.index], (found.signal,)))
             stream.push(Finished(FinishReason.STOP, result.usage, Timings()))
 
-        if source is Source.DEVICE and self._kept is not None and self._kept[0] == blend:
+        if source is Source.DEVICE and self._kept is not None and self._kept[:2] == (blend, request.messages):
             kept = Stream()
-            take(kept, self._kept[1])
+            take(kept, self._kept[2])
             return kept
         future = engine.score(request) if ends is None else ends.score(request, ended=True)
 
@@ -89,9 +94,9 @@ class Scoring:
         future.add_done_callback(done)
         return stream
 
-    def _ranking(self, source: Source, result: ScoreResult, *, ended: bool) -> Ranking:
+    def _ranking(self, source: Source, result: ScoreResult, *, ended: bool, support: Support | None) -> Ranking:
         try:
-            return ranking(self.choices, result.scores, ended=ended)
+            return ranking(self.choices, result.scores, ended=ended, support=support)
         except EngineError as error:
             if source is Source.DEVICE:
                 raise
@@ -107,6 +112,7 @@ def score_request(request: GenerateRequest, choices: tuple[str, ...]) -> ScoreRe
         deadline=request.deadline,
         request_id=request.request_id,
         model=request.model,
+        prefix=request.prefix,
     )
 
 

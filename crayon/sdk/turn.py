@@ -6,11 +6,13 @@ is decided here, once.
 
 from __future__ import annotations
 
+import math
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from crayon.completion import Completion, Reason, Source
-from crayon.engine import Delta, Finished, GenerateRequest, Started, new_request_id
+from crayon.engine import Delta, Finished, GenerateRequest, Prefix, Started, new_request_id
 from crayon.errors import (
     CrayonError,
     DeadlineExceededError,
@@ -22,7 +24,7 @@ from crayon.errors import (
     ServerUnavailableError,
 )
 from crayon.privacy.redaction import Restorer
-from crayon.router.hardness import HardnessGate, Verdict
+from crayon.router.hardness import HardnessGate, Verdict, choice_gate
 from crayon.sdk.actions import Done, Embed, Emit, Fail, Generate, Read
 from crayon.sdk.attempt import Attempt
 from crayon.sdk.ledger import Ledger
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from crayon.completion import Route
+    from crayon.customising.support import Support
     from crayon.engine import Event
     from crayon.errors import BudgetError
     from crayon.router.decide import CalibratedGate, CalibratedRouter
@@ -173,6 +176,8 @@ class Turn:
                     return self.timed_out()
                 attempt.first_by = None
                 attempt.tokens += event.tokens
+                if attempt.closed and event.signals:
+                    attempt.probability = math.exp(event.signals[0].logprob)
                 if attempt.restorer is not None:
                     return self._show(attempt.restorer.push(event.text))
                 return self._show(event.text) if attempt.gate is None else self._weigh(attempt, attempt.gate, event)
@@ -192,6 +197,9 @@ class Turn:
     def failed(self, error: CrayonError) -> Action:
         """Take in that embedding, starting or reading failed."""
         source = self._attempt.source if self._attempt else Source.DEVICE
+        shorter = self._shorter(error)
+        if shorter is not None:
+            return shorter
         if self._text or not self._may_fall_back(source, error):
             return Fail(self._final(source, error))
         self._discard()
@@ -220,7 +228,8 @@ class Turn:
 
     def _rule(self) -> Action | None:
         """Let the calibration decide; None: there is none, or it knows nothing of the query or only of its answer."""
-        ruling = self._calibrated.before(*self._place) if self._calibrated else None
+        router = self._router
+        ruling = router.before(*self._place) if router else None
         if ruling is None:
             return None
         if ruling.source is None:
@@ -234,11 +243,40 @@ class Turn:
         return self.ledger.scope, self.ledger.choice.profile if self.ledger.choice else None
 
     def _new_gate(self) -> HardnessGate | CalibratedGate | None:
-        if self._ruled and self._calibrated:
-            self.gate = self._calibrated.gate(*self._place)
+        router = self._router
+        if self._ruled and router:
+            self.gate = router.gate(*self._place)
+        elif self._hardness is None:
+            self.gate = None
         else:
-            self.gate = self._gate_of(self._hardness) if self._hardness else None
+            self.gate = choice_gate(self._hardness) if self._closed else self._gate_of(self._hardness)
         return self.gate
+
+    @property
+    def _router(self) -> CalibratedRouter | None:
+        """The calibration in use; an answer of a closed set is judged as a choice is."""
+        router = self._calibrated
+        return replace(router, of_choices=True) if router and self._closed else router
+
+    @property
+    def _support(self) -> Support | None:
+        """What the samples say of the query, on the device."""
+        support = self.ledger.choice.support if self.ledger.choice else None
+        return support.free() if support and self.call.free else support
+
+    @property
+    def _closed(self) -> bool:
+        return bool(self._support and self._support.answers)
+
+    def _shorter(self, error: CrayonError) -> Action | None:
+        """Go on without examples where the query does not fit the context beside them."""
+        attempt, choice = self._attempt, self.ledger.choice
+        if not isinstance(error, PromptTooLongError) or attempt is None or attempt.source is not Source.DEVICE:
+            return None
+        if choice is None or choice.support is None or not choice.support.turns or self._late():
+            return None
+        self.ledger.choice = replace(choice, support=choice.support.without_turns())
+        return self._run(Source.DEVICE, gated=attempt.gate is not None)
 
     def _weigh(self, attempt: Attempt, gate: HardnessGate | CalibratedGate, delta: Delta) -> Action:
         if delta.text and not delta.signals and not gate.tokens:
@@ -294,18 +332,21 @@ class Turn:
         request_id = self.ledger.request_id
         # The device sees the original; a server, what was let through.
         given = self.call.screened if source is Source.SERVER and self.call.screened else self.call
+        support = self._support if source is Source.DEVICE else None
+        shared = support.shared(given.messages) if support else 0
         request = GenerateRequest(
-            messages=given.messages,
+            messages=support.before(given.messages) if support else given.messages,
             sampling=given.sampling,
             blend=blend,
             deadline=self.deadline,
             request_id=request_id if self._attempts == 1 else f"{request_id}-{self._attempts}",
             signals=gate is not None,
+            prefix=Prefix(shared, support.folder) if support and shared else None,
         )
-        self._attempt = Attempt(source, request, gate, first_by)
+        self._attempt = Attempt(source, request, gate, first_by, closed=bool(support and support.answers))
         if source is Source.SERVER and self.call.screened and self.call.screened.originals:
             self._attempt.restorer = Restorer(self.call.screened.originals)
-        return Generate(source, request)
+        return Generate(source, request, support)
 
     def _running(self) -> Attempt:
         if self._attempt is None:
@@ -347,6 +388,7 @@ class Turn:
                 timings=finished.timings,
                 ttft_ms=1000.0 * (total if self._ttft is None else self._ttft),
                 total_ms=1000.0 * total,
+                probability=attempt.probability,
             )
         )
 

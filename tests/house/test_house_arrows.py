@@ -152,7 +152,7 @@ def test_the_table_has_no_cycle() -> None:
 def test_habits(name: str, path: Path) -> None:
     generated = "_pb2" in path.name
     text = path.read_text("utf-8")
-    assert generated or text.count("\n") <= 400, f"{path} has {text.count(chr(10))} lines: split it"
+    assert generated or text.count("\n") <= 600, f"{path} has {text.count(chr(10))} lines: split it"
     for node in ast.walk(ast.parse(text)):
         assert generated or not isinstance(node, ast.Assert), f"{path}:{node.lineno}: raise an error of our own"
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print":

@@ -130,7 +130,7 @@ class Decider:
     def _places(self, draft: Draft, items: Sequence[Item]) -> tuple[list[str], Values]:
         """Return the closest profile of each item, and its scope score minus the profile's threshold."""
         gate = ScopeGate([profile.scope() for profile in draft.customization.profiles])
-        vectors, _ = self._subject.calls.vectors(self._pool, [item.prompt for item in items])
+        vectors, _, _ = self._subject.calls.vectors(self._pool, [item.prompt for item in items])
         verdicts = [gate.judge(vector) for vector in vectors]
         return [verdict.name for verdict in verdicts], np.array([v.score - v.threshold for v in verdicts])
 

@@ -38,7 +38,7 @@ def scope_rows(
     test = load_items(settings.intents, "test")
     domains = sorted({item.task for item in test} - {OUT_OF_SCOPE})
     tell(f"scope: embedding {len(test)} queries of {len(domains)} domains")
-    vectors, _ = subject.calls.vectors(pool, [item.prompt for item in test])
+    vectors, _, _ = subject.calls.vectors(pool, [item.prompt for item in test])
     task = np.array([item.task for item in test])
     shares = _shares(pool, vectors)
     found: dict[tuple[str, str | None], dict[str, list[float]]] = {

@@ -1,0 +1,220 @@
+"""A profile on trial: what the model says of its samples under each kind of prompt, and what goes live for it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from crayon.completion import Blend
+from crayon.customising.choices import RULES, choice_values, rule_for
+from crayon.customising.evidence import NONE, Evidence
+from crayon.customising.examples import shown_to
+from crayon.customising.expectation import MIN_JUDGED, Outcome
+from crayon.customising.sample import closed_answers
+from crayon.customising.support import place_of, turns_of
+from crayon.customising.weighing import MODEL, PROMPTS, Scored, left_out_classes, needs_end, weigh
+from crayon.errors import PromptTooLongError
+from crayon.messages import Message
+from crayon.text_form import same_key
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from crayon.customising.choices import Rule
+    from crayon.customising.device_calls import DeviceCalls
+    from crayon.customising.sample import Sample
+    from crayon.customising.weighing import Prompt
+
+Kind = Literal["closed", "choice", "free"]
+# What examples have to gain over the plain base where no classifier helps them: points of a choice, nats a token of a
+# free answer. Less is chance.
+MIN_POINTS, MIN_NATS = 10.0, 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One scoring: the texts of a case, a sample, under a kind of prompt."""
+
+    prompt: Prompt
+    case: int
+    turns: tuple[int, ...] = ()
+    weights: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Values:
+    """What the model says of a case: for each rule one number a text, and the mean log-probability of the first."""
+
+    by_rule: dict[Rule, NDArray[np.float64]]
+    mean: float
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What goes live for a profile.
+
+    Args:
+        evidence: what answers beside, or in place of, the blend.
+        blended: whether the profile keeps its weights.
+        outcomes: what each case is worth under the plain base, and under what goes live.
+        harmed: what the blend alone is worth, where that is less than the plain base; else None.
+    """
+
+    evidence: Evidence
+    blended: bool
+    outcomes: tuple[Outcome, ...]
+    harmed: float | None = None
+
+
+@dataclass(slots=True)
+class Trial:
+    """The trial of one profile: `jobs` to be scored, then `verdict`.
+
+    Args:
+        part: number of the profile.
+        samples: all of the user's.
+        numbers: those of the profile that have an answer.
+        cases: those that are scored.
+        vectors: embeddings of all samples, (n, D).
+        examples: the samples that a prompt would show; () tries none.
+        weights: for each case the blend's weights by the other samples; None or zeros where no member fits.
+        pool_id: of the weights.
+    """
+
+    part: int
+    samples: Sequence[Sample]
+    numbers: Sequence[int]
+    cases: Sequence[int]
+    vectors: NDArray[np.float32]
+    examples: tuple[int, ...]
+    weights: Sequence[tuple[float, ...] | None]
+    pool_id: str
+    answers: tuple[str, ...] = field(init=False)
+    kind: Kind = field(init=False)
+    jobs: tuple[Job, ...] = field(init=False)
+    _values: dict[Prompt, dict[int, Values]] = field(init=False, default_factory=dict)
+
+    def __post_init__(self) -> None:
+        answered = [self.samples[i] for i in self.numbers]
+        self.answers = closed_answers(answered)
+        each = bool(answered) and all(sample.choices for sample in answered)
+        self.kind = "closed" if self.answers else "choice" if each else "free"
+        jobs = [Job("base", case) for case in self.cases]
+        for case, weights in zip(self.cases, self.weights, strict=True):
+            if weights is not None and any(weights):
+                jobs.append(Job("blend", case, weights=weights))
+        for case, turns in zip(self.cases, shown_to(self.cases, self.examples), strict=True):
+            if turns:
+                jobs.append(Job("examples", case, turns=turns))
+        # The plain base first; and what one prompt and one blend have computed serves the next.
+        self.jobs = tuple(sorted(jobs, key=lambda job: (PROMPTS.index(job.prompt), job.weights, job.turns)))
+
+    @property
+    def scored(self) -> bool:
+        """Whether any case was scored."""
+        return bool(self._values.get("base"))
+
+    def texts(self, case: int) -> tuple[str, ...]:
+        """Return what is scored of a case: its choices, or its answer."""
+        sample = self.samples[case]
+        return self.answers or (sample.choices if self.kind == "choice" else (sample.answer or "",))
+
+    def score(self, calls: DeviceCalls, job: Job, system: Message | None) -> None:
+        """Score a job; one that is too long for the context is left out."""
+        turns = turns_of([self.samples[i] for i in job.turns])
+        asked = Message("user", self.samples[job.case].question)
+        messages = (*((system,) if system else ()), *turns, asked)
+        blend = Blend(self.pool_id, job.weights) if job.weights else None
+        try:
+            scores = calls.score(messages, self.texts(job.case), blend, ended=True).scores
+        except PromptTooLongError:
+            return
+        by_rule = {rule: choice_values(scores, rule) for rule in RULES}
+        self._values.setdefault(job.prompt, {})[job.case] = Values(by_rule, scores[0].mean)
+
+    def verdict(self) -> Found:
+        """Return what goes live."""
+        base = self._values.get("base", {})
+        cases = [case for case in self.cases if case in base]
+        if not cases:
+            return Found(NONE, blended=False, outcomes=())
+        # Where the other samples give no weights the blend is the base; other prompts must fit every case.
+        if "blend" in self._values:
+            self._values["blend"] = base | self._values["blend"]
+        tried = [prompt for prompt in PROMPTS if all(case in self._values.get(prompt, {}) for case in cases)]
+        return self._closed(cases, tried) if self.kind == "closed" else self._open(cases, tried)
+
+    def _closed(self, cases: Sequence[int], tried: Sequence[Prompt]) -> Found:
+        scored = [
+            Scored(
+                prompt=prompt,
+                whole=np.stack([self._values[prompt][case].by_rule["whole"] for case in cases]),
+                ended=np.stack([self._values[prompt][case].by_rule["ended"] for case in cases]),
+            )
+            for prompt in tried
+        ]
+        labels = np.array([place_of(self.samples[i], self.answers) for i in self.numbers], np.intp)
+        classes = left_out_classes(self.vectors[list(self.numbers)], labels.tolist(), len(self.answers))
+        places = [self.numbers.index(case) for case in cases]
+        # An answer that no other sample has cannot be found by the others.
+        judged = np.bincount(labels, minlength=len(self.answers))[labels[places]] > 1
+        ended = needs_end(self.answers)
+        done = weigh(scored, labels[places], judged, classes[places], ended=ended)
+        outcomes = tuple(
+            Outcome(self.part, 100.0 * plain, 100.0 * now)
+            for plain, now in zip(done.base[judged].tolist(), done.right[judged].tolist(), strict=True)
+        )
+        alone = done.tried.get("blend", done.tried.get("base", 0))
+        harmed = 100.0 * alone / len(outcomes) if outcomes and alone < done.tried["base"] else None
+        if done.prompt is None:
+            return Found(NONE, blended=False, outcomes=outcomes, harmed=harmed)
+        evidence = Evidence(
+            examples=self.examples if done.prompt == "examples" else (),
+            answers=self.answers,
+            labelled=tuple(self.numbers) if done.classes else (),
+            model=MODEL,
+            bias=done.bias,
+            classes=done.classes,
+            rule="ended" if ended else "whole",
+        )
+        return Found(evidence, blended=done.prompt == "blend", outcomes=outcomes, harmed=harmed)
+
+    def _open(self, cases: Sequence[int], tried: Sequence[Prompt]) -> Found:
+        worth = {prompt: self._worth(cases, prompt) for prompt in tried}
+        best: Prompt = "base"
+        base, harmed = worth["base"], None
+        if "blend" in worth:
+            if worth["blend"].mean() < base.mean() and len(cases) >= MIN_JUDGED:
+                harmed = float(worth["blend"].mean())
+            else:
+                best = "blend"
+        least = float(base.mean()) + (MIN_POINTS if self.kind == "choice" else MIN_NATS)
+        if "examples" in worth and worth["examples"].mean() >= max(least, worth[best].mean()):
+            best = "examples"
+        now = worth[best]
+        outcomes = tuple(Outcome(self.part, *pair) for pair in zip(base.tolist(), now.tolist(), strict=True))
+        evidence = Evidence(examples=self.examples) if best == "examples" else NONE
+        return Found(evidence, blended=best == "blend", outcomes=outcomes, harmed=harmed)
+
+    def _worth(self, cases: Sequence[int], prompt: Prompt) -> NDArray[np.float64]:
+        """Return what each case is worth: nats a token, or 100 and 0 for a right and a wrong choice.
+
+        The plain base was never taught where an answer ends: it is given the rule that gets most choices right, so that
+        nothing counts as gained that another rule gives too.
+        """
+        values = self._values[prompt]
+        if self.kind == "free":
+            return np.array([values[case].mean for case in cases])
+
+        def right(case: int, rule: Rule) -> float:
+            sample = self.samples[case]
+            chosen = sample.choices[int(np.argmax(values[case].by_rule[rule]))]
+            return 100.0 * (sample.answer is not None and same_key(chosen) == same_key(sample.answer))
+
+        if prompt == "base":
+            return max((np.array([right(case, rule) for case in cases]) for rule in RULES), key=lambda row: row.sum())
+        return np.array([right(case, rule_for(self.texts(case), ended=True)) for case in cases])

@@ -1,0 +1,139 @@
+"""Which evidence answers a profile's queries: decided on its own samples, each answered by the others.
+
+Pure functions over log-probabilities and embeddings. What is believed beforehand comes from train tasks; see
+docs/customising.md, "How it is weighed".
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from crayon.customising.classifier import Classifier
+from crayon.customising.support import normalised
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+# What the model and the classifier count, and what a kind of prompt has to make up for (nats a sample). Fitted on train
+# tasks of CLINC150, BIG-bench and FEVER with both device models: examples are judged by prompts that lack the sample's
+# own part of them, so that they are worth more than they seem.
+MODEL, CLASSES = 0.5, 10.0
+HANDICAP: Mapping[str, float] = {"examples": 0.0, "reader": 0.0, "blend": 0.3, "base": 0.6}
+# How much likelier than under the plain base (nats a sample) the right answers have to be: less is chance.
+MIN_GAIN = 0.1
+
+# Kinds of prompt: the plain base alone, under the blend, or with examples; or the pool's reader with examples.
+Prompt = Literal["base", "blend", "examples", "reader"]
+PROMPTS: tuple[Prompt, ...] = ("base", "blend", "examples", "reader")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scored:
+    """What the model says of the cases under one kind of prompt.
+
+    Args:
+        prompt: the plain base, or with examples, under the blend, or both.
+        whole: log-probability of each answer's tokens, shape (cases, answers), and
+        ended: the same with the answer's end.
+    """
+
+    prompt: Prompt
+    whole: NDArray[np.float64]
+    ended: NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Weighed:
+    """What was decided for a profile with a closed set.
+
+    Args:
+        prompt: whose model answers; None keeps the plain base.
+        classes: what the classifier counts.
+        bias: of each answer, (answers,).
+        right: for each case, whether it is answered rightly, as bool of shape (cases,), and
+        base: whether the plain base does.
+        tried: right answers of each candidate by its name, for information.
+    """
+
+    prompt: Prompt | None
+    classes: float
+    bias: tuple[float, ...]
+    right: NDArray[np.bool_]
+    base: NDArray[np.bool_]
+    tried: Mapping[str, int]
+
+
+def weigh(
+    scored: Sequence[Scored],
+    labels: NDArray[np.intp],
+    judged: NDArray[np.bool_],
+    classes: NDArray[np.floating],
+    *,
+    ended: bool,
+) -> Weighed:
+    """Return which evidence makes the right answers of the cases likeliest, or the plain base.
+
+    A candidate goes live only if it answers no fewer judged cases rightly than the plain base does (by whichever way of
+    reading it is best), and makes the right answers likelier by `MIN_GAIN`.
+
+    Args:
+        scored: what the model says; the first is the plain base.
+        labels: the right answer of each case, (cases,).
+        judged: which cases count: those whose answer another sample has, too, (cases,).
+        classes: the classifier's value of each answer, left out, (cases, answers).
+        ended: whether the answer's end counts.
+    """
+    plain = scored[0]
+    rows = np.arange(len(labels))
+    readings = [normalised(plain.whole), normalised(plain.ended)]
+    base = max((reading.argmax(axis=1) == labels for reading in readings), key=lambda right: int(right[judged].sum()))
+    if not judged.any():
+        return Weighed(prompt=None, classes=0.0, bias=(), right=base, base=base, tried={})
+    # The base is given the temperature that suits it best, so that it does not lose by being too sure.
+    least = min(
+        float(-normalised(scale * reading)[rows, labels][judged].mean())
+        for reading in readings
+        for scale in (0.25, 0.5, 1.0)
+    )
+    best: tuple[float, Scored, float, NDArray[np.bool_]] | None = None
+    tried: dict[str, int] = {"base": int(base[judged].sum())}
+    for one in scored:
+        model = normalised(one.ended if ended else one.whole)
+        for weight in (CLASSES, 0.0):
+            values = MODEL * (model - others_mean(model)) + weight * classes
+            right = values.argmax(axis=1) == labels
+            loss = float(-normalised(values)[rows, labels][judged].mean())
+            tried[f"{one.prompt}{'+classes' if weight else ''}"] = int(right[judged].sum())
+            if right[judged].sum() < base[judged].sum() or loss > least - MIN_GAIN:
+                continue
+            cost = loss + HANDICAP[one.prompt] + (0.0 if weight else HANDICAP["base"])
+            if best is None or cost < best[0]:
+                best = (cost, one, weight, right)
+    if best is None:
+        return Weighed(prompt=None, classes=0.0, bias=(), right=base, base=base, tried=tried)
+    _, one, weight, right = best
+    bias = normalised(one.ended if ended else one.whole).mean(axis=0)
+    numbers = tuple(round(float(value), 5) for value in bias)
+    return Weighed(prompt=one.prompt, classes=weight, bias=numbers, right=right, base=base, tried=tried)
+
+
+def others_mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return for each row the mean of all other rows, shape as given; zeros where there is one row."""
+    if len(values) < 2:
+        return np.zeros_like(values)
+    return np.asarray((values.sum(axis=0) - values) / (len(values) - 1), np.float64)
+
+
+def left_out_classes(vectors: NDArray[np.floating], labels: Sequence[int], classes: int) -> NDArray[np.float64]:
+    """Return the classifier's values of each labelled sample by the others, shape (samples, classes)."""
+    return Classifier(vectors, labels, classes).left_out()
+
+
+def needs_end(answers: Sequence[str]) -> bool:
+    """Return whether an answer begins like another: then only its end tells the two apart."""
+    return any(one != other and other.startswith(one) for one in answers for other in answers)
