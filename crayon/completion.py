@@ -169,6 +169,8 @@ class Route:
         blend: adapter weights that were applied on the device.
         customization: the customisation whose profile was applied on the device (or sent with the query).
         profile: that profile; "base" if the query is outside all of them and the plain base answered.
+        evidence: what of the profile's samples took part on the device: "examples" in the prompt, "classes" of the
+            question's embedding, "answers" of a closed set; () for none.
         switched_from: the profile of the turn before, if it was another one: the conversation was read anew.
         server: address of the server that answered.
         bytes_sent: bytes of request handed to the server's connection; 0 means that nothing left the device. An upper
@@ -190,6 +192,7 @@ class Route:
     blend: Blend | None = None
     customization: str | None = None
     profile: str | None = None
+    evidence: tuple[str, ...] = ()
     switched_from: str | None = None
     server: str | None = None
     bytes_sent: int = 0

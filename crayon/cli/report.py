@@ -96,6 +96,7 @@ def route_details(completion: Completion) -> list[tuple[str, str]]:
         ("server", route.server),
         ("fallback", f"from {route.fallback_from}: {route.fallback_error}" if route.fallback_from else None),
         ("custom", f"{route.customization}, {_profile(route)}" if route.profile is not None else None),
+        ("evidence", ", ".join(route.evidence) or None),
         ("blend", _blend(route)),
         ("sent", f"{route.bytes_sent} bytes"),
         ("found", _found(route.privacy.found) if route.privacy and route.privacy.found else None),

@@ -46,6 +46,13 @@ class Support:
     odds: tuple[float, ...] = ()
     model: float = 1.0
     rule: Rule = "whole"
+    classes: bool = False  # whether the classifier's values are in the odds
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """What takes part, in words: "examples", "classes", "answers"."""
+        parts = {"examples": self.turns, "classes": self.classes and self.answers, "answers": self.answers}
+        return tuple(name for name, there in parts.items() if there)
 
     def before(self, messages: tuple[Message, ...]) -> tuple[Message, ...]:
         """Return messages with the turns before them, behind a system message."""
@@ -120,6 +127,7 @@ class ProfileSupport:
     def of(self, vector: NDArray[np.floating] | None) -> Support:
         """Return the support of one query by its embedding, a unit row (D,); None where `looks` is false."""
         evidence = self.evidence
+        classes = self._classifier is not None and vector is not None
         odds = -evidence.model * np.asarray(evidence.bias or [0.0] * len(evidence.answers), np.float64)
         if self._classifier is not None and vector is not None:
             odds = odds + evidence.classes * self._classifier.values(vector[np.newaxis])[0]
@@ -130,6 +138,7 @@ class ProfileSupport:
             tuple(float(value) for value in odds),
             evidence.model,
             evidence.rule,
+            classes,
         )
 
     def left_out(self, number: int) -> Support:
@@ -147,7 +156,7 @@ class ProfileSupport:
         if self._classifier is not None and number in evidence.labelled:
             values = self._classifier.left_out()[evidence.labelled.index(number)]
             odds = np.asarray(found.odds) + evidence.classes * values
-            found = replace(found, odds=tuple(float(value) for value in odds))
+            found = replace(found, odds=tuple(float(value) for value in odds), classes=True)
         return found
 
 

@@ -136,6 +136,6 @@ async def open_async(engines: Engines, source: Source) -> Engine:
 
 async def gate_async(core: Core, call: Call, until: float | None, *, gated: bool = False) -> QueryGate:
     """Return what judges a call's query; the first time in a thread. Errors as `Core.query_gate`."""
-    if core.gate_ready:
+    if core.gate_ready(call):
         return core.query_gate(call, until, gated=gated)
     return await asyncio.to_thread(core.query_gate, call, until, gated=gated)

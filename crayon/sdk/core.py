@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from typing import TYPE_CHECKING, Any
@@ -46,6 +47,9 @@ if TYPE_CHECKING:
     from crayon.sdk.customizations import CustomizationLike, SamplesLike
     from crayon.sdk.options import BlendLike
     from crayon.sdk.privacy import Privacy
+
+
+logger = logging.getLogger("crayon.sdk")
 
 
 class Core:
@@ -149,6 +153,12 @@ class Core:
         if call.always and call.customization and len(call.customization.profiles) > 1 and _server_only(allowed):
             raise InvalidRequestError(
                 "blend", f"{call.customization.name!r} has several profiles, and only the device can choose among them"
+            )
+        if call.always and _server_only(allowed) and call.customization and _uses_samples(call.customization):
+            logger.warning(
+                "customisation %s answers with its samples, which stay on the device: the server gets the weights "
+                "of its blend alone",
+                call.customization.name,
             )
         return call, allowed
 
@@ -255,10 +265,10 @@ class Core:
             return True, call.blend
         return choice is not None, None if choice is None else choice.blend
 
-    @property
-    def gate_ready(self) -> bool:
-        """Whether `query_gate` returns without delay."""
-        return self.engines.opened(Source.DEVICE) and self._scopes.fitted
+    def gate_ready(self, call: Call) -> bool:
+        """Whether `query_gate` returns without delay: nothing is to be opened, fitted or read from disk."""
+        read = call.customization is None or (self._gate is not None and self._gate[0] is call.customization)
+        return read and self.engines.opened(Source.DEVICE) and self._scopes.fitted
 
     def query_gate(self, call: Call, until: float | None, *, gated: bool = False) -> QueryGate:
         """Return what judges a call's query; the first time the scopes are fitted.
@@ -386,6 +396,10 @@ def _only_choice(call: Call) -> Choice | None:
     if custom.profiles[0].evidence:
         return None
     return choice_of(custom, custom.profiles[0].name)
+
+
+def _uses_samples(custom: Customization) -> bool:
+    return any(profile.evidence for profile in custom.profiles)
 
 
 def _flag(name: str, value: object) -> bool:

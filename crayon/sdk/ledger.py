@@ -29,6 +29,7 @@ class Ledger:
     server: str | None = None
     last_profile: str | None = None
     choice: Choice | None = None
+    free: bool = False
     privacy: PrivacyReport | None = None
     decisions: list[Decision] = field(default_factory=list)
     failures: dict[Source, CrayonError] = field(default_factory=dict)
@@ -63,6 +64,9 @@ class Ledger:
         failed = next((side for side in self.failures if side is not decision.source), None)
         # What was chosen for the device is not what a server answered with, unless the weights were sent there.
         chosen = self.choice if decision.source is Source.DEVICE or blend is not None else None
+        support = chosen.support if chosen and decision.source is Source.DEVICE else None
+        if support and self.free:
+            support = support.free()
         switched = chosen is not None and self.last_profile not in {None, chosen.profile}
         return Route(
             source=decision.source,
@@ -75,6 +79,7 @@ class Ledger:
             blend=blend,
             customization=chosen.customization if chosen else None,
             profile=chosen.profile if chosen else None,
+            evidence=support.kinds if support else (),
             switched_from=self.last_profile if switched else None,
             server=self.server if decision.source is Source.SERVER else None,
             bytes_sent=self.bytes_sent,

@@ -99,7 +99,7 @@ class Turn:
         self._t0 = clock()
         self.deadline = None if call.timeout is None else self._t0 + call.timeout
         report = call.screened.report if call.screened else None
-        self.ledger = Ledger(new_request_id(), server, call.last_profile, choice, report)
+        self.ledger = Ledger(new_request_id(), server, call.last_profile, choice, call.free, report)
         self._attempts = 0
         self._attempt: Attempt | None = None
         self._text: list[str] = []
