@@ -150,19 +150,26 @@ def check(
 
 
 def _decided(
-    made: Customization, profiles: Sequence[Profile], trials: Sequence[Trial], *, refining: bool, quick: bool
+    made: Customization,
+    profiles: Sequence[Profile],
+    trials: Sequence[Trial],
+    *,
+    refining: bool,
+    quick: bool,
 ) -> Customization:
     """Return the customisation that the trials so far speak for."""
     found = [trial.verdict() for trial in trials]
     refused: list[Refused] = []
     decided: list[Profile] = []
-    for profile, one in zip(profiles, found, strict=True):
+    for profile, trial, one in zip(profiles, trials, found, strict=True):
         if profile.fits and one.harmed is not None:
             refused.append(_refused(profile, one))
         # A single sample has no others to judge it by: its blend is all there is.
-        keeps = one.blended or (not one.outcomes and not quick)
+        keeps = one.prompt == "blend" or (not one.outcomes and not quick)
         weights = profile.weights if keeps else (0.0,) * len(profile.weights)
-        refined = profile.refined and any(weights)
+        if one.prompt == "reader":
+            weights = trial.reader
+        refined = profile.refined and one.prompt == "blend"
         decided.append(replace(profile, weights=weights, refined=refined, evidence=one.evidence))
     expectation = _expectation(trials, found, refused)
     note = _note(made, trials, expectation, refining=refining, quick=quick)
@@ -207,7 +214,10 @@ def _trial(calls: DeviceCalls, draft: Draft, part: int, held: Refined | None) ->
     elif draft.pool is not None:
         gate, keys = draft.pool.manifest.gate, draft.pool.keys
         weights = [left_out_weights(draft.vectors, parts, case, keys, gate) for case in cases]
-    return Trial(part, samples, numbers, cases, draft.vectors, examples, weights, draft.customization.pool_id)
+    reader: tuple[float, ...] = ()
+    if draft.pool is not None and draft.pool.reader is not None:
+        reader = tuple(float(k == draft.pool.reader) for k in range(len(draft.pool)))
+    return Trial(part, samples, numbers, cases, draft.vectors, examples, weights, draft.customization.pool_id, reader)
 
 
 def _refine(

@@ -33,6 +33,8 @@ Kind = Literal["closed", "choice", "free"]
 # What examples have to gain over the plain base where no classifier helps them: points of a choice, nats a token of a
 # free answer. Less is chance.
 MIN_POINTS, MIN_NATS = 10.0, 0.05
+# Prompts that show examples.
+SHOWING: tuple[Prompt, ...] = ("examples", "reader")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,13 +61,13 @@ class Found:
 
     Args:
         evidence: what answers beside, or in place of, the blend.
-        blended: whether the profile keeps its weights.
+        prompt: whose prompt it is: "blend" keeps the profile's weights, "reader" takes the reader's, the others none.
         outcomes: what each case is worth under the plain base, and under what goes live.
         harmed: what the blend alone is worth, where that is less than the plain base; else None.
     """
 
     evidence: Evidence
-    blended: bool
+    prompt: Prompt
     outcomes: tuple[Outcome, ...]
     harmed: float | None = None
 
@@ -83,6 +85,7 @@ class Trial:
         examples: the samples that a prompt would show; () tries none.
         weights: for each case the blend's weights by the other samples; None or zeros where no member fits.
         pool_id: of the weights.
+        reader: weights of the pool's reader, a member that was taught to do what examples show; () where there is none.
     """
 
     part: int
@@ -93,6 +96,7 @@ class Trial:
     examples: tuple[int, ...]
     weights: Sequence[tuple[float, ...] | None]
     pool_id: str
+    reader: tuple[float, ...] = ()
     answers: tuple[str, ...] = field(init=False)
     kind: Kind = field(init=False)
     jobs: tuple[Job, ...] = field(init=False)
@@ -110,6 +114,8 @@ class Trial:
         for case, turns in zip(self.cases, shown_to(self.cases, self.examples), strict=True):
             if turns:
                 jobs.append(Job("examples", case, turns=turns))
+            if turns and self.reader:
+                jobs.append(Job("reader", case, turns=turns, weights=self.reader))
         # The plain base first; and what one prompt and one blend have computed serves the next.
         self.jobs = tuple(sorted(jobs, key=lambda job: (PROMPTS.index(job.prompt), job.weights, job.turns)))
 
@@ -141,7 +147,7 @@ class Trial:
         base = self._values.get("base", {})
         cases = [case for case in self.cases if case in base]
         if not cases:
-            return Found(NONE, blended=False, outcomes=())
+            return Found(NONE, prompt="base", outcomes=())
         # Where the other samples give no weights the blend is the base; other prompts must fit every case.
         if "blend" in self._values:
             self._values["blend"] = base | self._values["blend"]
@@ -171,9 +177,9 @@ class Trial:
         alone = done.tried.get("blend", done.tried.get("base", 0))
         harmed = 100.0 * alone / len(outcomes) if outcomes and alone < done.tried["base"] else None
         if done.prompt is None:
-            return Found(NONE, blended=False, outcomes=outcomes, harmed=harmed)
+            return Found(NONE, prompt="base", outcomes=outcomes, harmed=harmed)
         evidence = Evidence(
-            examples=self.examples if done.prompt == "examples" else (),
+            examples=self.examples if done.prompt in SHOWING else (),
             answers=self.answers,
             labelled=tuple(self.numbers) if done.classes else (),
             model=MODEL,
@@ -181,7 +187,7 @@ class Trial:
             classes=done.classes,
             rule="ended" if ended else "whole",
         )
-        return Found(evidence, blended=done.prompt == "blend", outcomes=outcomes, harmed=harmed)
+        return Found(evidence, prompt=done.prompt, outcomes=outcomes, harmed=harmed)
 
     def _open(self, cases: Sequence[int], tried: Sequence[Prompt]) -> Found:
         worth = {prompt: self._worth(cases, prompt) for prompt in tried}
@@ -193,12 +199,13 @@ class Trial:
             else:
                 best = "blend"
         least = float(base.mean()) + (MIN_POINTS if self.kind == "choice" else MIN_NATS)
-        if "examples" in worth and worth["examples"].mean() >= max(least, worth[best].mean()):
-            best = "examples"
+        for prompt in SHOWING:
+            if prompt in worth and worth[prompt].mean() >= max(least, worth[best].mean()):
+                best = prompt
         now = worth[best]
         outcomes = tuple(Outcome(self.part, *pair) for pair in zip(base.tolist(), now.tolist(), strict=True))
-        evidence = Evidence(examples=self.examples) if best == "examples" else NONE
-        return Found(evidence, blended=best == "blend", outcomes=outcomes, harmed=harmed)
+        evidence = Evidence(examples=self.examples) if best in SHOWING else NONE
+        return Found(evidence, prompt=best, outcomes=outcomes, harmed=harmed)
 
     def _worth(self, cases: Sequence[int], prompt: Prompt) -> NDArray[np.float64]:
         """Return what each case is worth: nats a token, or 100 and 0 for a right and a wrong choice.
