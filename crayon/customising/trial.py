@@ -146,7 +146,7 @@ class Trial:
         """Return what goes live."""
         base = self._values.get("base", {})
         cases = [case for case in self.cases if case in base]
-        if not cases:
+        if not cases or len(self.numbers) < 2:
             return Found(NONE, prompt="base", outcomes=())
         # Where the other samples give no weights the blend is the base; other prompts must fit every case.
         if "blend" in self._values:
