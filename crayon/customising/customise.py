@@ -172,7 +172,7 @@ def _decided(
         refined = profile.refined and one.prompt == "blend"
         decided.append(replace(profile, weights=weights, refined=refined, evidence=one.evidence))
     expectation = _expectation(trials, found, refused)
-    note = _note(made, trials, expectation, refining=refining, quick=quick)
+    note = _note(made, trials, found, expectation, refining=refining, quick=quick)
     return _noted(replace(made, profiles=tuple(decided), expectation=expectation), note)
 
 
@@ -271,7 +271,13 @@ def _expectation(trials: Sequence[Trial], found: Sequence[Found], refused: Seque
 
 
 def _note(
-    made: Customization, trials: Sequence[Trial], expectation: Expectation | None, *, refining: bool, quick: bool
+    made: Customization,
+    trials: Sequence[Trial],
+    found: Sequence[Found],
+    expectation: Expectation | None,
+    *,
+    refining: bool,
+    quick: bool,
 ) -> str:
     if made.answered == 1:
         return "a single answered sample cannot be checked: there are no others to answer it by"
@@ -280,10 +286,10 @@ def _note(
             return "each answer has one sample, which no other one can speak for: nothing could be checked"
         return "nothing could be checked: every question with its answers is longer than the context"
     notes = []
-    fewer = [trial for trial in trials if len(trial.examples) < min(len(trial.numbers), MAX_EXAMPLES)]
-    if fewer and not quick:
-        shown, most = len(fewer[0].examples), min(len(fewer[0].numbers), MAX_EXAMPLES)
-        notes.append(f"{shown} samples in place of {most} were tried as examples: more do not fit the context")
+    for trial, one in zip(trials, found, strict=True):
+        shown, most = len(one.evidence.examples), min(len(trial.numbers), MAX_EXAMPLES)
+        if 0 < shown < most:
+            notes.append(f"{shown} samples in place of {most} are shown as examples: more do not fit the context")
     if refining and made.answered < MIN_REFINED:
         notes.append(f"too few answered samples to refine: {MIN_REFINED} are the least")
     cases = sum(min(len(trial.cases), QUICK_CASES) for trial in trials)

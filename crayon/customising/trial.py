@@ -15,7 +15,7 @@ from crayon.customising.expectation import MIN_JUDGED, Outcome
 from crayon.customising.sample import closed_answers
 from crayon.customising.support import place_of, turns_of
 from crayon.customising.weighing import MODEL, PROMPTS, Scored, left_out_classes, needs_end, weigh
-from crayon.errors import PromptTooLongError
+from crayon.errors import EngineError, PromptTooLongError
 from crayon.messages import Message
 from crayon.text_form import same_key
 
@@ -139,6 +139,8 @@ class Trial:
             scores = calls.score(messages, self.texts(job.case), blend, ended=True).scores
         except PromptTooLongError:
             return
+        if not all(len(score.token_logprobs) > 1 for score in scores):
+            raise EngineError("the engine gave no score for a text and its end")
         by_rule = {rule: choice_values(scores, rule) for rule in RULES}
         self._values.setdefault(job.prompt, {})[job.case] = Values(by_rule, scores[0].mean)
 

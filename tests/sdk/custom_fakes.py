@@ -78,3 +78,8 @@ class Device(Fake):
 
 def about(topic: str, count: int = 8) -> list[tuple[str, str]]:
     return [(f"which {topic} has thing {i}", ("red", "green")[i % 2]) for i in range(count)]
+
+
+def asked(topic: str, count: int = 8) -> list[str]:
+    """Questions without answers: nothing can be tried on them, so the blend is all that a customisation holds."""
+    return [question for question, _ in about(topic, count)]

@@ -11,7 +11,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 import pytest
-from custom_fakes import Device, about
+from custom_fakes import Device, asked
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sdk_fakes import COLOURS, USAGE, Async, Fake, FakeServer, Hang, State, Sync
@@ -210,7 +210,7 @@ def folder(tmp_path):
     """Holds `two` (colours and numbers)."""
     folder = tmp_path / "customizations"
     with Crayon(Device("small"), customizations_dir=folder) as client:
-        client.customize("two", [*about("colour", 40), *about("number", 32)], check=False)
+        client.customize("two", [*asked("colour", 40), *asked("number", 32)], check=False)
     return folder
 
 

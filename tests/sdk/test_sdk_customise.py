@@ -5,11 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from dataclasses import replace
 
 import numpy as np
 import pytest
-from custom_fakes import Device, about, make_pool
+from custom_fakes import Device, about, asked, make_pool
 from sdk_fakes import SURE, UNSURE, Fake, FakeServer, answer
 
 from crayon import (
@@ -39,8 +38,8 @@ def folder(tmp_path):
 def store(folder):
     """Holds `one` (colours), `two` (colours and numbers)."""
     with Crayon(Device("small"), customizations_dir=folder) as client:
-        client.customize("one", about("colour"), check=False)
-        client.customize("two", [*about("colour", 40), *about("number", 32)], check=False)
+        client.customize("one", asked("colour"), check=False)
+        client.customize("two", [*asked("colour", 40), *asked("number", 32)], check=False)
     return CustomizationStore(folder)
 
 
@@ -57,8 +56,12 @@ def test_customize_makes_keeps_and_lists(sdk, folder):
     client = sdk.make(Device("small"), customizations_dir=folder)
     seen = []
     found = sdk.call(client.customize("mine", about("colour"), ready=seen.append))
-    assert seen[0] == replace(found, expectation=None)
-    assert [(profile.name, profile.weights) for profile in found.profiles] == [("colour", (1.0, 0.0))]
+    assert (seen[0].name, seen[0].material, seen[0].profiles[0].centre) == (
+        found.name,
+        found.material,
+        found.profiles[0].centre,
+    )
+    assert [profile.name for profile in found.profiles] == ["colour"]
     assert found.expectation.metric == "accuracy"
     assert found.expectation.samples == 8
     assert sdk.call(client.customizations()) == (found,)
@@ -101,7 +104,7 @@ def test_only_the_device_sees_the_samples_whatever_the_mode(sdk, folder):
     client = sdk.make(device, server, mode="only_on_server", customizations_dir=folder)
     sdk.call(client.customize("mine", about("colour")))
     assert (server.encoded, server.scored, server.requests) == ([], [], [])
-    assert len(device.scored) == 16
+    assert len(device.scored) == 24, "under the base, under the blend, and with examples"
 
 
 def test_a_query_in_a_profile_is_answered_under_its_weights(sdk, store):
@@ -253,7 +256,7 @@ def test_scores_are_under_the_weights_that_an_answer_would_have(sdk, store):
 def test_a_replaced_customisation_is_used_from_then_on(sdk, store):
     _, client = make(sdk, store, customization="one")
     assert sdk.call(client.ask(NUMBER)).route.profile == "base"
-    sdk.call(client.customize("one", about("number"), check=False, replace=True))
+    sdk.call(client.customize("one", asked("number"), check=False, replace=True))
     assert sdk.call(client.ask(NUMBER)).route.profile == "number"
     store.delete("one")
     with pytest.raises(InvalidRequestError, match=r"customization: 'one' is unknown; there are two"):
@@ -263,7 +266,7 @@ def test_a_replaced_customisation_is_used_from_then_on(sdk, store):
 def test_an_export_is_used_by_its_path_and_one_of_few_samples_for_everything(sdk, store, tmp_path):
     device, client = make(sdk, store, customization=store.folder / "two" / "customization.json")
     assert sdk.call(client.ask(NUMBER)).route.profile == "number"
-    sdk.call(client.customize("few", about("number", 2), check=False))
+    sdk.call(client.customize("few", asked("number", 2), check=False))
     store.export("few", tmp_path / "few.json")
     device, client = make(sdk, store, customization=tmp_path / "few.json", server=large())
     route = sdk.call(client.ask(ELSEWHERE)).route

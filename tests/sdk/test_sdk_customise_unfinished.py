@@ -12,7 +12,7 @@ import pytest
 from custom_fakes import Device, about
 from sdk_fakes import SURE, answer
 
-from crayon import Blend, InvalidRequestError
+from crayon import InvalidRequestError
 from crayon.customising.store import CustomizationStore
 from crayon.engine import ContinuationScore
 
@@ -41,7 +41,7 @@ class Worse(Device):
         future = super().score(request, ended=ended)
         if request.blend is not None:
             future.result()
-            scores = tuple(ContinuationScore((-float(text == "red"),)) for text in request.continuations)
+            scores = tuple(ContinuationScore((-float(text == "red"), -1.0)) for text in request.continuations)
             return done(replace(future.result(), scores=scores))
         return future
 
@@ -69,8 +69,10 @@ def test_no_way_of_calling_lets_a_blend_that_does_worse_go_live(sdk, folder, opt
     device = Worse("small", [answer("a b", SURE)])
     client = sdk.make(device, customizations_dir=folder)
     found = sdk.call(client.customize("mine", reds(), **options))
-    assert found.expectation.refused
-    assert not found.fits
+    # The quick check tries no blend, so it has none to refuse.
+    quick = options == {"check": False}
+    assert quick or found.expectation.refused
+    assert not any(profile.fits for profile in found.profiles)
     assert CustomizationStore(folder).load("mine") == found
     assert sdk.call(client.ask("what colour is the sky", blend="mine")).route.blend is None
 
@@ -79,10 +81,11 @@ def test_the_quick_check_scores_eight_samples_of_each_task_and_says_so(sdk, fold
     device = Device("small")
     client = sdk.make(device, customizations_dir=folder)
     found = sdk.call(client.customize("mine", about("colour", 24), check=False))
-    assert len(device.scored) == 2 * 8
+    assert len(device.scored) == 8
+    assert all(request.blend is None for request in device.scored)
     assert found.expectation.samples == 8
     assert found.note == "only the quick check was made, on 8 of 24 samples"
-    assert found.fits
+    assert not any(profile.fits for profile in found.profiles), "what was not tried does not go live"
 
 
 def test_samples_without_answers_cannot_be_checked_and_keep_their_blend(sdk, folder):
@@ -108,7 +111,8 @@ def test_a_draft_is_used_by_the_object_and_by_no_name(sdk, folder):
     found = sdk.call(client.customize("mine", about("colour"), ready=ready))
     assert there == [()]
     route = sdk.call(client.ask("what colour is the sky", blend=drafts[0])).route
-    assert (route.customization, route.blend) == ("mine", Blend(found.pool_id, (1.0, 0.0)))
+    assert (route.customization, route.profile, route.blend) == ("mine", "colour", None)
+    assert found.profiles[0].centre == drafts[0].profiles[0].centre
     with pytest.raises(InvalidRequestError, match="unknown"):
         sdk.call(client.ask("what colour is the sky", blend="draft"))
 
