@@ -5,16 +5,15 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from custom_fakes import Device, about
-from sdk_fakes import SURE, answer
+from sdk_fakes import SURE, USAGE, answer
 
 from crayon import InvalidRequestError
 from crayon.customising.store import CustomizationStore
-from crayon.engine import ContinuationScore
+from crayon.engine import ContinuationScore, ScoreResult
 
 PATIENCE = 120
 
@@ -35,15 +34,16 @@ with Crayon(Device("small"), customizations_dir=sys.argv[1]) as client:
 
 
 class Worse(Device):
-    """A device whose blends only make the wrong choice likelier: without one, it chooses "red"."""
+    """A device that knows the answers of `about`, and whose blends make it choose the other one."""
 
     def score(self, request, *, ended=False):
-        future = super().score(request, ended=ended)
-        if request.blend is not None:
-            future.result()
-            scores = tuple(ContinuationScore((-float(text == "red"), -1.0)) for text in request.continuations)
-            return done(replace(future.result(), scores=scores))
-        return future
+        self.scored.append(request)
+        number = int(request.messages[-1].content.split()[-1]) if "thing" in request.messages[-1].content else 0
+        right = ("red", "green")[number % 2]
+        wanted = (lambda text: text == right) if request.blend is None else (lambda text: text != right)
+        tail = (-1.0,) if ended else ()
+        scores = tuple(ContinuationScore((-1.0 if wanted(text) else -6.0, *tail)) for text in request.continuations)
+        return done(ScoreResult(scores, USAGE, self.name))
 
 
 def done(value):
@@ -52,11 +52,6 @@ def done(value):
     future = Future()
     future.set_result(value)
     return future
-
-
-def reds(topic="colour", count=16):
-    """Samples whose answers are all but one "red", so that the plain fake is right and `Worse` under a blend wrong."""
-    return [(question, "red" if i else "green") for i, (question, _) in enumerate(about(topic, count))]
 
 
 @pytest.fixture
@@ -68,7 +63,7 @@ def folder(tmp_path):
 def test_no_way_of_calling_lets_a_blend_that_does_worse_go_live(sdk, folder, options):
     device = Worse("small", [answer("a b", SURE)])
     client = sdk.make(device, customizations_dir=folder)
-    found = sdk.call(client.customize("mine", reds(), **options))
+    found = sdk.call(client.customize("mine", about("colour", 16), **options))
     # The quick check tries no blend, so it has none to refuse.
     quick = options == {"check": False}
     assert quick or found.expectation.refused
