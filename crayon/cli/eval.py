@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import sys
+from pathlib import Path  # noqa: TC003 - typer reads the annotations when it runs
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from crayon.cli import console, eval_chat, eval_device, eval_route, eval_run, eval_setup, options
-from crayon.errors import MissingExtraError
+from crayon.errors import InvalidRequestError, MissingExtraError
 from crayon.machine import usable_cores
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 app = typer.Typer(add_completion=False, no_args_is_help=True)
 
 RESULTS = "customize.json"
+STRANGERS = "customize-strangers.json"
 CURVE = "customize-samples.png"
 
 
@@ -65,6 +67,17 @@ def customize(
         ),
     ] = None,
     tasks: Annotated[int | None, typer.Option("--tasks", metavar="N", help="Most tasks in pool.")] = None,
+    users: Annotated[
+        str, typer.Option("--users", metavar="WHOM", help="tasks of the datasets, or strangers: users from JSON files.")
+    ] = "tasks",
+    strangers: Annotated[
+        list[Path] | None,
+        typer.Option("--strangers", metavar="FILE", help="A stranger's file; may be given again (default: all there)."),
+    ] = None,
+    server_model: Annotated[
+        str | None,
+        typer.Option("--server-model", metavar="MODEL", help="Beside strangers: a larger model, options listed."),
+    ] = None,
     workers: eval_setup.WorkersOption = 0,
     out: eval_setup.OutOption = None,
     as_json: options.JsonOption = False,
@@ -72,6 +85,7 @@ def customize(
     """Measure what customising is worth: in pool, on unseen tasks, for users of two tasks, and far from the pool.
 
     Samples come from train splits, questions from test splits. Answers are kept: a run that was stopped goes on.
+    `--users strangers` measures users from JSON files (user, labels, samples, tests) as they would meet the product.
     Controls: base, fewshot, all_data, top1, top1_mass, uniform, uniform_group, fixed, lorahub, fresh, random_b, own.
     Example: crayon eval customize --quick
     """
@@ -82,6 +96,13 @@ def customize(
     from crayon.eval.customize import evaluate
 
     making = Making.of(sys.argv[1:])
+    if users != "tasks" or strangers:
+        if users not in ("tasks", "strangers"):
+            raise InvalidRequestError("--users", f"must be tasks or strangers, not {users!r}")
+        report = _strangers(reference, pool, strangers or [], server_model, items, out, quick=quick)
+        report.made = making.done()
+        _write(report, out or eval_setup.default_folder(), STRANGERS, as_json=as_json)
+        return
     settings = _settings(
         quick=quick,
         groups=eval_setup.words(only),
@@ -109,18 +130,12 @@ def customize(
             tell=console.message,
         )
     report.made = making.done()
-    text = json.dumps(report.as_json(), indent=2, ensure_ascii=False)
-    (folder / RESULTS).write_text(text + "\n", encoding="utf-8")
-    console.message(f"written to {folder / RESULTS}")
     try:
         if sample_curve.draw(report.rows, settings.samples[0], folder / CURVE):
             console.message(f"drawn in {folder / CURVE}")
     except MissingExtraError as error:
         console.warning(f"no curve is drawn: {error}")
-    if as_json:
-        print(text)
-    else:
-        _print(report)
+    _write(report, folder, RESULTS, as_json=as_json)
 
 
 app.command("route")(eval_route.route)
@@ -128,6 +143,48 @@ app.command("run")(eval_run.run)
 app.command("device")(eval_device.device)
 app.command("chat")(eval_chat.chat)
 app.command("route-metrics")(eval_route.route_metrics)
+
+
+def _strangers(
+    reference: str,
+    pool: str | None,
+    files: list[Path],
+    server_model: str | None,
+    items: int | None,
+    out: Path | None,
+    *,
+    quick: bool,
+) -> EvalReport:
+    """Measure users from files, on one device as users have it."""
+    from contextlib import ExitStack
+
+    from crayon.eval.answer_cache import AnswerCache
+    from crayon.eval.strangers import ITEMS, QUICK_ITEMS, evaluate_strangers, read_stranger, stranger_files
+
+    users = [read_stranger(path) for path in stranger_files(files)]
+    models_dir = options.load_settings({}).models_dir
+    found, model = eval_setup.model_of(reference, models_dir)
+    chosen, _ = eval_setup.pool_for(found.source_sha256, found.name, pool)
+    folder = out or eval_setup.default_folder()
+    with ExitStack() as stack:
+        cache = stack.enter_context(AnswerCache(folder / eval_setup.ANSWERS))
+        engine = stack.enter_context(eval_setup.open_engine(found, [chosen] if chosen else [], threads=None))
+        server = None
+        if server_model is not None:
+            other, _ = eval_setup.model_of(server_model, models_dir)
+            server = stack.enter_context(eval_setup.open_engine(other, [], threads=None))
+        most = items or (QUICK_ITEMS if quick else ITEMS)
+        return evaluate_strangers(engine, model, users, cache, server=server, items=most, tell=console.message)
+
+
+def _write(report: EvalReport, folder: Path, name: str, *, as_json: bool) -> None:
+    text = json.dumps(report.as_json(), indent=2, ensure_ascii=False)
+    (folder / name).write_text(text + "\n", encoding="utf-8")
+    console.message(f"written to {folder / name}")
+    if as_json:
+        print(text)
+    else:
+        _print(report)
 
 
 def _settings(*, quick: bool, **given: Any) -> EvalSettings:
@@ -139,8 +196,6 @@ def _settings(*, quick: bool, **given: Any) -> EvalSettings:
 
 
 def _numbers(text: str | None) -> tuple[int, ...] | None:
-    from crayon.errors import InvalidRequestError
-
     try:
         return None if text is None else tuple(int(part) for part in text.split(","))
     except ValueError:
