@@ -27,13 +27,22 @@ class DemoScript:
 
 @dataclass(frozen=True, slots=True)
 class DemoTask:
-    """A user's task: samples to customise with, and questions to ask before and after, each with its answer."""
+    """A user's task: samples to customise with, and questions to ask before and after, each with its answer.
+
+    `pooled`: the task is that of a member of the shipped pool, so it needs that pool.
+    """
 
     name: str
     title: str
     max_tokens: int
     samples: tuple[tuple[str, str], ...]
     questions: tuple[tuple[str, str], ...]
+    pooled: bool = False
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The answers that samples and questions have, in their order."""
+        return tuple(dict.fromkeys(answer for _, answer in (*self.samples, *self.questions)))
 
 
 def demo_script() -> DemoScript:
@@ -44,10 +53,19 @@ def demo_script() -> DemoScript:
 
 
 def demo_task() -> DemoTask:
-    """Return the user's task that comes with Crayon."""
-    table = _read("demo_task.toml")
+    """Return the user's task that a member of the shipped pool knows."""
+    return _task("demo_task.toml", pooled=True)
+
+
+def demo_stranger() -> DemoTask:
+    """Return a user's task that nothing was trained for."""
+    return _task("demo_stranger.toml", pooled=False)
+
+
+def _task(name: str, *, pooled: bool) -> DemoTask:
+    table = _read(name)
     samples, questions = (tuple((text, answer) for text, answer in table[key]) for key in ("samples", "questions"))
-    return DemoTask(table["name"], table["title"], table["max_tokens"], samples, questions)
+    return DemoTask(table["name"], table["title"], table["max_tokens"], samples, questions, pooled)
 
 
 def _read(name: str) -> dict[str, Any]:
