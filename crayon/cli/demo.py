@@ -53,8 +53,9 @@ def demo(
 
     Fetches both models where they are absent (1.2 GB), prepares the device's model for this CPU once (a few minutes),
     starts a server on this machine and asks questions of three kinds: what the device is made for, everyday, hard.
-    Each answer says where it was written and why. Then a user's 16 samples customise the device, which is asked the
-    same questions before and after. Stops the server at the end, and whenever it is interrupted.
+    Each answer says where it was written and why. Then a user's 16 samples customise the device, twice: for a task
+    that nothing was trained for, and for one that a member of the shipped pool knows. Stops the server at the end, and
+    whenever it is interrupted.
 
     Gates and sampling are the defaults, whatever the settings say; device and models_dir are taken from them.
     """
@@ -77,10 +78,10 @@ def _run(settings: Settings, engine: EngineKind, server_model: str, *, as_json: 
     from crayon.cli.client import device_options, quiet_grpc
     from crayon.cli.demo_summary import print_summary, summary_json
     from crayon.cli.prepare import prepare_model
-    from crayon.data.demo_script import demo_script, demo_task
+    from crayon.data.demo_script import demo_script, demo_stranger, demo_task
 
     quiet_grpc()
-    script, task, watch = demo_script(), demo_task(), _Watch()
+    script, watch = demo_script(), _Watch()
     watch.step("models", "models")
     local = _fetch(settings.device.model, settings.models_dir, watch)
     arguments, served = ["--engine", engine.value, "--ctx", "2048", "--slots", "2", "--no-tune"], engine.value
@@ -114,11 +115,14 @@ def _run(settings: Settings, engine: EngineKind, server_model: str, *, as_json: 
             if not as_json:
                 _heading("Summary", "bold", "cyan")
                 print_summary(outcomes)
-                _heading(task.title, "bold", "cyan")
-            customised = task_section(device, server.address, task, show=not as_json)
+            tasks = {}
+            for key, task in (("stranger", demo_stranger()), ("customised", demo_task())):
+                if not as_json:
+                    _heading(task.title, "bold", "cyan")
+                tasks[key] = task_section(device, server.address, task, show=not as_json)
         if as_json:
             head = {"device": local.name, "prepared": info.chosen, "server": served, "scopes": SCOPES}
-            sums = {**summary_json(outcomes), "customised": customised}
+            sums = {**summary_json(outcomes), **tasks}
             print(json.dumps({**head, "seconds": watch.times(), **sums}, ensure_ascii=False))
     console.message(f"server stopped, {watch.times()['total']:.0f} s in all", "dim")
     return failed

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from crayon.cli import console
-from crayon.cli.weights import weight_lines
+from crayon.cli.weights import expectation_lines, weight_lines
 from crayon.completion import FinishReason
+from crayon.errors import CrayonError
 from crayon.eval.matching import normalise
 
 if TYPE_CHECKING:
@@ -37,11 +38,15 @@ class TaskRow:
 
 @dataclass(frozen=True, slots=True)
 class TaskOutcome:
-    """What became of the user's task; `seconds` is how long customising took."""
+    """What became of the user's task; `seconds` is how long customising took.
+
+    `server`: how many questions the server, shown all answers, chooses rightly; None where it was not asked.
+    """
 
     customization: Customization
     seconds: float
     rows: tuple[TaskRow, ...]
+    server: int | None = None
 
 
 def is_right(answer: Completion, wanted: str) -> bool:
@@ -62,7 +67,7 @@ def task_section(engine: DeviceEngine, server: str, task: DemoTask, *, show: boo
     Raises:
         CrayonError: the device does not answer.
     """
-    why = _left_out(engine)
+    why = _left_out(engine) if task.pooled else None
     if why is None:
         return task_json(run_task(engine, server, task, show=show))
     if show:
@@ -96,14 +101,14 @@ def run_task(engine: DeviceEngine, server: str, task: DemoTask, *, show: bool) -
                 _print(line, "dim")
         before = [client.ask(question) for question in asked]
         begun = time.monotonic()
-        made = client.customize(task.name, task.samples, check=False)
+        made = client.customize(task.name, task.samples)
         seconds = time.monotonic() - begun
         table = _Table(task)
         if show:
             print()
-            for line in weight_lines(made):
+            for line in (*weight_lines(made), *expectation_lines(made)):
                 _print(line)
-            _print(f"weighed and ready in {seconds:.2f} s", "bold")
+            _print(f"weighed, checked and ready in {seconds:.1f} s", "bold")
             print()
             table.head()
         rows = []
@@ -111,12 +116,26 @@ def run_task(engine: DeviceEngine, server: str, task: DemoTask, *, show: bool) -
             rows.append(TaskRow(question, wanted, first, client.ask(question, blend=task.name)))
             if show:
                 table.row(rows[-1])
-    outcome = TaskOutcome(made, seconds, tuple(rows))
+    theirs = None if task.pooled else _server_right(server, task)
+    outcome = TaskOutcome(made, seconds, tuple(rows), theirs)
     if show:
         print()
         for line in _sums(outcome):
             _print(line)
     return outcome
+
+
+def _server_right(server: str, task: DemoTask) -> int | None:
+    """Return how often the server is right that is shown all answers, and no samples; None where it is away."""
+    from crayon.sdk import Crayon
+
+    try:
+        with Crayon(server=server, mode="only_on_server") as client:
+            chosen = [client.choose(question, task.labels).text for question, _ in task.questions]
+    except CrayonError as error:
+        console.warning(f"the server is not compared: {error}")
+        return None
+    return sum(said == wanted for said, (_, wanted) in zip(chosen, task.questions, strict=True))
 
 
 def task_json(outcome: TaskOutcome) -> dict[str, Any]:
@@ -128,11 +147,16 @@ def task_json(outcome: TaskOutcome) -> dict[str, Any]:
         "samples": found.samples,
         "seconds": round(outcome.seconds, 3),
         "profiles": [dict(zip(found.members, profile.weights, strict=True)) for profile in found.profiles],
+        "evidence": [list(profile.evidence.kinds) for profile in found.profiles],
         "questions": [
             {"question": row.question, "wanted": row.wanted, "before": row.before.text, "after": row.after.text}
             for row in rows
         ],
-        "right": {"before": _right(rows, "before"), "after": _right(rows, "after")},
+        "right": {
+            "before": _right(rows, "before"),
+            "after": _right(rows, "after"),
+            **({} if outcome.server is None else {"server": outcome.server}),
+        },
         "tokens_per_s": {
             "before": round(tokens_per_s([row.before for row in rows]), 1),
             "after": round(tokens_per_s([row.after for row in rows]), 1),
@@ -153,21 +177,29 @@ def _left_out(engine: DeviceEngine) -> str | None:
 def _introduction(task: DemoTask) -> list[str]:
     question, answer = task.samples[0]
     return [
-        f'{len(task.samples)} samples, such as "{question}" -> {answer}, choose weights for adapters',
-        f"that were trained before. {len(task.questions)} other questions are asked before and after: each of them",
-        "is the whole prompt, without any labels or samples.",
+        f'{len(task.samples)} samples, such as "{question}" -> {answer}, are weighed on this device:',
+        "adapters that were trained before, the samples as examples, and a classifier of the questions. Nothing is",
+        f"trained. {len(task.questions)} other questions are asked before and after.",
     ]
 
 
 def _sums(outcome: TaskOutcome) -> list[str]:
     rows = outcome.rows
-    before, after = (tokens_per_s([getattr(row, when) for row in rows]) for when in ("before", "after"))
-    share = f" ({after / before:.2f}x)" if before and after else ""
     return [
         f"right, word for word: {_right(rows, 'before')} of {len(rows)} before, {_right(rows, 'after')} after",
-        f"price: {before:.0f} tokens/s before, {after:.0f} after{share}",
+        *([] if outcome.server is None else [f"the larger model of the server, shown all answers: {outcome.server}"]),
+        _price(rows),
         f"{_bytes_sent(rows):,} bytes left the device, samples and questions included",
     ]
+
+
+def _price(rows: Sequence[TaskRow]) -> str:
+    before, after = (tokens_per_s([getattr(row, when) for row in rows]) for when in ("before", "after"))
+    if all(row.after.probability is not None for row in rows):
+        seconds = sum(row.after.total_ms for row in rows) / 1000.0 / max(len(rows), 1)
+        return f"price: {seconds:.2f} s a question, in which every answer of the set is weighed"
+    share = f" ({after / before:.2f}x)" if before and after else ""
+    return f"price: {before:.0f} tokens/s before, {after:.0f} after{share}"
 
 
 def _right(rows: Sequence[TaskRow], when: str) -> int:

@@ -20,14 +20,14 @@ from keyed_pool import keyed_pool
 from tiny_chat import write_model
 from tiny_pool import shared_pool
 
-from crayon import Blend, Crayon, load_scope, scope_names
+from crayon import Crayon, load_scope, scope_names
 from crayon.adapters import Gate
 from crayon.cli.child_server import ChildServer
 from crayon.cli.demo_summary import Outcome, print_summary, totals
 from crayon.cli.demo_task import is_right, tokens_per_s
 from crayon.cli.paragraph import Paragraph
 from crayon.completion import Completion, FinishReason, Reason, Route, Source, Timings, Usage
-from crayon.data.demo_script import demo_script, demo_task
+from crayon.data.demo_script import DemoTask, demo_script, demo_stranger, demo_task
 from crayon.errors import ServerInterruptedError, ServerUnavailableError
 from crayon.models import prepared, resolve
 
@@ -50,8 +50,8 @@ def test_the_script_has_three_groups_of_questions_that_no_scope_was_made_from() 
     assert not examples.intersection(asked)
 
 
-def test_the_users_task_has_16_samples_and_other_questions_of_the_same_kinds() -> None:
-    task = demo_task()
+@pytest.mark.parametrize("task", [demo_task(), demo_stranger()], ids=["pooled", "stranger"])
+def test_the_users_task_has_16_samples_and_other_questions_of_the_same_kinds(task: DemoTask) -> None:
     assert len(task.samples) == 16
     assert len(task.questions) >= 10
     texts = [text for text, _ in (*task.samples, *task.questions)]
@@ -232,14 +232,16 @@ def test_a_users_task_is_asked_before_and_after_as_json(place: Place, tiny_model
     assert [(row["question"], row["wanted"]) for row in found["questions"]] == list(task.questions)
     (weights,) = found["profiles"]
     assert tuple(weights) == pool.names
-    assert sum(weights.values()) > 0.5
     options = {"threads": 1, "pools": [pool], "models_dir": tmp_path / "models"}
-    blend = Blend(pool.id, tuple(weights.values()))
-    with Crayon(str(tiny_model), device_options=options, max_tokens=task.max_tokens) as client:
+    again = tmp_path / "again"
+    with Crayon(
+        str(tiny_model), device_options=options, max_tokens=task.max_tokens, customizations_dir=again
+    ) as client:
+        made = client.customize(task.name, task.samples)
+        assert tuple(weights.values()) == made.profiles[0].weights
         for row in found["questions"]:
             assert row["before"] == client.ask(row["question"]).text
-            assert row["after"] == client.ask(row["question"], blend=blend).text
-    assert any(row["before"] != row["after"] for row in found["questions"])
+            assert row["after"] == client.ask(row["question"], blend=task.name).text
     assert found["right"] == {"before": 0, "after": 0}, "a random model knows no banking"
     assert min(found["tokens_per_s"].values()) > 0
     assert not list(place.temporary.iterdir())
@@ -254,8 +256,7 @@ def test_a_users_task_is_asked_before_and_after_as_text(place: Place, tiny_model
     task, lines = demo_task(), done.stdout.splitlines()
     section = lines[lines.index(task.title) :]
     assert any(line.startswith("  profile ") and line.endswith(": 16 samples") for line in section)
-    assert any("##" in line and "similarity" in line for line in section)
-    assert any(line.startswith("  weighed and ready in ") for line in section)
+    assert any(line.startswith("  weighed, checked and ready in ") for line in section)
     for question, wanted in task.questions:
         assert any(line.startswith(f"  {question[:30]}") and line.endswith(f"  {wanted}") for line in section)
     count = len(task.questions)
