@@ -269,6 +269,7 @@ class Builder:
         if self._reader is None:
             raise ConfigError("reader", "the recipe has none; add a [reader] table")
         b = self._reader.train(self.trainer, self._kept, lambda name, steps: self._teller(f"training {name}", steps))
+        self._progress(Event("scoring reader", 0.0))
         return b, self._reader.score(b, self._measured)
 
     def pool_order(self, vector: NDArray[np.float32]) -> NDArray[np.float32]:
