@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import sys
+from enum import StrEnum
+from pathlib import Path  # noqa: TC003 - typer reads it at run time
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from crayon.cli import console, eval_chat, eval_device, eval_route, eval_run, eval_setup, options
+from crayon.cli import console, eval_chat, eval_device, eval_route, eval_run, eval_setup, eval_strangers, options
 from crayon.errors import MissingExtraError
 from crayon.machine import usable_cores
 
@@ -18,6 +20,14 @@ if TYPE_CHECKING:
     from crayon.bench.report import Row
     from crayon.eval.customize import EvalReport
     from crayon.eval.settings import EvalSettings
+
+
+class Users(StrEnum):
+    """Whose customising is measured."""
+
+    TASKS = "tasks"
+    STRANGERS = "strangers"
+
 
 app = typer.Typer(add_completion=False, no_args_is_help=True)
 
@@ -37,10 +47,28 @@ def evaluation() -> None:
 def customize(
     reference: eval_setup.ModelArgument = "smollm2-135m-instruct",
     *,
+    device: eval_setup.DeviceOption = None,
+    users: Annotated[
+        Users, typer.Option("--users", help="tasks: made from datasets, as below. strangers: read from files.")
+    ] = Users.TASKS,
+    strangers: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--strangers",
+            metavar="PATH",
+            help="A user's file, with user, labels, samples and tests; may be repeated "
+            "(default: strangers/*.json in the folder of datasets).",
+        ),
+    ] = None,
+    server_model: Annotated[
+        str | None,
+        typer.Option("--server-model", metavar="MODEL", help="Ask it the strangers' questions too, in this process."),
+    ] = None,
     pool: eval_setup.PoolOption = None,
     all_data: eval_setup.AllDataOption = None,
     quick: Annotated[
-        bool, typer.Option("--quick", help="Fewer tasks, items, draws and controls: about 15 minutes.")
+        bool,
+        typer.Option("--quick", help="Fewer tasks, items, draws and controls: about 15 minutes; strangers: under 10."),
     ] = False,
     only: Annotated[
         str | None, typer.Option("--only", metavar="GROUPS", help="Of in_pool,unseen,mixed,far, with commas between.")
@@ -49,7 +77,9 @@ def customize(
         str | None,
         typer.Option("--controls", metavar="LIST", help="What stands beside the blend, with commas between."),
     ] = None,
-    items: Annotated[int | None, typer.Option("--items", metavar="N", help="Most test items of a task.")] = None,
+    items: Annotated[
+        int | None, typer.Option("--items", metavar="N", help="Most test items of a task, or questions of a stranger.")
+    ] = None,
     extra: Annotated[
         int | None, typer.Option("--extra", metavar="N", help="Further items of an unseen task, from its train split.")
     ] = None,
@@ -73,7 +103,10 @@ def customize(
 
     Samples come from train splits, questions from test splits. Answers are kept: a run that was stopped goes on.
     Controls: base, fewshot, all_data, top1, top1_mass, uniform, uniform_group, fixed, lorahub, fresh, random_b, own.
+    --users strangers measures users whose tasks no pool was trained on, on any model: each customises, chooses and asks
+    as a user does; each kind of evidence alone stands beside it.
     Example: crayon eval customize --quick
+    Example: crayon eval customize --users strangers --device qwen2.5-coder-0.5b-instruct
     """
     from crayon.adapters import Pool, find_pool
     from crayon.bench.made import Making
@@ -82,6 +115,28 @@ def customize(
     from crayon.eval.customize import evaluate
 
     making = Making.of(sys.argv[1:])
+    reference = device or reference
+    if users is Users.STRANGERS:
+        _no_use_for(
+            "strangers",
+            all_data=all_data,
+            only=only,
+            controls=controls,
+            extra=extra,
+            draws=draws,
+            control_draws=control_draws,
+            samples=samples,
+            tasks=tasks,
+        )
+        folder = out or eval_setup.default_folder()
+        report = eval_strangers.measure(
+            reference, strangers or [], folder, pool=pool, server_model=server_model, quick=quick, items=items,
+            workers=workers,
+        )  # fmt: skip
+        report.made = making.done()
+        _write(report, folder / eval_strangers.RESULTS, as_json=as_json)
+        return
+    _no_use_for("tasks", strangers=strangers, server_model=server_model)
     settings = _settings(
         quick=quick,
         groups=eval_setup.words(only),
@@ -109,18 +164,12 @@ def customize(
             tell=console.message,
         )
     report.made = making.done()
-    text = json.dumps(report.as_json(), indent=2, ensure_ascii=False)
-    (folder / RESULTS).write_text(text + "\n", encoding="utf-8")
-    console.message(f"written to {folder / RESULTS}")
     try:
         if sample_curve.draw(report.rows, settings.samples[0], folder / CURVE):
             console.message(f"drawn in {folder / CURVE}")
     except MissingExtraError as error:
         console.warning(f"no curve is drawn: {error}")
-    if as_json:
-        print(text)
-    else:
-        _print(report)
+    _write(report, folder / RESULTS, as_json=as_json)
 
 
 app.command("route")(eval_route.route)
@@ -128,6 +177,26 @@ app.command("run")(eval_run.run)
 app.command("device")(eval_device.device)
 app.command("chat")(eval_chat.chat)
 app.command("route-metrics")(eval_route.route_metrics)
+
+
+def _no_use_for(users: str, **given: object) -> None:
+    """Refuse options that these users have no use for."""
+    from crayon.errors import InvalidRequestError
+
+    for name, value in given.items():
+        if value:
+            option = f"--{name.replace('_', '-')}"
+            raise InvalidRequestError(option, f"has no meaning with --users {users}; leave it out")
+
+
+def _write(report: EvalReport, path: Path, *, as_json: bool) -> None:
+    text = json.dumps(report.as_json(), indent=2, ensure_ascii=False)
+    path.write_text(text + "\n", encoding="utf-8")
+    console.message(f"written to {path}")
+    if as_json:
+        print(text)
+    else:
+        _print(report)
 
 
 def _settings(*, quick: bool, **given: Any) -> EvalSettings:
@@ -157,6 +226,9 @@ def _print(report: EvalReport) -> None:
                     f"  {_label(row):44} {row.value:8.2f} [{row.ci_low:.2f}, {row.ci_high:.2f}] {row.unit}, n={row.n}"
                 )
         _print_accuracies([row for row in report.rows if row.metric == "accuracy" and row.workload == workload])
+    for row in report.rows:
+        if row.metric == "accuracy" and row.group == "strangers" and row.variant == "combined" and row.note:
+            print(f"{row.task} answers with: {row.note}")
     for name, why in report.left_out.items():
         print(f"\nleft out: {name} ({why})")
 

@@ -25,6 +25,9 @@ MOST_WORKERS = 4
 ANSWERS = "answers.sqlite"
 
 ModelArgument = Annotated[str, typer.Argument(metavar="[MODEL]", help="A prepared model.")]
+DeviceOption = Annotated[
+    str | None, typer.Option("--device", metavar="MODEL", help="The same as MODEL: what is measured.")
+]
 PoolOption = Annotated[
     str | None,
     typer.Option("--pool", metavar="POOL", help="The pool to blend, by name or folder (default: the model's)."),
