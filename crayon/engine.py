@@ -160,9 +160,13 @@ class ScoreRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EncodeRequest:
-    """Texts to embed: one vector each, comparable by cosine."""
+    """Texts to embed: one vector each, comparable by cosine.
+
+    With `everyday`, raw states come with those of the engine's everyday texts (the first time some seconds later).
+    """
 
     texts: tuple[str, ...]
+    everyday: bool = False
     deadline: float | None = None
     request_id: str = field(default_factory=new_request_id)
     model: str = ""
@@ -212,19 +216,38 @@ class EncodeResult:
     model: str = ""
 
 
+# How an engine pools the states of a text's tokens, by name: states that were pooled otherwise are of another space.
+POOLING = "unit_mean"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class EverydayStates:
+    """Pooled hidden states of everyday texts, those of one intent in one group: what a space can be made of.
+
+    Args:
+        groups: for each intent float32 of shape (wordings, dimensions).
+        texts: hash of the texts.
+    """
+
+    groups: tuple[NDArray[np.float32], ...]
+    texts: str
+
+
 @dataclass(frozen=True, slots=True)
 class RawStates:
-    """Mean hidden states as they are, not centred: for who has a centre of their own (a pool's keys do).
+    """Pooled hidden states as they are, not centred: for who has a centre of their own (a pool's keys do).
 
     Args:
         states: float32 of shape (texts, dimensions).
         background: the engine's own background texts likewise, shape (texts, dimensions).
         layer: the layer read, counted from 0.
+        everyday: those of the engine's everyday texts, where the request asked for them: the same object each time.
     """
 
     states: NDArray[np.float32]
     background: NDArray[np.float32]
     layer: int
+    everyday: EverydayStates | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-import hashlib
-import logging
-import tempfile
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from crayon.device.kept_states import KeptStates, texts_hash
 from crayon.device.turns import Turns
+from crayon.engine import EverydayStates, RawStates
 from crayon.errors import PromptTooLongError
 from crayon.llama.batch import Batch
 from crayon.llama.encoder import LayerEncoder, add_states, mean_states, unit_vectors
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator, Sequence
+    from pathlib import Path
 
     from numpy.typing import NDArray
 
     from crayon.llama.model import Model
-
-logger = logging.getLogger("crayon.device")
 
 SEQUENCES = 16  # texts computed together
 
@@ -34,7 +31,9 @@ class Encoder:
         model: the device's model.
         n_ctx: most tokens of one text.
         background: texts whose mean is the centre; without any, vectors are not centred.
-        cache_dir: where the background's states are kept between runs; None computes them each time.
+        everyday: groups of texts, those of one intent each, that a space can be made of; the background as one group,
+            if there are none. Computed when asked for.
+        cache_dir: where states of background and everyday texts are kept between runs; None computes them each time.
         threads: compute threads.
     """
 
@@ -44,20 +43,25 @@ class Encoder:
         *,
         n_ctx: int,
         background: Sequence[str],
+        everyday: Sequence[Sequence[str]] = (),
         cache_dir: Path | None = None,
         threads: int | None = None,
         layer: int | None = None,
     ) -> None:
         self.model = model
         self._background = tuple(background)
-        self._cache_dir = cache_dir
+        groups = everyday or ([self._background] if len(self._background) > 1 else [])
+        self._everyday = tuple(tuple(group) for group in groups)
         self._states = LayerEncoder(model, n_ctx=n_ctx, n_seq_max=SEQUENCES, threads=threads, layer=layer)
         self._context = self._states.context
         self.layer = self._states.layer
         self.dimensions = self._states.dimensions
         self._batch = Batch(self._context.n_batch)
         self._turns = Turns()  # one context, one batch: two jobs would overwrite each other's rows
+        self._kept = KeptStates(cache_dir, model.path, self.layer, self.dimensions)
         self._known: NDArray[np.float32] | None = None  # the background's states, (texts, dimensions)
+        self._everyday_known: EverydayStates | None = None
+        self._everyday_parts: list[NDArray[np.float32]] = []  # states of the first texts, while not all are known
 
     def tokenize(self, text: str, field: str) -> list[int]:
         """Return sink and tokens of a text.
@@ -73,30 +77,50 @@ class Encoder:
     def steps(self, texts: Sequence[Sequence[int]], out: Callable[[NDArray[np.float32]], None]) -> Iterator[None]:
         """Embed token lists, giving way after each step; `out` receives vectors of shape (texts, dimensions)."""
 
-        def centred(states: NDArray[np.float32], background: NDArray[np.float32]) -> None:
-            centre = background.mean(axis=0) if len(background) else np.zeros(self.dimensions, np.float32)
-            out(unit_vectors(states, centre))
+        def centred(raw: RawStates) -> None:
+            known = raw.background
+            out(unit_vectors(raw.states, known.mean(axis=0) if len(known) else np.zeros(self.dimensions, np.float32)))
 
         return self.raw_steps(texts, centred)
 
     def raw_steps(
-        self, texts: Sequence[Sequence[int]], out: Callable[[NDArray[np.float32], NDArray[np.float32]], None]
+        self, texts: Sequence[Sequence[int]], out: Callable[[RawStates], None], *, everyday: bool = False
     ) -> Iterator[None]:
-        """As `steps`; `out` receives the mean states as they are, and those of the background texts."""
-        return self._turns.held(self._steps(texts, out))
+        """As `steps`; `out` receives the pooled states as they are, with those of our own texts."""
+        return self._turns.held(self._steps(texts, out, everyday=everyday))
 
     def _steps(
-        self, texts: Sequence[Sequence[int]], out: Callable[[NDArray[np.float32], NDArray[np.float32]], None]
+        self, texts: Sequence[Sequence[int]], out: Callable[[RawStates], None], *, everyday: bool
     ) -> Generator[None, None, None]:
         raw = np.empty((len(texts), self.dimensions), np.float32)
         yield from self._raw(texts, raw)
-        known = self._known if self._known is not None else self._load_background()
-        if known is None:
+        if self._known is None:
+            self._known = self._kept.load("background", self._background)
+        if self._known is None:
             known = np.empty((len(self._background), self.dimensions), np.float32)
             yield from self._raw([self.tokenize(text, "background") for text in self._background], known)
-            self._store_background(known)
-        self._known = known
-        out(raw, known)
+            self._kept.store("background", self._background, known)
+            self._known = known
+        if everyday and self._everyday and self._everyday_known is None:
+            yield from self._learn_everyday()
+        out(RawStates(raw, self._known, self.layer, self._everyday_known if everyday else None))
+
+    def _learn_everyday(self) -> Iterator[None]:
+        """Compute the states of the everyday texts; what is done stays if it ends early, so that it gets there."""
+        texts = [text for group in self._everyday for text in group]
+        states = self._kept.load("everyday", texts)
+        if states is None:
+            parts = self._everyday_parts
+            while (done := sum(map(len, parts))) < len(texts):
+                tokens = [self.tokenize(text, "everyday") for text in texts[done : done + SEQUENCES]]
+                part = np.empty((len(tokens), self.dimensions), np.float32)
+                yield from self._raw(tokens, part)
+                parts.append(part)
+            states = np.concatenate(parts)
+            parts.clear()
+            self._kept.store("everyday", texts, states)
+        ends = np.cumsum([len(group) for group in self._everyday])
+        self._everyday_known = EverydayStates(tuple(np.split(states, ends[:-1])), texts_hash(texts))
 
     def abort(self) -> None:
         """Stop the running step, from any thread."""
@@ -111,7 +135,7 @@ class Encoder:
         self._states.close()
 
     def _raw(self, texts: Sequence[Sequence[int]], out: NDArray[np.float32]) -> Iterator[None]:
-        """Fill `out` with the mean hidden state of each text's tokens after the sink."""
+        """Fill `out` with the pooled hidden states of each text's tokens after the sink."""
         totals = np.zeros((len(texts), self.dimensions), np.float64)
         for group in self._groups(texts):
             self._context.clear()
@@ -145,41 +169,3 @@ class Encoder:
             cells += len(text)
         if group:
             yield group
-
-    # -- the background's states, kept between runs
-
-    def _cache_path(self) -> Path | None:
-        if self._cache_dir is None or not self._background:
-            return None
-        stat = self.model.path.stat()
-        identity = f"{self.model.path.resolve()}|{stat.st_size}|{stat.st_mtime_ns}|{self.layer}|" + "|".join(
-            self._background
-        )
-        return self._cache_dir / f"background-{hashlib.sha256(identity.encode()).hexdigest()[:24]}.npy"
-
-    def _load_background(self) -> NDArray[np.float32] | None:
-        path = self._cache_path()
-        if path is None:
-            return None
-        try:
-            found = np.load(path, allow_pickle=False)
-        except (OSError, ValueError, EOFError):  # EOFError: an empty file
-            return None
-        shape = (len(self._background), self.dimensions)
-        if found.shape != shape or found.dtype != np.float32 or not np.isfinite(found).all():
-            return None
-        return np.asarray(found, np.float32)
-
-    def _store_background(self, states: NDArray[np.float32]) -> None:
-        path = self._cache_path()
-        if path is None:
-            return
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            # Its own folder: two processes may be writing the same states.
-            with tempfile.TemporaryDirectory(dir=path.parent, prefix="background-") as folder:
-                partial = Path(folder) / path.name
-                np.save(partial, states, allow_pickle=False)
-                partial.replace(path)
-        except OSError as error:  # only a cache: the next run computes it again
-            logger.warning("the embedding's background cannot be kept in %s: %s", path.parent, error)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from crayon.blending import Lease, PoolBlends, check_bases
 from crayon.completion import Usage
-from crayon.data.texts import background_texts
+from crayon.data.texts import background_texts, everyday_groups
 from crayon.device import opening
 from crayon.device.compute import Compute
 from crayon.device.encoder import Encoder
@@ -19,6 +19,7 @@ from crayon.engine import (
     BLEND,
     ENCODE,
     GENERATE,
+    POOLING,
     SCORE,
     EncodeRequest,
     EncodeResult,
@@ -63,7 +64,9 @@ class DeviceEngine:
         n_batch: most prompt tokens computed in one step: it bounds how late a cancellation or a deadline is noticed.
         threads: compute threads (None: the cores this process may use).
         background: texts whose mean embedding is the centre for `encode`; without any, vectors are not centred.
-        cache_dir: where the background's states are kept between runs.
+        everyday: groups of everyday texts, those of one intent each, by which texts can be compared without a pool;
+            if there are none, the background as one group.
+        cache_dir: where the states of background and everyday texts are kept between runs.
         source_sha256: hash of the published file that `path` is, or was prepared from.
         file_sha256: hash of the file at `path`, where it is known.
         pools: adapter pools that requests may blend; each made for this very model.
@@ -86,6 +89,7 @@ class DeviceEngine:
         n_batch: int = 512,
         threads: int | None = None,
         background: Sequence[str] = (),
+        everyday: Sequence[Sequence[str]] = (),
         cache_dir: Path | None = None,
         source_sha256: str = "",
         file_sha256: str = "",
@@ -107,7 +111,7 @@ class DeviceEngine:
             self._model.close()
             raise
         self._threads = threads
-        self._background = tuple(background)
+        self._background, self._everyday = tuple(background), everyday
         self._cache_dir = cache_dir
         # A prepared file says what it was made from, however it was found.
         self._source_sha256, self._quantization = origin(self._model.metadata, source_sha256)
@@ -154,6 +158,7 @@ class DeviceEngine:
             n_ctx=n_ctx,
             threads=threads,
             background=background_texts(),
+            everyday=everyday_groups(),
             cache_dir=found.cache_dir,
             source_sha256=found.source_sha256,
             file_sha256=found.file_sha256,
@@ -246,7 +251,7 @@ class DeviceEngine:
         return promise.future
 
     def encode(self, request: EncodeRequest) -> Future[EncodeResult]:
-        """Embed texts: sink-free, centred unit vectors of the model's middle layer.
+        """Embed texts: centred unit vectors of one of the model's layers, under the middle.
 
         Raises:
             PromptTooLongError: a text does not fit the context; the field names it.
@@ -261,7 +266,7 @@ class DeviceEngine:
         return promise.future
 
     def encode_raw(self, request: EncodeRequest) -> Future[RawStates]:
-        """Return the mean states that `encode` centres, and the background's, for who has a centre of their own.
+        """Return the pooled states that `encode` centres, and the background's, for who has a centre of their own.
 
         Raises:
             PromptTooLongError, OverloadedError: as `encode`.
@@ -269,7 +274,7 @@ class DeviceEngine:
         worker, encoder, lists = self._tokenized(request)
         promise = Promise[RawStates](on_cancel=lambda: worker.cancelled(job))
         job = Job(promise, request.deadline)
-        job.steps = encoder.raw_steps(lists, lambda own, others: promise.succeed(RawStates(own, others, encoder.layer)))
+        job.steps = encoder.raw_steps(lists, promise.succeed, everyday=request.everyday)
         worker.submit(job)
         return promise.future
 
@@ -349,11 +354,13 @@ class DeviceEngine:
         # Made at the first use: its context costs as much memory as the main one's.
         if self._encoder is None:
             # A pool's keys say which layer texts are compared by.
-            layers = (pool.manifest.encoder.layer for pool in self.pools if pool.manifest.encoder is not None)
+            encoders = [pool.manifest.encoder for pool in self.pools]
+            layers = (found.layer for found in encoders if found is not None and found.kind == POOLING)
             self._encoder = Encoder(
                 self._model,
                 n_ctx=self.n_ctx,
                 background=self._background,
+                everyday=self._everyday,
                 cache_dir=self._cache_dir,
                 threads=self._threads,
                 layer=next(layers, None),

@@ -87,14 +87,15 @@ class BaseModel:
 
 @dataclass(frozen=True, slots=True)
 class Encoder:
-    """How a text becomes a vector comparable with the keys: the mean over its own tokens of one layer's output.
+    """How a text becomes a vector comparable with the keys: one layer's output, pooled over the text's own tokens.
 
-    With `head`, the centred mean goes through a square matrix that comes with the pool.
+    With `head`, the centred mean goes through a square matrix that comes with the pool. `kind` "layer_mean" is the
+    plain mean of former times: such a pool can be blended by weights, but texts are compared with its keys no more.
     """
 
     layer: int
     dimensions: int
-    kind: Literal["layer_mean"] = "layer_mean"
+    kind: Literal["unit_mean", "layer_mean"] = "unit_mean"
     head: bool = False
 
     def __post_init__(self) -> None:

@@ -158,6 +158,21 @@ class Pool:
         tensor_file.check(manifest, stored)
         return cls(replace(manifest, tensors_sha256=tensor_file.sha256(tensor_file.dump(stored))), stored)
 
+    def rekeyed(self, manifest: Manifest, keys: Matrix, centre: Matrix, head: Matrix | None) -> Pool:
+        """Return the pool with other keys, its adapters as they are.
+
+        Args:
+            manifest: with the encoder of the keys, and the gate for them; its hash is filled in here.
+            keys: as in `shared`, and
+            centre: too;
+            head: where the encoder has one.
+
+        Raises:
+            AdapterError: a shape is not what the manifest says, or a number is not finite.
+        """
+        kept = {name: tensor for name, tensor in self._stored.items() if name not in {"keys", "centre", "head"}}
+        return self._made(manifest, kept, keys, centre, head)
+
     def save(self, folder: Path | str) -> None:
         """Write the pool; one that is there is replaced, other files in the folder stay.
 

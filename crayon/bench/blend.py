@@ -15,7 +15,8 @@ from crayon.bench.peft import bench_peft, require
 from crayon.bench.report import Report, Row
 from crayon.blending import PoolBlends
 from crayon.completion import Blend
-from crayon.customising.profiles import make_profiles, pool_vectors
+from crayon.customising.profiles import make_profiles
+from crayon.customising.space import space_of_pool
 from crayon.data.texts import background_texts
 from crayon.device import DeviceEngine, opening
 from crayon.device.prepare import TurnBench
@@ -181,7 +182,8 @@ def _customise(engine: DeviceEngine, pool: Pool, model: str, runs: int, activate
     texts = _questions(runs + 1)
     tokens = engine.encode(EncodeRequest(texts=texts)).result(PATIENCE_S).usage.prompt_tokens
     states = engine.encode_raw(EncodeRequest(texts=texts)).result(PATIENCE_S)
-    vectors, background = (pool_vectors(rows, pool.centre, pool.head) for rows in (states.states, states.background))
+    space = space_of_pool(pool)
+    vectors, background = space.place(states.states), space.place(states.background)
     for _ in range(10 * runs + 1):
         started = time.perf_counter()
         make_profiles(vectors, background, pool.keys, pool.names, pool.manifest.gate)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import sys
-from pathlib import Path  # noqa: TC003 - typer reads the annotations when it runs
+from enum import StrEnum
+from pathlib import Path  # noqa: TC003 - typer reads it at run time
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from crayon.cli import console, eval_chat, eval_device, eval_route, eval_run, eval_setup, options
-from crayon.errors import InvalidRequestError, MissingExtraError
+from crayon.cli import console, eval_chat, eval_device, eval_route, eval_run, eval_setup, eval_strangers, options
+from crayon.errors import MissingExtraError
 from crayon.machine import usable_cores
 
 if TYPE_CHECKING:
@@ -20,10 +21,17 @@ if TYPE_CHECKING:
     from crayon.eval.customize import EvalReport
     from crayon.eval.settings import EvalSettings
 
+
+class Users(StrEnum):
+    """Whose customising is measured."""
+
+    TASKS = "tasks"
+    STRANGERS = "strangers"
+
+
 app = typer.Typer(add_completion=False, no_args_is_help=True)
 
 RESULTS = "customize.json"
-STRANGERS = "customize-strangers.json"
 CURVE = "customize-samples.png"
 
 
@@ -39,10 +47,28 @@ def evaluation() -> None:
 def customize(
     reference: eval_setup.ModelArgument = "smollm2-135m-instruct",
     *,
+    device: eval_setup.DeviceOption = None,
+    users: Annotated[
+        Users, typer.Option("--users", help="tasks: made from datasets, as below. strangers: read from files.")
+    ] = Users.TASKS,
+    strangers: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--strangers",
+            metavar="PATH",
+            help="A user's file, with user, labels, samples and tests; may be repeated "
+            "(default: strangers/*.json in the folder of datasets).",
+        ),
+    ] = None,
+    server_model: Annotated[
+        str | None,
+        typer.Option("--server-model", metavar="MODEL", help="Ask it the strangers' questions too, in this process."),
+    ] = None,
     pool: eval_setup.PoolOption = None,
     all_data: eval_setup.AllDataOption = None,
     quick: Annotated[
-        bool, typer.Option("--quick", help="Fewer tasks, items, draws and controls: about 15 minutes.")
+        bool,
+        typer.Option("--quick", help="Fewer tasks, items, draws and controls: about 15 minutes; strangers: under 10."),
     ] = False,
     only: Annotated[
         str | None, typer.Option("--only", metavar="GROUPS", help="Of in_pool,unseen,mixed,far, with commas between.")
@@ -51,7 +77,9 @@ def customize(
         str | None,
         typer.Option("--controls", metavar="LIST", help="What stands beside the blend, with commas between."),
     ] = None,
-    items: Annotated[int | None, typer.Option("--items", metavar="N", help="Most test items of a task.")] = None,
+    items: Annotated[
+        int | None, typer.Option("--items", metavar="N", help="Most test items of a task, or questions of a stranger.")
+    ] = None,
     extra: Annotated[
         int | None, typer.Option("--extra", metavar="N", help="Further items of an unseen task, from its train split.")
     ] = None,
@@ -67,17 +95,6 @@ def customize(
         ),
     ] = None,
     tasks: Annotated[int | None, typer.Option("--tasks", metavar="N", help="Most tasks in pool.")] = None,
-    users: Annotated[
-        str, typer.Option("--users", metavar="WHOM", help="tasks of the datasets, or strangers: users from JSON files.")
-    ] = "tasks",
-    strangers: Annotated[
-        list[Path] | None,
-        typer.Option("--strangers", metavar="FILE", help="A stranger's file; may be given again (default: all there)."),
-    ] = None,
-    server_model: Annotated[
-        str | None,
-        typer.Option("--server-model", metavar="MODEL", help="Beside strangers: a larger model, options listed."),
-    ] = None,
     workers: eval_setup.WorkersOption = 0,
     out: eval_setup.OutOption = None,
     as_json: options.JsonOption = False,
@@ -85,9 +102,11 @@ def customize(
     """Measure what customising is worth: in pool, on unseen tasks, for users of two tasks, and far from the pool.
 
     Samples come from train splits, questions from test splits. Answers are kept: a run that was stopped goes on.
-    `--users strangers` measures users from JSON files (user, labels, samples, tests) as they would meet the product.
     Controls: base, fewshot, all_data, top1, top1_mass, uniform, uniform_group, fixed, lorahub, fresh, random_b, own.
+    --users strangers measures users whose tasks no pool was trained on, on any model: each customises, chooses and asks
+    as a user does; each kind of evidence alone stands beside it.
     Example: crayon eval customize --quick
+    Example: crayon eval customize --users strangers --device qwen2.5-coder-0.5b-instruct
     """
     from crayon.adapters import Pool, find_pool
     from crayon.bench.made import Making
@@ -96,13 +115,28 @@ def customize(
     from crayon.eval.customize import evaluate
 
     making = Making.of(sys.argv[1:])
-    if users != "tasks" or strangers:
-        if users not in ("tasks", "strangers"):
-            raise InvalidRequestError("--users", f"must be tasks or strangers, not {users!r}")
-        report = _strangers(reference, pool, strangers or [], server_model, items, out, quick=quick)
+    reference = device or reference
+    if users is Users.STRANGERS:
+        _no_use_for(
+            "strangers",
+            all_data=all_data,
+            only=only,
+            controls=controls,
+            extra=extra,
+            draws=draws,
+            control_draws=control_draws,
+            samples=samples,
+            tasks=tasks,
+        )
+        folder = out or eval_setup.default_folder()
+        report = eval_strangers.measure(
+            reference, strangers or [], folder, pool=pool, server_model=server_model, quick=quick, items=items,
+            workers=workers,
+        )  # fmt: skip
         report.made = making.done()
-        _write(report, out or eval_setup.default_folder(), STRANGERS, as_json=as_json)
+        _write(report, folder / eval_strangers.RESULTS, as_json=as_json)
         return
+    _no_use_for("tasks", strangers=strangers, server_model=server_model)
     settings = _settings(
         quick=quick,
         groups=eval_setup.words(only),
@@ -135,7 +169,7 @@ def customize(
             console.message(f"drawn in {folder / CURVE}")
     except MissingExtraError as error:
         console.warning(f"no curve is drawn: {error}")
-    _write(report, folder, RESULTS, as_json=as_json)
+    _write(report, folder / RESULTS, as_json=as_json)
 
 
 app.command("route")(eval_route.route)
@@ -145,42 +179,20 @@ app.command("chat")(eval_chat.chat)
 app.command("route-metrics")(eval_route.route_metrics)
 
 
-def _strangers(
-    reference: str,
-    pool: str | None,
-    files: list[Path],
-    server_model: str | None,
-    items: int | None,
-    out: Path | None,
-    *,
-    quick: bool,
-) -> EvalReport:
-    """Measure users from files, on one device as users have it."""
-    from contextlib import ExitStack
+def _no_use_for(users: str, **given: object) -> None:
+    """Refuse options that these users have no use for."""
+    from crayon.errors import InvalidRequestError
 
-    from crayon.eval.answer_cache import AnswerCache
-    from crayon.eval.strangers import ITEMS, QUICK_ITEMS, evaluate_strangers, read_stranger, stranger_files
-
-    users = [read_stranger(path) for path in stranger_files(files)]
-    models_dir = options.load_settings({}).models_dir
-    found, model = eval_setup.model_of(reference, models_dir)
-    chosen, _ = eval_setup.pool_for(found.source_sha256, found.name, pool)
-    folder = out or eval_setup.default_folder()
-    with ExitStack() as stack:
-        cache = stack.enter_context(AnswerCache(folder / eval_setup.ANSWERS))
-        engine = stack.enter_context(eval_setup.open_engine(found, [chosen] if chosen else [], threads=None))
-        server = None
-        if server_model is not None:
-            other, _ = eval_setup.model_of(server_model, models_dir)
-            server = stack.enter_context(eval_setup.open_engine(other, [], threads=None))
-        most = items or (QUICK_ITEMS if quick else ITEMS)
-        return evaluate_strangers(engine, model, users, cache, server=server, items=most, tell=console.message)
+    for name, value in given.items():
+        if value:
+            option = f"--{name.replace('_', '-')}"
+            raise InvalidRequestError(option, f"has no meaning with --users {users}; leave it out")
 
 
-def _write(report: EvalReport, folder: Path, name: str, *, as_json: bool) -> None:
+def _write(report: EvalReport, path: Path, *, as_json: bool) -> None:
     text = json.dumps(report.as_json(), indent=2, ensure_ascii=False)
-    (folder / name).write_text(text + "\n", encoding="utf-8")
-    console.message(f"written to {folder / name}")
+    path.write_text(text + "\n", encoding="utf-8")
+    console.message(f"written to {path}")
     if as_json:
         print(text)
     else:
@@ -196,6 +208,8 @@ def _settings(*, quick: bool, **given: Any) -> EvalSettings:
 
 
 def _numbers(text: str | None) -> tuple[int, ...] | None:
+    from crayon.errors import InvalidRequestError
+
     try:
         return None if text is None else tuple(int(part) for part in text.split(","))
     except ValueError:
@@ -212,6 +226,9 @@ def _print(report: EvalReport) -> None:
                     f"  {_label(row):44} {row.value:8.2f} [{row.ci_low:.2f}, {row.ci_high:.2f}] {row.unit}, n={row.n}"
                 )
         _print_accuracies([row for row in report.rows if row.metric == "accuracy" and row.workload == workload])
+    for row in report.rows:
+        if row.metric == "accuracy" and row.group == "strangers" and row.variant == "combined" and row.note:
+            print(f"{row.task} answers with: {row.note}")
     for name, why in report.left_out.items():
         print(f"\nleft out: {name} ({why})")
 

@@ -25,6 +25,9 @@ MOST_WORKERS = 4
 ANSWERS = "answers.sqlite"
 
 ModelArgument = Annotated[str, typer.Argument(metavar="[MODEL]", help="A prepared model.")]
+DeviceOption = Annotated[
+    str | None, typer.Option("--device", metavar="MODEL", help="The same as MODEL: what is measured.")
+]
 PoolOption = Annotated[
     str | None,
     typer.Option("--pool", metavar="POOL", help="The pool to blend, by name or folder (default: the model's)."),
@@ -122,13 +125,14 @@ def open_engine(found: Opening, pools: Sequence[Pool], threads: int | None = 1) 
     With one thread, as is best for many questions side by side: short prompts gain little from threads, and threads
     that wait for each other lose much beside other work. None takes the threads that users have.
     """
-    from crayon.data.texts import background_texts
+    from crayon.data.texts import background_texts, everyday_groups
     from crayon.device import DeviceEngine
 
     return DeviceEngine(
         found.path,
         name=found.name,
         background=background_texts(),
+        everyday=everyday_groups(),
         cache_dir=found.cache_dir,
         source_sha256=found.source_sha256,
         threads=threads,

@@ -28,7 +28,10 @@ class _PoolGroup(LazyGroup):
     entries: ClassVar = {
         "train": CommandEntry(
             "crayon.cli.pool_train", "Train a pool of adapters for a catalogue model; needs the extra 'train'.", "train"
-        )
+        ),
+        "rekey": CommandEntry(
+            "crayon.cli.pool_rekey", "Make a pool's keys anew from its members' questions; trains nothing.", "rekey"
+        ),
     }
 
 
@@ -251,9 +254,14 @@ def _row(name: str, shipped: Path) -> dict[str, Any]:
 
 def _facts(manifest: Manifest, folder: Path) -> dict[str, str]:
     from crayon.adapters.pool import TENSORS
+    from crayon.engine import POOLING
 
     size = sum((folder / name).stat().st_size for name in (TENSORS,) if (folder / name).is_file())
-    encoder = f"mean of layer {manifest.encoder.layer}" if manifest.encoder else "none: its weights can only be given"
+    encoder = "none: its weights can only be given"
+    if manifest.encoder:
+        encoder = f"{manifest.encoder.kind} of layer {manifest.encoder.layer}"
+        if manifest.encoder.kind != POOLING:
+            encoder += "; made by an older Crayon, `crayon pool rekey` makes them anew"
     base = manifest.base
     return {
         "id": manifest.id,

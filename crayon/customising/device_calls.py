@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-from crayon.customising.space import everyday_space, space_of_pool
+from crayon.customising.space import space_for
 from crayon.engine import EncodeRequest, Engine, GenerateRequest, ScoreRequest, wait_for
 from crayon.errors import (
     AdapterError,
@@ -42,7 +42,7 @@ class PoolEngine(Engine, Protocol):
         ...
 
     def encode_raw(self, request: EncodeRequest) -> Future[RawStates]:
-        """Return mean states, not centred."""
+        """Return pooled states, not centred."""
         ...
 
     def score(self, request: ScoreRequest, *, ended: bool = False) -> Future[ScoreResult]:
@@ -114,7 +114,7 @@ class DeviceCalls:
         """
         until = self._until()
         try:
-            request = EncodeRequest(texts=tuple(texts), deadline=until)
+            request = EncodeRequest(texts=tuple(texts), deadline=until, everyday=pool is None)
             states = wait_for(self.engine.encode_raw(request), until, self._what)
         except PromptTooLongError as error:
             number = int(error.field.removeprefix("texts[").removesuffix("]")) + 1
@@ -159,30 +159,3 @@ def some_pool(engine: PoolEngine, pool_id: str | None = None) -> Pool | None:
     if pool_id == "" or (pool_id is None and not any(pool.manifest.encoder for pool in engine.pools)):
         return None
     return pool_of(engine, pool_id)
-
-
-def space_for(pool: Pool | None, states: RawStates) -> Space:
-    """Return the space of a pool's keys, or without a pool the model's own.
-
-    Raises:
-        AdapterError: the states are of another layer than the pool's keys.
-    """
-    if pool is None:
-        return everyday_space(states.background, states.layer)
-    check_layer(pool, states)
-    return space_of_pool(pool)
-
-
-def check_layer(pool: Pool, states: RawStates) -> None:
-    """Check that states are those that a pool's keys are made of.
-
-    Raises:
-        AdapterError: they are of another layer.
-    """
-    encoder = pool.manifest.encoder
-    if encoder is None or (encoder.layer, encoder.dimensions) != (states.layer, states.states.shape[1]):
-        what = "no layer" if encoder is None else f"layer {encoder.layer} ({encoder.dimensions} numbers)"
-        raise AdapterError(
-            f"pool {pool.id} compares texts by {what}, the engine reads layer {states.layer} "
-            f"({states.states.shape[1]} numbers)"
-        )

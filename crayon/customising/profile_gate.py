@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from crayon.customising.device_calls import PoolEngine, check_layer, pool_of, space_for
+from crayon.customising.device_calls import PoolEngine, pool_of
+from crayon.customising.space import space_for
 from crayon.customising.support import ProfileSupport
 from crayon.errors import AdapterError, EngineError, InvalidRequestError
 from crayon.router.scope import ScopeGate
@@ -82,6 +83,11 @@ class ProfileGate:
         if self._pool is not None and self._gate.scopes[0].centre.size != self._pool.centre.size:
             raise AdapterError(f"customisation {customization.name!r} is damaged: its centres have another size")
 
+    @property
+    def wants_everyday(self) -> bool:
+        """Whether the next query's states are to come with those of everyday texts."""
+        return self._pool is None and self._space is None
+
     def place(self, states: RawStates) -> NDArray[np.float32]:
         """Return the one query as a unit row, (D,), of the space that the profiles lie in.
 
@@ -96,8 +102,7 @@ class ProfileGate:
                     f"customisation {self._customization.name!r} was made with another embedding; customise again"
                 )
             self._space = space
-        if self._pool is not None:
-            check_layer(self._pool, states)
+        self._space.check(states)
         try:
             return np.asarray(self._space.place(states.states)[0], np.float32)
         except InvalidRequestError as error:

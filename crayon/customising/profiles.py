@@ -9,7 +9,6 @@ import numpy as np
 
 from crayon.adapters.gate import similarities, weights
 from crayon.customising.evidence import NONE, Evidence
-from crayon.errors import InvalidRequestError
 from crayon.router.scope import MIN_EXAMPLES, FittedScope, distinct_rows, fit_few, fit_scope, unit_rows
 
 if TYPE_CHECKING:
@@ -67,22 +66,6 @@ class Profile:
     def scope(self) -> FittedScope:
         """Return the profile as a scope of the router."""
         return FittedScope(self.name, unit_rows(self.name, [self.centre])[0], self.threshold, ())
-
-
-def pool_vectors(
-    states: NDArray[np.floating], centre: NDArray[np.floating], head: NDArray[np.floating] | None = None
-) -> NDArray[np.float32]:
-    """Return mean states, (n, D), as unit rows in the space of a pool's keys: its centre is (D,), its head (D, D).
-
-    Raises:
-        InvalidRequestError: other dimensions than the pool's, or a state that is not finite.
-    """
-    if states.ndim != 2 or states.shape[1] != centre.size:
-        raise InvalidRequestError(
-            "samples", f"have states of shape {states.shape}, the pool's have {centre.size} numbers"
-        )
-    centred = np.asarray(states, np.float64) - centre
-    return unit_rows("samples", centred if head is None else centred @ head)
 
 
 def split(vectors: NDArray[np.float32], keys: NDArray[np.float32]) -> NDArray[np.intp]:

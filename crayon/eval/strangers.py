@@ -1,36 +1,32 @@
-"""Users whose tasks no pool has seen, measured as they would meet the product: customise, then choose and ask."""
+"""Strangers to the pool: each customises through the SDK as any user does, and asks; beside it, each kind of evidence.
+
+A user's answers come from `customize`, `choose` and `ask` of a client on the device.
+"""
 
 from __future__ import annotations
 
 import functools
-import hashlib
 import json
-import os
 import tempfile
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+import time
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from crayon.bench.report import Row
-from crayon.completion import Blend
-from crayon.customising.choices import choice_values
+from crayon import Crayon, Message
 from crayon.customising.classifier import Classifier
 from crayon.customising.customise import customise
-from crayon.customising.device_calls import DeviceCalls
-from crayon.customising.sample import MAX_CHOICES, as_samples
-from crayon.customising.support import normalised, turns_of
-from crayon.data.qa import DEFAULT_FOLDER
-from crayon.engine import ScoreRequest, deadline_after
-from crayon.errors import ConfigError, InvalidRequestError
+from crayon.customising.device_calls import DeviceCalls, some_pool
+from crayon.customising.examples import CONTEXT_SHARE, choose_examples
+from crayon.customising.sample import as_samples
+from crayon.customising.support import turns_of
+from crayon.errors import InvalidRequestError
 from crayon.eval.customize import EvalReport
-from crayon.eval.interval import bootstrap
-from crayon.messages import Message
+from crayon.eval.routing.sides import ServerSide
+from crayon.eval.stranger_rows import rows
 from crayon.models import prepared
-from crayon.router.metrics import auroc
-from crayon.sdk import Crayon
-from crayon.sdk.listing import listed
 from crayon.text_form import same_key
 
 if TYPE_CHECKING:
@@ -38,286 +34,293 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from crayon.customising.customise import Draft
-    from crayon.customising.sample import Sample
+    from crayon.adapters.pool import Pool
+    from crayon.customising.customization import Customization
     from crayon.device import DeviceEngine
     from crayon.eval.answer_cache import AnswerCache
-    from crayon.eval.customize import ModelUnderTest
+    from crayon.eval.customize import ModelUnderTest, OpenEngine, Tell
+    from crayon.eval.stranger_users import Stranger
+    from crayon.sdk.options import BlendLike
 
-    Tell: TypeAlias = Callable[[str], None]
-
-NAME = "stranger"
 ITEMS, QUICK_ITEMS = 40, 12
-MAX_FILE_BYTES = 4 * 2**20
+# Of an answer that is written.
+MAX_TOKENS = 24
 PATIENCE_S = 600.0
-# What answers, in the order of the table; the last is the product.
-VARIANTS = ("base", "blend", "examples", "class_mean", "answers", "combined", "ask")
+_TELL_EVERY_S = 10.0
 
 
-@dataclass(frozen=True, slots=True)
-class Stranger:
-    """One user: labels in their order, samples, and (question, answer) pairs to be asked."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StrangerSettings:
+    """How much to measure.
+
+    Args:
+        items: most questions of a user, the first of the file.
+
+    Raises:
+        InvalidRequestError: fewer than 2.
+    """
+
+    items: int = ITEMS
+
+    def __post_init__(self) -> None:
+        if self.items < 2:
+            raise InvalidRequestError("--items", "must be at least 2")
+
+
+@dataclass(slots=True)
+class StrangerResults:
+    """What came out for one user.
+
+    Args:
+        name: of the user.
+        live: what the customisation answers with, in words.
+        right: for each variant, whether each question was answered rightly, (items,), and
+        margin: the lead of the answer, where the variant has one, (items,).
+        asked: whether `ask` wrote exactly the answer, (items,).
+    """
 
     name: str
-    labels: tuple[str, ...]
-    samples: tuple[Sample, ...]
-    tests: tuple[tuple[str, str], ...]
-
-
-def stranger_files(given: Sequence[Path]) -> list[Path]:
-    """Return the files of users: those that are named, else those in the folder of datasets.
-
-    Raises:
-        ConfigError: none is named, and there are none.
-    """
-    if given:
-        return list(given)
-    folder = Path(os.environ.get("CRAYON_DATA") or DEFAULT_FOLDER) / "strangers"
-    found = sorted(folder.glob("*.json"))
-    if not found:
-        raise ConfigError("CRAYON_DATA", f"{folder} holds no users; name their files with --strangers FILE")
-    return found
-
-
-def read_stranger(path: Path) -> Stranger:
-    """Return the user of a JSON file with user, labels, samples and tests.
-
-    Raises:
-        InvalidRequestError: the file cannot be read, is too large, or a field is wrong.
-    """
-    try:
-        with path.open("rb") as file:
-            data = file.read(MAX_FILE_BYTES + 1)
-        record = json.loads(data.decode("utf-8")) if len(data) <= MAX_FILE_BYTES else None
-    except (OSError, ValueError, RecursionError) as error:
-        raise InvalidRequestError("--strangers", f"{path} cannot be read: {error}") from None
-    if not isinstance(record, dict) or not {"labels", "samples", "tests"} <= record.keys():
-        raise InvalidRequestError("--strangers", f"{path} needs user, labels, samples and tests, in at most 4 MiB")
-    samples = as_samples(record["samples"])
-    tests = [(sample.question, sample.answer) for sample in as_samples(record["tests"])]
-    labels = record["labels"]
-    if not isinstance(labels, list) or not all(isinstance(label, str) and label for label in labels):
-        raise InvalidRequestError("--strangers", f"{path}: labels must be a list of texts")
-    if not 2 <= len(labels) <= MAX_CHOICES:
-        raise InvalidRequestError("--strangers", f"{path}: labels must be 2 to {MAX_CHOICES}")
-    if any(answer not in labels for _, answer in tests) or any(sample.answer is None for sample in samples):
-        raise InvalidRequestError(
-            "--strangers", f"{path}: each sample needs an answer, and each test one of the labels"
-        )
-    return Stranger(str(record.get("user") or path.stem), tuple(labels), samples, tuple((q, a or "") for q, a in tests))
-
-
-@dataclass(frozen=True, slots=True)
-class Told:
-    """What one user came to: for each variant its answers, in the tests' order, and margins where there are some."""
-
-    user: Stranger
-    answers: dict[str, list[str]]
-    margins: dict[str, list[float]]
-    kinds: str
-
-    def right(self, variant: str) -> NDArray[np.float64]:
-        """Return 100 for each right answer of a variant and 0 for each wrong one, shape (1, tests)."""
-        pairs = zip(self.answers[variant], self.user.tests, strict=False)
-        return np.array([[100.0 * (same_key(said) == same_key(wanted)) for said, (_, wanted) in pairs]])
+    live: str = ""
+    right: dict[str, NDArray[np.bool_]] = field(default_factory=dict)
+    margin: dict[str, NDArray[np.float64]] = field(default_factory=dict)
+    asked: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, np.bool_))
 
 
 def evaluate_strangers(
-    engine: DeviceEngine,
+    open_engine: OpenEngine,
     model: ModelUnderTest,
+    pool: Pool | None,
     users: Sequence[Stranger],
+    settings: StrangerSettings,
     cache: AnswerCache,
     *,
-    server: DeviceEngine | None = None,
-    items: int = ITEMS,
+    open_server: Callable[[], DeviceEngine] | None = None,
     tell: Tell = lambda _: None,
 ) -> EvalReport:
-    """Measure what customising gives users whose tasks no pool has seen.
+    """Measure what customising is worth to users whom nothing was trained for.
 
     Args:
-        engine: the device.
+        open_engine: opens the device with the given pools.
         model: what it runs.
-        users: whom to measure.
+        pool: what is blended; None for a model without one.
+        users: who customises.
+        settings: how much to measure.
         cache: where answers are kept; a run that was killed goes on from there.
-        server: a larger model that is asked with the options listed, without samples.
-        items: at most so many questions of each user.
+        open_server: opens the larger model in this process, once the device is closed; None leaves it out.
         tell: takes lines about the progress.
+
+    Raises:
+        AdapterError: the pool does not fit.
     """
-    told = []
-    for user in users:
-        told.append(_Asking(engine, model, user, cache, server, items).told())
-        figures = ", ".join(f"{name} {told[-1].right(name).mean():.0f}" for name in told[-1].answers)
-        tell(f"{user.name}, {len(user.labels)} answers, {told[-1].kinds or 'base kept'}: {figures}")
     name = f"{model.name} {model.quantization}".strip()
-    return EvalReport(
-        "eval customize",
-        {name: model.sha256, **{f"pool {pool.id}": pool.manifest.tensors_sha256 for pool in engine.pools}},
-        _rows(told, name),
-        settings={"users": "strangers", "items": items, "names": [user.name for user in users]},
-    )
+    models = {name: model.sha256}
+    missing: dict[str, str] = {}
+    if pool is None:
+        missing["evidence_blend"] = f"there is no pool for {model.name}"
+    else:
+        models[f"pool {pool.id}"] = pool.manifest.tensors_sha256
+    results: list[StrangerResults] = []
+    items = [user.tests[: settings.items] for user in users]
+    with ExitStack() as stack:
+        stack.callback(cache.save)
+        engine = stack.enter_context(open_engine([pool] if pool else []))
+        key = f"{model.sha256} {prepared.library_version()} {pool.manifest.tensors_sha256 if pool else ''}"
+        progress = _Progress(sum(map(len, items)), tell)
+        for user in users:
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="crayon-eval-"))
+            client = stack.enter_context(Crayon(engine, hardness=False, customizations_dir=folder, timeout=PATIENCE_S))
+            results.append(_User(user, settings, engine, client, _Kept(cache, key), progress).measure())
+    if open_server is None:
+        missing["server"] = "none was named with --server-model"
+    else:
+        with open_server() as server:
+            served = server.models()[0]
+            models[served.name] = served.source_sha256
+            tell(f"asking {served.name}, options listed")
+            side = ServerSide(server, cache, f"{served.source_sha256 or served.name} {served.quantization}")
+            for result, asked in zip(results, items, strict=True):
+                said = side.ask(asked, lambda: None)
+                result.right["server"] = np.array([one.right for one in said])
+        cache.save()
+    report = EvalReport("eval customize", models, rows(results, name), left_out=missing)
+    report.settings = {"users": [user.name for user in users], **asdict(settings)}
+    return report
 
 
-class _Asking:
-    """One user on one device; each answer is computed once."""
+class _Kept:
+    """What was answered before, by all that it depends on."""
+
+    def __init__(self, cache: AnswerCache, model_key: str) -> None:
+        self._cache = cache
+        self._key = model_key
+
+    def take(self, compute: Callable[[], Any], *parts: Any) -> Any:
+        """Return what `compute` returns, or returned for these parts: anything that JSON can say."""
+        key = self._cache.key("stranger-1", self._key, *parts)
+        value = self._cache.get(key)
+        if value is None:
+            value = json.dumps(compute()).encode()
+            self._cache.put(key, value)
+        return json.loads(value)
+
+
+class _User:
+    """Measures one user."""
 
     def __init__(
         self,
-        engine: DeviceEngine,
-        model: ModelUnderTest,
         user: Stranger,
-        cache: AnswerCache,
-        server: DeviceEngine | None,
-        items: int,
+        settings: StrangerSettings,
+        engine: DeviceEngine,
+        client: Crayon,
+        kept: _Kept,
+        progress: _Progress,
     ) -> None:
-        self._engine, self._user, self._cache, self._server = engine, user, cache, server
-        self._tests = user.tests[:items]
+        self._user = user
+        self._items = user.tests[: settings.items]
+        self._engine = engine
+        self._client = client
+        self._kept = kept
+        self._progress = progress
         self._calls = DeviceCalls(engine, patience=PATIENCE_S)
-        samples = [asdict(sample) for sample in user.samples]
-        self._key = [model.sha256, prepared.library_version(), samples, list(user.labels)]
+        self._samples = as_samples(user.samples)
 
-    def told(self) -> Told:
-        with tempfile.TemporaryDirectory(prefix="crayon-eval-") as folder:
-            client = Crayon(self._engine, customizations_dir=folder, timeout=PATIENCE_S, hardness=False)
-            found = client.customize(NAME, self._user.samples)
-            profiles = [asdict(profile) for profile in found.profiles]
-            product = hashlib.sha256(json.dumps([profiles, found.space, found.material]).encode()).hexdigest()
-            draft = customise(self._calls, NAME, self._user.samples)
-            answers: dict[str, list[str]] = {name: [] for name in VARIANTS}
-            margins: dict[str, list[float]] = {"base": [], "examples": [], "combined": []}
-            blend = self._blend(draft)
-            if blend is None:
-                del answers["blend"]
-            if self._server is not None:
-                answers["server"] = []
-            ways: dict[str, tuple[Any, Callable[[str], tuple[str, float]]]] = {
-                "base": ("", functools.partial(self._choose, client, "base")),
-                "examples": ("", self._examples),
-                "combined": (product, functools.partial(self._choose, client, NAME)),
-                "ask": (product, functools.partial(_ask, client)),
-            }
-            if blend is not None:
-                ways["blend"] = ([blend.pool_id, blend.weights], functools.partial(self._choose, client, blend))
-            if self._server is not None:
-                ways["server"] = (self._server.models()[0].source_sha256, self._listed)
-            by_classes = self._classes(draft)
-            for question, _ in self._tests:
-                for name, (more, way) in ways.items():
-                    text, margin = self._kept(name, more, question, way)
-                    answers[name].append(text)
-                    if name in margins:
-                        margins[name].append(margin)
-            answers |= by_classes
-        kinds = sorted({kind for profile in found.profiles for kind in profile.evidence.kinds})
-        if any(profile.fits for profile in found.profiles):
-            kinds.append("blend")
-        return Told(self._user, answers, margins, " + ".join(kinds))
+    def measure(self) -> StrangerResults:
+        """Return what each kind of evidence answers, and all of them as the product weighs them."""
+        result = StrangerResults(self._user.name)
+        self._progress.what = f"{self._user.name}: plain"
+        self._choose(result, "base", "base", [])
+        turns = self._examples()
+        self._progress.what = f"{self._user.name}: examples"
+        self._choose(result, "examples", "base", [[turn.role, turn.content] for turn in turns], turns)
+        self._by_embedding(result)
+        if some_pool(self._engine) is not None:
+            self._progress.what = f"{self._user.name}: blend"
+            draft = customise(self._calls, "stranger", self._samples).customization
+            self._choose(result, "blend", draft, [profile.weights for profile in draft.profiles])
+        self._progress.what = f"{self._user.name}: customised"
+        made = self._client.customize("stranger", list(self._user.samples))
+        identity = [
+            made.space,
+            list(self._user.samples),
+            [[profile.weights, asdict(profile.evidence)] for profile in made.profiles],
+        ]
+        self._choose(result, "combined", "stranger", identity)
+        result.live = live(made)
+        result.asked = np.array([self._ask(item.question, identity) == item.answer_text for item in self._items])
+        self._progress.user_done(result, len(self._items))
+        return result
 
-    def _kept(
-        self, name: str, more: object, question: str, way: Callable[[str], tuple[str, float]]
-    ) -> tuple[str, float]:
-        key = self._cache.key("stranger-1", name, self._key, more, question)
-        data = self._cache.get(key)
-        if data is None:
-            data = json.dumps(way(question)).encode()
-            self._cache.put(key, data)
-        text, margin = json.loads(data)
-        return str(text), float(margin)
+    def _choose(
+        self,
+        result: StrangerResults,
+        variant: str,
+        blend: BlendLike,
+        identity: list[Any],
+        turns: tuple[Message, ...] = (),
+    ) -> None:
+        labels = self._user.labels
 
-    def _choose(self, client: Crayon, blend: str | Blend, question: str) -> tuple[str, float]:
-        chosen = client.choose(question, self._user.labels, blend=blend)
-        return chosen.text, chosen.margin
+        def compute(question: str) -> tuple[int, float]:
+            chosen = self._client.choose((*turns, Message("user", question)), labels, blend=blend)
+            return chosen.index, chosen.margin
 
-    def _examples(self, question: str) -> tuple[str, float]:
-        messages = (*turns_of(self._user.samples), Message("user", question))
-        scores = self._calls.score(messages, self._user.labels, None, ended=True).scores
-        return self._likeliest(choice_values(scores, "whole"))
+        right, margins = [], []
+        for item in self._items:
+            compute_it = functools.partial(compute, item.question)
+            index, margin = self._kept.take(compute_it, variant, identity, item.question, labels)
+            right.append(index == item.answer)
+            margins.append(margin)
+            self._progress.step()
+        result.right[variant], result.margin[variant] = np.array(right), np.array(margins)
 
-    def _listed(self, question: str) -> tuple[str, float]:
-        if self._server is None:
-            return "", 0.0
-        messages = (Message("user", listed(question, self._user.labels)),)
-        request = ScoreRequest(messages=messages, continuations=self._user.labels, deadline=deadline_after(PATIENCE_S))
-        return self._likeliest(np.array([score.total for score in self._server.score(request).result().scores]))
+    def _ask(self, question: str, identity: list[Any]) -> str:
+        def compute() -> str:
+            done = self._client.ask(question, blend="stranger", temperature=0.0, max_tokens=MAX_TOKENS)
+            return done.text.strip()
 
-    def _likeliest(self, values: NDArray[np.float64]) -> tuple[str, float]:
-        shares = np.sort(np.exp(normalised(values)))
-        return self._user.labels[int(values.argmax())], float(shares[-1] - shares[-2])
+        self._progress.step()
+        return str(self._kept.take(compute, "ask", identity, question))
 
-    def _classes(self, draft: Draft) -> dict[str, list[str]]:
-        """Return what the embedding alone answers: by the nearest class mean, and by the classifier."""
-        vectors, _, _ = self._calls.vectors(draft.pool, [question for question, _ in self._tests])
-        labels = [self._place(sample.answer or "") for sample in draft.samples]
-        means = np.zeros((len(self._user.labels), vectors.shape[1]))
-        for label in set(labels):
-            mean = draft.vectors[[i for i, own in enumerate(labels) if own == label]].mean(axis=0)
-            means[label] = mean / max(float(np.linalg.norm(mean)), 1e-12)
-        values = Classifier(draft.vectors, labels, len(self._user.labels)).values(vectors)
-        ways = {"class_mean": vectors @ means.T, "answers": values}
-        return {name: [self._user.labels[int(row.argmax())] for row in found] for name, found in ways.items()}
+    def _examples(self) -> tuple[Message, ...]:
+        """Return the samples as earlier turns, as many as the product would show."""
+        room = int(CONTEXT_SHARE * self._engine.models()[0].context_tokens)
 
-    def _place(self, answer: str) -> int:
-        return next(i for i, label in enumerate(self._user.labels) if same_key(label) == same_key(answer))
+        def fits(chosen: tuple[int, ...]) -> bool:
+            turns = turns_of([self._samples[i] for i in chosen])
+            return self._calls.tokens((*turns, turns[0])) <= room
 
-    @staticmethod
-    def _blend(draft: Draft) -> Blend | None:
-        weights = draft.customization.profiles[0].weights
-        return Blend(draft.customization.pool_id, weights) if any(weights) else None
+        chosen = choose_examples(self._samples, range(len(self._samples)), fits)
+        return turns_of([self._samples[i] for i in chosen])
+
+    def _by_embedding(self, result: StrangerResults) -> None:
+        """Answer by the embedding alone: the nearest class mean, and the product's classifier."""
+        self._progress.what = f"{self._user.name}: embeddings"
+        keys = [same_key(label) for label in self._user.labels]
+        labels = [keys.index(same_key(answer)) for _, answer in self._user.samples]
+
+        def compute() -> tuple[list[int], list[int]]:
+            texts = [*(sample.question for sample in self._samples), *(item.question for item in self._items)]
+            vectors, _, _ = self._calls.vectors(some_pool(self._engine), texts)
+            own, asked = vectors[: len(labels)], vectors[len(labels) :]
+            values = Classifier(own, labels, len(keys)).values(asked)
+            return class_means(own, labels, asked).tolist(), values.argmax(axis=1).tolist()
+
+        questions = [item.question for item in self._items]
+        found = self._kept.take(compute, "embedding", self._user.samples, questions, self._user.labels)
+        right = [item.answer for item in self._items]
+        result.right["class_mean"] = np.array(found[0]) == right
+        result.right["answers"] = np.array(found[1]) == right
 
 
-def _ask(client: Crayon, question: str) -> tuple[str, float]:
-    done = client.ask(question, blend=NAME, temperature=0.0, max_tokens=24)
-    return done.text, done.probability or 0.0
+def class_means(rows_: NDArray[np.floating], labels: Sequence[int], queries: NDArray[np.floating]) -> NDArray[np.intp]:
+    """Return for each query, (m, D) unit rows, the label whose samples' mean is nearest by its angle, (m,).
+
+    Args:
+        rows_: the samples, (n, D) unit rows.
+        labels: of the samples, (n,).
+        queries: what is to be labelled.
+    """
+    known = sorted(set(labels))
+    given = np.asarray(labels)
+    means = np.stack([rows_[given == label].mean(axis=0) for label in known])
+    means /= np.maximum(np.linalg.norm(means, axis=1, keepdims=True), 1e-12)
+    return np.asarray(np.asarray(known)[(queries @ means.T).argmax(axis=1)], np.intp)
 
 
-def _rows(told: Sequence[Told], model: str) -> list[Row]:
-    """Return the figures over all users; intervals are paired, items of each user drawn again."""
-    n = sum(one.right("base").size for one in told)
+def live(made: Customization) -> str:
+    """Return in words what the profiles of a customisation answer with."""
+    return "; ".join(
+        " + ".join([*(("blend",) if any(profile.weights) else ()), *profile.evidence.kinds]) or "plain base"
+        for profile in made.profiles
+    )
 
-    def row(metric: str, unit: str, runs: Sequence[float], figures: tuple[float, float, float], **more: Any) -> Row:
-        value, low, high = figures
-        return Row(metric, value, unit, tuple(runs), model, "strangers", ci_low=low, ci_high=high, n=n, **more)
 
-    def mean(variant: str) -> tuple[list[float], tuple[float, float, float]]:
-        having = [one for one in told if variant in one.answers]
-        pairs = [(one.right(variant), np.zeros_like(one.right(variant))) for one in having]
-        return [float(one.right(variant).mean()) for one in having], bootstrap(pairs)
+class _Progress:
+    """Tells now and then where it is, and of each user that is done."""
 
-    found = [
-        row("strangers_choose", "%", *mean("combined")),
-        row("strangers_ask", "%", *mean("ask")),
-    ]
-    changes = [float((one.right("combined") - one.right("base")).mean()) for one in told]
-    worst = told[int(np.argmin(changes))]
-    figures = bootstrap([(worst.right("combined"), worst.right("base"))])
-    found.append(row("strangers_worst_change", "points", changes, figures, against="base", note=worst.user.name))
-    for variant in (*VARIANTS[:-1], "server"):
-        if any(variant in one.answers for one in told):
-            name = variant if variant == "server" else f"evidence_{variant}"
-            found.append(row(name, "%", *mean(variant), variant=variant))
-    for variant, name in (
-        ("combined", "margin_auroc"),
-        ("base", "base_margin_auroc"),
-        ("examples", "examples_margin_auroc"),
-    ):
-        values = [auroc(one.right(variant)[0] / 100.0, one.margins[variant]) for one in told]
-        known = [value for value in values if value is not None]
-        if known:
-            middle = float(np.mean(known))
-            found.append(row(name, "AUROC", known, (middle, min(known), max(known)), note="lowest and highest user"))
-    found += [
-        Row(
-            "accuracy",
-            float(one.right(variant).mean()),
-            "%",
-            (),
-            model,
-            "strangers",
-            group="strangers",
-            task=one.user.name,
-            variant=variant,
-            n=one.right(variant).size,
-        )
-        for one in told
-        for variant in one.answers
-    ]
-    return found
+    def __init__(self, questions: int, tell: Tell) -> None:
+        self.what = ""
+        self._tell = tell
+        self._left = questions
+        self._total = questions
+        self._answers = 0
+        self._started = self._told = time.monotonic()
+
+    def step(self) -> None:
+        """Count one answer."""
+        self._answers += 1
+        now = time.monotonic()
+        if now - self._told >= _TELL_EVERY_S:
+            self._told = now
+            self._tell(f"{self.what}; {self._answers:,} answers so far")
+
+    def user_done(self, result: StrangerResults, questions: int) -> None:
+        """Say how a user fared, and how long the others will take."""
+        self._left -= questions
+        now = self._told = time.monotonic()
+        took = (now - self._started) * self._left / (self._total - self._left)
+        left = f", about {took:.0f} s left" if self._left else ""
+        shares = [100 * result.right[name].mean() for name in ("base", "combined")]
+        text = f"right: {shares[0]:.0f} % plain, {shares[1]:.0f} % customised, {100 * result.asked.mean():.0f} % by ask"
+        self._tell(f"{result.name}: {result.live}; {text}{left}")

@@ -242,10 +242,8 @@ class _KeptCalls(DeviceCalls):
         if pool is None:
             return super().vectors(pool, texts)
         space = space_of_pool(pool)
-        head = b"" if pool.head is None else pool.head.tobytes()
-        centre = hashlib.sha256(pool.centre.tobytes() + head).hexdigest()
-        keys = [self._cache.key("vector-2", self._key, centre, str(pool.manifest.encoder), text) for text in texts]
-        background_key = self._cache.key("background-2", self._key, centre, str(pool.manifest.encoder))
+        keys = [self._cache.key("vector-3", self._key, space.id, text) for text in texts]
+        background_key = self._cache.key("background-3", self._key, space.id)
         kept = [self._cache.get(key) for key in keys]
         background = self._cache.get(background_key)
         missing = [i for i, value in enumerate(kept) if value is None]

@@ -19,17 +19,24 @@ if TYPE_CHECKING:
     from crayon.llama.model import Model
 
 
+# A token counts for more the more it has read before it, up to this many, itself included.
+READ = 4
+
+
 def middle_layer(n_layer: int) -> int:
-    """Return the layer that is read, counted from 0: just under the middle, where tasks are told apart best."""
-    return n_layer // 2 - 1
+    """Return the layer that is read, counted from 0: two fifths up, where tasks are told apart best."""
+    return max(2 * n_layer // 5 - 1, 0)
 
 
 class LayerEncoder:
     """Computes hidden states in a context of its own, whose graphs end at the layer that is read.
 
-    Two traps of plain mean pooling are avoided. The first token is an attention sink, whose huge activation makes all
-    cosines 1.00: a sink token is put in front and left out of the mean. And all texts share a large common part: the
-    mean over a set of background texts, the centre, is subtracted.
+    Traps of plain mean pooling are avoided. The first token is an attention sink, whose huge activation makes all
+    cosines 1.00: a sink token is put in front and left out of the mean. Some models (Qwen's) take the first token of
+    the text as one all the same, and any model may make one of a token within: so each token's state is brought to
+    length 1 before the mean. A text's first tokens know nothing of the text yet: they count for less. And all texts
+    share a large common part: the mean over a set of background texts, the centre, is subtracted. What was measured is
+    in docs/encoders.md.
 
     Args:
         model: the weights; must outlive this.
@@ -91,14 +98,21 @@ class LayerEncoder:
 
 
 def add_states(total: NDArray[np.float64], states: NDArray[np.float32], start: int) -> None:
-    """Add states of a text from position `start` on to its sum, shape (dimensions,); the sink does not count."""
-    total += states[1 if start == 0 else 0 :].sum(axis=0, dtype=np.float64)
+    """Add states of a text from position `start` on to its sum, shape (dimensions,), each weighed and of length 1."""
+    rows = states.astype(np.float64)
+    lengths = np.maximum(np.linalg.norm(rows, axis=1), 1e-12)
+    total += (_token_weights(start, len(rows)) / lengths) @ rows
 
 
 def mean_states(totals: NDArray[np.float64], texts: Sequence[Sequence[int]]) -> NDArray[np.float64]:
-    """Return the mean state of each text from its sum, shape (texts, dimensions)."""
-    counts = np.array([max(len(text) - 1, 1) for text in texts], np.float64)
-    return np.asarray(totals / counts[:, None], np.float64)
+    """Return the weighed mean of each text's unit states from its sum, shape (texts, dimensions)."""
+    weights = np.array([max(_token_weights(0, len(text)).sum(), 1.0) for text in texts], np.float64)
+    return np.asarray(totals / weights[:, None], np.float64)
+
+
+def _token_weights(start: int, count: int) -> NDArray[np.float64]:
+    """Return what the tokens of a text from position `start` on count, shape (count,): the sink, at 0, nothing."""
+    return np.minimum(np.arange(start, start + count, dtype=np.float64), READ)
 
 
 def unit_vectors(means: NDArray[np.floating], centre: NDArray[np.floating]) -> NDArray[np.float32]:

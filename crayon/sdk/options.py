@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from crayon.messages import Message
     from crayon.sdk.privacy import Screened
 
-    # Weights, the name (or exported file) of a customisation, or "base" for the plain base.
-    BlendLike: TypeAlias = Blend | str
+    # Weights, a customisation or its name (or exported file), or "base" for the plain base.
+    BlendLike: TypeAlias = Blend | Customization | str
 
 
 class SamplingOptions(TypedDict, total=False):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import numpy as np
 
@@ -71,7 +71,10 @@ class QueryGate:
 
     def encode(self, engine: Engine, request: EncodeRequest) -> Future[Embedding]:
         """Start embedding: once, whatever is judged by it."""
-        own = engine.encode(request) if self._profiles is None else on_this_device(engine).encode_raw(request)
+        if self._profiles is None:
+            own: Future[Any] = engine.encode(request)
+        else:
+            own = on_this_device(engine).encode_raw(replace(request, everyday=self._profiles.wants_everyday))
         return cast("Future[Embedding]", own)  # it is only read, so what else it could be set to does not matter
 
     def judge(self, embedding: Embedding) -> QueryVerdict:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 import time
 from dataclasses import dataclass, replace
@@ -16,7 +15,7 @@ from crayon.adapters.lora import LoraTensors
 from crayon.adapters.manifest import BaseModel, Encoder, Manifest, Rejected, Score, Target
 from crayon.adapters.pool import Pool
 from crayon.adapters.shared_a import join_b, random_a, split_b
-from crayon.customising.profiles import pool_vectors
+from crayon.customising.space import Space
 from crayon.data.texts import background_texts
 from crayon.errors import AdapterError, ConfigError
 from crayon.llama.model import Model
@@ -26,7 +25,7 @@ from crayon.training.checkpoints import Checkpoints, digest
 from crayon.training.descent import TrainState, Watch
 from crayon.training.embedder import Embedder
 from crayon.training.examples import Prompts
-from crayon.training.keys import alone_thresholds, member_keys, whitening
+from crayon.training.keys import make_keys
 from crayon.training.network import Network
 from crayon.training.reader import ReaderStage, check_fits, joined
 from crayon.training.recipe import GENERALIST
@@ -158,15 +157,14 @@ class Builder:
         if not kept:
             raise AdapterError("no member gains enough over the base; see the scores in the work folder")
         states, middle = self._states(kept)
-        head = whitening(states)
-        keys, centre = member_keys(states, middle, head)
-        alone = alone_thresholds(states, centre, head, recipe.seed)
+        made = make_keys(states, middle, recipe.seed)
+        keys, centre, head, alone = made.keys, made.centre, made.head, made.alone
         training: dict[str, Any] = {"recipe": recipe.name, "seed": recipe.seed, "batch": recipe.batch}
         names = [task.recipe.name for task in kept]
         mixes = tuple(task.recipe.mixes for task in kept)
         if recipe.blended_steps and len(kept) > 1:
             blended = self._blended(names, kept, vectors, keys)
-            place = functools.partial(pool_vectors, centre=centre, head=head)
+            place = Space("", self._embed.layer, centre, head).place
             before, after = (self._judge(choice, names, keys, place) for choice in (vectors, blended))
             better = kept if after > before else ()
             rescored = {task.recipe.name: self._score(task, blended[task.recipe.name]) for task in better}
@@ -269,6 +267,7 @@ class Builder:
         if self._reader is None:
             raise ConfigError("reader", "the recipe has none; add a [reader] table")
         b = self._reader.train(self.trainer, self._kept, lambda name, steps: self._teller(f"training {name}", steps))
+        self._progress(Event("scoring reader", 0.0))
         return b, self._reader.score(b, self._measured)
 
     def pool_order(self, vector: NDArray[np.float32]) -> NDArray[np.float32]:

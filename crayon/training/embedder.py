@@ -25,16 +25,17 @@ class Embedder:
     Args:
         path: the file that the device runs.
         progress: told how far it is, 0 to 1.
+        threads: compute threads (None: the cores this process may use).
     """
 
-    def __init__(self, path: Path, progress: Callable[[float], None]) -> None:
-        self._path, self._progress = path, progress
+    def __init__(self, path: Path, progress: Callable[[float], None], threads: int | None = None) -> None:
+        self._path, self._progress, self._threads = path, progress, threads
         self.layer = 0  # that was read, known after the first texts
 
     def __call__(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Return mean states (texts, D), not centred."""
+        """Return pooled states (texts, D), not centred."""
         found = []
-        with DeviceEngine(self._path, pools=()) as engine:
+        with DeviceEngine(self._path, pools=(), threads=self._threads) as engine:
             for at in range(0, len(texts), TEXTS_AT_ONCE):
                 part = tuple(text[:MAX_LETTERS] for text in texts[at : at + TEXTS_AT_ONCE])
                 raw = engine.encode_raw(EncodeRequest(texts=part)).result()

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+
+from crayon.adapters.whitening import whitening
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,27 +23,43 @@ OWN_SHARE, EASE = 0.95, 0.9
 SHRINK = 0.2
 
 
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """What samples are compared with: unit keys (K, D), centre (D,), head (D, D) or None, `alone` for each member."""
+
+    keys: NDArray[np.float32]
+    centre: NDArray[np.float32]
+    head: NDArray[np.float32] | None
+    alone: tuple[float, ...]
+
+
+def make_keys(states: Sequence[NDArray[np.float32]], centre: NDArray[np.float32] | None, seed: int) -> Keys:
+    """Return the keys of members from the pooled states of their questions, (n, D) for each.
+
+    Args:
+        states: for each member.
+        centre: to use instead of the mean of the tasks' means.
+        seed: of the draws that `alone` is measured by.
+    """
+    head = member_head(states)
+    keys, centre = member_keys(states, centre, head)
+    return Keys(keys, centre, head, alone_thresholds(states, centre, head, seed))
+
+
 def unit(rows: NDArray[np.floating]) -> NDArray[np.float32]:
     """Return rows (n, D) with length 1."""
     return np.asarray(rows / np.maximum(np.linalg.norm(rows, axis=-1, keepdims=True), 1e-12), np.float32)
 
 
-def whitening(states: Sequence[NDArray[np.float32]]) -> NDArray[np.float32] | None:
+def member_head(states: Sequence[NDArray[np.float32]]) -> NDArray[np.float32] | None:
     """Return a symmetric head (D, D) that makes the spread within tasks even in all directions; None for one task.
 
-    Directions in which questions of one task differ say little of which task it is. (Fisher's linear discriminant:
-    the inverse root of the covariance within tasks, here with a fifth of its mean eigenvalue added.)
-
     Args:
-        states: for each member (n, D) mean states of its questions.
+        states: for each member (n, D) pooled states of its questions.
     """
     if len(states) < 2:
         return None
-    within = np.concatenate([rows - rows.mean(axis=0) for rows in states]).astype(np.float64)
-    values, vectors = np.linalg.eigh(within.T @ within / len(within))
-    values = np.clip(values, 0.0, None)
-    scale = 1.0 / np.sqrt(values / max(values.mean(), 1e-12) + SHRINK)
-    return np.asarray((vectors * scale) @ vectors.T, np.float16).astype(np.float32)  # as the pool's file keeps it
+    return np.asarray(whitening(states, SHRINK), np.float16).astype(np.float32)  # as the pool's file keeps it
 
 
 def member_keys(
@@ -49,7 +68,7 @@ def member_keys(
     """Return unit keys (K, D), and the centre (D,) that was subtracted: the mean of the tasks' means if not given.
 
     Args:
-        states: for each member (n, D) mean states of its questions.
+        states: for each member (n, D) pooled states of its questions.
         centre: to use instead.
         head: (D, D), applied after the centre.
     """
@@ -66,7 +85,7 @@ def alone_thresholds(
     A user's samples are drawn from the member's questions and left out of its key meanwhile.
 
     Args:
-        states: for each member (n, D) mean states of its questions.
+        states: for each member (n, D) pooled states of its questions.
         centre: (D,), of the pool.
         head: (D, D), of the pool.
         seed: of the draws.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import random
 from dataclasses import replace
 from itertools import islice
@@ -77,29 +76,29 @@ class ReaderStage:
         b: NDArray[np.float32],
         measure: Callable[[str, Sequence[Example], NDArray[np.float32] | None], Accuracy],
     ) -> Score:
-        """Return the means, over tasks held out, of base and reader: the likeliest label, or the exact free answer."""
-        points = []
-        for i, examples in enumerate(self.asked):
-            found = [measure(f"{READER}-{i}", examples, vector) for vector in (None, b)]
-            points.append([each.exact if math.isnan(each.scored) else each.scored for each in found])
+        """Return the means, over tasks held out, of base and reader: exact answers with samples as earlier turns."""
+        points = [
+            [measure(f"{READER}-{i}", examples, vector).exact for vector in (None, b)]
+            for i, examples in enumerate(self.asked)
+        ]
         before, after = (round(float(mean), 1) for mean in np.mean(points, axis=0))
-        return Score(before, after, sum(map(len, self.asked)), "right answer, examples in the prompt")
+        return Score(before, after, sum(map(len, self.asked)), "exact answer, examples in the prompt")
 
 
 def _asked(source: Source, recipe: ReaderRecipe, prompts: Prompts, rng: random.Random) -> list[Example]:
     """Return questions of one user of a task, each with that user's samples as earlier turns."""
     items = [item for item in source.items("train") if len(item.prompt) <= LONGEST_QUESTION]
     task = read_task(source_name(source), items)
-    samples, asked, labels = user(task, recipe.examples, recipe.scored_items, rng)
+    samples, asked, _ = user(task, recipe.examples, recipe.scored_items, rng)
     found = []
     for question, answer in asked:
-        last = prompts.of(question, answer, labels, labels.index(answer) if labels else None)
+        last = prompts.of(question, answer)
         shown: tuple[int, ...] = ()
         for sample in samples:
             one = prompts.of(*sample).text + prompts.joint
             if len(shown) + len(one) + last.tokens <= MOST_ASKED:
                 shown += one
-        found.append(Example(shown + last.prompt, last.answer, last.options, last.gold))
+        found.append(Example(shown + last.prompt, last.answer))
     return found
 
 

@@ -99,6 +99,20 @@ def k_means(unit: NDArray[np.float32], k: int, seed: int) -> NDArray[np.float32]
     return centres
 
 
+def key_texts(items: Sequence[Item]) -> tuple[str, ...]:
+    """Return the questions, of the items that a member is trained on, that make its key."""
+    return tuple(item.prompt for item in spread(items, KEY_TEXTS))
+
+
+def member_items(member: MemberRecipe) -> list[Item]:
+    """Return the items that a member is trained on, before those that are too long are left out.
+
+    Raises:
+        ConfigError, InvalidRequestError: they cannot be read.
+    """
+    return spread([item for source in member.sources for item in source.items("train")], member.items)
+
+
 def source_name(source: Source) -> str:
     """Return how a manifest names a source."""
     return f"{source.dataset}/{source.task}" if source.task else source.dataset or Path(source.file).name
@@ -120,9 +134,8 @@ def held_out_task(items: Sequence[Item], recipe: Recipe, prompts: Prompts) -> tu
 
 
 def _items(member: MemberRecipe, recipe: Recipe) -> tuple[list[Item], list[Item]]:
-    train = [item for source in member.sources for item in source.items("train")]
     test = [item for source in member.sources for item in source.items("test")]
-    return spread(train, member.items), spread(test, recipe.scored_items)
+    return member_items(member), spread(test, recipe.scored_items)
 
 
 def _task(recipe: Recipe, member: MemberRecipe, train: list[Item], test: list[Item], prompts: Prompts) -> Task:
@@ -133,7 +146,7 @@ def _task(recipe: Recipe, member: MemberRecipe, train: list[Item], test: list[It
         if not kept:
             problem = f"{member.name} has no item of at most {recipe.max_tokens} tokens to be {use} on"
             raise ConfigError("max_tokens", problem)
-    texts = tuple(item.prompt for item in spread(train, KEY_TEXTS))
+    texts = key_texts(train)
     return Task(replace(member, items=len(short)), short, measured, texts, len(examples) - len(short))
 
 

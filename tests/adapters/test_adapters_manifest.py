@@ -104,7 +104,7 @@ def test_a_score_knows_its_gain() -> None:
         ({"base": TABLE["base"] | {"n_layer": 0}}, "n_layer"),
         ({"base": None}, "base: must be a JSON object"),
         ({"encoder": {"layer": -1, "dimensions": 4}}, "encoder.layer"),
-        ({"encoder": {"layer": 1, "dimensions": 4, "kind": "magic"}}, "kind must be one of layer_mean"),
+        ({"encoder": {"layer": 1, "dimensions": 4, "kind": "magic"}}, "kind must be one of unit_mean, layer_mean"),
         ({"gate": {"temperature": 0.0}}, "gate.temperature is 0"),
         ({"gate": {"floor": -3}}, "gate.floor"),
         ({"gate": {"sharpen": 5}}, "gate.sharpen"),

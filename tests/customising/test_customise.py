@@ -173,7 +173,7 @@ class Rigged(DeviceCalls):
         self.asked.append((messages, blend))
         question = messages[-1].content
         rule = self.blended if blend is not None else self.shown if len(messages) > 2 else self.plain
-        likely = [-1.0 if (text == self.right[question]) is rule(question) else -4.0 for text in texts]
+        likely = [-1.0 if (text == self.right[question]) is rule(question) else -40.0 for text in texts]
         return ScoreResult(tuple(ContinuationScore((value, -0.5)[: 1 + ended]) for value in likely), Usage(), "rigged")
 
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from crayon.adapters.gate import Gate
-from crayon.customising.profiles import MIN_PART, make_profiles, pool_vectors, split
-from crayon.errors import InvalidRequestError
+from crayon.customising.profiles import MIN_PART, make_profiles, split
+from crayon.customising.space import Space
 from crayon.router.scope import ScopeGate
 
 DIMENSIONS, MEMBERS = 256, ("banking", "home", "work", "travel", "base")
@@ -100,19 +100,6 @@ def test_a_profile_is_never_called_base():
     assert profile.name == "base-2"
 
 
-def test_vectors_of_the_pools_space():
-    rng = np.random.default_rng(0)
-    states, centre = rng.normal(size=(5, 8)).astype(np.float32), rng.normal(size=8).astype(np.float32)
-    found = pool_vectors(states + 100 * centre, centre)
-    expected = states + 99 * centre
-    assert np.allclose(found, expected / np.linalg.norm(expected, axis=1, keepdims=True), atol=1e-5)
-    with pytest.raises(InvalidRequestError, match="states of shape"):
-        pool_vectors(states, centre[:4])
-    states[2, 3] = np.nan
-    with pytest.raises(InvalidRequestError, match="not finite"):
-        pool_vectors(states, centre)
-
-
 def test_the_sink_trap_a_common_part_makes_everything_alike_until_it_is_subtracted():
     """What all states share is far longer than what tells them apart: the centre must go first."""
     rng = np.random.default_rng(0)
@@ -120,6 +107,6 @@ def test_the_sink_trap_a_common_part_makes_everything_alike_until_it_is_subtract
     states = np.concatenate([cloud(0, 8, 0), cloud(1, 8, 2)]) + common
     raw = states / np.linalg.norm(states, axis=1, keepdims=True)
     assert (raw @ raw.T).min() > 0.999
-    centred = pool_vectors(states, common)
+    centred = Space("", 0, common, None).place(states)
     own, _ = make_profiles(centred, BACKGROUND, KEYS, MEMBERS, GATE)
     assert {profile.name for profile in own} == {"banking", "work"}

@@ -47,3 +47,18 @@ def toy_pool(model: Path) -> Pool:
     members = tuple(replace(member, datasets=(f"toy/{member.name}",)) for member in found.manifest.members)
     manifest = replace(found.manifest, members=members, tensors_sha256="")
     return Pool.shared(manifest, found.b, keys=found.keys, centre=found.centre)
+
+
+def write_stranger(path: Path, name: str, seed: int = 0) -> Path:
+    """Write the file of a user with eight samples and four tests of two topics."""
+    pairs = {
+        what: [
+            {"question": text, "answer": LABELS[topic]}
+            for texts in zip(*(questions(topic, count, seed=50 + seed) for topic in ("vowels", "numbers")), strict=True)
+            for topic, text in zip(("vowels", "numbers"), texts, strict=True)
+        ]
+        for what, count, seed in (("samples", 4, seed), ("tests", 2, seed + 25))
+    }
+    labels = [LABELS["vowels"], LABELS["numbers"]]
+    path.write_text(json.dumps({"user": name, "labels": labels, **pairs}), encoding="utf-8")
+    return path

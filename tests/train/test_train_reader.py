@@ -87,7 +87,7 @@ def test_a_reader_is_the_last_member_and_no_similarity_chooses_it(built: Pool, r
     assert (card.role, card.datasets, card.licences) == ("reader", ("toys", "words"), ("own data",))
     assert card.items == 24
     assert card.score is not None
-    assert (card.score.n, card.score.metric) == (10, "right answer, examples in the prompt")
+    assert (card.score.n, card.score.metric) == (10, "exact answer, examples in the prompt")
     assert not pool.keys[4].any()
     assert (pool.manifest.gate.alone[4], pool.manifest.gate.mixes[4]) == (2.0, False)
     assert np.abs(pool.b[4]).max() > 0

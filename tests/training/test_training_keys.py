@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from crayon.customising.profiles import pool_vectors
-from crayon.training.keys import alone_thresholds, member_keys, whitening
+from crayon.customising.space import Space
+from crayon.training.keys import alone_thresholds, member_head, member_keys
 
 RNG = np.random.default_rng(0)
 
@@ -35,11 +35,11 @@ def test_two_questions_are_enough() -> None:
     assert threshold == pytest.approx(0.88, abs=0.01)
 
 
-def test_whitening_takes_out_what_differs_within_tasks() -> None:
+def test_the_head_takes_out_what_differs_within_tasks() -> None:
     # Two tasks that differ in the first number a little; within both, the second varies widely.
     rows = RNG.standard_normal((200, 2)).astype(np.float32) * np.array([0.1, 3.0], np.float32)
     states = [rows + np.array([1.0, 0.0], np.float32), rows - np.array([1.0, 0.0], np.float32)]
-    head = whitening(states)
+    head = member_head(states)
     assert head is not None
     assert head == pytest.approx(head.T)
     assert abs(head[0, 0]) > 2 * abs(head[1, 1])
@@ -48,6 +48,6 @@ def test_whitening_takes_out_what_differs_within_tasks() -> None:
     single = states[0][:50]
 
     # The first number alone tells the tasks apart: with the head it weighs more in a vector.
-    with_head, without = pool_vectors(single, centre, head), pool_vectors(single, centre)
+    with_head, without = (Space("", 0, centre, each).place(single) for each in (head, None))
     assert np.mean(with_head @ keys[0]) > np.mean(without @ plain[0])
-    assert whitening(states[:1]) is None
+    assert member_head(states[:1]) is None

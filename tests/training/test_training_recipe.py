@@ -62,9 +62,16 @@ def test_a_recipe_says_what_it_says_and_has_defaults_for_the_rest(tmp_path: Path
     assert (recipe.first_layer, recipe.clusters, recipe.kind) == (None, 0, "shared")
 
 
-def test_the_shipped_recipe_trains_on_nothing_that_is_kept_for_unseen_users() -> None:
-    recipe = load_recipe("smollm2-135m-instruct")
-    assert recipe.model == "smollm2-135m-instruct"
+@pytest.mark.parametrize(
+    ("name", "base"),
+    [
+        ("smollm2-135m-instruct", "smollm2-135m-instruct"),
+        ("qwen2.5-coder-0.5b", "qwen2.5-coder-0.5b-instruct"),
+    ],
+)
+def test_a_shipped_recipe_trains_on_nothing_that_is_kept_for_unseen_users(name: str, base: str) -> None:
+    recipe = load_recipe(name)
+    assert recipe.model == base
     trained = {source for member in recipe.members for source in member.sources}
     assert len({source.dataset for source in trained}) >= 3
     forbidden = {"bbh", "bigbench_misc", "arc_challenge", "strategyqa", "openbookqa", "medqa_us", "cosmosqa"}

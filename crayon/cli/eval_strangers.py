@@ -1,0 +1,67 @@
+"""`crayon eval customize --users strangers`: its parts that open models."""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING
+
+from crayon.cli import console, eval_setup, options
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from crayon.device import DeviceEngine
+    from crayon.eval.customize import EvalReport
+
+RESULTS = "strangers.json"
+
+
+def measure(
+    reference: str,
+    paths: Sequence[Path],
+    folder: Path,
+    *,
+    pool: str | None,
+    server_model: str | None,
+    quick: bool,
+    items: int | None,
+    workers: int,
+) -> EvalReport:
+    """Measure strangers on a model, with the pool that is named or shipped for it, if there is one.
+
+    Args:
+        reference: the device's model.
+        paths: of the users' files.
+        folder: where answers are kept.
+        pool: name or folder of a pool.
+        server_model: what is asked with the options listed; None: nothing.
+        quick: fewer questions.
+        items: most questions of a user.
+        workers: threads of both models; 0: what users have.
+    """
+    from crayon.eval.answer_cache import AnswerCache
+    from crayon.eval.stranger_users import read_strangers
+    from crayon.eval.strangers import ITEMS, QUICK_ITEMS, StrangerSettings, evaluate_strangers
+
+    settings = StrangerSettings(items=items if items is not None else QUICK_ITEMS if quick else ITEMS)
+    users = read_strangers(paths)
+    models_dir = options.load_settings({}).models_dir
+    found, model = eval_setup.model_of(reference, models_dir)
+    chosen, _ = eval_setup.pool_for(found.source_sha256, found.name, pool)
+    threads = workers or None
+    open_server: Callable[[], DeviceEngine] | None = None
+    if server_model is not None:
+        served, _ = eval_setup.model_of(server_model, models_dir)
+        open_server = functools.partial(eval_setup.open_engine, served, [], threads)
+    with AnswerCache(folder / eval_setup.ANSWERS) as cache:
+        return evaluate_strangers(
+            lambda pools: eval_setup.open_engine(found, pools, threads),
+            model,
+            chosen,
+            users,
+            settings,
+            cache,
+            open_server=open_server,
+            tell=console.message,
+        )
