@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import sys
 import tempfile
+import textwrap
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -107,7 +108,8 @@ def run_task(engine: DeviceEngine, server: str, task: DemoTask, *, show: bool) -
         if show:
             print()
             for line in (*weight_lines(made), *expectation_lines(made)):
-                _print(line)
+                for part in textwrap.wrap(line, WIDTH - 4, subsequent_indent="    ", drop_whitespace=False) or [""]:
+                    _print(part.rstrip())
             _print(f"weighed, checked and ready in {seconds:.1f} s", "bold")
             print()
             table.head()

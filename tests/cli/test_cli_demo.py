@@ -232,16 +232,15 @@ def test_a_users_task_is_asked_before_and_after_as_json(place: Place, tiny_model
     assert [(row["question"], row["wanted"]) for row in found["questions"]] == list(task.questions)
     (weights,) = found["profiles"]
     assert tuple(weights) == pool.names
+    changed = any(weights.values()) or any(found["evidence"])
     options = {"threads": 1, "pools": [pool], "models_dir": tmp_path / "models"}
-    again = tmp_path / "again"
-    with Crayon(
-        str(tiny_model), device_options=options, max_tokens=task.max_tokens, customizations_dir=again
-    ) as client:
-        made = client.customize(task.name, task.samples)
-        assert tuple(weights.values()) == made.profiles[0].weights
+    with Crayon(str(tiny_model), device_options=options, max_tokens=task.max_tokens) as client:
         for row in found["questions"]:
             assert row["before"] == client.ask(row["question"]).text
-            assert row["after"] == client.ask(row["question"], blend=task.name).text
+    assert changed == any(row["before"] != row["after"] for row in found["questions"])
+    stranger = json.loads(done.stdout)["stranger"]
+    assert (stranger["samples"], stranger["bytes_sent"]) == (16, 0)
+    assert 0 <= stranger["right"]["server"] <= len(stranger["questions"])
     assert found["right"] == {"before": 0, "after": 0}, "a random model knows no banking"
     assert min(found["tokens_per_s"].values()) > 0
     assert not list(place.temporary.iterdir())
