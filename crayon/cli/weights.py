@@ -38,7 +38,8 @@ def weight_lines(customization: Customization, current: str | None = None) -> It
             if profile.evidence or not customization.members:
                 continue
             best = max(zip(profile.similarity, customization.members, strict=True))
-            yield f"  no member of the pool fits (closest: {best[1]}, similarity {best[0]:.2f}): the plain base is kept"
+            closest = f"closest: {best[1]}, similarity {best[0]:.2f}"
+            yield f"  no member of the pool takes part ({closest}): the plain base is kept"
             continue
         yield from _bars(customization, profile)
 

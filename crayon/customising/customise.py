@@ -289,10 +289,12 @@ def _note(
     for trial, one in zip(trials, found, strict=True):
         shown, most = len(one.evidence.examples), min(len(trial.numbers), MAX_EXAMPLES)
         if 0 < shown < most:
-            notes.append(f"{shown} samples in place of {most} are shown as examples: more do not fit the context")
+            few = "1 sample" if shown == 1 else f"{shown} samples"
+            notes.append(f"{few} in place of {most} shown as examples: more do not fit the context")
     if refining and made.answered < MIN_REFINED:
         notes.append(f"too few answered samples to refine: {MIN_REFINED} are the least")
-    cases = sum(min(len(trial.cases), QUICK_CASES) for trial in trials)
-    if quick and cases < made.answered:
-        notes.append(f"only the quick check was made, on {cases} of {made.answered} samples")
+    if quick:
+        cases = sum(min(len(trial.cases), QUICK_CASES) for trial in trials)
+        of = f"{cases} of {made.answered} samples"
+        notes.append(f"only the quick check was made, on {of}: neither blend nor examples were tried")
     return "; ".join(notes)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import random
 import stat
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from keyed_pool import keyed_pool, questions
+from keyed_pool import BACKGROUND, keyed_pool, questions
 from tiny_chat import write_model
 
 from crayon.adapters import Gate
@@ -16,10 +17,14 @@ from crayon.cli.check_progress import check_progress
 from crayon.cli.repl import Repl
 from crayon.cli.weights import expectation_lines, weight_lines
 from crayon.completion import Mode
+from crayon.customising.choices import choice_values
 from crayon.customising.customization import Customization, Expectation, Refused
-from crayon.customising.expectation import MIN_JUDGED
+from crayon.customising.device_calls import DeviceCalls
+from crayon.customising.evidence import Evidence
 from crayon.customising.profiles import Profile
+from crayon.device import DeviceEngine
 from crayon.errors import InvalidRequestError
+from crayon.messages import Message
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -35,6 +40,18 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     keyed_pool(model).save(folder / "pool")
     keyed_pool(model, gate=Gate(floor=1.5)).save(folder / "aloof")
     return folder
+
+
+@pytest.fixture(scope="module")
+def plain_picks(tiny: Path) -> list[dict[str, str]]:
+    """Samples that the plain base answers rightly, every one: their answers are what it picks."""
+    labels, found = ("rose", "teal"), []
+    with DeviceEngine(tiny / "model.gguf", n_ctx=512, n_batch=64, threads=1, background=BACKGROUND) as engine:
+        for text in questions("vowels", 16):
+            scores = DeviceCalls(engine).score((Message("user", text),), labels, None, ended=True).scores
+            found.append({"question": text, "answer": labels[int(choice_values(scores, "whole").argmax())]})
+    assert {sample["answer"] for sample in found} == set(labels)
+    return found
 
 
 @pytest.fixture
@@ -54,19 +71,38 @@ def crayon(runner: CliRunner, tiny: Path, monkeypatch: pytest.MonkeyPatch, tmp_p
 
 @pytest.fixture
 def samples(tmp_path: Path) -> Path:
-    """Questions alone: the blend is all that they give, and nothing can be tried on them."""
-    return write(tmp_path / "samples.jsonl", "vowels", count=7, answers=())
+    """Questions alone: nothing can be tried on them, so their blend is all that a customisation holds."""
+    return write(tmp_path / "samples.jsonl", "vowels", labels=None)
 
 
 @pytest.fixture
-def refused(tmp_path: Path) -> Path:
-    """With answers that nothing helps a random model to find."""
-    return write(tmp_path / "refused.jsonl", "vowels", count=MIN_JUDGED, answers=("red", "red", "green", "green"))
+def refused(tmp_path: Path, plain_picks: list[dict[str, str]]) -> Path:
+    """The plain base answers all of them, and the blend of random members does not."""
+    path = tmp_path / "refused.jsonl"
+    path.write_text("".join(json.dumps(sample) + "\n" for sample in plain_picks))
+    return path
 
 
-def write(path: Path, *topics: str, count: int = 8, answers: tuple[str, ...] = ("red", "green")) -> Path:
+@pytest.fixture
+def taught(tmp_path: Path) -> Path:
+    """Their answer is told by the letters of the question, which even a random model's embedding shows."""
+    rng, lines = random.Random(1), []
+    for i in range(16):
+        text = " ".join("".join(rng.choice(("aao", "eei")[i % 2]) for _ in range(4)) for _ in range(6))
+        lines.append(json.dumps({"question": text, "answer": ("rose", "teal")[i % 2]}) + "\n")
+    path = tmp_path / "taught.jsonl"
+    path.write_text("".join(lines))
+    return path
+
+
+def write(
+    path: Path,
+    *topics: str,
+    count: int = 8,
+    labels: tuple[str, ...] | None = ("red", "green"),
+) -> Path:
     lines = [
-        json.dumps({"question": text, **({"answer": answers[i % len(answers)]} if answers else {})})
+        json.dumps({"question": text, **({"answer": labels[i % len(labels)]} if labels else {})})
         for topic in topics
         for i, text in enumerate(questions(topic, count))
     ]
@@ -74,21 +110,32 @@ def write(path: Path, *topics: str, count: int = 8, answers: tuple[str, ...] = (
     return path
 
 
-def test_customize_prints_weights_then_what_to_expect(crayon: Any, samples: Path, tmp_path: Path) -> None:
+def test_customize_prints_weights_and_what_to_do_next(crayon: Any, samples: Path, tmp_path: Path) -> None:
     done = crayon("customize", "mine", "--samples", samples)
     assert done.exit_code == 0, done.output
     lines = done.stdout.splitlines()
-    assert lines[0] == "mine: 7 samples, 0 with an answer"
-    assert lines[1] == "profile vowels: 7 samples"
+    assert lines[0] == "mine: 8 samples, 0 with an answer"
+    assert lines[1] == "profile vowels: 8 samples"
     assert lines[2].split()[:3] == ["vowels", "1.00", "#" * 30]
-    assert lines[3] == "no sample has an answer, so nothing can be checked"
-    answered = write(tmp_path / "answered.jsonl", "vowels", count=12)
-    done_with = crayon("customize", "other", "--samples", answered)
-    (expected,) = (line for line in done_with.stdout.splitlines() if line.startswith("expected: "))
-    assert "plain base" in expected
-    assert "samples of yours, each answered by the others" in expected
+    assert lines[3:] == ["no sample has an answer, so nothing can be checked"]
     assert "crayon ask --blend mine TEXT" in done.stderr
     assert stat.S_IMODE((tmp_path / "mine").stat().st_mode) == 0o700
+
+
+def test_customize_prints_the_evidence_and_what_to_expect(crayon: Any, taught: Path) -> None:
+    done = crayon("customize", "mine", "--samples", taught)
+    assert done.exit_code == 0, done.output
+    lines = done.stdout.splitlines()
+    assert lines[:4] == [
+        "mine: 16 samples, 16 with an answer",
+        "profile vowels: 16 samples",
+        "  answers: 2, rose, teal",
+        "  classes: 16 samples tell which answer a question is like",
+    ]
+    (expected,) = (line for line in lines if line.startswith("expected: "))
+    assert expected.startswith("expected: 100 % right, plain base ")
+    assert "samples of yours, each answered by the others" in expected
+    assert "crayon ask --blend mine TEXT" in done.stderr
 
 
 def test_several_tasks_are_said_and_the_check_can_be_quick(crayon: Any, tmp_path: Path) -> None:
@@ -99,19 +146,23 @@ def test_several_tasks_are_said_and_the_check_can_be_quick(crayon: Any, tmp_path
     assert "profile vowels: 12 samples" in done.stdout
     assert "profile numbers: 12 samples" in done.stdout
     assert "16 samples of yours" in done.stdout
-    assert "only the quick check was made, on 16 of 24 samples" in done.stdout
+    said = "only the quick check was made, on 16 of 24 samples: neither blend nor examples were tried"
+    assert said in done.stdout
+    assert "fits" not in done.stdout, "the members may well fit"
 
 
 @pytest.mark.parametrize("options", [(), ("--no-check",), ("--refine",)])
-def test_no_option_lets_a_blend_that_does_worse_go_live(crayon: Any, refused: Path, options: tuple[str, ...]) -> None:
+def test_no_option_lets_what_does_worse_go_live(crayon: Any, refused: Path, options: tuple[str, ...]) -> None:
     done = crayon("customize", "mine", "--samples", refused, *options)
     assert done.exit_code == 0, done.output
-    record = json.loads(crayon("customizations", "show", "mine", "--json").stdout)
-    found = record["expectation"]
-    assert found["customised"] >= found["base"], "nothing that loses to the plain base goes live"
-    changed = any(any(profile["weights"]) or profile["evidence"]["answers"] for profile in record["profiles"])
-    assert ("use it" in done.stderr) == changed
-    assert ("this customisation changes no answer" in done.stdout) != changed
+    # The quick check tries no blend, so it has none to refuse.
+    assert ("of yours): the blend is refused" in done.stdout) is (options != ("--no-check",))
+    assert "expected: 100 % right, plain base 100 %" in done.stdout
+    assert "this customisation changes no answer" in done.stdout
+    assert "use it" not in done.stderr
+    question = questions("vowels", 1, seed=5)[0]
+    route = json.loads(crayon("ask", "--json", "--blend", "mine", question).stdout)["route"]
+    assert (route["blend"], route["evidence"]) == (None, [])
 
 
 @pytest.mark.parametrize("options", [(), ("--refine",)])
@@ -133,25 +184,26 @@ def test_an_interrupted_customize_leaves_what_was_there(
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["mine"]
 
 
-def test_it_says_plainly_that_no_member_fits(
+def test_it_says_plainly_that_no_member_takes_part(
     crayon: Any, samples: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CRAYON_DEVICE__POOLS", str(tiny / "aloof"))
     done = crayon("customize", "mine", "--samples", samples)
     assert done.exit_code == 0, done.output
-    assert "no member of the pool fits (closest: vowels, similarity 0." in done.stdout
+    assert "no member of the pool takes part (closest: vowels, similarity 0." in done.stdout
     assert "the plain base is kept" in done.stdout
     assert "this customisation changes no answer" in done.stdout
 
 
-def test_customize_as_json(crayon: Any, tmp_path: Path) -> None:
-    samples = write(tmp_path / "few.jsonl", "vowels", count=MIN_JUDGED - 1)
-    done = crayon("customize", "mine", "--samples", samples, "--json")
-    record = json.loads(done.stdout)
+def test_customize_as_json(crayon: Any, samples: Path, taught: Path) -> None:
+    record = json.loads(crayon("customize", "mine", "--samples", samples, "--json").stdout)
     assert record["name"] == "mine"
     assert record["profiles"][0]["weights"] == [1.0, 0.0, 0.0]
     assert "centre" not in record["profiles"][0]
+    assert record["expectation"] is None
+    record = json.loads(crayon("customize", "other", "--samples", taught, "--json").stdout)
     assert record["expectation"]["metric"] == "accuracy"
+    assert record["profiles"][0]["evidence"]["answers"] == ["rose", "teal"]
 
 
 @pytest.mark.parametrize(
@@ -181,17 +233,24 @@ def test_a_bad_or_taken_name_is_a_usage_error(crayon: Any, samples: Path) -> Non
     assert crayon("customize", "mine", "--samples", samples, "--no-check", "--replace").exit_code == 0
 
 
-def test_without_a_pool_samples_alone_are_weighed(crayon: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_pool_the_samples_themselves_are_the_evidence(
+    crayon: Any, taught: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("CRAYON_DEVICE__POOLS", "")
-    done = crayon("customize", "mine", "--samples", write(tmp_path / "s.jsonl", "vowels", count=12))
+    done = crayon("customize", "mine", "--samples", taught)
     assert done.exit_code == 0, done.output
-    assert "profile mine: 12 samples" in done.stdout
-    assert "expected: " in done.stdout
+    assert "profile mine: 16 samples\n  answers: 2, rose, teal\n" in done.stdout
     assert "pool" not in done.stdout
+    answer = json.loads(crayon("ask", "--json", "--blend", "mine", "aaoa aoao aaoo oaaa aaoa aaaa").stdout)
+    assert answer["text"] == "rose"
+    assert "classes" in answer["route"]["evidence"]
+    said = crayon("chat", input="/blend mine\n/weights\n").stderr
+    assert "mine, made for model" in said
+    assert "answers: 2, rose, teal" in said
 
 
 def test_listing_showing_renaming_exporting_and_deleting(crayon: Any, tmp_path: Path) -> None:
-    samples = write(tmp_path / "few.jsonl", "vowels", count=MIN_JUDGED - 1)
+    samples = write(tmp_path / "few.jsonl", "vowels", count=7)
     assert "no customisations" in crayon("customizations", "ls").stderr
     crayon("customize", "one", "--samples", samples)
     crayon("customize", "two", "--samples", write(tmp_path / "s.jsonl", "numbers", count=2), "--no-check")
@@ -221,7 +280,7 @@ def test_listing_showing_renaming_exporting_and_deleting(crayon: Any, tmp_path: 
 
 
 def test_ask_and_chat_with_a_customisation(crayon: Any, samples: Path, tmp_path: Path) -> None:
-    crayon("customize", "mine", "--samples", samples, "--no-check")
+    crayon("customize", "mine", "--samples", samples)
     question = questions("vowels", 1, seed=5)[0]
     route = json.loads(crayon("ask", "--json", "--blend", "mine", question).stdout)["route"]
     assert (route["customization"], route["profile"], route["blend"]["weights"]) == ("mine", "vowels", [1.0, 0.0, 0.0])
@@ -266,12 +325,13 @@ def test_chat_customises_blends_and_shows_weights(crayon: Any, samples: Path) ->
     said = done.stderr.splitlines()
     assert said[0] == "the plain base: no weights"
     assert "profile" not in said[1]
-    assert said[2] == "profile vowels: 7 samples"
+    assert said[2] == "profile vowels: 8 samples"
+    assert said[3].split()[:2] == ["vowels", "1.00"]
     assert said[4] == "no sample has an answer, so nothing can be checked"
     base = said.index("blend: base, as it is")
     used = said.index("in use from now on")
     assert "| profile vowels |" in said[used + 1]
-    assert "profile vowels: 7 samples (in use)" in said[used + 3]
+    assert "profile vowels: 8 samples (in use)" in said[used + 3]
     assert "profile" not in said[base + 1]
     assert said[-3:] == ["blend: mine, always applied", "blend: none, the plain base", "blend: none, the plain base"]
     wrong = crayon("chat", input="/blend none\n/customize mine\n")
@@ -283,10 +343,10 @@ def test_chat_customises_blends_and_shows_weights(crayon: Any, samples: Path) ->
 def test_chat_checks_like_the_command_and_uses_nothing_that_changes_nothing(crayon: Any, refused: Path) -> None:
     done = crayon("chat", input=f"/customize mine {refused}\n/blend\n")
     assert done.exit_code == 0, done.stderr
-    assert "8 samples of yours, each answered by the others" in done.stderr
-    nothing = "this customisation changes no answer" in done.stderr
-    assert ("in use" in done.stderr) != nothing
-    assert done.stderr.splitlines()[-1] == ("blend: none, the plain base" if nothing else "blend: mine, always applied")
+    assert "of yours): the blend is refused" in done.stderr
+    assert "this customisation changes no answer" in done.stderr
+    assert "in use" not in done.stderr
+    assert done.stderr.splitlines()[-1] == "blend: none, the plain base"
 
 
 def test_chat_says_how_to_replace_and_does(crayon: Any, samples: Path) -> None:
@@ -402,8 +462,8 @@ def test_a_refused_blend_is_said_plainly_and_shown(metric: Any, base: float, cus
     assert lines[2].split()[:2] == ["bank", "1.00"]
     said = list(expectation_lines(found))
     assert said[1] == f"profile a: {figures} (8 samples of yours): the blend is refused"
-    assert said[2].startswith("this customisation changes no answer")
-    assert "--refine" not in " ".join(said)
+    assert said[2].startswith("this customisation changes no answer: nothing that your samples hold beats the plain")
+    assert said[3] == "give more samples with an answer (8 or more), a few for each answer"
 
 
 @pytest.mark.parametrize(

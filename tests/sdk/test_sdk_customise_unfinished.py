@@ -79,7 +79,7 @@ def test_the_quick_check_scores_eight_samples_of_each_task_and_says_so(sdk, fold
     assert len(device.scored) == 8
     assert all(request.blend is None for request in device.scored)
     assert found.expectation.samples == 8
-    assert found.note == "only the quick check was made, on 8 of 24 samples"
+    assert found.note == "only the quick check was made, on 8 of 24 samples: neither blend nor examples were tried"
     assert not any(profile.fits for profile in found.profiles), "what was not tried does not go live"
 
 
