@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from crayon.text_form import same_key
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -19,6 +21,16 @@ LONG_CHOICE_WORDS = 4.0
 # How choices are compared: by their tokens and the answer's end, by their tokens alone, or per token.
 Rule = Literal["ended", "whole", "token"]
 RULES: tuple[Rule, ...] = ("ended", "whole", "token")
+
+
+def place_among(text: str, texts: Sequence[str]) -> int | None:
+    """Return which of the texts is the same: letter by letter, else but for case, Unicode form and outer spaces.
+
+    So of two answers that only case tells apart, as "mW" and "MW", each is found.
+    """
+    if text in texts:
+        return list(texts).index(text)
+    return next((i for i, other in enumerate(texts) if same_key(other) == same_key(text)), None)
 
 
 def rule_for(texts: Sequence[str], *, ended: bool) -> Rule:

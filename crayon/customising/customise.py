@@ -26,7 +26,7 @@ from crayon.customising.profiles import make_profiles, one_profile
 from crayon.customising.refine import MAX_CASES as MAX_REFINED
 from crayon.customising.refine import MAX_EVALUATIONS, Refined, refine
 from crayon.customising.refine import MIN_CASES as MIN_REFINED
-from crayon.customising.sample import one_spelling
+from crayon.customising.sample import closed_answers, one_spelling
 from crayon.customising.support import turns_of
 from crayon.customising.trial import Trial
 
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from crayon.customising.device_calls import DeviceCalls
     from crayon.customising.profiles import Profile
     from crayon.customising.sample import Sample
-    from crayon.customising.trial import Found
+    from crayon.customising.trial import Found, Job
     from crayon.messages import Message
 
     Progress: TypeAlias = Callable[[str, int, int], None]
@@ -81,6 +81,8 @@ def customise(calls: DeviceCalls, name: str, samples: Sequence[Sample], *, pool_
     else:
         manifest = pool.manifest
         profiles, parts = make_profiles(vectors, background, pool.keys, pool.names, manifest.gate)
+        if _tears_apart(samples, parts):
+            profiles, parts = make_profiles(vectors, background, pool.keys, pool.names, manifest.gate, 1)
         base, base_sha256 = manifest.base.name, manifest.base.source_sha256
     customization = Customization(
         name=name,
@@ -114,8 +116,8 @@ def check(
 
     Each of about 24 answered samples is scored under the plain base, under the blend that the others of its profile
     give, and with other samples as examples; the classifier is left out in closed form. What does worse than the base
-    does not go live: a blend that does is in the expectation's `refused`. A refined profile is judged on the samples
-    that the search did not see.
+    does not go live: a blend that does is in the expectation's `refused`. A blend that was refined is judged on the
+    samples that the search did not see; on the others it counts as the base.
 
     Args:
         calls: the device.
@@ -135,8 +137,9 @@ def check(
     profiles = list(made.profiles)
     held = _refine(calls, draft, profiles, system, progress) if refining else {}
     trials = [_trial(calls, draft, part, held.get(part)) for part in range(len(profiles))]
-    first = [(trial, job) for trial in trials for job in trial.jobs[:QUICK_CASES] if job.prompt == "base"]
-    later = [(trial, job) for trial in trials for job in trial.jobs if (trial, job) not in first] if not quick else []
+    first, later = _stages(trials)
+    if quick:
+        later = []
     for done, (trial, job) in enumerate([*first, *later]):
         if done == len(first):
             ready(_decided(made, profiles, trials, refining=refining, quick=True))
@@ -147,6 +150,17 @@ def check(
     if not later:
         ready(decided)
     return decided
+
+
+def _stages(trials: Sequence[Trial]) -> tuple[list[tuple[Trial, Job]], list[tuple[Trial, Job]]]:
+    """Return the scorings of the quick check, under the plain base and evenly from each trial's cases; and the rest."""
+    first: list[tuple[Trial, Job]] = []
+    later: list[tuple[Trial, Job]] = []
+    for trial in trials:
+        few = set(few_of(trial.cases, QUICK_CASES))
+        for job in trial.jobs:
+            (first if job.prompt == "base" and job.case in few else later).append((trial, job))
+    return first, later
 
 
 def _decided(
@@ -176,6 +190,17 @@ def _decided(
     return _noted(replace(made, profiles=tuple(decided), expectation=expectation), note)
 
 
+def _tears_apart(samples: Sequence[Sample], parts: NDArray[np.intp]) -> bool:
+    """Return whether a part has one answer again and again, of a set that all parts close: it is a class, no task."""
+    if not parts.any() or not closed_answers(samples):
+        return False
+    answers: dict[int, list[str]] = {}
+    for sample, part in zip(samples, parts.tolist(), strict=True):
+        if sample.answer is not None:
+            answers.setdefault(part, []).append(sample.answer)
+    return any(len(own) > 1 and len(set(own)) == 1 for own in answers.values())
+
+
 def _of_samples(samples: Sequence[Sample], merged: int) -> str:
     """Return what is to be known of samples; none of their texts, since notes are exported."""
     notes: list[str] = []
@@ -203,14 +228,13 @@ def _trial(calls: DeviceCalls, draft: Draft, part: int, held: Refined | None) ->
         return calls.tokens((*turns, turns[0])) <= room
 
     examples = choose_examples(samples, numbers, fits) if len(numbers) > 1 else ()
-    if held is not None:
-        cases = [case.sample for case in held.held_out]
-    else:
-        share = MAX_CASES * len(numbers) // max(draft.customization.answered, 1)
-        cases = few_of(judged_by(numbers, examples), max(MIN_JUDGED, share))
+    share = MAX_CASES * len(numbers) // max(draft.customization.answered, 1)
+    cases = few_of(judged_by(numbers, examples), max(MIN_JUDGED, share))
     weights: list[tuple[float, ...] | None] = [None] * len(cases)
     if held is not None:
-        weights = [held.weights] * len(cases)
+        unseen = {case.sample for case in held.held_out}
+        cases = sorted({*cases, *unseen})
+        weights = [held.weights if case in unseen else None for case in cases]
     elif draft.pool is not None:
         gate, keys = draft.pool.manifest.gate, draft.pool.keys
         weights = [left_out_weights(draft.vectors, parts, case, keys, gate) for case in cases]
@@ -283,7 +307,7 @@ def _note(
         return "a single answered sample cannot be checked: there are no others to answer it by"
     if expectation is None:
         if any(trial.scored for trial in trials):
-            return "each answer has one sample, which no other one can speak for: nothing could be checked"
+            return "each task has a single answered sample, which no other one can speak for: nothing could be checked"
         return "nothing could be checked: every question with its answers is longer than the context"
     notes = []
     for trial, one in zip(trials, found, strict=True):

@@ -68,8 +68,8 @@ class Profile:
         return FittedScope(self.name, unit_rows(self.name, [self.centre])[0], self.threshold, ())
 
 
-def split(vectors: NDArray[np.float32], keys: NDArray[np.float32]) -> NDArray[np.intp]:
-    """Return the part, from 0, of each sample: as many parts as are worth it, at most 4, the largest first.
+def split(vectors: NDArray[np.float32], keys: NDArray[np.float32], most: int = MAX_PROFILES) -> NDArray[np.intp]:
+    """Return the part, from 0, of each sample: as many parts as are worth it, at most `most`, the largest first.
 
     Parts begin at the members that most samples are nearest to, and move to where the samples lie. They count only if
     each has at least `MIN_PART` samples and `MIN_SHARE` of all, their best members differ, and the samples come nearer
@@ -78,6 +78,7 @@ def split(vectors: NDArray[np.float32], keys: NDArray[np.float32]) -> NDArray[np
     Args:
         vectors: (n, D) unit rows, and
         keys: (K, D) unit rows, of one space.
+        most: parts at most.
     """
     cosines = vectors @ keys.T
     nearest = np.argmax(cosines, axis=1)
@@ -86,7 +87,7 @@ def split(vectors: NDArray[np.float32], keys: NDArray[np.float32]) -> NDArray[np
     least = max(MIN_PART, int(np.ceil(MIN_SHARE * len(vectors))))
     best = np.zeros(len(vectors), np.intp)
     best_worth = float(cosines[:, _best_members(vectors, best, 1, keys)[0]].mean())
-    for k in range(2, min(MAX_PROFILES, len(seeds), len(vectors) // least) + 1):
+    for k in range(2, min(most, len(seeds), len(vectors) // least) + 1):
         parts = _settle(vectors, np.stack([vectors[nearest == seed].mean(axis=0) for seed in seeds[:k]]))
         members = _best_members(vectors, parts, k, keys)
         if np.bincount(parts, minlength=k).min() < least or len(set(members.tolist())) < k:
@@ -104,6 +105,7 @@ def make_profiles(
     keys: NDArray[np.float32],
     members: Sequence[str],
     gate: Gate,
+    most: int = MAX_PROFILES,
 ) -> tuple[tuple[Profile, ...], NDArray[np.intp]]:
     """Return the profiles of a user's samples, and which one each sample belongs to.
 
@@ -113,11 +115,12 @@ def make_profiles(
         keys: (K, D) unit rows, one for each member.
         members: the members' names.
         gate: the pool's rule for weights.
+        most: profiles at most.
 
     Raises:
         InvalidRequestError: sizes do not match, or a vector is unusable.
     """
-    parts = split(vectors, keys)
+    parts = split(vectors, keys, most)
     profiles: list[Profile] = []
     for part in range(int(parts.max()) + 1):
         own = vectors[parts == part]

@@ -31,7 +31,7 @@ MAX_TOTAL = 1.2
 
 @dataclass(frozen=True, slots=True)
 class Refined:
-    """What a search found: weights, whether they are other ones than before, and the samples held out of it."""
+    """What a search found: weights, whether they are other ones than before, and the samples that it did not see."""
 
     weights: tuple[float, ...]
     better: bool

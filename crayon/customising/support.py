@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from crayon.customising.choices import choice_values
+from crayon.customising.choices import choice_values, place_among
 from crayon.customising.classifier import Classifier
 from crayon.customising.examples import shown_to
 from crayon.errors import AdapterError
 from crayon.messages import Message
-from crayon.text_form import same_key
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -74,24 +73,20 @@ class Support:
     def values(self, choices: Sequence[str], scores: Sequence[ContinuationScore]) -> NDArray[np.float64] | None:
         """Return one value for each choice, or None: one or no choice is an answer of the samples.
 
-        A choice that no sample has is compared by the model, less the mean bias: nothing speaks for it.
+        A choice that is none of the answers is compared by the model, at the lowest odds: nothing speaks for it.
 
         Args:
             choices: the texts.
             scores: one for each, whose last token is the answer's end.
         """
-        places = [self._place(choice) for choice in choices]
+        places = [place_among(choice, self.answers) for choice in choices]
         known = [place for place in places if place is not None]
         if len(set(known)) < 2:
             return None
         model = normalised(choice_values(scores, self.rule))
-        bias = float(np.mean([self.odds[place] for place in known]))
         low = min(self.odds[place] for place in known)
-        odds = np.array([min(bias, low) if place is None else self.odds[place] for place in places])
+        odds = np.array([low if place is None else self.odds[place] for place in places])
         return np.asarray(self.model * model + odds, np.float64)
-
-    def _place(self, choice: str) -> int | None:
-        return next((i for i, answer in enumerate(self.answers) if same_key(answer) == same_key(choice)), None)
 
 
 class ProfileSupport:
@@ -180,10 +175,10 @@ def place_of(sample: Sample, answers: Sequence[str]) -> int:
     Raises:
         AdapterError: none of them.
     """
-    for i, answer in enumerate(answers):
-        if sample.answer is not None and same_key(answer) == same_key(sample.answer):
-            return i
-    raise AdapterError("a sample's answer is none of the closed set; customise again")
+    place = None if sample.answer is None else place_among(sample.answer, answers)
+    if place is None:
+        raise AdapterError("a sample's answer is none of the closed set; customise again")
+    return place
 
 
 def normalised(values: NDArray[np.floating]) -> NDArray[np.float64]:

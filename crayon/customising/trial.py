@@ -8,16 +8,15 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from crayon.completion import Blend
-from crayon.customising.choices import RULES, choice_values, rule_for
+from crayon.customising.choices import RULES, choice_values, place_among, rule_for
 from crayon.customising.evidence import NONE, Evidence
 from crayon.customising.examples import shown_to
-from crayon.customising.expectation import MIN_JUDGED, Outcome
+from crayon.customising.expectation import Outcome
 from crayon.customising.sample import closed_answers
 from crayon.customising.support import place_of, turns_of
 from crayon.customising.weighing import MODEL, PROMPTS, Scored, left_out_classes, needs_end, weigh
 from crayon.errors import EngineError, PromptTooLongError
 from crayon.messages import Message
-from crayon.text_form import same_key
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -80,7 +79,7 @@ class Trial:
         part: number of the profile.
         samples: all of the user's.
         numbers: those of the profile that have an answer.
-        cases: those that are scored.
+        cases: those that are scored, in the order in which `jobs` has them.
         vectors: embeddings of all samples, (n, D).
         examples: the samples that a prompt would show; () tries none.
         weights: for each case the blend's weights by the other samples; None or zeros where no member fits.
@@ -154,9 +153,19 @@ class Trial:
         if "blend" in self._values:
             self._values["blend"] = base | self._values["blend"]
         tried = [prompt for prompt in PROMPTS if all(case in self._values.get(prompt, {}) for case in cases)]
-        return self._closed(cases, tried) if self.kind == "closed" else self._open(cases, tried)
+        if self.kind != "closed":
+            return self._open(cases, tried)
+        labels = np.array([place_of(self.samples[i], self.answers) for i in self.numbers], np.intp)
+        # An answer that no other sample has cannot be found by the others.
+        again = np.bincount(labels, minlength=len(self.answers))[labels] > 1
+        places = [self.numbers.index(case) for case in cases]
+        if not again[places].any():
+            return self._open(cases, [prompt for prompt in tried if prompt not in SHOWING])
+        return self._closed(cases, tried, labels, again[places])
 
-    def _closed(self, cases: Sequence[int], tried: Sequence[Prompt]) -> Found:
+    def _closed(
+        self, cases: Sequence[int], tried: Sequence[Prompt], labels: NDArray[np.intp], judged: NDArray[np.bool_]
+    ) -> Found:
         scored = [
             Scored(
                 prompt=prompt,
@@ -165,19 +174,17 @@ class Trial:
             )
             for prompt in tried
         ]
-        labels = np.array([place_of(self.samples[i], self.answers) for i in self.numbers], np.intp)
         classes = left_out_classes(self.vectors[list(self.numbers)], labels.tolist(), len(self.answers))
         places = [self.numbers.index(case) for case in cases]
-        # An answer that no other sample has cannot be found by the others.
-        judged = np.bincount(labels, minlength=len(self.answers))[labels[places]] > 1
         ended = needs_end(self.answers)
         done = weigh(scored, labels[places], judged, classes[places], ended=ended)
         outcomes = tuple(
             Outcome(self.part, 100.0 * plain, 100.0 * now)
             for plain, now in zip(done.base[judged].tolist(), done.right[judged].tolist(), strict=True)
         )
-        alone = done.tried.get("blend", done.tried.get("base", 0))
-        harmed = 100.0 * alone / len(outcomes) if outcomes and alone < done.tried["base"] else None
+        alone = done.tried.get("blend")
+        worse = alone is not None and alone < int(done.base[judged].sum())
+        harmed = 100.0 * alone / len(outcomes) if alone is not None and worse else None
         if done.prompt is None:
             return Found(NONE, prompt="base", outcomes=outcomes, harmed=harmed)
         evidence = Evidence(
@@ -196,11 +203,11 @@ class Trial:
         best: Prompt = "base"
         base, harmed = worth["base"], None
         if "blend" in worth:
-            if worth["blend"].mean() < base.mean() and len(cases) >= MIN_JUDGED:
+            if worth["blend"].mean() < base.mean():
                 harmed = float(worth["blend"].mean())
             else:
                 best = "blend"
-        least = float(base.mean()) + (MIN_POINTS if self.kind == "choice" else MIN_NATS)
+        least = float(base.mean()) + (MIN_NATS if self.kind == "free" else MIN_POINTS)
         for prompt in SHOWING:
             if prompt in worth and worth[prompt].mean() >= max(least, worth[best].mean()):
                 best = prompt
@@ -220,9 +227,9 @@ class Trial:
             return np.array([values[case].mean for case in cases])
 
         def right(case: int, rule: Rule) -> float:
-            sample = self.samples[case]
-            chosen = sample.choices[int(np.argmax(values[case].by_rule[rule]))]
-            return 100.0 * (sample.answer is not None and same_key(chosen) == same_key(sample.answer))
+            answer = self.samples[case].answer
+            place = None if answer is None else place_among(answer, self.texts(case))
+            return 100.0 * (int(np.argmax(values[case].by_rule[rule])) == place)
 
         if prompt == "base":
             return max((np.array([right(case, rule) for case in cases]) for rule in RULES), key=lambda row: row.sum())

@@ -61,7 +61,8 @@ def places_of(
         verdict = gate.judge(vector)
         return Place(verdict.name, verdict.score - verdict.threshold, own)
 
-    parts = np.zeros(len(kept), np.intp) if pool is None or not kept else split(own, pool.keys)
+    most = len(customization.profiles)
+    parts = np.zeros(len(kept), np.intp) if pool is None or not kept else split(own, pool.keys, most)
     left_out = _left_out(customization, kept, own, parts)
     found = [left_out.get(sample.question) or judged(vector, None) for sample, vector in zip(samples, new, strict=True)]
     homes = {question: place.profile for question, place in left_out.items()}

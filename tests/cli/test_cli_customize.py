@@ -20,7 +20,7 @@ from crayon.completion import Mode
 from crayon.customising.choices import choice_values
 from crayon.customising.customization import Customization, Expectation, Refused
 from crayon.customising.device_calls import DeviceCalls
-from crayon.customising.evidence import Evidence
+from crayon.customising.evidence import NONE, Evidence
 from crayon.customising.profiles import Profile
 from crayon.device import DeviceEngine
 from crayon.errors import InvalidRequestError
@@ -47,7 +47,7 @@ def plain_picks(tiny: Path) -> list[dict[str, str]]:
     """Samples that the plain base answers rightly, every one: their answers are what it picks."""
     labels, found = ("rose", "teal"), []
     with DeviceEngine(tiny / "model.gguf", n_ctx=512, n_batch=64, threads=1, background=BACKGROUND) as engine:
-        for text in questions("vowels", 16):
+        for text in questions("vowels", 8):
             scores = DeviceCalls(engine).score((Message("user", text),), labels, None, ended=True).scores
             found.append({"question": text, "answer": labels[int(choice_values(scores, "whole").argmax())]})
     assert {sample["answer"] for sample in found} == set(labels)
@@ -415,8 +415,16 @@ def test_a_failing_customize_changes_nothing_in_the_chat(client: Any, capsys: py
     assert "samples: are no good" in capsys.readouterr().err
 
 
-def made(weights: tuple[float, ...], **values: Any) -> Customization:
-    profile = Profile(name="a", weights=weights, similarity=(0.5, 0.4, 0.3), samples=1, threshold=0.1, centre=(1.0,))
+def made(weights: tuple[float, ...], evidence: Evidence = NONE, **values: Any) -> Customization:
+    profile = Profile(
+        name="a",
+        weights=weights,
+        similarity=(0.5, 0.4, 0.3),
+        samples=1,
+        threshold=0.1,
+        centre=(1.0,),
+        evidence=evidence,
+    )
     return Customization(
         **{
             "name": "mine",
@@ -442,6 +450,37 @@ def test_bars_show_large_weights_first_count_small_ones_and_give_the_base_its_sh
         "  (plain base)   0.30  " + "#" * 9,
         "  1 member more below 0.005",
     ]
+
+
+def test_each_kind_of_evidence_is_told_and_the_base_only_where_it_answers_alone() -> None:
+    answers = ("billing", "delivery", "returns", "account", "other")
+    both = Evidence(examples=(0,), answers=answers, labelled=(0, 1, 2), classes=10.0)
+    assert list(weight_lines(made((0.0, 0.0, 0.0), both))) == [
+        "profile a: 1 sample",
+        "  answers: 5, billing, delivery, returns, account and 1 more",
+        "  classes: 3 samples tell which answer a question is like",
+        "  examples: 1 sample shown before each question",
+    ]
+    assert "changes no answer" not in " ".join(expectation_lines(made((0.0, 0.0, 0.0), both)))
+    shown = Evidence(examples=(0, 2))
+    assert list(weight_lines(made((1.0, 0.0, 0.0), shown)))[1:] == [
+        "  examples: 2 samples shown before each question",
+        "  a   1.00  " + "#" * 30 + "  similarity 0.50",
+    ]
+    assert list(weight_lines(made((0.0, 0.0, 0.0)))) == [
+        "profile a: 1 sample",
+        "  no member of the pool takes part (closest: a, similarity 0.50): the plain base is kept",
+    ]
+
+
+@pytest.mark.parametrize(("samples", "answered", "next_step"), [(8, 3, "give more"), (16, 16, "a larger model")])
+def test_where_nothing_changed_the_next_step_is_said_and_never_use_it(
+    samples: int, answered: int, next_step: str
+) -> None:
+    lines = list(expectation_lines(made((0.0, 0.0, 0.0), samples=samples, answered=answered)))
+    assert lines[0].startswith("this customisation changes no answer")
+    assert lines[1].startswith(next_step)
+    assert not any("use it" in line for line in lines)
 
 
 @pytest.mark.parametrize(
