@@ -16,7 +16,7 @@ BESIDE_BYTES: Final = 200 * 2**20
 SPARE_BYTES: Final = 512 * 2**20  # stays free, for the program around it and for others
 
 # What a customised device computes for a question of 30 tokens while some 400 tokens of examples are kept: the question
-# with its template (45), the rest of 4 labels (12), and the embedding, 30 tokens through half of the layers (15).
+# with its template (45), the rest of 4 labels (12), and the embedding, through at most half of the layers (15).
 # `choose` and `encode` took 0.85 to 1.05 times as long as these 72 tokens in pieces of 32, on both models.
 ANSWER_TOKENS: Final = 45 + 12 + 15
 MOST_ANSWER_S: Final = 1.0
