@@ -125,6 +125,51 @@ def memory_limit(proc: Path = PROC, root: Path = CGROUPS) -> int | None:
     return min(limits, default=None)
 
 
+def memory_room(proc: Path = PROC, root: Path = CGROUPS) -> int:
+    """Return how many bytes this process may still take: what is free, or less where a control group says so."""
+    return min([psutil.virtual_memory().available, *_group_room(proc, root)])
+
+
+def _group_room(proc: Path, root: Path) -> list[int]:
+    """Return what each control group with a limit leaves; pages of files that were not used lately count as free."""
+    left: list[int] = []
+    for folder in _folders("memory", proc, root):
+        for most, used, cached in (
+            ("memory.max", "memory.current", "inactive_file"),
+            ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+        ):
+            limit, now = (_read(folder / name).strip() for name in (most, used))
+            if limit.isdigit() and now.isdigit() and int(limit) < _NO_LIMIT:
+                stat = dict(
+                    line.split(maxsplit=1) for line in _read(folder / "memory.stat").splitlines() if " " in line
+                )
+                idle = stat.get(cached, "0").strip()
+                left.append(max(0, int(limit) - int(now) + (int(idle) if idle.isdigit() else 0)))
+    return left
+
+
+def cpu_waiting(proc: Path = PROC, root: Path = CGROUPS) -> float | None:
+    """Return for how many seconds, so far, tasks have waited for a core: those of this process's control group.
+
+    Those of the machine where the group does not tell, None where nobody does.
+    """
+    for path in (*(folder / "cpu.pressure" for folder in _folders("cpu", proc, root)), proc / "pressure" / "cpu"):
+        for line in _read(path).splitlines():
+            kind, *fields = line.split()
+            total = dict(field.split("=", 1) for field in fields if "=" in field).get("total", "")
+            if kind == "some" and total.isdigit():
+                return int(total) / 1e6
+    return None
+
+
+def load_average() -> float | None:
+    """Return how many tasks ran or waited in the last minute, on average; None where the platform does not tell."""
+    try:
+        return os.getloadavg()[0]
+    except (AttributeError, OSError):
+        return None
+
+
 def _folders(controller: str, proc: Path, root: Path) -> list[Path]:
     """Return this process's control group folder and those above it, for v2 and for the v1 controller."""
     folders: list[Path] = []

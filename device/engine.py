@@ -11,6 +11,7 @@ from crayon.blending import Lease, PoolBlends, check_bases
 from crayon.completion import Usage
 from crayon.data.texts import background_texts, everyday_groups
 from crayon.device import opening
+from crayon.device.auto import Wish, pick
 from crayon.device.compute import Compute
 from crayon.device.encoder import Encoder
 from crayon.device.job import Job
@@ -38,6 +39,7 @@ from crayon.errors import (
 )
 from crayon.llama import smoke
 from crayon.llama.model import Model
+from crayon.models import is_auto
 from crayon.models.prepared import origin
 from crayon.promise import Promise
 from crayon.room import check_continuations, check_prompt
@@ -142,6 +144,8 @@ class DeviceEngine:
     ) -> Self:
         """Open a model by reference: fetched when it is absent, and in the file prepared for this machine if any.
 
+        "auto" is the model that suits this machine, see `crayon.device.auto`.
+
         `pools` are those to blend: by default the one that comes with Crayon for this model, if there is one.
 
         Raises:
@@ -149,6 +153,9 @@ class DeviceEngine:
             AdapterError: a pool that is named cannot be read, or was made for another model.
             EngineError: it cannot be run.
         """
+        if is_auto(reference):
+            wish = Wish(models_dir=models_dir, download=download, prepared=prepared, n_ctx=n_ctx, threads=threads)
+            reference = pick(wish).model
         found = opening.find(
             reference, models_dir=models_dir, download=download, prepared_file=prepared, progress=progress
         )

@@ -60,6 +60,7 @@ def ask(
     where it came from goes to standard error if that is a terminal.
     """
     from crayon.cli.client import open_client
+    from crayon.cli.device_model import suited
 
     flags = {
         "mode": mode,
@@ -82,7 +83,7 @@ def ask(
         messages = [Message("user", read_question(text or []))]
         if system:
             messages.insert(0, Message("system", system))
-        with open_client(settings) as client:
+        with open_client(suited(settings, blend)) as client:
             completion = _answer(client, messages, blend, free=free, show=not (as_json or no_stream))
     except CrayonError as error:
         if as_json:

@@ -11,6 +11,7 @@ import typer
 
 from crayon.cli import console, options
 from crayon.cli.calibration_lines import calibration_lines
+from crayon.cli.device_model import suited
 from crayon.completion import Mode
 from crayon.errors import InvalidRequestError
 
@@ -107,7 +108,7 @@ def calibrate(
         _kept(settings, name, remove=delete, as_json=as_json)
         return
     target = _target(server_share, min_quality, max_device_error, confidence)
-    with _client(settings, ask_server=ask_server) as client:
+    with _client(suited(settings, name), ask_server=ask_server) as client:
         record = client.calibrate(
             name,
             samples=samples,

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from crayon.models import CatalogueEntry, Store
 
 GIB = 2**30
-# The catalogue's device model, prepared and running, needs about half of the first; its download the second.
+# The small device model, prepared and running, needs about half of the first; its download the second.
 LOW_MEMORY, LOW_DISK = GIB, 2 * GIB
 SMOKE_SECONDS = 120.0
 SERVER_SECONDS = 5.0
@@ -151,6 +151,32 @@ def check_library(command: Sequence[str] | None = None) -> list[Finding]:
         detail = f"this build of llama-cpp-python {REQUIRED_VERSION} breaks AMX, so it runs without; {info}"
         return [Finding("library", Status.WARN, detail, REBUILD)]
     return [Finding("library", Status.OK, f"llama-cpp-python {REQUIRED_VERSION}, smoke test passed; {info}")]
+
+
+def check_device(settings: Settings, *, timing: bool) -> tuple[list[Finding], Settings]:
+    """Tell which model the device takes and why; where `auto` is set, return settings that name it.
+
+    The larger model is timed where it is here, that is not known yet, and `timing` says that the library runs.
+    """
+    from crayon.cli.device_model import wish_of
+    from crayon.device import auto
+    from crayon.device.choice import choose_device
+    from crayon.models import is_auto
+
+    reference = settings.device.model
+    if not is_auto(reference):
+        return [Finding("device", Status.OK, f"{reference}, as device.model says")], settings
+    try:
+        wish = wish_of(settings)
+        choice = choose_device(auto.gather(wish)) if timing else auto.peek(wish)
+    except CrayonError as error:
+        return [Finding("device", Status.FAIL, str(error), "mend it, or set device.model to a model's name")], settings
+    if choice is None:
+        fix = "mend the library first"
+        return [Finding("device", Status.WARN, "auto: the larger model was not timed here yet", fix)], settings
+    detail = f"auto takes {choice.model}: {choice.why} (device.model, --device take another)"
+    named = settings.model_copy(update={"device": settings.device.model_copy(update={"model": choice.model})})
+    return [Finding("device", Status.OK, detail)], named
 
 
 def check_models(settings: Settings, folder: Path) -> list[Finding]:

@@ -47,6 +47,7 @@ def choose(
     probabilities of all choices, too.
     """
     from crayon.cli.client import open_client
+    from crayon.cli.device_model import suited
     from crayon.sdk.choosing import check_choices
 
     flags = {
@@ -63,7 +64,7 @@ def choose(
         if system:
             messages.insert(0, Message("system", system))
         choices = check_choices(choice or ())  # before a model is fetched for nothing
-        with open_client(settings) as client:
+        with open_client(suited(settings, blend)) as client:
             chosen = client.choose(messages, choices, blend=blend)
     except CrayonError as error:
         if as_json:

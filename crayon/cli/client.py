@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any, Literal
 
+from crayon.cli.device_model import device_model, fetch, suited
 from crayon.completion import Mode
 from crayon.errors import ConfigError, ServerUnavailableError, UnauthenticatedError
 from crayon.local_only import local_only
@@ -40,7 +41,9 @@ def open_client(settings: Settings) -> Crayon:
         # What must stay here and may not be answered here is refused: nothing is fetched for that.
         device = settings.device.model if settings.private else None
     elif local_only() or settings.private or settings.server.address is None or settings.mode not in _SERVER_FIRST:
-        device = _fetch(settings)
+        # The name and not the path: answers say which model wrote them.
+        device = device_model(suited(settings, settings.customization))
+        fetch(settings, device)
     return Crayon(
         device=device,
         server=settings.server.address,
@@ -167,17 +170,6 @@ def server_report(settings: ServerSettings, seconds: float) -> str:
 def quiet_grpc() -> None:
     """Keep gRPC's core from writing log lines of its own among ours; it reads this when it is first imported."""
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-
-
-def _fetch(settings: Settings) -> str:
-    from crayon.cli.pull_progress import pull_progress
-    from crayon.models import resolve
-
-    reference = settings.device.model
-    with pull_progress(reference) as progress:
-        resolve(reference, progress=progress, models_dir=settings.models_dir)
-    # The name and not the path: answers say which model wrote them.
-    return reference
 
 
 def device_options(settings: Settings) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import sys
 import tempfile
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from crayon.cli.demo_summary import Outcome
     from crayon.config import Settings
     from crayon.data.demo_script import DemoScript
+    from crayon.device import DeviceEngine
     from crayon.models import LocalModel
     from crayon.sdk import Crayon
 
@@ -51,7 +52,7 @@ def demo(
 ) -> None:
     """Watch questions being answered on the device and by a server.
 
-    Fetches both models where they are absent (1.2 GB), prepares the device's model for this CPU once (a few minutes),
+    Fetches the models where they are absent (1.7 GB), prepares the device's model for this CPU once (a few minutes),
     starts a server on this machine and asks questions of three kinds: what the device is made for, everyday, hard.
     Each answer says where it was written and why. Then a user's 16 samples customise the device, twice: for a task
     that nothing was trained for, and for one that a member of the shipped pool knows. Stops the server at the end, and
@@ -77,13 +78,15 @@ def _run(settings: Settings, engine: EngineKind, server_model: str, *, as_json: 
     from crayon.cli.child_server import ChildServer
     from crayon.cli.client import device_options, quiet_grpc
     from crayon.cli.demo_summary import print_summary, summary_json
+    from crayon.cli.device_model import device_model
     from crayon.cli.prepare import prepare_model
     from crayon.data.demo_script import demo_script, demo_stranger, demo_task
 
     quiet_grpc()
     script, watch = demo_script(), _Watch()
     watch.step("models", "models")
-    local = _fetch(settings.device.model, settings.models_dir, watch)
+    chosen = device_model(settings)
+    local = _fetch(chosen, settings.models_dir, watch)
     arguments, served = ["--engine", engine.value, "--ctx", "2048", "--slots", "2", "--no-tune"], engine.value
     if engine is EngineKind.LLAMA_CPP:
         served = _fetch(server_model, settings.models_dir, watch).name
@@ -100,7 +103,7 @@ def _run(settings: Settings, engine: EngineKind, server_model: str, *, as_json: 
         from crayon.device import DeviceEngine
         from crayon.sdk import Crayon
 
-        with DeviceEngine.open(settings.device.model, **device_options(settings)) as device:
+        with DeviceEngine.open(chosen, **device_options(settings)) as device:
             with Crayon(
                 device=device,
                 server=server.address,
@@ -119,13 +122,30 @@ def _run(settings: Settings, engine: EngineKind, server_model: str, *, as_json: 
             for key, task in (("stranger", demo_stranger()), ("customised", demo_task())):
                 if not as_json:
                     _heading(task.title, "bold", "cyan")
-                tasks[key] = task_section(device, server.address, task, show=not as_json)
+                with _with_pool(device, settings, watch) if task.pooled else nullcontext(device) as able:
+                    tasks[key] = task_section(able, server.address, task, show=not as_json)
         if as_json:
             head = {"device": local.name, "prepared": info.chosen, "server": served, "scopes": SCOPES}
             sums = {**summary_json(outcomes), **tasks}
             print(json.dumps({**head, "seconds": watch.times(), **sums}, ensure_ascii=False))
     console.message(f"server stopped, {watch.times()['total']:.0f} s in all", "dim")
     return failed
+
+
+@contextmanager
+def _with_pool(device: DeviceEngine, settings: Settings, watch: _Watch) -> Iterator[DeviceEngine]:
+    """Give a device that has an adapter pool: where `auto` took a model without one, the small model."""
+    from crayon.cli.client import device_options
+    from crayon.device import DeviceEngine
+    from crayon.device.choice import SMALL
+    from crayon.models import is_auto
+
+    if device.pools or not is_auto(settings.device.model):
+        yield device
+        return
+    _fetch(SMALL, settings.models_dir, watch)
+    with DeviceEngine.open(SMALL, **device_options(settings)) as other:
+        yield other
 
 
 def _fetch(reference: str, models_dir: Path | None, watch: _Watch) -> LocalModel:

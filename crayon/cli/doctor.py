@@ -59,7 +59,11 @@ def doctor(
     findings += checks.check_cores(machine, settings.device.threads)
     findings += checks.check_memory(machine)
     findings += checks.check_disk(folder)
-    findings += checks.check_library()
+    library = checks.check_library()
+    findings += library
+    runs = all(finding.status is not checks.Status.FAIL for finding in library)
+    found, settings = checks.check_device(settings, timing=runs)
+    findings += found
     findings += checks.check_models(settings, folder)
     findings += checks.check_privacy(settings)
     findings += checks.check_server(settings)

@@ -17,6 +17,7 @@ from crayon.cli.pull_progress import pull_progress
 from crayon.errors import ModelFileError, UnknownModelError
 
 if TYPE_CHECKING:
+    from crayon.device.choice import Choice
     from crayon.models import Catalogue, CatalogueEntry, LocalModel, Store
     from crayon.models.source import Wanted
 
@@ -45,11 +46,15 @@ def list_models(*, as_json: options.JsonOption = False) -> None:
     """List the models of the catalogue and those on this machine.
 
     ready: verified. unverified: there, hashed at its next use. partial: a pull was interrupted; pull again to go on.
+    (auto) marks the model that the device takes where device.model is auto, as far as that was measured.
     Example: crayon models ls --json
     """
     store, catalogue = _open()
     rows = [_row(store, catalogue, entry.name) for entry in catalogue]
     rows += [_row(store, catalogue, name) for name in store.fetched_names() if catalogue.get(name) is None]
+    chosen = _auto()
+    for row in rows:
+        row["auto"] = chosen is not None and row["name"] == chosen.model
     if as_json:
         print(json.dumps({"folder": str(store.folder), "models": rows}, ensure_ascii=False, indent=2))
         return
@@ -57,6 +62,7 @@ def list_models(*, as_json: options.JsonOption = False) -> None:
     for row in rows:
         keys = ("name", "role", "quantization", "size", "licence", "state", "prepared")
         texts = [_megabytes(row[key]) if key == "size" else str(row[key] or "-") for key in keys]
+        texts[1] += " (auto)" if row["auto"] else ""
         table.append(tuple(texts))  # type: ignore[arg-type]  # seven texts, as in the first row
     widths = [max(len(line[column]) for line in table) for column in range(len(table[0]))]
     for line in table:
@@ -68,12 +74,16 @@ def pull(references: _References) -> None:
     """Fetch models; a model that is here already is only verified.
 
     The catalogue's sources are tried in order and only the promised SHA-256 is accepted. Interrupt it when you like:
-    pulling again goes on where it stopped. Example: crayon models pull smollm2-135m-instruct
+    pulling again goes on where it stopped. auto is the model that suits this machine.
+    Example: crayon models pull smollm2-135m-instruct
     """
+    from crayon.cli.device_model import device_model
     from crayon.models import resolve
 
     store, catalogue = _open()
-    for reference in references:
+    settings = options.load_settings({})
+    for given in references:
+        reference = device_model(settings, reference=given)
         with pull_progress(reference) as progress:
             local = resolve(reference, progress=progress, models_dir=store.folder, catalogue=catalogue)
         console.message(f"{local.name} is ready: {local.path}", "green")
@@ -127,6 +137,16 @@ def _open() -> tuple[Store, Catalogue]:
     return Store(options.load_settings({}).models_dir or default_models_dir()), load_catalogue()
 
 
+def _auto(*, timing: bool = False) -> Choice | None:
+    """Return what `auto` takes; without `timing` only as far as that is known."""
+    from crayon.cli.device_model import wish_of
+    from crayon.device.auto import gather, peek
+    from crayon.device.choice import choose_device
+
+    wish = wish_of(options.load_settings({}))
+    return choose_device(gather(wish)) if timing else peek(wish)
+
+
 def _wanted(reference: str, catalogue: Catalogue) -> Wanted:
     from crayon.models.reference import PathReference, parse_reference
 
@@ -167,10 +187,13 @@ def _local(store: Store, catalogue: Catalogue, reference: str) -> LocalModel:
 
 
 def _describe(reference: str) -> dict[str, Any]:
-    from crayon.models import CatalogueEntry, read_gguf
+    from crayon.models import CatalogueEntry, is_auto, read_gguf
     from crayon.models.reference import PathReference, parse_reference
 
     store, catalogue = _open()
+    chosen = _auto(timing=is_auto(reference))
+    if is_auto(reference) and chosen is not None:
+        reference = chosen.model
     parsed = parse_reference(reference, catalogue)
     local: LocalModel | None = None
     entry = parsed if isinstance(parsed, CatalogueEntry) else None
@@ -191,6 +214,8 @@ def _describe(reference: str) -> dict[str, Any]:
     record["sha256"] = local.sha256 if local else entry.sha256 if entry else None
     record["path"] = str(local.path) if local else None
     record["sources"] = sources
+    if chosen is not None and chosen.model == record["name"]:
+        record["auto"] = f"takes this model: {chosen.why}"
     if local is not None:
         info = read_gguf(local.path)
         record["file"] = {

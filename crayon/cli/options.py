@@ -45,7 +45,7 @@ TokenOption = Annotated[
     typer.Option("--token-file", metavar="PATH", help="The token for the server is in there (chmod 600)."),
 ]
 DeviceOption = Annotated[
-    str | None, typer.Option("--device", metavar="MODEL", help="The device's model: name, path or reference.")
+    str | None, typer.Option("--device", metavar="MODEL", help="The device's model: name, path, reference, or auto.")
 ]
 ScopeOption = Annotated[
     list[str] | None,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 import typer
 
 from crayon.cli import console, options
+from crayon.cli.device_model import device_model
 from crayon.cli.exit_codes import MODEL
 from crayon.cli.lazy import CommandEntry, LazyGroup
 from crayon.cli.pull_progress import pull_progress
@@ -183,7 +184,7 @@ def import_adapters(
     if len(set(names)) < len(names):
         raise InvalidRequestError("ADAPTER", f"two of them would be called the same ({', '.join(names)}); rename one")
     settings = options.load_settings({})
-    local = _local(model or settings.device.model, settings.models_dir)
+    local = _local(device_model(settings, reference=model), settings.models_dir)
     shapes = BaseShapes.read(local.path)
     loras: dict[str, LoraTensors] = {}
     for member, path in zip(names, adapters, strict=True):

@@ -31,7 +31,7 @@ _Answer = Annotated[int | None, typer.Option(help="Answer tokens of your typical
 
 
 def prepare(
-    reference: _Reference = "smollm2-135m-instruct",
+    reference: _Reference = "auto",
     *,
     max_loss: _MaxLoss = None,
     types: _Type = None,
@@ -46,9 +46,11 @@ def prepare(
     on a text of ours. The fastest typical turn within --max-loss is kept, and the device uses that file from then on.
     Takes one to three minutes for a small model, on an idle machine. Example: crayon models prepare --max-loss 0.05
     """
+    from crayon.cli.device_model import device_model
     from crayon.models import resolve
 
-    models_dir = options.load_settings({}).models_dir
+    settings = options.load_settings({})
+    models_dir, reference = settings.models_dir, device_model(settings, reference=reference)
     with pull_progress(reference) as progress:
         local = resolve(reference, progress=progress, models_dir=models_dir)
     info = prepare_model(

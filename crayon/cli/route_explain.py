@@ -47,6 +47,7 @@ def explain(
     margin. Example: crayon route explain "Book me a flight" --customization travel --server localhost:50051
     """
     from crayon.cli.client import open_client
+    from crayon.cli.device_model import suited
     from crayon.sdk.choosing import check_choices
 
     flags = {
@@ -64,7 +65,7 @@ def explain(
         raise InvalidRequestError("text", "is empty; type a question")
     messages = [*([Message("system", system)] if system else []), Message("user", question)]
     choices = check_choices(choice) if choice else None  # before a model is fetched for nothing
-    with open_client(settings) as client:
+    with open_client(suited(settings, blend)) as client:
         found = client.explain(messages, choices=choices, blend=blend)
     if as_json:
         print(json.dumps(explanation_json(found), ensure_ascii=False))

@@ -37,7 +37,7 @@ _SAMPLING = Sampling()
 class DeviceSettings(Section):
     """The model on this machine."""
 
-    model: Annotated[str, Field(min_length=1)] = "smollm2-135m-instruct"
+    model: Annotated[str, Field(min_length=1)] = "auto"
     threads: Annotated[Int | None, Field(ge=1, le=1024), EMPTY_IS_NONE] = None
     context: Annotated[Int | None, Field(ge=16), EMPTY_IS_NONE] = None
     pools: Texts = ("auto",)

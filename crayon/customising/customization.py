@@ -191,7 +191,7 @@ class Customization:
         if source_sha256 != self.base_sha256 if known else model != self.base:
             raise AdapterMismatchError(
                 f"customisation {self.name!r} was made for {self.base}, not for {model}; "
-                f"open that model, or customise again"
+                f"open the device with {self.base} (or with 'auto', which does so by itself), or customise again"
             )
 
     def without_samples(self) -> Customization:

@@ -29,6 +29,17 @@ if TYPE_CHECKING:
     from crayon.router.scope import ScopeVerdict
 
 
+def check_model(customization: Customization, engine: Engine) -> None:
+    """Check that a customisation was made for the engine's model; one for a pool is told by its pool, too.
+
+    Raises:
+        AdapterMismatchError: it was made for another one; names both.
+    """
+    model = engine.models()[0]
+    if not customization.pool_id or (model.source_sha256 and customization.base_sha256):
+        customization.check_base(model.source_sha256, model.name)
+
+
 def pool_for(customization: Customization, engine: Engine) -> Pool | None:
     """Return the engine's pool that a customisation is for; None where it is for a model without one.
 
@@ -36,9 +47,8 @@ def pool_for(customization: Customization, engine: Engine) -> Pool | None:
         AdapterError: the engine does not have it.
         AdapterMismatchError: the engine runs another model.
     """
+    check_model(customization, engine)
     if not customization.pool_id:
-        model = engine.models()[0]
-        customization.check_base(model.source_sha256, model.name)
         return None
     try:
         if not isinstance(engine, PoolEngine):

@@ -6,9 +6,11 @@ from crayon.models.catalogue import Catalogue, CatalogueEntry, load_catalogue
 from crayon.models.gguf_file import GgufInfo, check_model, read_gguf
 from crayon.models.local import LocalModel, resolve
 from crayon.models.progress import Progress, ProgressCallback
+from crayon.models.reference import AUTO, is_auto
 from crayon.models.store import State, Store, default_models_dir
 
 __all__ = [
+    "AUTO",
     "Catalogue",
     "CatalogueEntry",
     "GgufInfo",
@@ -19,6 +21,7 @@ __all__ = [
     "Store",
     "check_model",
     "default_models_dir",
+    "is_auto",
     "load_catalogue",
     "read_gguf",
     "resolve",

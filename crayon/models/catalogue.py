@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 SHIPPED = Path(__file__).with_name("catalogue.toml")
 EXTRA_VARIABLE = "CRAYON_MODELS_CATALOGUE"
 ROLES = ("device", "server-small", "server")
+# What the device's setting takes for "choose yourself", so no model may be called that.
+RESERVED = "auto"
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
 _FILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\.gguf")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -49,11 +51,13 @@ class CatalogueEntry:
         for name in (self.name, *self.aliases):
             if not isinstance(name, str) or not _NAME.fullmatch(name):
                 raise ValueError(f"name: {name!r} must be lower-case letters, digits, '.', '_' and '-'")
+            if name == RESERVED:
+                raise ValueError(f"name: {name!r} stands for Crayon's own choice; call the model something else")
         for field in ("about", "base", "architecture", "quantization", "licence"):
             if not isinstance(getattr(self, field), str) or not getattr(self, field):
                 raise ValueError(f"{field}: must be a non-empty text")
-        if self.role not in ROLES:
-            raise ValueError(f"role: must be one of {', '.join(ROLES)}, not {self.role!r}")
+        if not isinstance(self.role, str) or not self.roles or any(role not in ROLES for role in self.roles):
+            raise ValueError(f"role: must be one of {', '.join(ROLES)}, or several with commas, not {self.role!r}")
         if not isinstance(self.file, str) or not _FILE.fullmatch(self.file):
             raise ValueError(f"file: {self.file!r} must be a plain file name that ends in .gguf")
         if type(self.size) is not int or self.size <= 0:
@@ -62,6 +66,11 @@ class CatalogueEntry:
             raise ValueError("sha256: must be 64 lower-case hexadecimal digits")
         if not self.sources:
             raise ValueError("sources: is empty; give at least one")
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """What it is for: each part of `role`."""
+        return tuple(role.strip() for role in self.role.split(","))
 
     @property
     def wanted(self) -> Wanted:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from crayon.errors import UnknownModelError
-from crayon.models.catalogue import Catalogue, CatalogueEntry
+from crayon.models.catalogue import RESERVED, Catalogue, CatalogueEntry
 from crayon.models.source import HubSource, PypiSource, Wanted
 
 _QUANTIZATION = re.compile(r"[A-Za-z0-9_]+")
@@ -23,6 +23,14 @@ class PathReference:
     path: Path
 
 
+AUTO = RESERVED
+
+
+def is_auto(reference: object) -> bool:
+    """Whether a reference leaves the choice of the device's model to Crayon. A file of that name is `./auto`."""
+    return isinstance(reference, str) and reference.strip().lower() == AUTO
+
+
 Reference: TypeAlias = PathReference | CatalogueEntry | Wanted
 
 
@@ -34,6 +42,8 @@ def parse_reference(text: str, catalogue: Catalogue) -> Reference:
     """
     if not text.strip() or "\0" in text:
         raise UnknownModelError(f"the model reference is empty; give {FORMS}")
+    if is_auto(text):
+        raise UnknownModelError(f"{AUTO!r} stands for whichever model suits the device; here, name one: {FORMS}")
     if text.startswith("hf:"):
         return _hub(text)
     if text.startswith("pypi:"):

@@ -228,6 +228,14 @@ class Store:
         records = (self.record(key) for key in keys)
         return [record.name for record in records if record]
 
+    def reference_of(self, sha256: str) -> str | None:
+        """Return a reference to a verified file with this SHA-256 that is still as it was: a path or a fetched name."""
+        for path in sorted((self.folder / "records").glob("*.json")):
+            record = self.record(path.stem)
+            if record and self._holds(record, Path(record.path), sha256):
+                return record.path if path.stem.startswith("path-") else record.name
+        return None
+
     @contextmanager
     def lock(self, wanted: Wanted, reporter: Reporter, timeout: float = LOCK_SECONDS) -> Iterator[None]:
         """Hold the model's lock across processes; the operating system frees it when a process dies.

@@ -47,7 +47,7 @@ class AsyncCrayon(AsyncRouteCalls, AsyncCustomCalls):
 
     def __init__(
         self,
-        device: str | os.PathLike[str] | Engine | None = "smollm2-135m-instruct",
+        device: str | os.PathLike[str] | Engine | None = "auto",
         server: str | Sequence[str] | Engine | None = None,
         *,
         mode: Mode | str = Mode.PREFER_ON_DEVICE,

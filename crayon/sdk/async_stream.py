@@ -44,7 +44,8 @@ class AsyncAnswerStream(Answer):
                     await asyncio.to_thread(self._look)
                 for source in self._core.needed_first(self._allowed):
                     await open_async(self._core.engines, source)
-                if self._allowed.gated and not self._core.calibrations.off:
+                calibrated = self._allowed.gated and not self._core.calibrations.off
+                if calibrated or self._call.customization is not None:
                     await asyncio.to_thread(self._core.prepare, self._call, self._allowed)
             turn = self._turn or self._begin()
             while True:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from crayon.completion import Source
 from crayon.customising.device_calls import DeviceCalls
+from crayon.customising.profile_gate import check_model
 from crayon.errors import AdapterError, CancelledError, InvalidRequestError, PrivacyError
 from crayon.router.features import MAX_HELD
 from crayon.sdk.answering import Asking, asked
@@ -70,6 +71,7 @@ def calibrate_call(
     _check(call, engines)
     custom = None if call.customization is None else _kept(call.customization, customizations)
     kept: tuple[Sample, ...] = ()
+    engines.suit(custom)
     if custom is not None:
         try:
             kept = customizations.store.samples(custom.name)
@@ -86,6 +88,8 @@ def calibrate_call(
     calls = DeviceCalls(
         engines.open(Source.DEVICE), patience=call.patience, cancelled=call.cancelled, what="calibrating"
     )
+    if custom is not None:
+        check_model(custom, calls.engine)
     server = engines.open(Source.SERVER) if call.ask_server else None
     record = make_calibration(
         calls,

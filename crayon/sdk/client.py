@@ -40,7 +40,8 @@ class Crayon(RouteCalls, CustomCalls):
     Model and server are opened on first use (`load` does it now); close the client, or use `with`.
 
     Args:
-        device: a model reference or path, an `Engine`, or None for no device.
+        device: a model reference or path, an `Engine`, or None for no device. "auto" is what CRAYON_DEVICE__MODEL
+            names, else the model that a customisation was made for, else the one that suits this machine.
         server: an address such as "localhost:50051", several of them (a list, or with commas between them: they
             take turns, and stand in for each other), an `Engine`, or None for no server.
         mode: which sides may answer, unless a call says otherwise.
@@ -74,7 +75,7 @@ class Crayon(RouteCalls, CustomCalls):
 
     def __init__(
         self,
-        device: str | os.PathLike[str] | Engine | None = "smollm2-135m-instruct",
+        device: str | os.PathLike[str] | Engine | None = "auto",
         server: str | Sequence[str] | Engine | None = None,
         *,
         mode: Mode | str = Mode.PREFER_ON_DEVICE,

@@ -8,7 +8,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from crayon.completion import Blend, Reason, Source
-from crayon.customising.profile_gate import ProfileGate
+from crayon.customising.profile_gate import ProfileGate, check_model
 from crayon.customising.profiles import BASE
 from crayon.engine import EncodeRequest, Engine, ScoreRequest
 from crayon.errors import EngineError, InvalidRequestError
@@ -92,7 +92,7 @@ class Core:
         self._gate: tuple[Customization, dict[str | None, float], Engine, ProfileGate] | None = None
         self._gating = threading.Lock()
         if customization is not None:
-            self.customizations.find("customization", customization)
+            self.engines.suit(self.customizations.find("customization", customization))
             if not self.engines.configured(Source.DEVICE):
                 raise InvalidRequestError("customization", "is applied on the device; pass a device model")
 
@@ -130,6 +130,8 @@ class Core:
             BudgetError: the budget is used up, and only the server may answer.
         """
         self.engines.check_open()
+        customised = self._customised(blend)
+        self.engines.suit(customised.get("customization"))
         call = Call(
             messages=self._with_system(normalise_messages(messages)),
             sampling=resolve_sampling(self._sampling, sampling),
@@ -139,7 +141,7 @@ class Core:
             last_profile=_profile(last_profile),
             free=_flag("free", free),
             past=past or Past(),
-            **self._customised(blend),
+            **customised,
         )
         allowed = allowed_sources(
             call.mode,
@@ -205,11 +207,14 @@ class Core:
         return tuple(source for source in allowed.sources if source is Source.SERVER or source is allowed.sources[0])
 
     def prepare(self, call: Call, allowed: Allowed) -> None:
-        """Read and check the calibration for a call that the gates decide; its engines are open. May block.
+        """Check what a call is answered by; its engines are open. May block: the gates' calibration is read.
 
         Raises:
-            ConfigError: it is damaged, or was made for something else than what runs.
+            AdapterMismatchError: the customisation was made for another model than the device's.
+            ConfigError: the calibration is damaged, or was made for something else than what runs.
         """
+        if call.customization is not None and allowed.sources[0] is Source.DEVICE:
+            check_model(call.customization, self.engines.open(Source.DEVICE))
         if allowed.gated:
             self.calibrations.prepare(call, self.engines)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,13 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from crayon.client.balancer import EndpointStatus
+    from crayon.customising.customization import Customization
     from crayon.engine import GenerateRequest, ScoreRequest
+
+logger = logging.getLogger("crayon.sdk")
+
+# The setting `device.model` of the command line: it decides for programs that leave the choice open, too.
+MODEL_VARIABLE = "CRAYON_DEVICE__MODEL"
 
 
 class Engines:
@@ -39,6 +46,7 @@ class Engines:
         self._options = {Source.DEVICE: dict(device_options), Source.SERVER: dict(server_options)}
         self._opened = {source: value for source, value in given.items() if isinstance(value, Engine)}
         self._owned: list[Engine] = []
+        self._customization: Customization | None = None
         self._locks = {source: threading.Lock() for source in Source}
         self._closed = False
 
@@ -49,6 +57,11 @@ class Engines:
     def opened(self, source: Source) -> bool:
         """Whether `open(source)` returns without delay."""
         return source in self._opened
+
+    def suit(self, customization: Customization | None) -> None:
+        """Have the device's model, if it is left open which and is not open yet, be what this was made for."""
+        if customization is not None:
+            self._customization = customization
 
     def open(self, source: Source) -> Engine:
         """Return an engine, opening it on first use: that blocks while a model is fetched and loaded.
@@ -66,7 +79,7 @@ class Engines:
         with self._locks[source]:
             self.check_open()
             if source not in self._opened:
-                opener = _open_device if source is Source.DEVICE else _open_server
+                opener = self._open_device if source is Source.DEVICE else _open_server
                 engine = opener(self._references[source], self._options[source])
                 self._owned.append(engine)
                 self._opened[source] = engine
@@ -85,6 +98,20 @@ class Engines:
                 pass
         while self._owned:
             self._owned.pop().close()
+
+    def _open_device(self, reference: str, options: Mapping[str, Any]) -> Engine:
+        from crayon.device import DeviceEngine, auto
+        from crayon.models import is_auto
+
+        custom, pinned = self._customization, os.environ.get(MODEL_VARIABLE, "").strip()
+        if is_auto(reference) and pinned:
+            reference = pinned
+        elif is_auto(reference) and custom is not None:
+            own = auto.made_for(custom.base_sha256, options.get("models_dir"))
+            if own is not None:
+                logger.debug("auto takes %s: customisation %s was made for it", own, custom.name)
+                reference = own
+        return DeviceEngine.open(reference, **options)
 
     # -- what a server may tell beyond the engine contract
 
@@ -115,12 +142,6 @@ class Engines:
         """Return how many bytes of a request leave this process; an engine within it sends none."""
         count = getattr(self._opened.get(Source.SERVER), "request_bytes", None)
         return int(count(request)) if callable(count) else 0
-
-
-def _open_device(reference: str, options: Mapping[str, Any]) -> Engine:
-    from crayon.device import DeviceEngine
-
-    return DeviceEngine.open(reference, **options)
 
 
 def _open_server(address: str, options: Mapping[str, Any]) -> Engine:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from crayon.completion import Source
+from crayon.customising.profile_gate import check_model
 from crayon.engine import EncodeRequest, wait_for
 from crayon.errors import CrayonError, DeadlineExceededError, EngineError
 from crayon.router.features import Features, TokenFeatures
@@ -104,6 +105,8 @@ def explain(core: Core, call: Call, allowed: Allowed, choices: Iterable[str] | N
         core.calibrations.prepare(call, core.engines, server=False)
     elif allowed.sources[0] is Source.DEVICE:
         core.engines.open(Source.DEVICE)
+    if call.customization is not None and allowed.sources[0] is Source.DEVICE:
+        check_model(call.customization, core.engines.open(Source.DEVICE))
     if scoring is None:
         turn = core.turn(call, allowed, watch=benefits.append)
     else:

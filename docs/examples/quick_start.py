@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from crayon import Crayon
 
-with Crayon(max_tokens=40) as crayon:  # the default device model; it is fetched if it is not here (98 MB)
+with Crayon(max_tokens=40) as crayon:  # the model that suits this machine, fetched if it is not here (98 or 491 MB)
     answer = crayon.ask("How can I sleep better?")
     print(answer)
     print(f"-- from the {answer.route.source} ({answer.route.reason}), {answer.tokens_per_s:.0f} tokens/s")

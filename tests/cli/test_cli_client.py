@@ -5,10 +5,17 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from crayon.cli.client import open_client, server_report
+from crayon.cli.device_model import suited
 from crayon.completion import Mode
 from crayon.config import load
+from crayon.customising.customization import Customization
+from crayon.customising.profiles import Profile
+from crayon.customising.store import CustomizationStore
 from crayon.data import scope_names
+from crayon.device.auto import Wish
+from crayon.device.choice import Choice
 from crayon.errors import ConfigError, InvalidRequestError, ServerUnavailableError
+from crayon.models import load_catalogue
 from crayon.router.hardness import Hardness
 from crayon.sampling import Sampling
 
@@ -22,8 +29,10 @@ class Opened:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.fetched: list[tuple[str, Any]] = []
         self.options: dict[str, Any] = {}
+        self.wishes: list[Wish] = []
         monkeypatch.setattr("crayon.sdk.Crayon", self._crayon)
         monkeypatch.setattr("crayon.models.resolve", self._resolve)
+        monkeypatch.setattr("crayon.device.auto.pick", self._pick)
 
     def _crayon(self, **options: Any) -> str:
         self.options = options
@@ -32,6 +41,10 @@ class Opened:
     def _resolve(self, reference: str, *, progress: Any, models_dir: Path | None) -> None:
         assert callable(progress)
         self.fetched.append((reference, models_dir))
+
+    def _pick(self, wish: Wish, fetch: Any) -> Choice:
+        self.wishes.append(wish)
+        return Choice("the-best", "it is a test")
 
     def __call__(self, **flags: Any) -> dict[str, Any]:
         given = {key.replace("__", "."): value for key, value in flags.items()}
@@ -44,10 +57,11 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> Opened:
     return Opened(monkeypatch)
 
 
-def test_defaults_ask_the_device_alone_and_fetch_its_model_first(opened: Opened) -> None:
+def test_defaults_ask_the_device_alone_and_fetch_what_auto_takes_first(opened: Opened) -> None:
     options = opened()
-    assert opened.fetched == [("smollm2-135m-instruct", None)]
-    assert (options["device"], options["server"], options["device_options"]) == ("smollm2-135m-instruct", None, {})
+    assert opened.fetched == [("the-best", None)]
+    assert (options["device"], options["server"], options["device_options"]) == ("the-best", None, {})
+    assert opened.wishes == [Wish()]
     assert options["hardness"] == Hardness()
     assert Sampling(**{name: options[name] for name in Sampling.__slots__}) == Sampling()
 
@@ -74,6 +88,43 @@ def test_settings_reach_the_client(opened: Opened, tmp_path: Path) -> None:
     assert [scope.name for scope in options["scopes"]] == [name]
     assert options["hardness"] == Hardness(threshold=-2.0, hold_tokens=5, choice_margin=0.25)
     assert (options["timeout"], options["private"], options["top_k"]) == (7.0, True, 3)
+
+
+def test_auto_is_asked_for_a_model_as_the_settings_open_it(opened: Opened, tmp_path: Path) -> None:
+    opened(device__threads=2, device__context=512, models_dir=tmp_path)
+    assert opened.wishes == [Wish(models_dir=tmp_path, n_ctx=512, threads=2)]
+
+
+def test_a_customisation_brings_the_model_that_it_was_made_for(
+    opened: Opened, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    small = load_catalogue().find("smollm2")
+    store = CustomizationStore(tmp_path)
+    for name, sha256 in (("travel", small.sha256), ("odd", "0" * 64)):
+        store.save(
+            Customization(
+                name=name,
+                pool_id="p",
+                base=small.name,
+                base_sha256=sha256,
+                members=("m",),
+                layer=1,
+                profiles=(Profile(name="one", weights=(1.0,), similarity=(1.0,), samples=1, threshold=0.5),),
+                samples=1,
+                answered=1,
+                created="2025-01-01T00:00:00+00:00",
+            )
+        )
+    with caplog.at_level("DEBUG", "crayon.cli"):
+        assert opened(customization="travel", customizations_dir=tmp_path)["device"] == small.name
+    assert f"auto takes {small.name}: customisation travel was made for it" in caplog.text
+    assert opened(customization="odd", customizations_dir=tmp_path)["device"] == "the-best"
+    assert opened(customization="travel", customizations_dir=tmp_path, device__model="m.gguf")["device"] == "m.gguf"
+    settings = load({"customizations_dir": tmp_path}).settings
+    assert suited(settings, "travel").device.model == small.name
+    assert suited(settings, "base") == suited(settings, None) == settings
+    with pytest.raises(InvalidRequestError, match="unknown"):
+        suited(settings, "nobody")
 
 
 def test_the_hardness_gate_can_be_off(opened: Opened) -> None:

@@ -11,8 +11,18 @@ from crayon.cli import checks
 from crayon.cli.app import app
 from crayon.cli.checks import GIB, Finding, Status
 from crayon.config import load
+from crayon.device.choice import LARGER, Facts, Speed
 from crayon.errors import ServerUnavailableError
-from crayon.machine import INSTRUCTION_SETS, Machine, cpu_quota, inspect_machine, memory_limit, parse_cpuinfo
+from crayon.machine import (
+    INSTRUCTION_SETS,
+    Machine,
+    cpu_quota,
+    cpu_waiting,
+    inspect_machine,
+    memory_limit,
+    memory_room,
+    parse_cpuinfo,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -122,7 +132,8 @@ def test_a_library_that_hangs_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_an_absent_device_model_is_a_warning_others_are_not(tmp_path: Path) -> None:
-    findings = checks.check_models(load().settings, tmp_path / "models")
+    settings = load({"device.model": "smollm2-135m-instruct"}).settings
+    findings = checks.check_models(settings, tmp_path / "models")
     states = {finding.subject: finding.status for finding in findings}
     assert states.pop("model smollm2-135m-instruct") is Status.WARN
     assert states
@@ -159,7 +170,38 @@ def sound(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checks, "check_library", lambda: [Finding("library", Status.OK, "loads")])
 
 
-def test_doctor_prints_findings_and_ends_well(runner: CliRunner, sound: None) -> None:
+def test_doctor_says_which_model_auto_takes_and_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    facts = Facts(
+        larger_here=True,
+        small_here=True,
+        may_fetch=True,
+        need=GIB,
+        room=4 * GIB,
+        disk_need=GIB,
+        disk_room=4 * GIB,
+        cores=2,
+        vectors=True,
+        speed=Speed(200.0, 30.0),
+    )
+    settings = load().settings
+    monkeypatch.setattr("crayon.device.auto.gather", lambda *_, **__: facts)
+    found, named = checks.check_device(settings, timing=True)
+    assert f"auto takes {LARGER}" in the(found).detail
+    assert "1,024 MiB of 4,096 MiB free; 0.36 s for a question, 30 tokens/s" in the(found).detail
+    assert named.device.model == LARGER
+    # Nothing is timed where the library does not run.
+    facts = dataclasses.replace(facts, speed=None)
+    found, named = checks.check_device(settings, timing=False)
+    assert the(found).status is Status.WARN
+    assert named is settings
+    given = load({"device.model": "m.gguf"}).settings
+    found, named = checks.check_device(given, timing=True)
+    assert the(found).detail == "m.gguf, as device.model says"
+    assert named is given
+
+
+def test_doctor_prints_findings_and_ends_well(runner: CliRunner, sound: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CRAYON_DEVICE__MODEL", "smollm2-135m-instruct")
     result = runner.invoke(app, ["doctor"])
     assert result.exit_code == 0, result.output
     assert all(line[:4].strip() in {"ok", "warn", ""} for line in result.stdout.splitlines())
@@ -210,6 +252,37 @@ def test_quota_and_limit_of_version_2_are_the_tightest_on_the_way_up(tmp_path: P
     where = groups(tmp_path, "0::/a/b\n", files)
     assert cpu_quota(**where) == 1.5
     assert memory_limit(**where) == 1000
+
+
+def test_the_memory_that_is_left_is_what_the_tightest_group_leaves(tmp_path: Path) -> None:
+    where = groups(
+        tmp_path,
+        "0::/a\n4:memory:/box\n",
+        {
+            "a/memory.max": "900000\n",
+            "a/memory.current": "500000\n",
+            "a/memory.stat": "anon 1\ninactive_file 100000\n",
+            "memory/box/memory.limit_in_bytes": "800000\n",
+            "memory/box/memory.usage_in_bytes": "200000\n",
+            "memory/memory.limit_in_bytes": "9223372036854771712\n",
+            "memory/memory.usage_in_bytes": "1\n",
+        },
+    )
+    assert memory_room(**where) == 500_000
+    (tmp_path / "sys" / "a" / "memory.current").write_text("2000000\n")
+    assert memory_room(**where) == 0
+    assert 0 < memory_room(tmp_path, tmp_path) <= inspect_machine().memory
+
+
+def test_waiting_for_a_core_is_told_by_the_own_group_before_the_machine(tmp_path: Path) -> None:
+    where = groups(tmp_path, "0::/a\n", {})
+    assert cpu_waiting(**where) is None
+    (tmp_path / "proc" / "pressure").mkdir()
+    (tmp_path / "proc" / "pressure" / "cpu").write_text("some avg10=1.00 avg60=0.00 avg300=0.00 total=3000000\n")
+    assert cpu_waiting(**where) == 3.0
+    (tmp_path / "sys" / "a").mkdir(parents=True)
+    (tmp_path / "sys" / "a" / "cpu.pressure").write_text("garbage\nsome total=x\nsome avg10=0.00 total=500000\n")
+    assert cpu_waiting(**where) == 0.5
 
 
 def test_quota_and_limit_of_version_1(tmp_path: Path) -> None:

@@ -21,6 +21,8 @@ from typer.testing import CliRunner
 from crayon import Budget, Crayon, CrayonError, Sampling, read_samples
 from crayon.adapters.find import find_pool
 from crayon.config import load
+from crayon.customising.customization import Customization
+from crayon.customising.profiles import Profile
 from crayon.llama import library
 from crayon.models import resolve
 from crayon.models.partial import PartialFile, need_space
@@ -305,6 +307,23 @@ def _(folder: Path, _: Any) -> None:
 def _(folder: Path, _: Any) -> None:
     with Crayon(device=EchoEngine(), customizations_dir=folder / "none") as client:
         client.customization("nope")
+
+
+@raises("customization-of-another")
+def _(*_: Any) -> None:
+    profile = Profile(name="one", weights=(), similarity=(), samples=1, threshold=0.5)
+    Customization(
+        name="mine",
+        pool_id="",
+        base="tiny",
+        base_sha256="0" * 64,
+        members=(),
+        layer=1,
+        profiles=(profile,),
+        samples=1,
+        answered=1,
+        created="2025-01-01T00:00:00+00:00",
+    ).check_base("1" * 64, "other")
 
 
 @raises("no-pool")

@@ -12,6 +12,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 from models_tools import catalogue_text, make_parts, pypi_parts, sha256, tiny_gguf
+from typer.testing import CliRunner
+
+from crayon.cli.app import app
+from crayon.device.choice import Choice
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -33,6 +37,23 @@ def crayon(*arguments: str, answer: str = "") -> subprocess.CompletedProcess[str
     return subprocess.run(
         [sys.executable, "-c", code, *arguments], capture_output=True, text=True, input=answer, timeout=120
     )
+
+
+def test_what_auto_takes_is_marked_and_auto_is_a_name(store_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    choice = Choice("tiny", "it is a test")
+    monkeypatch.setattr("crayon.device.auto.peek", lambda _: choice)
+    monkeypatch.setattr("crayon.device.auto.pick", lambda *_: choice)
+    monkeypatch.setattr("crayon.device.auto.gather", lambda *_: None)
+    monkeypatch.setattr("crayon.device.choice.choose_device", lambda _: choice)
+    runner = CliRunner()
+    assert runner.invoke(app, ["models", "pull", "auto"]).exit_code == 0
+    assert (store_dir / "tiny.gguf").is_file()
+    table = runner.invoke(app, ["models", "ls"]).stdout.splitlines()
+    assert table[1].split()[:3] == ["tiny", "device", "(auto)"]
+    assert sum("(auto)" in line for line in table) == 1
+    for name in ("tiny", "auto"):
+        shown = json.loads(runner.invoke(app, ["models", "show", name, "--json"]).stdout)
+        assert (shown["name"], shown["auto"]) == ("tiny", "takes this model: it is a test")
 
 
 def listed(name: str) -> dict[str, object]:
@@ -58,6 +79,7 @@ def test_pull_list_show_and_remove(store_dir: Path) -> None:
         "state": "ready",
         "path": str(store_dir / "tiny.gguf"),
         "prepared": None,
+        "auto": False,
     }
     again = crayon("models", "pull", "tiny")
     assert "part" not in again.stderr

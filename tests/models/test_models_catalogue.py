@@ -23,11 +23,12 @@ def test_shipped_models() -> None:
     by_role = {entry.role: entry for entry in catalogue}
     assert {role: entry.name for role, entry in by_role.items()} == {
         "device": "smollm2-135m-instruct",
-        "server-small": "qwen2.5-coder-0.5b-instruct",
+        "device, server-small": "qwen2.5-coder-0.5b-instruct",
         "server": "qwen2.5-coder-1.5b-instruct",
     }
     device = catalogue.find("SmolLM2")
     assert device is catalogue.find("smollm2-135m") is by_role["device"]
+    assert catalogue.find("qwen2.5-coder-0.5b").roles == ("device", "server-small")
     assert device.size == 98_362_432
     assert device.sha256 == "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
     for entry in catalogue:
@@ -49,7 +50,11 @@ def test_unknown_name_offers_near_ones() -> None:
     ("old", "new", "message"),
     [
         ('role = "device"', 'role = "toaster"', "role: must be one of"),
+        ('role = "device"', 'role = "device, toaster"', "role: must be one of"),
+        ('role = "device"', 'role = ""', "role: must be one of"),
+        ('role = "device"', "role = 3", "role: must be one of"),
         ('role = "device"', "", "role: is missing"),
+        ('name = "tiny"', 'name = "auto"', "stands for Crayon's own choice"),
         ('role = "device"', 'role = "device"\ncolour = "red"', "colour: is unknown"),
         ('file = "tiny.gguf"', 'file = "../tiny.gguf"', "plain file name"),
         ('file = "tiny.gguf"', 'file = "tiny.exe"', "ends in .gguf"),

@@ -35,7 +35,7 @@ def truth(text: str) -> str:
 class Choosing(Device):
     """Takes the right choice where the question says good, with a margin that says how sure it is."""
 
-    sha: str = "a" * 64
+    sha: str = "0" * 64  # of the model that the pool is for
 
     def models(self):
         return (ModelInfo(self.name, 1024, self.sha, "Q8_0"),)

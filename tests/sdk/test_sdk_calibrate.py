@@ -415,7 +415,11 @@ def test_a_record_made_for_something_else_is_refused_and_says_what_to_run(sdk, f
         assert "run `crayon calibrate mine` again" in str(caught.value)
         assert (device.requests, server.requests) == ([], [])
 
-    refused(Choosing("small", sha="b" * 64), server, "calibration.base_model: was made for aaaa")
+    store = CustomizationStore(folder)
+    made = store.load("mine")
+    store.save(replace(made, base_sha256=""), replace=True)  # else it is refused itself
+    refused(Choosing("small", sha="b" * 64), server, "calibration.base_model: was made for 0000")
+    store.save(made, replace=True)
     other = Choosing("small")
     other.template_sha256 = "new"
     refused(other, server, "calibration.prompt_template")
