@@ -85,8 +85,8 @@ def _not_empty(messages: Sized) -> None:
 class Prefix:
     """The first `messages` messages of a request, which many requests share; more messages follow them.
 
-    A hint for the device: what it computed for them stays in memory, and in `folder` between runs where one is given.
-    Every other engine ignores it, and it never leaves the device.
+    A hint for the device: what it computed for them stays in memory, and between runs in `folder` where one is given
+    and is there. Every other engine ignores it, and it never leaves the device.
 
     Raises:
         InvalidRequestError: `messages` is no number from 1.

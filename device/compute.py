@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from typing import TYPE_CHECKING, TypeAlias
 
 from crayon.completion import FinishReason, Timings, Usage
+from crayon.device.branches import Group, groups
 from crayon.device.slots import Slot, SlotTable
 from crayon.device.turns import Turns
 from crayon.engine import ContinuationScore, Delta, Finished, ScoreResult, Started
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from crayon.blending.lease import Lease
     from crayon.completion import Blend
     from crayon.device.job import Job
+    from crayon.device.prefixes import SharedPrefix
     from crayon.engine import GenerateRequest, Stream
     from crayon.llama.adapter import Adapter
     from crayon.llama.model import Model
@@ -29,8 +32,11 @@ if TYPE_CHECKING:
     Adapters: TypeAlias = Sequence[tuple[Adapter, float]]
     Hold: TypeAlias = Callable[[], Lease]  # loads a blend's adapters; they are freed once the lease is released
 
+logger = logging.getLogger("crayon.device")
+
 SLOTS = 4  # conversations whose prefix stays computed; also the most answers written in turn
 BRANCHES = 16  # continuations scored together
+PINS = 2  # shared prefixes that stay computed beside the conversations
 SCORED_ROWS = 64  # rows with logits in one step: 64 x 49,152 floats are 12 MB
 
 
@@ -42,15 +48,16 @@ class Compute:
             model,
             n_ctx=n_ctx,
             n_batch=n_batch,
-            n_seq_max=SLOTS + BRANCHES,
+            n_seq_max=SLOTS + BRANCHES + PINS,
             n_outputs_max=SCORED_ROWS,
             threads=threads,
         )
         self.n_ctx = n_ctx
         self._model = model
         self._name = name
-        self._batch = Batch(self._context.n_batch)
-        self._slots = SlotTable(self._context, slots=SLOTS, capacity=self._context.n_ctx)
+        self._batch = Batch(self._context.n_batch, sequences_per_row=BRANCHES)
+        pins = range(SLOTS + BRANCHES, SLOTS + BRANCHES + PINS)
+        self._slots = SlotTable(self._context, slots=SLOTS, capacity=self._context.n_ctx, pins=pins)
         self._meter = SignalMeter(model.n_vocab)
         self._entry = Turns()  # a large request is not overtaken for ever by small ones
         self._branching = Turns()  # the branch sequences are there once
@@ -86,8 +93,12 @@ class Compute:
         tokens: list[int],
         blend: Blend | None,
         hold: Hold,
+        prefix: SharedPrefix | None = None,
     ) -> Iterator[None]:
-        """Answer a prompt into `stream`; `blend` is what `hold` applies (None: the base), and keys the cache."""
+        """Answer a prompt into `stream`; `blend` is what `hold` applies (None: the base), and keys the cache.
+
+        `prefix` are the prompt's first tokens that are worth keeping for others.
+        """
         limit = min(request.sampling.max_tokens, self.n_ctx - len(tokens))
         slot, cached = yield from self._entry.held(self._admit(blend, tokens, len(tokens) + limit))
         try:
@@ -95,7 +106,8 @@ class Compute:
                 started = time.monotonic()
                 stream.push(Started(request.request_id, self._name, request.blend))
                 sampler.prime(tokens)
-                yield from self._prefill(slot, tokens[cached:], adapters)
+                cached = self._recall(slot, cached, prefix)
+                yield from self._read(slot, tokens, adapters, prefix)
                 row = self._batch.size - 1
                 assembler = TextAssembler(request.sampling.stop)
                 written, first, reason = 0, 0.0, FinishReason.LENGTH
@@ -127,6 +139,7 @@ class Compute:
                         Timings(1000 * (started - job.submitted), 1000 * (first - started), 1000 * (ended - first)),
                     )
                 )
+                self._store(slot, prefix)  # nobody waits for it any more
         finally:
             self._slots.release(slot)
 
@@ -137,77 +150,114 @@ class Compute:
         lists: list[list[int]],
         blend: Blend | None,
         hold: Hold,
+        prefix: SharedPrefix | None = None,
     ) -> Iterator[None]:
-        """Score continuations (token lists) after a prompt; `blend` and `hold` as in `generate`."""
-        groups = list(self._branch_groups(lists, len(tokens)))
-        branched = max((sum(len(lists[i]) - 1 for i in group) for group in groups), default=0)
+        """Score continuations (token lists) after a prompt; `blend`, `hold` and `prefix` as in `generate`."""
+        tree = list(groups(lists, branches=BRANCHES, cells=self.n_ctx - len(tokens), shared=self._context.shares_rows))
+        branched = max((len(group.nodes) for group in tree), default=0)
         slot, cached = yield from self._entry.held(self._admit(blend, tokens, len(tokens) + branched))
         try:
             with hold() as adapters:
-                yield from self._prefill(slot, tokens[cached:], adapters)
+                cached = self._recall(slot, cached, prefix)
+                yield from self._read(slot, tokens, adapters, prefix)
+                scores = [[0.0] * len(part) for part in lists]
                 firsts = log_softmax_at(self._context.logits(self._batch.size - 1), [part[0] for part in lists])
-                scores = [[float(first)] for first in firsts]
-                for group in groups:
-                    yield from self._branching.held(self._branch(slot, group, lists, scores, adapters))
+                for own, first in zip(scores, firsts, strict=True):
+                    own[0] = float(first)
+                for group in tree:
+                    yield from self._branching.held(self._branch(slot, group, scores, adapters))
             usage = Usage(len(tokens) + sum(len(part) for part in lists), 0, cached)
             deliver(ScoreResult(tuple(ContinuationScore(tuple(s)) for s in scores), usage, self._name))
+            self._store(slot, prefix)
         finally:
             self._slots.release(slot)
 
-    def _branch_groups(self, lists: list[list[int]], prompt: int) -> Iterator[list[int]]:
-        """Yield indexes of continuations that are computed together: sequences and cells are limited."""
-        group: list[int] = []
-        cells = 0
-        for i, part in enumerate(lists):
-            need = len(part) - 1
-            if need == 0:
-                continue
-            if group and (len(group) == BRANCHES or prompt + cells + need > self.n_ctx):
-                yield group
-                group, cells = [], 0
-            group.append(i)
-            cells += need
-        if group:
-            yield group
-
     def _branch(
-        self,
-        slot: Slot,
-        group: list[int],
-        lists: list[list[int]],
-        scores: list[list[float]],
-        adapters: Adapters,
+        self, slot: Slot, group: Group, scores: list[list[float]], adapters: Adapters
     ) -> Generator[None, None, None]:
-        """Score the tokens after the first of each continuation of a group, all under the shared prompt."""
+        """Fill in the scores of the tokens that a group's nodes predict, all under the shared prompt."""
         base = len(slot.tokens)
-        branches = {i: SLOTS + b for b, i in enumerate(group)}
+        branches = range(SLOTS, SLOTS + group.branches)
         try:
-            for branch in branches.values():
+            for branch in branches:
                 self._context.copy(slot.sequence, branch, 0, base)
-            # Every row predicts the token after it; the last token of a continuation predicts nothing we want.
-            todo = [(i, at) for i in group for at in range(len(lists[i]) - 1)]
+            todo = group.nodes
             while todo:
                 yield
                 size = min(SCORED_ROWS, self._batch.capacity)
                 part, todo = todo[:size], todo[size:]
                 self._batch.clear()
-                for i, at in part:
-                    self._batch.add([lists[i][at]], base + at, branches[i], "last")
+                for node in part:
+                    self._batch.add([node.token], base + node.depth, [branches[b] for b in node.branches], "last")
                 self._context.set_adapters(adapters)
                 self._context.decode(self._batch)
-                for row, (i, at) in enumerate(part):
-                    scores[i].append(float(log_softmax_at(self._context.logits(row), [lists[i][at + 1]])[0]))
+                for row, node in enumerate(part):
+                    found = log_softmax_at(self._context.logits(row), list(node.reads))
+                    for readers, score in zip(node.reads.values(), found, strict=True):
+                        for i in readers:
+                            scores[i][node.depth + 1] = float(score)
         finally:
-            for branch in branches.values():
+            for branch in branches:
                 self._context.remove(branch)
 
-    def _prefill(self, slot: Slot, tokens: Sequence[int], adapters: Adapters) -> Iterator[None]:
+    # -- prefixes that others share
+
+    def _recall(self, slot: Slot, cached: int, prefix: SharedPrefix | None) -> int:
+        """Take up a prefix that is kept from an earlier run, if the slot lacks it; return how many tokens it holds."""
+        if prefix is None or prefix.kept is None or cached >= len(prefix.tokens):
+            return cached
+        state = prefix.kept.load()
+        pin = self._slots.place(slot, prefix.tokens) if state is not None else None
+        if state is None or pin is None:
+            return cached
+        try:
+            self._context.restore(pin.sequence, state)
+            if self._context.length(pin.sequence) != len(prefix.tokens):
+                raise EngineError("its state has another length")
+        except EngineError as error:
+            logger.debug("the prefix kept in %s is computed anew: %s", prefix.kept.path, error)
+            self._slots.drop(pin)
+            prefix.kept.discard()
+        else:
+            pin.file = prefix.kept.path
+            self._slots.take(slot, pin)
+        return len(slot.tokens)
+
+    def _read(
+        self, slot: Slot, tokens: Sequence[int], adapters: Adapters, prefix: SharedPrefix | None
+    ) -> Iterator[None]:
+        """Compute what a slot lacks of a prompt, and keep the part that others share."""
+        if prefix is not None:
+            missing = prefix.tokens[len(slot.tokens) :]
+            if missing:
+                yield from self._prefill(slot, missing, adapters, logits=False)
+                yield
+            self._slots.keep(slot, len(prefix.tokens))
+        yield from self._prefill(slot, tokens[len(slot.tokens) :], adapters)
+
+    def _store(self, slot: Slot, prefix: SharedPrefix | None) -> None:
+        """Write a resident prefix to where it is kept between runs, once."""
+        if prefix is None or prefix.kept is None:
+            return
+        pin, path = self._slots.pinned(slot.key, prefix.tokens), prefix.kept.path
+        if pin is None or pin.file == path:
+            return
+        pin.file = path  # whatever comes of it: a full disk is not asked at every question
+        if not path.exists():
+            try:
+                prefix.kept.store(self._context.save(pin.sequence))
+            except EngineError as error:
+                logger.debug("a prefix cannot be kept: %s", error)
+
+    # -- steps
+
+    def _prefill(self, slot: Slot, tokens: Sequence[int], adapters: Adapters, *, logits: bool = True) -> Iterator[None]:
         size = self._batch.capacity
         for start in range(0, len(tokens), size):
             if start:
                 yield
             part = tokens[start : start + size]
-            self._compute(slot, part, adapters, last=start + size >= len(tokens))
+            self._compute(slot, part, adapters, last=logits and start + size >= len(tokens))
 
     def _compute(self, slot: Slot, tokens: Sequence[int], adapters: Adapters, *, last: bool) -> int:
         """Decode tokens at the end of a slot; return the row of the last."""

@@ -15,6 +15,7 @@ from crayon.device.auto import Wish, pick
 from crayon.device.compute import Compute
 from crayon.device.encoder import Encoder
 from crayon.device.job import Job
+from crayon.device.prefixes import Prefixes
 from crayon.device.worker import Worker
 from crayon.engine import (
     BLEND,
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
     from crayon.blending import BlendResolver
     from crayon.completion import Blend
     from crayon.device.opening import PoolReferences
+    from crayon.device.prefixes import SharedPrefix
     from crayon.messages import Message
     from crayon.models import ProgressCallback
 
@@ -118,6 +120,12 @@ class DeviceEngine:
         # A prepared file says what it was made from, however it was found.
         self._source_sha256, self._quantization = origin(self._model.metadata, source_sha256)
         self.file_sha256 = file_sha256
+        self._prefixes = Prefixes(
+            self._model,
+            state=self._compute.context.state_kind,
+            file_sha256=file_sha256,
+            template_sha256=self.template_sha256,
+        )
         self._adapters = adapters
         self._blends: PoolBlends | None = None
         self._pooling = threading.Lock()
@@ -223,9 +231,10 @@ class DeviceEngine:
             worker = self._running()
             tokens = self._prompt(request.messages)
             blend, hold = self._resolve(request.blend)
+            prefix = self._shared(request, tokens, blend)
         stream = Stream(on_cancel=lambda: worker.cancelled(job))
         job = Job(stream, request.deadline)
-        job.steps = self._compute.generate(job, stream, request, tokens, blend, hold)
+        job.steps = self._compute.generate(job, stream, request, tokens, blend, hold, prefix)
         worker.submit(job)
         return stream
 
@@ -247,13 +256,14 @@ class DeviceEngine:
             worker = self._running()
             tokens = self._prompt(request.messages)
             blend, hold = self._resolve(request.blend)
+            prefix = self._shared(request, tokens, blend)
             lists = [self._model.tokenize(text) for text in request.continuations]
         check_continuations(len(tokens) + ended, lists, self.n_ctx)
         promise = Promise[ScoreResult](on_cancel=lambda: worker.cancelled(job))
         job = Job(promise, request.deadline)
         if ended:
             lists = [[*part, self._model.eos] for part in lists]
-        job.steps = self._compute.score(promise.succeed, tokens, lists, blend, hold)
+        job.steps = self._compute.score(promise.succeed, tokens, lists, blend, hold, prefix)
         worker.submit(job)
         return promise.future
 
@@ -335,6 +345,14 @@ class DeviceEngine:
             raise AdapterError(f"no adapter pool is loaded on the device, so pool {blend.pool_id!r} cannot be blended")
         adapters = Lease.of(self._adapters(blend))
         return blend, lambda: adapters
+
+    def _shared(
+        self, request: GenerateRequest | ScoreRequest, tokens: list[int], blend: Blend | None
+    ) -> SharedPrefix | None:
+        name: str | None = ""
+        if blend is not None:
+            name = self._blends.identity(blend) if self._blends is not None else None
+        return self._prefixes.find(request.prefix, request.messages, tokens, name)
 
     def _ready(self) -> PoolBlends | None:
         # Reading a pool takes a tenth of a second and its size in memory: most answers are of the base.

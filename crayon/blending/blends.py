@@ -92,6 +92,15 @@ class PoolBlends:
         _, weights = check_blend(self._pools, blend)
         return blend if weights.any() else None
 
+    def identity(self, blend: Blend) -> str:
+        """Return what names a blend's effect, in this process and in others.
+
+        Raises:
+            AdapterError, InvalidRequestError: as `normal`.
+        """
+        pool, _ = check_blend(self._pools, blend)
+        return " ".join([pool.id, pool.manifest.tensors_sha256, *(weight.hex() for weight in blend.weights)])
+
     def __call__(self, blend: Blend) -> Lease:
         """Return the blend as an adapter of scale 1, loaded until the lease is released; no adapter for the base.
 

@@ -103,6 +103,14 @@ class Context:
         self.n_seq_max = n_seq_max
         self.kv_unified = kv_unified or n_seq_max == 1
         self.threads = threads
+        # Names all that a saved state depends on beside the model and its adapters.
+        self.state_kind = f"{params.type_k}/{params.type_v}/{params.swa_full}/{params.flash_attn_type}/{kv_unified}"
+        # Where there is no window, every position is in sight.
+        self._window = int(api.llama_model_n_swa(model.handle)) or self.n_ctx
+        # A recurrent memory has one state a sequence: a row of several sequences is an error there.
+        self.shares_rows = self.kv_unified and not (
+            api.llama_model_is_recurrent(model.handle) or api.llama_model_is_hybrid(model.handle)
+        )
         self._adapters: tuple[tuple[Adapter, float], ...] = ()
         self._logit_views: dict[int, NDArray[np.float32]] = {}
 
@@ -246,8 +254,9 @@ class Context:
                 raise InvalidRequestError("start", f"must be 0 where the KV cache is split, not {start}")
             # Not llama.cpp's copy: it moves all cells that a sequence could have, used or not.
             self.restore(target, self.save(source))
-            if end >= 0:
-                self.remove(target, end)
+            if end >= 0 and not self.remove(target, end):
+                self.remove(target)
+                raise EngineError(f"a part of sequence {source} cannot be copied: this kind of memory cannot be cut")
             return
         self._api.llama_memory_seq_cp(self._memory_handle, source, target, start, end)
 
@@ -263,12 +272,24 @@ class Context:
         """Return how many positions a sequence has."""
         return int(self._api.llama_memory_seq_pos_max(self._memory_handle, sequence)) + 1
 
+    def reaches(self, sequence: int, end: int) -> bool:
+        """Tell whether the first `end` positions of a sequence can be gone on from, or copied, without the others.
+
+        Not where the memory is one state of all positions (recurrent models), nor where a sliding window has let go of
+        some that the positions before `end` lie in sight of.
+        """
+        length = self.length(sequence)
+        if end in {0, length}:
+            return True
+        first = int(self._api.llama_memory_seq_pos_min(self._memory_handle, sequence))
+        return end < length and first <= max(0, end - self._window)
+
     def clear(self) -> None:
         """Forget every sequence."""
         self._api.llama_memory_clear(self._memory_handle, False)  # noqa: FBT003  # C call
 
     def save(self, sequence: int) -> bytes:
-        """Return the KV state of a sequence.
+        """Return the KV state of a sequence, of which a sliding window may leave only what lies in sight of its end.
 
         Raises:
             EngineError: llama.cpp cannot save it.
@@ -280,7 +301,7 @@ class Context:
             raise EngineError(f"the state of sequence {sequence} cannot be saved")
         return bytes(memoryview(buffer)[:written])
 
-    def restore(self, sequence: int, state: bytes) -> None:
+    def restore(self, sequence: int, state: bytes | memoryview) -> None:
         """Replace a sequence by a state that `save` gave, of the same model and adapters.
 
         Raises:

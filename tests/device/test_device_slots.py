@@ -1,56 +1,27 @@
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from slot_memory import FakeMemory
 
 from crayon.device.slots import Slot, SlotTable
 
-if TYPE_CHECKING:
-    from collections.abc import Hashable, Sequence
-
-CAPACITY, SLOTS = 24, 3
-
-
-class FakeMemory:
-    """A KV cache that remembers what each cell was computed from: key and token."""
-
-    def __init__(self, *, partial: bool = True) -> None:
-        self.partial = partial  # whether a part of a sequence can be removed
-        self.held: dict[int, list[tuple[Hashable, int]]] = {}
-        self.cleared = 0
-
-    def remove(self, sequence: int, start: int = 0, end: int = -1) -> bool:
-        assert end == -1
-        if start and not self.partial:
-            return False
-        self.held[sequence] = self.held.get(sequence, [])[:start]
-        return True
-
-    def clear(self) -> None:
-        assert not any(self.held.values()), "only an empty cache is started afresh"
-        self.cleared += 1
-
-    def copy(self, source: int, target: int, start: int = 0, end: int = -1) -> None:
-        assert start == 0
-        assert not self.held.get(target), "the target of a copy must be empty"
-        self.held[target] = self.held[source][:end]
-
-    def compute(self, slot: Slot, tokens: Sequence[int]) -> None:
-        self.held.setdefault(slot.sequence, []).extend((slot.key, token) for token in tokens)
-        slot.tokens.extend(tokens)
+CAPACITY, SLOTS, PINS = 24, 3, (7, 9)
 
 
 class SlotMachine(RuleBasedStateMachine):
-    """Jobs come, compute some of what they were promised, fail or end, in any order."""
+    """Jobs come, compute some of what they were promised, make prefixes resident, fail or end, in any order."""
+
+    partial = True
 
     def __init__(self) -> None:
         super().__init__()
-        self.memory = FakeMemory()
-        self.table = SlotTable(self.memory, slots=SLOTS, capacity=CAPACITY)
+        self.memory = FakeMemory(partial=self.partial)
+        self.table = SlotTable(self.memory, slots=SLOTS, capacity=CAPACITY, pins=PINS)
         self.jobs: list[tuple[Slot, list[int], int]] = []  # slot, wanted tokens, promised cells
 
     @rule(
@@ -58,11 +29,15 @@ class SlotMachine(RuleBasedStateMachine):
         tokens=st.lists(st.integers(0, 1), min_size=1, max_size=12),
         extra=st.integers(1, 8),
     )
-    def acquire(self, key: str | None, tokens: list[int], extra: int) -> None:
+    def ask(self, key: str | None, tokens: list[int], extra: int) -> None:
+        self.acquire(key, tokens, extra)
+
+    def acquire(self, key: Any, tokens: list[int], extra: int) -> None:
         reserve = len(tokens) + extra
         found = self.table.acquire(key, tokens, reserve)
         running = sum(promised for _, _, promised in self.jobs)
         if found is None:
+            # What is resident keeps nobody waiting: without it there would have been no room either.
             assert len(self.jobs) == SLOTS or running + reserve > CAPACITY
             return
         slot, cached = found
@@ -72,6 +47,12 @@ class SlotMachine(RuleBasedStateMachine):
         assert cached < len(tokens), "the last token's logits are wanted"
         self.jobs.append((slot, tokens[cached:], reserve))
 
+    @precondition(lambda self: any(pin.tokens for pin in self.table._pins))
+    @rule(data=st.data(), more=st.lists(st.integers(0, 1), min_size=1, max_size=3), extra=st.integers(1, 8))
+    def ask_after_a_shared_prefix(self, data: st.DataObject, more: list[int], extra: int) -> None:
+        pin = data.draw(st.sampled_from([pin for pin in self.table._pins if pin.tokens]))
+        self.acquire(pin.key, [*pin.tokens, *more], extra)
+
     @precondition(lambda self: self.jobs)
     @rule(data=st.data(), n=st.integers(1, 12))
     def compute(self, data: st.DataObject, n: int) -> None:
@@ -80,6 +61,36 @@ class SlotMachine(RuleBasedStateMachine):
         del rest[:n]
         own = [2] * max(0, min(n - len(take), promised - len(slot.tokens) - len(take)))  # the answer
         self.memory.compute(slot, [*take, *own])
+
+    @precondition(lambda self: self.jobs)
+    @rule(data=st.data(), n=st.integers(1, 12))
+    def keep(self, data: st.DataObject, n: int) -> None:
+        slot, _, _ = data.draw(st.sampled_from(self.jobs))
+        if n > len(slot.tokens):
+            return
+        pin = self.table.keep(slot, n)
+        if pin is not None:
+            assert (pin.key, pin.tokens) == (slot.key, slot.tokens[:n])
+            assert self.table.pinned(slot.key, slot.tokens[:n]) is pin
+
+    @precondition(lambda self: self.jobs)
+    @rule(data=st.data(), n=st.integers(1, 11), damaged=st.booleans())
+    def restore(self, data: st.DataObject, n: int, damaged: bool) -> None:
+        slot, rest, _ = data.draw(st.sampled_from(self.jobs))
+        wanted = [*slot.tokens, *rest]
+        if not rest or not len(slot.tokens) < n < len(wanted):
+            return
+        key = slot.key
+        pin = self.table.place(slot, wanted[:n])
+        if pin is None:
+            return
+        assert slot.key == key
+        if damaged:
+            self.table.drop(pin)
+        else:
+            self.memory.fill(pin, wanted[:n])
+            self.table.take(slot, pin)
+        rest[:] = wanted[len(slot.tokens) :]
 
     @precondition(lambda self: self.jobs)
     @rule(data=st.data(), failed=st.booleans())
@@ -92,21 +103,34 @@ class SlotMachine(RuleBasedStateMachine):
 
     @invariant()
     def memory_holds_what_the_table_says_computed_under_its_key(self) -> None:
-        for slot in self.table._slots:
+        for slot in (*self.table._slots, *self.table._pins):
             assert self.memory.held.get(slot.sequence, []) == [(slot.key, token) for token in slot.tokens]
 
     @invariant()
+    def shared_cells_are_those_of_the_pin(self) -> None:
+        for slot in self.table._slots:
+            if slot.pin is not None:
+                n = min(slot.shared, len(slot.tokens))
+                assert self.memory.cells[slot.sequence][:n] == self.memory.cells[slot.pin.sequence][:n]
+
+    @invariant()
     def every_promise_can_be_kept(self) -> None:
-        promised = {slot.sequence: cells for slot, _, cells in self.jobs}
-        needed = sum(
-            max(promised.get(slot.sequence, 0), len(self.memory.held.get(slot.sequence, [])))
-            for slot in self.table._slots
-        )
-        assert needed <= CAPACITY
+        # Each job may still grow to its promise, beyond all cells in use now.
+        growth = sum(promised - len(slot.tokens) for slot, _, promised in self.jobs)
+        assert self.memory.used + growth <= CAPACITY
+        assert self.table._held() <= CAPACITY
+
+
+class WholeSlotMachine(SlotMachine):
+    """The same with a memory that cannot be cut, as a recurrent model's."""
+
+    partial = False
 
 
 TestSlotMachine = SlotMachine.TestCase
 TestSlotMachine.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+TestWholeSlotMachine = WholeSlotMachine.TestCase
+TestWholeSlotMachine.settings = settings(max_examples=80, stateful_step_count=40, deadline=None)
 
 
 @pytest.fixture
@@ -208,3 +232,101 @@ def acquired(table: SlotTable, key: str, tokens: list[int], reserve: int) -> tup
     found = table.acquire(key, tokens, reserve)
     assert found is not None
     return found
+
+
+# -- resident prefixes
+
+
+def shared_by_two(memory: FakeMemory, capacity: int) -> tuple[SlotTable, list[int]]:
+    """A pin of ten tokens that two running jobs share, and a newer one of as many that nobody uses."""
+    table = SlotTable(memory, slots=4, capacity=capacity, pins=PINS)
+    prefix = list(range(10))
+    first, _ = acquired(table, "x", [*prefix, 11], 12)
+    memory.compute(first, [*prefix, 11])
+    table.keep(first, 10)
+    _, cached = acquired(table, "x", [*prefix, 12], 12)
+    assert cached == 10
+    other, _ = acquired(table, "y", [*prefix, 11], 12)
+    memory.compute(other, [*prefix, 11])
+    table.keep(other, 10)
+    table.release(other)
+    assert table._held() == 10 + 2 + 2 + 10 + 1
+    return table, prefix
+
+
+def test_cells_that_jobs_share_are_promised_once(memory: FakeMemory) -> None:
+    table, prefix = shared_by_two(memory, capacity=30)
+    assert table.acquire("z", [1], 17) is None  # the two may come to hold 14
+    assert table.acquire("z", [1], 16) is not None
+    assert table.pinned("x", prefix) is not None, "both jobs still need its cells"
+    assert table.pinned("y", prefix) is None
+    assert table._held() == 30
+
+
+def test_a_shared_prefix_outlives_the_conversations_after_it(table: SlotTable, memory: FakeMemory) -> None:
+    prefix = [7, 8, 9]
+    table = SlotTable(memory, slots=2, capacity=100, pins=PINS)
+    slot, _ = acquired(table, "a", [*prefix, 1], 6)
+    memory.compute(slot, [*prefix, 1])
+    table.keep(slot, 3)
+    table.release(slot)
+    for i in range(4):
+        run(table, memory, "b", [i, i, i, i])
+    assert acquired(table, "a", [*prefix, 2, 3], 6)[1] == 3
+
+
+def test_a_question_after_a_shared_prefix_leaves_other_conversations_as_they_are(memory: FakeMemory) -> None:
+    table = SlotTable(memory, slots=3, capacity=100, pins=PINS)
+    prefix = [7, 8, 9, 7, 8, 9]
+    slot, _ = acquired(table, "a", [*prefix, 1, 1], 10)
+    memory.compute(slot, [*prefix, 1, 1])
+    table.keep(slot, len(prefix))
+    table.release(slot)
+    other, cached = run(table, memory, "a", [*prefix, 2])
+    assert other is not slot
+    assert cached == len(prefix)
+    assert run(table, memory, "a", [*prefix, 1, 1, 3])[1] == len(prefix) + 2
+
+
+def test_the_oldest_resident_prefix_gives_way_to_a_new_one(memory: FakeMemory) -> None:
+    table = SlotTable(memory, slots=4, capacity=100, pins=PINS)
+    for key in ("a", "b", "c"):
+        slot, _ = acquired(table, key, [1, 2, 3, 4], 5)
+        memory.compute(slot, [1, 2, 3, 4])
+        assert table.keep(slot, 3) is not None
+        table.release(slot)
+    assert [table.pinned(key, [1, 2, 3]) is not None for key in ("a", "b", "c")] == [False, True, True]
+
+
+def test_a_prefix_that_running_jobs_share_does_not_give_way_to_a_new_one(memory: FakeMemory) -> None:
+    table, prefix = shared_by_two(memory, capacity=36)
+    slot, _ = acquired(table, "z", [1, 2, 3], 8)
+    memory.compute(slot, [1, 2, 3])
+    assert table.keep(slot, 2) is not None
+    assert table.pinned("x", prefix) is not None
+    assert table.pinned("y", prefix) is None
+
+
+def test_a_resident_prefix_never_keeps_a_job_waiting(memory: FakeMemory) -> None:
+    table = SlotTable(memory, slots=3, capacity=20, pins=PINS)
+    slot, _ = acquired(table, "a", [1] * 10 + [2], 12)
+    memory.compute(slot, [1] * 10 + [2])
+    table.keep(slot, 10)
+    table.release(slot)
+    for tokens in ([1] * 10 + [3], [1] * 4 + [3], [5, 6]):
+        found, _ = acquired(table, "a", tokens, 20)
+        table.release(found)
+
+
+def test_a_slot_that_cannot_be_cut_makes_no_part_resident() -> None:
+    memory = FakeMemory(partial=False)
+    table = SlotTable(memory, slots=2, capacity=100, pins=PINS)
+    slot, _ = acquired(table, "a", [1, 2, 3, 4], 6)
+    memory.compute(slot, [1, 2, 3])
+    assert table.keep(slot, 2) is None
+    assert table.keep(slot, 3) is not None
+    memory.compute(slot, [4, 9])
+    table.release(slot)
+    again, cached = acquired(table, "a", [1, 2, 3, 5], 6)
+    assert cached == 3
+    assert memory.held[again.sequence] == [("a", 1), ("a", 2), ("a", 3)]

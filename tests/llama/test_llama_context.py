@@ -176,6 +176,12 @@ def test_copies_take_no_cells(tiny: Model) -> None:
         assert [context.length(i) for i in range(4)] == [250, 250, 250, 252]
 
 
+def test_any_start_of_a_sequence_can_be_gone_on_from(context: Context) -> None:
+    decode(context, [3, 1, 4, 1, 5], 0)
+    assert [context.reaches(0, end) for end in (0, 1, 4, 5, 6)] == [True, True, True, True, False]
+    assert [context.reaches(1, end) for end in (0, 1)] == [True, False]
+
+
 def test_keep_forgets_all_but_one(tiny: Model, context: Context) -> None:
     for sequence, text in enumerate(TEXTS):
         decode(context, text, sequence)
