@@ -15,7 +15,7 @@ from crayon.errors import AdapterError, ModelError
 from crayon.eval.beside import Beside
 from crayon.eval.cases import make_cases, own_tasks
 from crayon.eval.results import CaseResults, Outcome
-from crayon.eval.subject import Question, Subject
+from crayon.eval.subject import Answer, Question, Subject
 from crayon.eval.summary import rows
 from crayon.eval.variants import Others, Variants
 from crayon.models import prepared
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from crayon.device import DeviceEngine
     from crayon.eval.answer_cache import AnswerCache
     from crayon.eval.cases import Case
+    from crayon.eval.product import Given
     from crayon.eval.settings import EvalSettings
     from crayon.eval.variants import Variant
 
@@ -138,12 +139,23 @@ def _answer(case: Case, variants: Variants, subject: Subject, progress: _Progres
 
 
 def _answer_items(case: Case, variant: Variant, outcome: Outcome, subject: Subject, step: Callable[[], None]) -> None:
+    if variant.product is not None:
+        given = subject.given(variant.product, case.items, step)
+        base = subject.answers([Question(item) for item in case.items]) if any(one.plain for one in given) else []
+        outcome.answers.append([base[i] if one.plain else _as_answer(one) for i, one in enumerate(given)])
+        outcome.plain.append([one.plain for one in given])
+        return
     # By blend: what the prefix cache holds is of one blend.
     order = sorted(range(len(case.items)), key=lambda i: subject.identity(variant.blends[i]))
     questions = [Question(case.items[i], variant.blends[i], variant.shots) for i in order]
     found = dict(zip(order, subject.answers(questions, step), strict=True))
     outcome.answers.append([found[i] for i in range(len(case.items))])
     outcome.plain.append([not variant.shots and not subject.identity(blend) for blend in variant.blends])
+
+
+def _as_answer(given: Given) -> Answer:
+    """Return what was chosen as an answer that every way of comparing options reads alike."""
+    return Answer(given.text, given.logs, given.logs, (0.0,) * len(given.logs), given.too_long)
 
 
 class _Progress:

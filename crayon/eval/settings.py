@@ -10,6 +10,7 @@ from crayon.errors import InvalidRequestError
 GROUPS = ("in_pool", "unseen", "mixed", "far")
 CONTROLS = (
     "base",
+    "combined",
     "fewshot",
     "all_data",
     "top1",
@@ -22,8 +23,8 @@ CONTROLS = (
     "random_b",
     "own",
 )
-QUICK_CONTROLS = ("base", "all_data", "top1", "top1_mass", "uniform", "uniform_group", "own")
-FAR_CONTROLS = ("base", "all_data")
+QUICK_CONTROLS = ("base", "combined", "all_data", "top1", "top1_mass", "uniform", "uniform_group", "own")
+FAR_CONTROLS = ("base", "combined", "all_data")
 UNSEEN = (("clinc150", "travel"), ("clinc150", "credit_cards"), ("clinc150", "auto_and_commute"))
 FAR = ("arc_challenge", "strategyqa", "openbookqa", "medqa_us", "cosmosqa")
 SAMPLES = 16
@@ -35,11 +36,12 @@ class EvalSettings:
 
     Args:
         groups: which groups of tasks.
-        controls: what stands beside the blend; "own" is perfect choice for users of several tasks.
+        controls: what stands beside the blend; "combined" is the customisation as its user gets it, "own" is perfect
+            choice for users of several tasks.
         items: most test items of a task.
         extra: most further items of an unseen task, from its train split.
         draws: how often samples are drawn.
-        control_draws: how often for the controls that cost most (fewshot, lorahub, fresh, random_b).
+        control_draws: how often for the controls that cost most (combined, fewshot, lorahub, fresh, random_b).
         samples: how many samples a user has; the first is what everything is compared at, the rest are for the curve.
         pairs: pairs of tasks for users of two tasks.
         tasks: most tasks in pool (0: all).
@@ -85,7 +87,7 @@ class EvalSettings:
 
     def of_draws(self, control: str) -> int:
         """Return how many draws a control has."""
-        costly = control in ("fewshot", "lorahub", "fresh", "random_b")
+        costly = control in ("combined", "fewshot", "lorahub", "fresh", "random_b")
         return min(self.draws, self.control_draws) if costly else self.draws
 
     @classmethod

@@ -6,37 +6,37 @@ import functools
 import hashlib
 import json
 import queue
+import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from crayon import Crayon, Message
 from crayon.adapters.blend import check_weights
-from crayon.customising.device_calls import DeviceCalls
-from crayon.customising.space import space_of_pool
 from crayon.engine import ScoreRequest, deadline_after
 from crayon.errors import AdapterError, PromptTooLongError
+from crayon.eval.kept_calls import PATIENCE_S, KeptCalls
+from crayon.eval.product import ask_product, make_product, read_given
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from numpy.typing import NDArray
-
     from crayon.adapters.pool import Pool
     from crayon.completion import Blend
-    from crayon.customising.space import Space
+    from crayon.customising.sample import Sample
     from crayon.data.qa import Item
     from crayon.device import DeviceEngine
     from crayon.eval.answer_cache import AnswerCache
+    from crayon.eval.product import Given, Product
 
 # Of an answer without options.
 MAX_TOKENS = 24
 # Beyond the longest option: no longer answer can equal one, but for articles and punctuation.
 SPARE_TOKENS = 4
 MOST_TOKENS = 64
-PATIENCE_S = 600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,16 +76,17 @@ class Subject:
     def __init__(self, engines: Sequence[DeviceEngine], cache: AnswerCache, model_key: str) -> None:
         self._cache = cache
         self._key = model_key
-        self._calls = _KeptCalls(engines[0], cache, model_key)
+        self._calls = KeptCalls(engines[0], cache, model_key, self.identity)
         self._digests = {pool.id: _PoolDigest(pool) for pool in engines[0].pools}
+        self._folder = tempfile.TemporaryDirectory(prefix="crayon-eval-")
         self._sides: queue.SimpleQueue[_Side] = queue.SimpleQueue()
         for engine in engines:
-            self._sides.put(_Side(engine, Crayon(engine, hardness=False)))
+            self._sides.put(_Side(engine, Crayon(engine, hardness=False, customizations_dir=self._folder.name)))
         self._workers = ThreadPoolExecutor(len(engines), thread_name_prefix="crayon-eval")
 
     @property
-    def calls(self) -> DeviceCalls:
-        """The calls that customising makes; embeddings are kept."""
+    def calls(self) -> KeptCalls:
+        """The calls that customising makes; what they find is kept."""
         return self._calls
 
     def identity(self, blend: Blend | None) -> str:
@@ -131,6 +132,22 @@ class Subject:
             step()
         return found
 
+    def product(self, samples: Sequence[Sample], pool_id: str | None = None) -> Product:
+        """Return the customisation that a user with these samples gets, checked; `pool_id` as `customise` takes it."""
+        return make_product(self._calls, Path(self._folder.name), samples, pool_id, self.identity, self._cache)
+
+    def given(self, product: Product, items: Sequence[Item], step: Callable[[], None] = lambda: None) -> list[Given]:
+        """Return what a customisation answers to items, asked by its name; `step` is called for each answer."""
+        work: list[tuple[str, Callable[[_Side], bytes]]] = []
+        for item in items:
+            key = self._cache.key("given-1", self._key, product.key, item.prompt, item.choices)
+            work.append((key, functools.partial(_given, product.customization.name, item)))
+        found = []
+        for data in self._each(work):
+            found.append(read_given(data))
+            step()
+        return found
+
     def likelihood(self, items: Sequence[Item], blend: Blend | None) -> float:
         """Return the mean log-probability per token of the right answers: what searches are led by."""
         identity = self.identity(blend)
@@ -146,6 +163,7 @@ class Subject:
     def close(self) -> None:
         """End the threads; questions that wait are dropped."""
         self._workers.shutdown(cancel_futures=True)
+        self._folder.cleanup()
 
     def _each(self, work: Sequence[tuple[str, Callable[[_Side], bytes]]]) -> Iterator[bytes]:
         """Yield what each piece of work comes to, in order: kept from before, or computed side by side."""
@@ -198,6 +216,13 @@ def _answered(question: Question, side: _Side) -> bytes:
     return json.dumps([done.text, *_summed(options), False]).encode()
 
 
+def _given(name: str, item: Item, side: _Side) -> bytes:
+    # A token has two letters at least, but for few: no option is cut.
+    longest = max((len(choice.encode()) for choice in item.choices), default=0)
+    limit = min(MOST_TOKENS, SPARE_TOKENS + longest // 2) if item.choices else MAX_TOKENS
+    return ask_product(side.client, name, item, limit)
+
+
 def _chosen(question: Question, side: _Side) -> bytes:
     messages = (Message("user", question.item.prompt),)
     return json.dumps(_summed(_scored(side.engine, messages, question.item.choices, question.blend))).encode()
@@ -225,40 +250,6 @@ def _scored(
         return [score.token_logprobs for score in future.result(PATIENCE_S).scores]
     finally:
         future.cancel()
-
-
-class _KeptCalls(DeviceCalls):
-    """The calls of customising, with embeddings kept."""
-
-    def __init__(self, engine: DeviceEngine, cache: AnswerCache, model_key: str) -> None:
-        super().__init__(engine, patience=PATIENCE_S)
-        self._cache = cache
-        self._key = model_key
-
-    def vectors(
-        self, pool: Pool | None, texts: Sequence[str]
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32], Space]:
-        """Return texts and background in the pool's space; without a pool nothing is kept."""
-        if pool is None:
-            return super().vectors(pool, texts)
-        space = space_of_pool(pool)
-        keys = [self._cache.key("vector-3", self._key, space.id, text) for text in texts]
-        background_key = self._cache.key("background-3", self._key, space.id)
-        kept = [self._cache.get(key) for key in keys]
-        background = self._cache.get(background_key)
-        missing = [i for i, value in enumerate(kept) if value is None]
-        if missing or background is None:
-            wanted = missing or [0]
-            own, others, _ = super().vectors(pool, [texts[i] for i in wanted])
-            for row, i in zip(own, wanted, strict=True):
-                kept[i] = row.tobytes()
-                self._cache.put(keys[i], row.tobytes())
-            background = others.tobytes()
-            self._cache.put(background_key, background)
-        width = pool.centre.size
-        rows = np.frombuffer(b"".join(value for value in kept if value is not None), np.float32)
-        others = np.frombuffer(background, np.float32).reshape(-1, width).copy()
-        return rows.reshape(-1, width).copy(), others, space
 
 
 class _PoolDigest:

@@ -9,7 +9,7 @@ import numpy as np
 from crayon.bench.report import Row
 from crayon.eval.interval import bootstrap
 from crayon.eval.results import METRICS, SCORING_NOTE, WORKLOADS
-from crayon.eval.variants import BLEND
+from crayon.eval.variants import BLEND, COMBINED
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -44,6 +44,9 @@ def _gains(group: str, results: Sequence[CaseResults], metric: Metric, model: st
     for other in names:
         if other == BLEND:
             continue
+        if other == COMBINED:
+            yield from _combined(group, results, metric, model)
+            continue
         if other.startswith(BLEND):
             # Another number of samples: a point of the curve.
             note = f"with {other.partition('@')[2]} samples"
@@ -59,17 +62,31 @@ def _gains(group: str, results: Sequence[CaseResults], metric: Metric, model: st
             yield from _row("in_pool_gain_of_dataset", own, BLEND, "base", metric, model, task=dataset or "several")
 
 
-def _far(results: Sequence[CaseResults], metric: Metric, model: str) -> list[Row]:
+def _combined(group: str, results: Sequence[CaseResults], metric: Metric, model: str) -> Iterator[Row]:
+    """Yield what the customisation as its user gets it is worth."""
+    if group == "in_pool":
+        yield from _row("in_pool_combined_fraction_of_own", results, COMBINED, "own", metric, model, statistic="ratio")
+    yield from _row(f"{group}_combined_gain", results, COMBINED, "base", metric, model)
+    for other in (BLEND, "all_data", "fewshot"):
+        yield from _row(f"{group}_combined_gain_vs_{other}", results, COMBINED, other, metric, model)
+
+
+def _far(results: Sequence[CaseResults], metric: Metric, model: str) -> Iterator[Row]:
+    for name, ours in (("far", BLEND), ("far_combined", COMBINED)):
+        yield from _changes(name, results, ours, metric, model)
+
+
+def _changes(name: str, results: Sequence[CaseResults], ours: str, metric: Metric, model: str) -> list[Row]:
     changes = [
         row
         for result in results
-        for row in _row("far_change", [result], BLEND, "base", metric, model, task=result.case.name)
+        for row in _row(f"{name}_change", [result], ours, "base", metric, model, task=result.case.name)
     ]
     worst = min(changes, key=lambda row: row.value, default=None)
     if worst is None:
         return []
     first = Row(
-        "far_worst_change", worst.value, worst.unit, worst.runs, worst.model, worst.workload, worst.against,
+        f"{name}_worst_change", worst.value, worst.unit, worst.runs, worst.model, worst.workload, worst.against,
         worst.note, worst.ci_low, worst.ci_high, worst.n, worst.draws, worst.group, worst.task, worst.variant,
     )  # fmt: skip
     return [first, *changes]

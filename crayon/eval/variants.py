@@ -23,22 +23,26 @@ if TYPE_CHECKING:
     from crayon.adapters.pool import Pool
     from crayon.customising.customise import Draft
     from crayon.eval.cases import Case, Task
+    from crayon.eval.product import Product
     from crayon.eval.settings import EvalSettings
     from crayon.eval.subject import Subject
 
 BLEND = "blend"
+# The customisation as its user gets it: checked, with every evidence.
+COMBINED = "combined"
 SEARCHES = 40
 # The same for every draw.
 FIXED = ("base", "own", "all_data", "uniform", "uniform_group")
-ORDER = (*FIXED, BLEND, "top1", "top1_mass", "fixed", "random_b", "fewshot", "fresh", "lorahub")
+ORDER = (*FIXED, BLEND, COMBINED, "top1", "top1_mass", "fixed", "random_b", "fewshot", "fresh", "lorahub")
 
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """One way to answer: a blend for each item (None: the base), after these turns."""
+    """One way to answer: a blend for each item (None: the base), after these turns; or a customisation, checked."""
 
     blends: tuple[Blend | None, ...]
     shots: tuple[Message, ...] = ()
+    product: Product | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +125,9 @@ class Variants:
             return self._same(case, self._others.fresh[(case.group, case.name, draw)])
         if name == "lorahub":
             return self._same(case, self._searched(case, draw, size))
+        if name == COMBINED:
+            product = self._subject.product(case.samples(draw, size), self._pool.id)
+            return Variant((None,) * len(case.items), product=product)
         draft = customise(self._subject.calls, "eval", case.samples(draw, size), pool_id=self._pool.id)
         if name in ("top1", "top1_mass"):
             shares = np.zeros(len(self._pool))

@@ -21,6 +21,7 @@ from crayon.device import DeviceEngine
 from crayon.errors import AdapterError, InvalidRequestError, MissingExtraError
 from crayon.eval import beside
 from crayon.eval.answer_cache import AnswerCache
+from crayon.eval.cases import as_samples
 from crayon.eval.customize import EvalReport, ModelUnderTest, evaluate
 from crayon.eval.extra_pools import pool_of_vectors, random_pool
 from crayon.eval.settings import CONTROLS, EvalSettings
@@ -44,6 +45,10 @@ PROMISED = {
     "mixed_gain_vs_all_data",
     "mixed_gap_to_perfect",
     "far_worst_change",
+    "in_pool_combined_gain",
+    "unseen_combined_gain",
+    "mixed_combined_gain_vs_all_data",
+    "far_combined_worst_change",
 }
 
 
@@ -85,7 +90,7 @@ def test_everything_promised_is_measured_in_both_ways(
             assert row.draws
     assert {row.variant for row in report.rows if row.metric == "accuracy"} == {*CONTROLS, "blend", "blend@1"}
     far = {row.variant for row in report.rows if row.group == "far" and row.metric == "accuracy"}
-    assert far == {"base", "all_data", "blend", "blend@1"}
+    assert far == {"base", "combined", "all_data", "blend", "blend@1"}
     assert report.left_out == {}
     record = json.loads(json.dumps(report.as_json(), allow_nan=False))
     assert record["bench"] == "eval customize"
@@ -95,13 +100,14 @@ def test_everything_promised_is_measured_in_both_ways(
 def test_a_second_run_computes_nothing_and_finds_the_same(
     model_path: Path, pool: Pool, cache: AnswerCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = replace(SETTINGS, groups=("in_pool", "mixed"), controls=("base", "own", "top1", "lorahub"))
+    settings = replace(SETTINGS, groups=("in_pool", "mixed"), controls=("base", "own", "combined", "top1", "lorahub"))
     first = run(model_path, pool, settings, cache)
 
     def never(*_: Any) -> Any:
         raise AssertionError("computed again")
 
     monkeypatch.setattr(DeviceEngine, "encode_raw", never)
+    monkeypatch.setattr(DeviceEngine, "score", never)
     monkeypatch.setattr(Subject, "_run", never)
     assert run(model_path, pool, settings, cache).rows == first.rows
 
@@ -226,6 +232,28 @@ def test_examples_that_do_not_fit_are_halved(model_path: Path, pool: Pool, cache
         assert many.sums == pytest.approx(two.sums, abs=CLOSE)
         assert two.sums != pytest.approx(one.sums, abs=CLOSE)
         assert subject.answers([Question(replace(item, question="x y " * 900))])[0].too_long
+        subject.close()
+
+
+def test_a_customisation_answers_as_its_check_left_it(
+    model_path: Path, pool: Pool, cache: AnswerCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    items = [item for topic in ("vowels", "numbers") for item in load_items("toy", "train", topic)[:8]]
+    asked = load_items("toy", "test", "numbers")[:4]
+    with engine_of(model_path, [pool]) as engine:
+        subject = Subject([engine], cache, "model")
+        product = subject.product(as_samples(items), pool.id)
+        found = subject.given(product, asked)
+        custom = product.customization
+        assert custom.expectation is not None
+        assert all(len(given.logs) == len(asked[0].choices) for given in found)
+        assert sum(np.exp(found[0].logs)) == pytest.approx(1.0, abs=1e-3)
+        assert set().union(*(given.kinds for given in found)) <= {*product.kinds, "answers"}
+        # The same samples are the same customisation, and others are another.
+        assert subject.product(as_samples(items), pool.id).key == product.key
+        assert subject.product(as_samples(items[:12]), pool.id).key != product.key
+        monkeypatch.setattr(Subject, "_run", lambda *_: pytest.fail("computed again"))
+        assert subject.given(product, asked) == found
         subject.close()
 
 
