@@ -27,12 +27,14 @@ class Users(StrEnum):
 
     TASKS = "tasks"
     STRANGERS = "strangers"
+    STRANGERS_FREE = "strangers_free"
 
 
 app = typer.Typer(add_completion=False, no_args_is_help=True)
 
 RESULTS = "customize.json"
 CURVE = "customize-samples.png"
+_STRANGERS = ("strangers", "strangers_free")
 
 
 @app.callback()
@@ -49,7 +51,12 @@ def customize(
     *,
     device: eval_setup.DeviceOption = None,
     users: Annotated[
-        Users, typer.Option("--users", help="tasks: made from datasets, as below. strangers: read from files.")
+        Users,
+        typer.Option(
+            "--users",
+            help="tasks: made from datasets, as below. strangers: read from files. strangers_free: of free answers, "
+            "made from datasets.",
+        ),
     ] = Users.TASKS,
     strangers: Annotated[
         list[Path] | None,
@@ -102,9 +109,10 @@ def customize(
     """Measure what customising is worth: in pool, on unseen tasks, for users of two tasks, and far from the pool.
 
     Samples come from train splits, questions from test splits. Answers are kept: a run that was stopped goes on.
-    Controls: base, fewshot, all_data, top1, top1_mass, uniform, uniform_group, fixed, lorahub, fresh, random_b, own.
+    Controls: base, combined (the customisation as its user gets it), fewshot, all_data, top1, top1_mass, uniform,
+    uniform_group, fixed, lorahub, fresh, random_b, own.
     --users strangers measures users whose tasks no pool was trained on, on any model: each customises, chooses and asks
-    as a user does; each kind of evidence alone stands beside it.
+    as a user does; each kind of evidence alone stands beside it. strangers_free are such users without a closed set.
     Example: crayon eval customize --quick
     Example: crayon eval customize --users strangers --device qwen2.5-coder-0.5b-instruct
     """
@@ -116,9 +124,9 @@ def customize(
 
     making = Making.of(sys.argv[1:])
     reference = device or reference
-    if users is Users.STRANGERS:
+    if users is not Users.TASKS:
         _no_use_for(
-            "strangers",
+            users.value,
             all_data=all_data,
             only=only,
             controls=controls,
@@ -129,12 +137,19 @@ def customize(
             tasks=tasks,
         )
         folder = out or eval_setup.default_folder()
-        report = eval_strangers.measure(
-            reference, strangers or [], folder, pool=pool, server_model=server_model, quick=quick, items=items,
-            workers=workers,
-        )  # fmt: skip
+        if users is Users.STRANGERS:
+            report = eval_strangers.measure(
+                reference, strangers or [], folder, pool=pool, server_model=server_model, quick=quick, items=items,
+                workers=workers,
+            )  # fmt: skip
+        else:
+            _no_use_for(users.value, strangers=strangers, server_model=server_model)
+            report = eval_strangers.measure_free(
+                reference, folder, pool=pool, quick=quick, items=items, workers=workers
+            )
         report.made = making.done()
-        _write(report, folder / eval_strangers.RESULTS, as_json=as_json)
+        name = eval_strangers.RESULTS if users is Users.STRANGERS else eval_strangers.FREE_RESULTS
+        _write(report, folder / name, as_json=as_json)
         return
     _no_use_for("tasks", strangers=strangers, server_model=server_model)
     settings = _settings(
@@ -227,7 +242,7 @@ def _print(report: EvalReport) -> None:
                 )
         _print_accuracies([row for row in report.rows if row.metric == "accuracy" and row.workload == workload])
     for row in report.rows:
-        if row.metric == "accuracy" and row.group == "strangers" and row.variant == "combined" and row.note:
+        if row.metric == "accuracy" and row.group in _STRANGERS and row.variant == "combined" and row.note:
             print(f"{row.task} answers with: {row.note}")
     for name, why in report.left_out.items():
         print(f"\nleft out: {name} ({why})")

@@ -1,4 +1,4 @@
-"""`crayon eval customize --users strangers`: its parts that open models."""
+"""`crayon eval customize --users strangers` and `strangers_free`: their parts that open models."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import functools
 from typing import TYPE_CHECKING
 
 from crayon.cli import console, eval_setup, options
+from crayon.machine import usable_cores
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from crayon.eval.customize import EvalReport
 
 RESULTS = "strangers.json"
+FREE_RESULTS = "strangers-free.json"
 
 
 def measure(
@@ -63,5 +65,37 @@ def measure(
             settings,
             cache,
             open_server=open_server,
+            tell=console.message,
+        )
+
+
+def measure_free(
+    reference: str, folder: Path, *, pool: str | None, quick: bool, items: int | None, workers: int
+) -> EvalReport:
+    """Measure users of free answers on a model, with the pool that is named or shipped for it, if there is one.
+
+    Args:
+        reference: the device's model.
+        folder: where answers are kept.
+        pool: name or folder of a pool.
+        quick: fewer questions.
+        items: most questions of a user.
+        workers: how many questions are answered side by side; 0: as many as cores.
+    """
+    from crayon.eval.answer_cache import AnswerCache
+    from crayon.eval.free_strangers import evaluate_free
+    from crayon.eval.strangers import ITEMS, QUICK_ITEMS, StrangerSettings
+
+    settings = StrangerSettings(items=items if items is not None else QUICK_ITEMS if quick else ITEMS)
+    found, model = eval_setup.model_of(reference, options.load_settings({}).models_dir)
+    chosen, _ = eval_setup.pool_for(found.source_sha256, found.name, pool)
+    with AnswerCache(folder / eval_setup.ANSWERS) as cache:
+        return evaluate_free(
+            lambda pools: eval_setup.open_engine(found, pools),
+            model,
+            chosen,
+            settings.items,
+            cache,
+            workers=workers or min(usable_cores(), eval_setup.MOST_WORKERS),
             tell=console.message,
         )
