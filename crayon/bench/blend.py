@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import functools
-import tempfile
 import time
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
-from crayon import Crayon
+from crayon.bench.customising import PATIENCE_S, Setup, bench_customising, letters
 from crayon.bench.peft import bench_peft, require
 from crayon.bench.report import Report, Row
 from crayon.blending import PoolBlends
@@ -29,22 +28,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from crayon.adapters.pool import Pool
+    from crayon.device.opening import Opening
     from crayon.llama.adapter import Adapter
 
     Scaled: TypeAlias = Sequence[tuple[Adapter, float]]
 
-PATIENCE_S = 600.0
 PROMPT, ANSWER = 256, 64
-QUESTION = (
-    "I was looking at {what} this morning and noticed that it is not what I expected at all, so could you please tell "
-    "me what I should do about {what} before the end of week {run}?"
-)
-SUBJECTS = (
-    "my account", "the heating", "my next holiday", "the washing machine", "our meeting", "the shopping list",
-    "my credit card", "the alarm clock", "the train ticket", "my insurance", "the garden", "a parcel",
-    "the kitchen light", "my phone bill", "the car", "dinner",
-)  # fmt: skip
-LABELS = ("money", "house", "travel", "other")
 
 
 def bench_blend(
@@ -56,24 +45,38 @@ def bench_blend(
     peft: bool = False,
     progress: Callable[[str], None] = lambda _: None,
 ) -> Report:
-    """Measure a pool (by default the model's own) on the file the device runs.
+    """Measure a model on the file the device runs, with a pool (by default its own) if there is one.
 
     Raises:
         ModelError: the model is not here.
-        AdapterError: there is no pool for it, it was made for another model, or it has no keys.
+        AdapterError: the pool was made for another model, or has no keys.
         MissingExtraError: `peft` without the extra 'train'.
     """
     found = opening.find(reference, models_dir=models_dir, download=False)
     if pool is None:
         pool = next(iter(opening.pools(opening.AUTO, found.source_sha256)), None)
+    model = f"{found.name} {found.path.stem}"
+    report = Report("blend", {found.name: found.source_sha256})
     if pool is None:
-        raise AdapterError(f"no pool is shipped for {found.name}; name one with --pool")
+        report.unmeasured.append(f"what blending costs: no pool is shipped for {found.name}; name one with --pool")
+    else:
+        report.models[f"pool {pool.id}"] = pool.manifest.tensors_sha256
+        report.rows += _pooled(found, pool, model, runs, peft=peft, progress=progress)
+    open_engine = functools.partial(_open, found, [pool] if pool else [])
+    rows, unmeasured = bench_customising(Setup(open_engine, model, runs), progress)
+    report.rows += rows
+    report.unmeasured += unmeasured
+    return report
+
+
+def _pooled(
+    found: Opening, pool: Pool, model: str, runs: int, *, peft: bool, progress: Callable[[str], None]
+) -> list[Row]:
+    """Return what a pool costs: weighing, blending, and every token."""
     pool.check_base(found.source_sha256, found.name)
     if pool.manifest.encoder is None:
         raise AdapterError(f"pool {pool.id} has no keys, so samples cannot be compared with its members")
     add_weighted = require() if peft else None
-    model = f"{found.name} {found.path.stem}"
-    report = Report("blend", {found.name: found.source_sha256, f"pool {pool.id}": pool.manifest.tensors_sha256})
     with Model(found.path) as loaded, TurnBench(loaded, PROMPT, ANSWER) as bench:
         blends = PoolBlends(loaded, [pool], contexts=(bench.context,), capacity=len(pool) + 2)
         try:
@@ -84,21 +87,23 @@ def bench_blend(
         finally:
             bench.context.set_adapters()
             blends.close()
-    progress("customising")
-    with DeviceEngine(
+    with _open(found, [pool]) as engine:
+        rows = [_weigh(engine, pool, model, runs), activate, *tokens]
+    if add_weighted is not None:
+        progress("PEFT's add_weighted_adapter")
+        rows += bench_peft(add_weighted, pool, runs)
+    return rows
+
+
+def _open(found: Opening, pools: Sequence[Pool]) -> DeviceEngine:
+    return DeviceEngine(
         found.path,
         name=found.name,
         background=background_texts(),
         cache_dir=found.cache_dir,
         source_sha256=found.source_sha256,
-        pools=[pool],
-    ) as engine:
-        weights, *customise = _customise(engine, pool, model, runs, activate.value / 1000)
-    report.rows += [weights, activate, *customise, *tokens]
-    if add_weighted is not None:
-        progress("PEFT's add_weighted_adapter")
-        report.rows += bench_peft(add_weighted, pool, runs)
-    return report
+        pools=pools,
+    )
 
 
 def _activate(blends: PoolBlends, bench: TurnBench, pool: Pool, model: str, runs: int) -> Row:
@@ -163,61 +168,18 @@ def _race(bench: TurnBench, ours: Scaled, theirs: Scaled, runs: int) -> tuple[li
     return reading, writing
 
 
-def _customise(engine: DeviceEngine, pool: Pool, model: str, runs: int, activate_s: float) -> list[Row]:
-    usable, checked, weighed = [], [], []
-    with tempfile.TemporaryDirectory() as folder, Crayon(engine, hardness=False, customizations_dir=folder) as client:
-        for run in range(runs + 1):
-            ready: list[float] = []
-            samples = [(text, LABELS[i % len(LABELS)]) for i, text in enumerate(_questions(run))]
-            started = time.perf_counter()
-            client.customize(
-                "bench",
-                samples,
-                replace=True,
-                timeout=PATIENCE_S,
-                ready=functools.partial(_stamp, ready),
-            )
-            checked.append(time.perf_counter() - ready[0])
-            usable.append(ready[0] - started + activate_s)
-    texts = _questions(runs + 1)
-    tokens = engine.encode(EncodeRequest(texts=texts)).result(PATIENCE_S).usage.prompt_tokens
+def _weigh(engine: DeviceEngine, pool: Pool, model: str, runs: int) -> Row:
+    texts = tuple(text for text, _ in letters(0))
     states = engine.encode_raw(EncodeRequest(texts=texts)).result(PATIENCE_S)
     space = space_of_pool(pool)
     vectors, background = space.place(states.states), space.place(states.background)
+    weighed = []
     for _ in range(10 * runs + 1):
         started = time.perf_counter()
         make_profiles(vectors, background, pool.keys, pool.names, pool.manifest.gate)
         weighed.append(1000 * (time.perf_counter() - started))
-    count = len(texts)
-    about = f"{count} samples of about {tokens / count:.0f} tokens"
-    # The first of each warms up; the background's states are computed once on a machine and kept.
-    return [
-        Row.median("weights_ms", "ms", weighed[1:], model=model, workload=f"{count} embedded samples"),
-        Row.median(
-            "customize_16_s",
-            "s",
-            usable[1:],
-            model=model,
-            workload=about,
-            note="embedding, profiles, weights, files kept, and the blend as in blend_and_activate_ms",
-        ),
-        Row.median(
-            "customize_check_16_s",
-            "s",
-            checked[1:],
-            model=model,
-            workload=about,
-            note="the leave-one-out check that follows, while the customisation is already usable",
-        ),
-    ]
-
-
-def _stamp(times: list[float], _: object) -> None:
-    times.append(time.perf_counter())
-
-
-def _questions(run: int) -> tuple[str, ...]:
-    return tuple(QUESTION.format(what=what, run=run) for what in SUBJECTS)
+    # The first warms up.
+    return Row.median("weights_ms", "ms", weighed[1:], model=model, workload=f"{len(texts)} embedded samples")
 
 
 def _blend(pool: Pool, rng: np.random.Generator) -> Blend:

@@ -61,8 +61,11 @@ def device(
 
 @app.command()
 def blend(
-    reference: Annotated[str, typer.Argument(metavar="[MODEL]", help="A model with a pool.")] = "smollm2-135m-instruct",
+    reference: Annotated[str, typer.Argument(metavar="[MODEL]", help="A prepared model.")] = "smollm2-135m-instruct",
     *,
+    device_model: Annotated[
+        str | None, typer.Option("--device", metavar="MODEL", help="The same as MODEL: what is measured.")
+    ] = None,
     pool: Annotated[
         str | None, typer.Option("--pool", metavar="POOL", help="Name or folder of a pool (default: the model's own).")
     ] = None,
@@ -70,9 +73,10 @@ def blend(
     peft: Annotated[bool, typer.Option("--peft", help="Time PEFT's blending too; needs the extra 'train'.")] = False,
     as_json: options.JsonOption = False,
 ) -> None:
-    """Measure how long customising and blending take, and what a blend costs per token.
+    """Measure how long customising and blending take, and what blend and examples cost per token.
 
-    Ratios are no adapter, or live adapters, over the blend, from pairs run in turn. Example: crayon bench blend --json
+    Ratios are no adapter, or live adapters, over the blend, from pairs run in turn. Customising is measured on any
+    model, blending on one with a pool. Example: crayon bench blend --json
     """
     making = Making.of(sys.argv[1:])
     from crayon.adapters import Pool, find_pool
@@ -80,7 +84,9 @@ def blend(
 
     models_dir = options.load_settings({}).models_dir
     opened = Pool.open(find_pool(pool)) if pool else None
-    report = bench_blend(reference, opened, models_dir=models_dir, runs=runs, peft=peft, progress=console.message)
+    report = bench_blend(
+        device_model or reference, opened, models_dir=models_dir, runs=runs, peft=peft, progress=console.message
+    )
     _print(report, making, as_json=as_json)
 
 
