@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from crayon.data.demo_script import DemoTask
     from crayon.device import DeviceEngine
 
+# For one step: the first customising on a model reads some hundred everyday texts, slowly on a busy machine.
+PATIENCE_S = 600.0
 WIDTH = 110  # of the table where no terminal says how wide it is, and at most
 
 
@@ -93,6 +95,7 @@ def run_task(engine: DeviceEngine, server: str, task: DemoTask, *, show: bool) -
             device=engine,
             server=server,
             private=True,
+            timeout=PATIENCE_S,
             max_tokens=task.max_tokens,
             customizations_dir=folder,
         ) as client,
@@ -132,7 +135,7 @@ def _server_right(server: str, task: DemoTask) -> int | None:
     from crayon.sdk import Crayon
 
     try:
-        with Crayon(server=server, mode="only_on_server") as client:
+        with Crayon(server=server, mode="only_on_server", timeout=PATIENCE_S) as client:
             chosen = [client.choose(question, task.labels).text for question, _ in task.questions]
     except CrayonError as error:
         console.warning(f"the server is not compared: {error}")
