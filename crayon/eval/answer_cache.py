@@ -34,6 +34,11 @@ class AnswerCache:
             raise ConfigError("--out", f"{path} cannot be written ({error}); choose another folder") from None
         self._saved = time.monotonic()
 
+    @property
+    def folder(self) -> Path:
+        """The folder that the file is in."""
+        return self._path.parent
+
     @staticmethod
     def key(*parts: Any) -> str:
         """Return the key of anything that JSON can say."""

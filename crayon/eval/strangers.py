@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import functools
 import json
-import tempfile
 import time
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
@@ -18,6 +17,7 @@ import numpy as np
 from crayon import Crayon, Message
 from crayon.customising.classifier import Classifier
 from crayon.customising.customise import customise
+from crayon.customising.customization import SCHEMA
 from crayon.customising.device_calls import DeviceCalls, some_pool
 from crayon.customising.examples import CONTEXT_SHARE, choose_examples
 from crayon.customising.sample import as_samples
@@ -127,7 +127,8 @@ def evaluate_strangers(
         key = f"{model.sha256} {prepared.library_version()} {pool.manifest.tensors_sha256 if pool else ''}"
         progress = _Progress(sum(map(len, items)), tell)
         for user in users:
-            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="crayon-eval-"))
+            # A check computed anew may differ in its last digits, and with it what is asked: what was made stays.
+            folder = cache.folder / "strangers" / cache.key(SCHEMA, key, user.samples)[:16]
             client = stack.enter_context(Crayon(engine, hardness=False, customizations_dir=folder, timeout=PATIENCE_S))
             results.append(_User(user, settings, engine, client, _Kept(cache, key), progress).measure())
     if open_server is None:
@@ -199,7 +200,8 @@ class _User:
             draft = customise(self._calls, "stranger", self._samples).customization
             self._choose(result, "blend", draft, [profile.weights for profile in draft.profiles])
         self._progress.what = f"{self._user.name}: customised"
-        made = self._client.customize("stranger", list(self._user.samples))
+        kept = {one.name: one for one in self._client.customizations()}
+        made = kept.get("stranger") or self._client.customize("stranger", list(self._user.samples))
         identity = [
             made.space,
             list(self._user.samples),

