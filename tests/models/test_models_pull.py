@@ -387,17 +387,17 @@ def test_callback_that_raises_ends_the_pull_cleanly(store_dir: Path, wheels: Pat
 
 def test_a_folder_that_goes_while_it_is_counted_counts_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("a", "b"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "file").write_bytes(bytes(10))
+        (tmp_path / "parts" / name).mkdir(parents=True)
+        (tmp_path / "parts" / name / "file").write_bytes(bytes(10))
     real = os.scandir
 
     def scandir(path: str) -> object:
-        if path == str(tmp_path / "a"):
+        if path == str(tmp_path / "parts" / "a"):
             shutil.rmtree(path)
         return real(path)
 
     monkeypatch.setattr(os, "scandir", scandir)
-    assert pypi_module._bytes_in(tmp_path) == 10
+    assert pypi_module._bytes_in(tmp_path / "parts") == 10
 
 
 def test_signal_handlers_are_put_back(store_dir: Path, wheels: Path) -> None:
