@@ -35,6 +35,9 @@ class Encoder:
             if there are none. Computed when asked for.
         cache_dir: where states of background and everyday texts are kept between runs; None computes them each time.
         threads: compute threads.
+        layer: the layer to read (None: `middle_layer`).
+        source_sha256: hash of the published file that the model is, or was prepared from: for some, Crayon brings the
+            states of its background and everyday texts along.
     """
 
     def __init__(
@@ -47,6 +50,7 @@ class Encoder:
         cache_dir: Path | None = None,
         threads: int | None = None,
         layer: int | None = None,
+        source_sha256: str = "",
     ) -> None:
         self.model = model
         self._background = tuple(background)
@@ -58,7 +62,7 @@ class Encoder:
         self.dimensions = self._states.dimensions
         self._batch = Batch(self._context.n_batch)
         self._turns = Turns()  # one context, one batch: two jobs would overwrite each other's rows
-        self._kept = KeptStates(cache_dir, model.path, self.layer, self.dimensions)
+        self._kept = KeptStates(cache_dir, model.path, self.layer, self.dimensions, source_sha256)
         self._known: NDArray[np.float32] | None = None  # the background's states, (texts, dimensions)
         self._everyday_known: EverydayStates | None = None
         self._everyday_parts: list[NDArray[np.float32]] = []  # states of the first texts, while not all are known

@@ -386,6 +386,7 @@ class DeviceEngine:
                 n_ctx=self.n_ctx,
                 background=self._background,
                 everyday=self._everyday,
+                source_sha256=self._source_sha256,
                 cache_dir=self._cache_dir,
                 threads=self._threads,
                 layer=next(layers, None),
