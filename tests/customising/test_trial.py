@@ -60,7 +60,7 @@ def choices(count=12):
     return [Sample(f"question {i}?", f"right {i}", (f"right {i}", f"wrong {i}")) for i in range(count)]
 
 
-def trial_of(samples, *, cases=None, examples=None, weights=(0.5, 0.0, 0.0), reader=READER, vectors=None):
+def trial_of(samples, *, cases=None, examples=None, weights=(0.5, 0.0, 0.0), reader=(), vectors=None):
     numbers = [i for i, sample in enumerate(samples) if sample.answer is not None]
     cases = numbers if cases is None else cases
     return Trial(
@@ -92,10 +92,12 @@ def likely(base=0.0, blend=0.0, examples=0.0, reader=0.0):
 # -- what is scored
 
 
-def test_every_case_is_scored_under_every_kind_of_prompt_the_base_first():
-    trial, calls, _ = tried(closed(), likely(), system=Message("system", "be brief"))
+@pytest.mark.parametrize(("reader", "showing"), [((), "examples"), (READER, "reader")])
+def test_every_case_is_scored_under_every_kind_of_prompt_the_base_first(reader, showing):
+    """Examples stand under the reader where there is one, and only there."""
+    trial, calls, _ = tried(closed(), likely(), system=Message("system", "be brief"), reader=reader)
     assert trial.kind == "closed"
-    assert [kind for kind, *_ in calls.asked] == ["base"] * 12 + ["blend"] * 12 + ["examples"] * 12 + ["reader"] * 12
+    assert [kind for kind, *_ in calls.asked] == ["base"] * 12 + ["blend"] * 12 + [showing] * 12
     for kind, messages, texts, blend in calls.asked:
         assert texts == LABELS
         assert messages[0] == Message("system", "be brief")
@@ -107,10 +109,12 @@ def test_every_case_is_scored_under_every_kind_of_prompt_the_base_first():
 
 
 def test_what_is_not_there_is_not_tried():
-    kinds = [job.prompt for job in trial_of(closed(), examples=(), weights=None, reader=()).jobs]
+    kinds = [job.prompt for job in trial_of(closed(), examples=(), weights=None).jobs]
     assert set(kinds) == {"base"}
-    assert {job.prompt for job in trial_of(closed(), weights=(0.0, 0.0, 0.0), reader=()).jobs} == {"base", "examples"}
-    assert {job.prompt for job in trial_of(closed(), examples=()).jobs} == {"base", "blend"}, "a reader reads examples"
+    assert {job.prompt for job in trial_of(closed(), weights=(0.0, 0.0, 0.0)).jobs} == {"base", "examples"}
+    assert {job.prompt for job in trial_of(closed(), examples=(), reader=READER).jobs} == {"base", "blend"}, (
+        "a reader reads examples"
+    )
 
 
 @pytest.mark.parametrize(
@@ -132,7 +136,7 @@ def test_the_kind_of_a_task_says_what_is_scored(samples, kind, texts):
 
 def test_of_a_closed_set_the_kind_of_prompt_that_is_right_goes_live():
     for kind in ("blend", "examples", "reader"):
-        _, _, found = tried(closed(), likely(**{kind: 4.0}))
+        _, _, found = tried(closed(), likely(**{kind: 4.0}), reader=READER if kind == "reader" else ())
         assert found.prompt == kind
         assert found.evidence.answers == LABELS
         assert found.evidence.examples == ((0, 1, 2, 3) if kind in {"examples", "reader"} else ())
@@ -231,7 +235,7 @@ def test_a_blend_that_loses_stays_out_however_few_samples_say_so(samples):
 
 @pytest.mark.parametrize("samples", [closed(), choices(), free()])
 def test_the_reader_goes_live_where_it_reads_better_than_the_base(samples):
-    _, _, found = tried(samples, likely(base=-1.0, blend=-1.0, examples=-1.0, reader=4.0))
+    _, _, found = tried(samples, likely(base=-1.0, blend=-1.0, examples=-1.0, reader=4.0), reader=READER)
     assert found.prompt == "reader"
     assert found.evidence.examples == (0, 1, 2, 3)
 
@@ -249,15 +253,13 @@ def test_a_case_that_is_too_long_is_left_out(samples):
 
 @pytest.mark.parametrize("samples", [closed(), choices(), free()])
 def test_a_kind_of_prompt_that_does_not_fit_every_case_is_not_tried(samples):
-    _, _, found = tried(
-        samples, likely(base=-1.0, examples=4.0, reader=3.0), too_long=[("examples", "question 5?")], weights=None
-    )
-    assert found.prompt == "reader"
+    _, _, found = tried(samples, likely(base=-1.0, examples=4.0), too_long=[("examples", "question 5?")], weights=None)
+    assert found.prompt == "base"
 
 
 @pytest.mark.parametrize("samples", [closed(), choices(), free()])
 def test_where_the_others_give_no_weights_the_blend_is_the_base(samples):
-    how = {"weights": None, "reader": (), "examples": ()}
+    how = {"weights": None, "examples": ()}
     trial = trial_of(samples, **how)
     trial = Trial(0, samples, trial.numbers, trial.cases, trial.vectors, (), [None, *[(0.5, 0.0, 0.0)] * 11], "pool@0")
     calls = Scripted({sample.question: sample.answer for sample in samples}, likely(blend=4.0))
