@@ -6,15 +6,21 @@ import contextlib
 import errno
 import os
 import secrets
+import time
 from typing import TYPE_CHECKING
 
 from crayon.errors import AdapterError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
 
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib")
+PARTIAL = ".partial"
+# What a killed process left of a file is removed by a later one; a younger part may be somebody's who still writes.
+STALE_SECONDS = 3600.0
+# As many of a file's parts are looked at.
+_MOST_PARTS = 8
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -60,14 +66,15 @@ def read_inside(folder: Path, name: str, most: int) -> bytes:
 def write_folder(folder: Path, files: Mapping[str, bytes]) -> None:
     """Write all files, each under its name only when every one of them is whole on the disk; the last name comes last.
 
-    A file that is there is replaced. Whatever else the folder holds is left alone.
+    A file that is there is replaced. Whatever else the folder holds is left alone. A process that is killed between two
+    names leaves the files that have none yet: `parts_of` finds them.
 
     Raises:
         AdapterError: the disk is full or cannot be written; what was there before is still there, unchanged.
     """
-    mark = f".{secrets.token_hex(4)}.partial"
+    mark = f".{secrets.token_hex(4)}{PARTIAL}"
     written: list[Path] = []
-    made = not folder.exists()
+    made, named = not folder.exists(), 0
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, data in files.items():
@@ -76,8 +83,10 @@ def write_folder(folder: Path, files: Mapping[str, bytes]) -> None:
             _write_whole(part, data)
         for name in files:
             (folder / (name + mark)).replace(folder / name)
+            named += 1
+        _remove_stale(folder, files)
     except BaseException as error:
-        for part in written:
+        for part in () if named else written:  # the last of files whose first have their names belong to those
             with contextlib.suppress(OSError):
                 part.unlink(missing_ok=True)
         if made:
@@ -86,7 +95,26 @@ def write_folder(folder: Path, files: Mapping[str, bytes]) -> None:
         if not isinstance(error, OSError):
             raise
         why = "the disk is full" if error.errno in _FULL else error.strerror or str(error)
-        raise AdapterError(f"{folder}: cannot be written ({why}); nothing was changed") from None
+        left = "write it again" if named else "nothing was changed"
+        raise AdapterError(f"{folder}: cannot be written ({why}); {left}") from None
+
+
+def parts_of(folder: Path, name: str) -> list[str]:
+    """Return the names of whole or cut files that were to become the file `name`, the newest first."""
+    found: list[tuple[float, str]] = []
+    with contextlib.suppress(OSError):
+        for path in folder.glob(f"{name}.*{PARTIAL}"):
+            with contextlib.suppress(OSError):
+                found.append((path.stat().st_mtime, path.name))
+    return [part for _, part in sorted(found, reverse=True)[:_MOST_PARTS]]
+
+
+def _remove_stale(folder: Path, names: Iterable[str]) -> None:
+    for name in names:
+        for part in parts_of(folder, name):
+            with contextlib.suppress(OSError):
+                if (folder / part).stat().st_mtime < time.time() - STALE_SECONDS:
+                    (folder / part).unlink()
 
 
 def _write_whole(path: Path, data: bytes) -> None:

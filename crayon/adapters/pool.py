@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from crayon.adapters import tensor_file
-from crayon.adapters.folder import read_inside, refuse_pickle, write_folder
+from crayon.adapters.folder import parts_of, read_inside, refuse_pickle, write_folder
 from crayon.adapters.lora import LoraTensors, Matrix
 from crayon.adapters.manifest import Manifest
 from crayon.adapters.shared_a import random_a, split_b
@@ -71,11 +72,25 @@ class Pool:
     def open(cls, folder: Path | str) -> Pool:
         """Read a pool and check every size, shape, type, number and the hash.
 
+        Where a process was killed as it replaced the pool, or is at it, the tensors may be those of a manifest that has
+        not got its name yet: by their hash, they belong to that one.
+
         Raises:
             AdapterError: something in it is missing, damaged, not finite, pickled, or lies outside the folder.
         """
         folder = Path(folder)
         manifest = read_manifest(folder)
+        try:
+            return cls._read(folder, manifest)
+        except AdapterError:
+            for part in parts_of(folder, MANIFEST):
+                with contextlib.suppress(AdapterError):
+                    replaced = Manifest.parse(read_inside(folder, part, MAX_MANIFEST_BYTES), str(folder / part))
+                    return cls._read(folder, replaced)
+            raise
+
+    @classmethod
+    def _read(cls, folder: Path, manifest: Manifest) -> Pool:
         data = read_inside(folder, TENSORS, tensor_file.most_bytes(manifest))
         return cls(manifest, tensor_file.parse(data, manifest.tensors_sha256, str(folder / TENSORS)))
 
