@@ -106,11 +106,9 @@ class Context:
         # Names all that a saved state depends on beside the model and its adapters.
         self.state_kind = f"{params.type_k}/{params.type_v}/{params.swa_full}/{params.flash_attn_type}/{kv_unified}"
         # Where there is no window, every position is in sight.
-        self._window = int(api.llama_model_n_swa(model.handle)) or self.n_ctx
+        self._window = model.window or self.n_ctx
         # A recurrent memory has one state a sequence: a row of several sequences is an error there.
-        self.shares_rows = self.kv_unified and not (
-            api.llama_model_is_recurrent(model.handle) or api.llama_model_is_hybrid(model.handle)
-        )
+        self.shares_rows = self.kv_unified and not model.recurrent
         self._adapters: tuple[tuple[Adapter, float], ...] = ()
         self._logit_views: dict[int, NDArray[np.float32]] = {}
 
@@ -237,8 +235,22 @@ class Context:
     # -- the KV cache, by sequence. Positions are [start, end); end -1 is "to the end".
 
     def remove(self, sequence: int, start: int = 0, end: int = -1) -> bool:
-        """Forget positions of a sequence (-1: of all). False if the model's kind of memory cannot remove a part."""
+        """Forget positions of a sequence (-1: of all). False if the model's kind of memory cannot remove a part.
+
+        A sliding window may have let go of positions before `start` that the next token should see: `cut` asks first.
+        """
         return bool(self._api.llama_memory_seq_rm(self._memory_handle, sequence, start, end))
+
+    def cut(self, sequence: int, end: int) -> None:
+        """Forget all but the first `end` positions of a sequence.
+
+        Raises:
+            EngineError: these cannot be gone on from without the others (see `reaches`).
+        """
+        if end and self.model.cut_limit is not None and not self.reaches(sequence, end):
+            raise EngineError(f"sequence {sequence} cannot be cut to {end} tokens: this kind of memory is used whole")
+        if not self.remove(sequence, end):
+            raise EngineError(f"sequence {sequence} cannot be cut to {end} tokens: llama.cpp refuses it")
 
     def copy(self, source: int, target: int, start: int = 0, end: int = -1) -> None:
         """Let `target` share positions of `source`; no data is copied where the cache is unified.
@@ -247,16 +259,21 @@ class Context:
 
         Raises:
             InvalidRequestError: `start` is not 0 and the cache is split, which copies from the beginning only.
-            EngineError: the cells cannot be copied.
+            EngineError: the cells cannot be copied, or `target` could not go on from them (see `reaches`).
         """
+        if end >= 0 and self.model.cut_limit is not None and not self.reaches(source, end):
+            raise EngineError(f"a part of sequence {source} cannot be copied: this kind of memory is used whole")
         if not self.kv_unified and source != target:
             if start:
                 raise InvalidRequestError("start", f"must be 0 where the KV cache is split, not {start}")
             # Not llama.cpp's copy: it moves all cells that a sequence could have, used or not.
             self.restore(target, self.save(source))
-            if end >= 0 and not self.remove(target, end):
-                self.remove(target)
-                raise EngineError(f"a part of sequence {source} cannot be copied: this kind of memory cannot be cut")
+            if end >= 0:
+                try:
+                    self.cut(target, end)
+                except EngineError:
+                    self.remove(target)
+                    raise
             return
         self._api.llama_memory_seq_cp(self._memory_handle, source, target, start, end)
 
@@ -281,8 +298,11 @@ class Context:
         length = self.length(sequence)
         if end in {0, length}:
             return True
+        if end > length or self.model.recurrent:
+            return False
+        # The next token sees itself and the `window - 1` before it.
         first = int(self._api.llama_memory_seq_pos_min(self._memory_handle, sequence))
-        return end < length and first <= max(0, end - self._window)
+        return first <= max(0, end + 1 - self._window)
 
     def clear(self) -> None:
         """Forget every sequence."""

@@ -64,6 +64,10 @@ class Model:
         self.bos = int(api.llama_vocab_bos(self._vocab))
         self.eos = int(api.llama_vocab_eos(self._vocab))
         self.add_bos = bool(api.llama_vocab_get_add_bos(self._vocab))
+        self.recurrent = bool(api.llama_model_is_recurrent(self._handle) or api.llama_model_is_hybrid(self._handle))
+        """Whether layers keep one state of all that a sequence has read, instead of keys and values of each token."""
+        self.window = int(api.llama_model_n_swa(self._handle))
+        """Tokens that layers with a sliding window see; 0: none has one."""
         self._pieces: dict[int, bytes] = {}
 
     @property
@@ -85,6 +89,16 @@ class Model:
         if not self._has_vocab:
             raise ModelFileError(f"{self.path}: holds no vocabulary, so it can read no text")
         return self._vocab
+
+    @property
+    def cut_limit(self) -> int | None:
+        """Tokens up to which a sequence in the cache may be cut anywhere; a longer one is used whole. None: always.
+
+        A state cannot be cut at all, and a sliding window lets go of what its last token no longer sees.
+        """
+        if self.recurrent:
+            return 0
+        return self.window - 1 if self.window else None
 
     # -- metadata
 

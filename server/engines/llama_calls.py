@@ -67,7 +67,7 @@ def fill(call: Call) -> None:
     batch.clear()
     call.spans.clear()
     missing: list[int] = []
-    if not (call.encode or context.kv_unified):
+    if not (call.encode or context.kv_unified or context.model.recurrent):  # a state would take the nothing in
         missing = gaps([row.seq for row in call.rows], batch.capacity - call.tokens)
     for task, row in zip(call.tasks, call.rows, strict=True):
         while missing and missing[0] < row.seq:
@@ -90,7 +90,8 @@ def decode(call: Call) -> None:
         call.lane.decode()
     finally:
         for seq, position in call.bridges.items():
-            call.lane.context.remove(seq, position)
+            if not call.lane.context.remove(seq, position):
+                raise EngineError(f"a token of nothing stays in sequence {seq}: llama.cpp refuses to remove it")
 
 
 def work(call: Call, encoder: LlamaEncoder | None) -> Callable[[], NDArray[np.float32] | None]:

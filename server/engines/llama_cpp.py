@@ -170,6 +170,7 @@ class LlamaCppEngine:
                 quantum=quantum,
                 spill=spill,
                 max_idle_prefixes=min(idle_prefixes, max(n_seq_max - 1, 0)),
+                cut_limit=self._model.cut_limit,
             )
             self._lanes = open_lanes(self._model, caps, threads, overlap, prefill_threads, kv_unified=kv_unified)
         except Exception:

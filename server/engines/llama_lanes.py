@@ -13,10 +13,11 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from typing import TYPE_CHECKING, TypeVar
 
-from crayon.errors import ConfigError
+from crayon.errors import ConfigError, EngineError
 from crayon.llama.batch import Batch
 from crayon.llama.context import Context
 from crayon.machine import usable_core_ids
+from crayon.server.engines.llama_sequences import Sequences
 from crayon.server.scheduler import Kind, Resource
 from crayon.server.scheduler.nano import in_parts
 
@@ -42,6 +43,7 @@ class Lane:
 
     def __init__(self, context: Context, cores: Collection[int] | None = None) -> None:
         self.context = context
+        self.sequences = Sequences(context)
         self.batch = Batch(context.n_batch)
         self._thread: ThreadPoolExecutor | None = None
         if cores is not None:
@@ -100,20 +102,20 @@ class OneLane:
         return [[(self._lane, part)] for call in step.calls() for part in in_parts(call, self._parts)]
 
     def apply(self, op: KvOp) -> None:
-        """Do one cache operation."""
-        apply(self._lane.context, op)
+        """Do one cache operation; where it cannot be done the sequence is left empty.
+
+        Raises:
+            EngineError: the source does not hold these tokens in a way that can be gone on from.
+        """
+        self._lane.sequences.apply(op)
 
     def save(self, seq: int) -> bytes:
         """Return all that a sequence holds."""
-        return self._lane.context.save(seq)
+        return self._lane.sequences.save(seq)
 
     def load(self, request: Request, seq: int, state: bytes) -> None:  # noqa: ARG002 - as TwoLanes
         """Put what was saved into an empty sequence."""
-        self._lane.context.restore(seq, state)
-
-    def cut(self, seq: int, tokens: int) -> None:
-        """Forget what a sequence holds beyond its first tokens."""
-        self._lane.context.remove(seq, tokens)
+        self._lane.sequences.load(seq, state)
 
     def read(self, request: Request, seq: int) -> None:
         """Note that a prompt has been read to its end."""
@@ -155,41 +157,46 @@ class TwoLanes:
         return rounds
 
     def apply(self, op: KvOp) -> None:
-        """Do one cache operation; what another begins with is brought to where prompts are read."""
+        """Do one cache operation; what another begins with is brought to where prompts are read.
+
+        Raises:
+            EngineError: the source does not hold these tokens in a way that can be gone on from; the sequence is left
+                empty.
+        """
         if op.seq == op.source:
-            apply(self._of(op.seq).context, op)
+            self._of(op.seq).sequences.apply(op)
             if not op.keep:
                 self._writing.discard(op.seq)
             return
         source = self._of(op.source)
-        self.cut(op.seq, 0)
+        self._of(op.seq).sequences.empty(op.seq)
         self._writing.discard(op.seq)
         if source is self._prefill:
-            apply(source.context, op)
+            source.sequences.apply(op)
         elif op.keep:
-            self._prefill.context.restore(op.seq, source.context.save(op.source))
-            self._prefill.context.remove(op.seq, op.keep)
+            if not source.context.reaches(op.source, op.keep):
+                raise EngineError(f"sequence {op.source} cannot be copied in part: this kind of memory is used whole")
+            try:
+                self._prefill.sequences.load_part(op.seq, source.sequences.save(op.source), op.keep)
+            except Exception:
+                self._prefill.sequences.empty(op.seq)
+                raise
 
     def save(self, seq: int) -> bytes:
         """Return all that a sequence holds."""
-        return self._of(seq).context.save(seq)
+        return self._of(seq).sequences.save(seq)
 
     def load(self, request: Request, seq: int, state: bytes) -> None:
         """Put what was saved into an empty sequence."""
         if request.decoding:
             self._writing.add(seq)
-        self._of(seq).context.restore(seq, state)
-
-    def cut(self, seq: int, tokens: int) -> None:
-        """Forget what a sequence holds beyond its first tokens."""
-        self._of(seq).context.remove(seq, tokens)
+        self._of(seq).sequences.load(seq, state)
 
     def read(self, request: Request, seq: int) -> None:
         """Hand a prompt that has been read over to the lane that writes its answer."""
         if request.kind is Kind.GENERATE and seq not in self._writing:
-            state = self._prefill.context.save(seq)
-            self._decode.context.restore(seq, state)
-            self._prefill.context.remove(seq)
+            self._decode.sequences.load(seq, self._prefill.sequences.save(seq))
+            self._prefill.sequences.empty(seq)
             self._writing.add(seq)
 
     def _of(self, seq: int) -> Lane:
@@ -240,16 +247,6 @@ def open_lanes(
     except Exception:
         first.close()
         raise
-
-
-def apply(context: Context, op: KvOp) -> None:
-    """Do one cache operation in one context."""
-    if op.seq == op.source:
-        context.remove(op.seq, op.keep)
-        return
-    context.remove(op.seq)
-    if op.keep:
-        context.copy(op.source, op.seq, 0, op.keep)
 
 
 def core_sets(cores: Sequence[int], prefill: int) -> tuple[tuple[int, ...], tuple[int, ...]]:

@@ -21,7 +21,6 @@ from crayon.server.engines.llama_beside import Beside
 from crayon.server.engines.llama_calls import adapters_of, call_of, fill, reported, work
 from crayon.server.engines.llama_deadlines import Judge
 from crayon.server.engines.llama_inbox import Inbox
-from crayon.server.engines.llama_lanes import apply
 from crayon.server.engines.llama_ledger import Ledger
 from crayon.server.engines.llama_sampling import sample_rows
 from crayon.server.engines.llama_spilled import Spilled
@@ -193,7 +192,7 @@ class LlamaLoop:
 
         def copy() -> None:
             for op in move.kv:
-                self._lanes.apply(op)
+                self._lanes.apply(op)  # the old place is left only where the new one holds all
             book(self._state, move)
             self.counters.moved += 1
 
@@ -224,9 +223,12 @@ class LlamaLoop:
             self._alone(spill.request, partial(self._set_aside, spill))
         encoder = self._encoder()
         for op in step.kv:
-            self._lanes.apply(op)
-            if encoder is not None:
-                apply(encoder.context, op)
+            try:
+                self._lanes.apply(op)
+            except EngineError as error:
+                self._lost(op.seq, step, error)
+            if encoder is not None and op.keep == 0:
+                encoder.context.cut(op.seq, 0)
         for prefix in step.evicted:
             self._forget(prefix.id)
         for restore in step.restores:
@@ -239,6 +241,16 @@ class LlamaLoop:
                 self._index.hold(admission.request)
         self.counters.spilled += len(step.spills)
         self.counters.restored += len(step.restores)
+
+    def _lost(self, seq: int, step: StepPlan, error: EngineError) -> None:
+        """Fail whoever counts on a sequence that is empty now, against the plan."""
+        theirs = {row.request for nano in step.nano for row in nano.rows if row.seq == seq}
+        theirs.update(admission.request for admission in step.admissions if seq in admission.seqs)
+        theirs.update(item.id for item in self._state.running.values() if any(lane.seq == seq for lane in item.lanes))
+        theirs -= {drop.request for drop in step.drops}
+        if seq in self._state.idle:
+            self._state.idle[seq] = self._state.idle[seq]._replace(tokens=0)
+        self._give_up(sorted(theirs), error)
 
     def _set_aside(self, spill: Spill) -> None:
         self._spilled.put(spill.request, self._lanes.save(spill.seq))

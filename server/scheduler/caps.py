@@ -31,6 +31,8 @@ class Caps:
         spill: whether the engine can save and restore a sequence. Without it the worst case is reserved, whatever
             is predicted.
         max_idle_prefixes: most sequences of finished requests that stay in the cache for others to begin with.
+        cut_limit: tokens up to which a sequence may be cut or copied in part; a longer one only as a whole. None:
+            always. (0 is a memory that keeps one state of all tokens, anything else one that sees a window of them.)
 
     Raises:
         ConfigError: the limits contradict each other; the key names the one to change.
@@ -52,6 +54,7 @@ class Caps:
     quantum: int = 0
     spill: bool = False
     max_idle_prefixes: int = 0
+    cut_limit: int | None = None
 
     def __post_init__(self) -> None:
         for key in ("max_tokens", "max_seqs", "kv_capacity", "max_blends", "min_tokens", "tile", "parts"):

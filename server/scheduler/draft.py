@@ -44,7 +44,10 @@ class Draft:
         while len(self.idle) > caps.max_idle_prefixes:
             self.evict()
         for op in state.released:
-            if op.keep == 0 or op.seq in self.idle:
+            if op.keep and op.seq in self.idle and not self.cuts(op.seq, op.keep):
+                self.forget(op.seq)
+                self.empty(op.seq)
+            elif op.keep == 0 or op.seq in self.idle:
                 self._apply(op)
         for request_id in gone:
             if request_id in running:
@@ -103,6 +106,11 @@ class Draft:
                 return None
             return Prefix(name, request.lanes[0].seq, request.computed, request.group)
         return next((prefix for prefix in self.idle.values() if prefix.id == name), None)
+
+    def cuts(self, seq: int, tokens: int) -> bool:
+        """Whether another may begin with the first `tokens` tokens of a sequence."""
+        limit = self.caps.cut_limit
+        return limit is None or (held := self._cells.length(seq)) <= limit or held == tokens
 
     def growth(self, request: Request) -> int:
         """Return the most tokens that a scored or encoded request may still add to the cache for generating."""

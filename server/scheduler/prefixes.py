@@ -42,6 +42,6 @@ def best_source(draft: Draft, index: PrefixIndex, request: Request) -> Prefix | 
         if source is None or source.group != request.group or name == request.id:
             continue
         tokens = min(common, source.tokens)
-        if tokens > most:
+        if tokens > most and draft.cuts(source.seq, tokens):
             best, most = source._replace(tokens=tokens), tokens
     return best

@@ -5,11 +5,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+from tiny_kinds import write_kind
 
 from crayon.errors import AbortedError, EngineClosedError, EngineError, InvalidRequestError, KvFullError
 from crayon.llama.adapter import Adapter
 from crayon.llama.batch import Batch
 from crayon.llama.context import Context
+from crayon.llama.model import Model
 from crayon.llama.tap import Tap
 
 if TYPE_CHECKING:
@@ -17,8 +19,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from numpy.typing import NDArray
-
-    from crayon.llama.model import Model
 
 TEXTS = ([3, 1, 4, 1, 5, 9], [2, 7, 1, 8], [31, 0, 30], [5], [6, 6, 6, 6, 6, 6, 6, 6])
 CLOSE = 5e-3  # keys and values are float16, and summed in another order; another text differs by 0.1 and more
@@ -180,6 +180,29 @@ def test_any_start_of_a_sequence_can_be_gone_on_from(context: Context) -> None:
     decode(context, [3, 1, 4, 1, 5], 0)
     assert [context.reaches(0, end) for end in (0, 1, 4, 5, 6)] == [True, True, True, True, False]
     assert [context.reaches(1, end) for end in (0, 1)] == [True, False]
+
+
+@pytest.mark.parametrize(("kind", "reached"), [("gemma2", [39, 40]), ("mamba", [40]), ("jamba", [40])])
+@pytest.mark.parametrize("unified", [True, False])
+def test_what_cannot_be_gone_on_from_is_neither_cut_nor_copied(
+    tmp_path: Path, kind: str, reached: list[int], unified: bool
+) -> None:
+    with (
+        Model(write_kind(tmp_path / f"{kind}.gguf", kind)) as model,
+        Context(model, n_ctx=128, n_batch=64, n_seq_max=2, threads=1, kv_unified=unified) as context,
+    ):
+        for token in range(40):  # one by one, so that the window's cells are written over
+            decode(context, [token])
+        ends = [end for end in range(1, 41) if context.reaches(0, end)]
+        assert set(reached) <= set(ends)
+        assert kind == "gemma2" or ends == reached
+        for end in set(range(1, 41)) - set(ends):
+            with pytest.raises(EngineError, match="used whole"):
+                context.copy(0, 1, 0, end)
+            with pytest.raises(EngineError, match="used whole"):
+                context.cut(0, end)
+        context.copy(0, 1, 0, 40)
+        assert decode(context, [7], 1) == pytest.approx(decode(context, [7]), abs=CLOSE)
 
 
 def test_keep_forgets_all_but_one(tiny: Model, context: Context) -> None:

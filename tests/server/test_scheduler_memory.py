@@ -6,6 +6,7 @@ import copy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -73,6 +74,7 @@ def limits(draw: st.DrawFn, *, spill: bool = True) -> Caps:
         quantum=draw(st.sampled_from([0, 0, 5, 20])),
         spill=spill,
         max_idle_prefixes=draw(st.integers(0, 3)),
+        cut_limit=draw(st.none() | st.integers(0, 12)),
     )
 
 
@@ -305,6 +307,42 @@ def test_the_only_sequence_left_is_gone_on_in() -> None:
     step = go(state, caps, None, index)
     assert (step.kv, step.shares) == ((KvOp(0, 0, 2),), (Share("b", "a", 2),))
     assert state.cells.used == 3
+
+
+@pytest.mark.parametrize(
+    ("limit", "prompt", "shares"),
+    [
+        (0, [1, 2, 3, 4, 5, 6], 5),  # all that the sequence holds
+        (0, [1, 2, 3, 4, 9, 9], 0),  # a part of it
+        (4, [1, 2, 3, 4, 9, 9], 0),
+        (5, [1, 2, 3, 4, 9, 9], 4),
+    ],
+)
+def test_a_memory_that_cannot_be_cut_is_shared_whole(limit: int, prompt: list[int], shares: int) -> None:
+    caps = Caps(max_tokens=32, max_seqs=2, kv_capacity=40, max_idle_prefixes=1, cut_limit=limit)
+    state, index = State(), TokenIndex()
+    index.add("a", "", [1, 2, 3, 4])
+    state.add(generate("a", 4, 2))
+    index.hold("a")
+    go(state, caps, None, index)
+    go(state, caps, None, index)
+    index.hold("a", [1, 2, 3, 4, 5])
+    index.add("b", "", prompt)
+    state.add(generate("b", 6))
+    assert [share.tokens for share in go(state, caps, None, index).shares] == ([shares] if shares else [])
+
+
+def test_a_scored_prompt_is_left_to_others_only_where_its_branches_can_be_cut_off() -> None:
+    for limit in (None, 0):
+        caps = Caps(max_tokens=32, max_seqs=2, kv_capacity=40, max_idle_prefixes=1, cut_limit=limit)
+        state = State()
+        state.add(Request(id="a", kind=Kind.SCORE, prompt=4, branches=(2,)))
+        go(state, caps)
+        go(state, caps)
+        assert not state.running
+        step = go(state, caps)
+        assert step.kv == ((KvOp(0, 0, 4),) if limit is None else (KvOp(0, 0, 0),))
+        assert len(step.evicted) == (limit == 0)
 
 
 def test_a_name_that_is_used_again_says_nothing_about_the_old_prefix() -> None:
