@@ -63,6 +63,8 @@ def _evidence_lines(profile: Profile) -> Iterator[str]:
         some = ", ".join(evidence.answers[:4])
         more = f" and {len(evidence.answers) - 4} more" if len(evidence.answers) > 4 else ""
         yield f"  answers: {len(evidence.answers)}, {some}{more}"
+        if not (evidence.kinds or evidence.bias or profile.fits):
+            yield "  the plain model chooses among them: nothing else that your samples hold does it better"
     if evidence.classes:
         yield f"  classes: {_count(len(evidence.labelled), 'sample')} tell which answer a question is like"
     if evidence.examples:

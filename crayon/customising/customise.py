@@ -26,7 +26,7 @@ from crayon.customising.profiles import make_profiles, one_profile
 from crayon.customising.refine import MAX_CASES as MAX_REFINED
 from crayon.customising.refine import MAX_EVALUATIONS, Refined, refine
 from crayon.customising.refine import MIN_CASES as MIN_REFINED
-from crayon.customising.sample import closed_answers, one_spelling
+from crayon.customising.sample import by_answer, closed_answers, one_spelling
 from crayon.customising.support import turns_of
 from crayon.customising.trial import Trial
 
@@ -157,7 +157,7 @@ def _stages(trials: Sequence[Trial]) -> tuple[list[tuple[Trial, Job]], list[tupl
     first: list[tuple[Trial, Job]] = []
     later: list[tuple[Trial, Job]] = []
     for trial in trials:
-        few = set(few_of(trial.cases, QUICK_CASES))
+        few = set(few_of(by_answer(trial.samples, trial.cases), QUICK_CASES))
         for job in trial.jobs:
             (first if job.prompt == "base" and job.case in few else later).append((trial, job))
     return first, later
@@ -229,7 +229,7 @@ def _trial(calls: DeviceCalls, draft: Draft, part: int, held: Refined | None) ->
 
     examples = choose_examples(samples, numbers, fits) if len(numbers) > 1 else ()
     share = MAX_CASES * len(numbers) // max(draft.customization.answered, 1)
-    cases = few_of(judged_by(numbers, examples), max(MIN_JUDGED, share))
+    cases = sorted(few_of(by_answer(samples, judged_by(numbers, examples)), max(MIN_JUDGED, share)))
     weights: list[tuple[float, ...] | None] = [None] * len(cases)
     if held is not None:
         unseen = {case.sample for case in held.held_out}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from crayon.text_form import same_key
+from crayon.customising.sample import answer_key
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -35,12 +35,12 @@ def choose_examples(
         fits: whether so many fit the context; fewer are taken until they do.
         most: at most so many.
     """
-    by_answer: dict[str, list[int]] = {}
+    key, waiting = answer_key(samples), dict[str, list[int]]()
     for number in numbers:
-        by_answer.setdefault(same_key(samples[number].answer or ""), []).append(number)
+        waiting.setdefault(key(samples[number].answer or ""), []).append(number)
     rounds: list[int] = []
-    while len(rounds) < most and any(by_answer.values()):
-        rounds += [left.pop(0) for left in by_answer.values() if left]
+    while len(rounds) < most and any(waiting.values()):
+        rounds += [left.pop(0) for left in waiting.values() if left]
     chosen = tuple(rounds[:most])
     while chosen and not fits(tuple(sorted(chosen))):
         chosen = chosen[: len(chosen) * 3 // 4]
@@ -50,7 +50,9 @@ def choose_examples(
 def shown_to(cases: Sequence[int], examples: Sequence[int]) -> list[tuple[int, ...]]:
     """Return for each case, a sample, the examples that its prompt shows when it is judged: never itself.
 
-    Cases that are examples are dealt out to `FOLDS` folds, and each fold is shown the examples of the others.
+    Cases that are examples are dealt out to `FOLDS` folds, one after the other, and each fold is shown the examples of
+    the others. Cases in the order of `by_answer` lose about as many examples of each answer; else a fold could be shown
+    none of its own.
     """
     chosen = set(examples)
     own = [case for case in cases if case in chosen]

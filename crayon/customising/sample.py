@@ -135,7 +135,7 @@ def closed_answers(samples: Sequence[Sample]) -> tuple[str, ...]:
     that mostly are words of their questions, or numbers, are closed only if each was seen three times, on average.
     """
     answered = [sample for sample in samples if sample.answer is not None]
-    key = _answer_key(answered)
+    key = answer_key(answered)
     sets = {frozenset(map(key, sample.choices)) for sample in answered}
     if len(sets) == 1 and answered[0].choices:
         return answered[0].choices
@@ -159,7 +159,7 @@ def one_spelling(samples: Sequence[Sample]) -> tuple[tuple[Sample, ...], int]:
     Answers that differ only by case, Unicode form or spaces around them are one, unless somebody is to choose between
     them. In one that was written in several ways, those spaces are left out.
     """
-    key = _answer_key(samples)
+    key = answer_key(samples)
     written: dict[str, dict[str, None]] = {}
     for sample in samples:
         for text in _answers(sample):
@@ -186,7 +186,21 @@ def _answers(sample: Sample) -> tuple[str, ...]:
     return (*sample.choices, *(() if sample.answer is None else (sample.answer,)))
 
 
-def _answer_key(samples: Iterable[Sample]) -> Callable[[str], str]:
+def by_answer(samples: Sequence[Sample], numbers: Iterable[int]) -> list[int]:
+    """Return numbers of samples in groups of one answer, as the answers were met; those of a group in their order.
+
+    Whoever deals samples out in this order, or takes every second one, is fair to each answer, even where the samples
+    were given with their answers in turn.
+    """
+    key = answer_key(samples)
+    groups: dict[str | None, list[int]] = {}
+    for number in numbers:
+        answer = samples[number].answer
+        groups.setdefault(None if answer is None else key(answer), []).append(number)
+    return [number for group in groups.values() for number in group]
+
+
+def answer_key(samples: Iterable[Sample]) -> Callable[[str], str]:
     """Return what makes two answers one: case aside, unless choices tell them apart by nothing else."""
     apart: set[str] = set()
     for choices in {sample.choices for sample in samples}:

@@ -12,7 +12,7 @@ from crayon.customising.choices import RULES, choice_values, place_among, rule_f
 from crayon.customising.evidence import NONE, Evidence
 from crayon.customising.examples import shown_to
 from crayon.customising.expectation import Outcome
-from crayon.customising.sample import closed_answers
+from crayon.customising.sample import by_answer, closed_answers
 from crayon.customising.support import place_of, turns_of
 from crayon.customising.weighing import MODEL, PROMPTS, Scored, left_out_classes, needs_end, weigh
 from crayon.errors import EngineError, PromptTooLongError
@@ -32,6 +32,9 @@ Kind = Literal["closed", "choice", "free"]
 # What examples have to gain over the plain base where no classifier helps them: points of a choice, nats a token of a
 # free answer. Less is chance.
 MIN_POINTS, MIN_NATS = 10.0, 0.05
+# So many points above who always gives the commonest answer, the plain base knows a closed set: then it chooses among
+# the answers where nothing does that better. Else it would say one by chance, and sound as if it knew.
+MIN_ABOVE = 20.0
 # Prompts that show examples.
 SHOWING: tuple[Prompt, ...] = ("examples", "reader")
 
@@ -110,7 +113,8 @@ class Trial:
         for case, weights in zip(self.cases, self.weights, strict=True):
             if weights is not None and any(weights):
                 jobs.append(Job("blend", case, weights=weights))
-        for case, turns in zip(self.cases, shown_to(self.cases, self.examples), strict=True):
+        dealt = by_answer(self.samples, self.cases)
+        for case, turns in zip(dealt, shown_to(dealt, self.examples), strict=True):
             # Under the reader examples did better than under the plain base, or as well, for 11 of 12 users of train
             # tasks: trying both would double what a check costs.
             if turns and self.reader:
@@ -184,11 +188,14 @@ class Trial:
             Outcome(self.part, 100.0 * plain, 100.0 * now)
             for plain, now in zip(done.base[judged].tolist(), done.right[judged].tolist(), strict=True)
         )
-        alone = done.tried.get("blend")
-        worse = alone is not None and alone < int(done.base[judged].sum())
-        harmed = 100.0 * alone / len(outcomes) if alone is not None and worse else None
+        blend = done.tried.get("blend")
+        worse = blend is not None and blend < int(done.base[judged].sum())
+        harmed = 100.0 * blend / len(outcomes) if blend is not None and worse else None
         if done.prompt is None:
-            return Found(NONE, prompt="base", outcomes=outcomes, harmed=harmed)
+            right, answers = done.base[judged], np.bincount(labels[places][judged])
+            sure = 100.0 * (right.sum() - answers.max()) >= MIN_ABOVE * len(right)
+            alone = Evidence(answers=self.answers, model=MODEL, rule=done.rule) if sure else NONE
+            return Found(alone, prompt="base", outcomes=outcomes, harmed=harmed)
         evidence = Evidence(
             examples=self.examples if done.prompt in SHOWING else (),
             answers=self.answers,

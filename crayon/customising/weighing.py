@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from crayon.customising.choices import Rule
+
 # What the model counts, what the classifier may count, and what a kind of prompt has to make up for (nats a sample).
 # Fitted on the train splits of CLINC150, BIG-bench, BoolQ and StrategyQA (18 users of SmolLM2, 9 of Qwen 0.5B): right
 # answers change by less than 2 points from half to twice these numbers. Examples are judged by prompts that lack a
@@ -29,6 +31,9 @@ HANDICAP: Mapping[str, float] = {"examples": 0.0, "reader": 0.0, "blend": 0.3, "
 NO_CLASSES = 0.6
 # How much likelier than under the plain base (nats a sample) the right answers have to be: less is chance.
 MIN_GAIN = 0.1
+
+# How the plain base is read; the first of two that are as good.
+RULES_OF_BASE: tuple[Rule, Rule] = ("whole", "ended")
 
 # Kinds of prompt: the plain base alone, under the blend, or with examples; or the pool's reader with examples.
 Prompt = Literal["base", "blend", "examples", "reader"]
@@ -59,7 +64,8 @@ class Weighed:
         classes: what the classifier counts.
         bias: of each answer, (answers,).
         right: for each case, whether it is answered rightly, as bool of shape (cases,), and
-        base: whether the plain base does.
+        base: whether the plain base does, and
+        rule: how its log-probabilities are read for that.
         tried: right answers of each candidate by its name, for information.
     """
 
@@ -68,6 +74,7 @@ class Weighed:
     bias: tuple[float, ...]
     right: NDArray[np.bool_]
     base: NDArray[np.bool_]
+    rule: Rule
     tried: Mapping[str, int]
 
 
@@ -94,9 +101,10 @@ def weigh(
     plain = scored[0]
     rows = np.arange(len(labels))
     readings = [normalised(plain.whole), normalised(plain.ended)]
-    base = max((reading.argmax(axis=1) == labels for reading in readings), key=lambda right: int(right[judged].sum()))
+    both = [reading.argmax(axis=1) == labels for reading in readings]
+    base, rule = max(zip(both, RULES_OF_BASE, strict=True), key=lambda one: int(one[0][judged].sum()))
     if not judged.any():
-        return Weighed(prompt=None, classes=0.0, bias=(), right=base, base=base, tried={})
+        return Weighed(prompt=None, classes=0.0, bias=(), right=base, base=base, rule=rule, tried={})
     # The base is given the temperature that suits it best, so that it does not lose by being too sure.
     least = min(
         float(-normalised(scale * reading)[rows, labels][judged].mean())
@@ -119,11 +127,11 @@ def weigh(
             if best is None or cost < best[0]:
                 best = (cost, one, weight, right)
     if best is None:
-        return Weighed(prompt=None, classes=0.0, bias=(), right=base, base=base, tried=tried)
+        return Weighed(prompt=None, classes=0.0, bias=(), right=base, base=base, rule=rule, tried=tried)
     _, one, weight, right = best
     bias = normalised(one.ended if ended else one.whole).mean(axis=0)
     numbers = tuple(round(float(value), 5) for value in bias)
-    return Weighed(prompt=one.prompt, classes=weight, bias=numbers, right=right, base=base, tried=tried)
+    return Weighed(prompt=one.prompt, classes=weight, bias=numbers, right=right, base=base, rule=rule, tried=tried)
 
 
 def others_mean(values: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -11,6 +11,7 @@ from crayon.adapters import Gate
 from crayon.completion import Usage
 from crayon.customising.customise import check, customise
 from crayon.customising.device_calls import DeviceCalls
+from crayon.customising.evidence import Evidence
 from crayon.customising.expectation import (
     MAX_CASES,
     Case,
@@ -19,8 +20,9 @@ from crayon.customising.expectation import (
     left_out_weights,
     make_cases,
 )
-from crayon.customising.refine import MAX_EVALUATIONS, MAX_TOTAL, Search
+from crayon.customising.refine import MAX_EVALUATIONS, MAX_TOTAL, Refined, Search
 from crayon.customising.sample import Sample
+from crayon.customising.weighing import MODEL
 from crayon.device import DeviceEngine
 from crayon.engine import ContinuationScore, ScoreResult
 from crayon.errors import AdapterError, CancelledError, DeadlineExceededError, InvalidRequestError, PrivacyError
@@ -49,6 +51,20 @@ def test_two_tasks_get_two_profiles(calls):
     draft = customise(calls, "mine", labelled("vowels", 10) + labelled("numbers", 8))
     assert [profile.name for profile in draft.customization.profiles] == ["vowels", "numbers"]
     assert draft.parts.tolist() == [0] * 10 + [1] * 8
+
+
+def test_a_class_of_a_closed_set_is_no_task_of_its_own(calls):
+    """Where the topic tells the answer, two profiles of one answer each would have nothing to choose from."""
+    samples = labelled("vowels", 10, labels=("red",)) + labelled("numbers", 8, labels=("green",))
+    draft = customise(calls, "mine", samples)
+    (profile,) = draft.customization.profiles
+    assert (profile.samples, draft.parts.tolist()) == (18, [0] * 18)
+    found = check(calls, draft)
+    assert found.profiles[0].evidence.answers == ("red", "green")
+    assert found.expectation.customised == 100.0
+    free = [Sample(text, f"answer {i}") for i, text in enumerate(questions("numbers", 8))]
+    both = customise(calls, "mine", labelled("vowels", 10, labels=("red",)) + free).customization
+    assert len(both.profiles) == 2, "one answer of the one, many of the other"
 
 
 @pytest.mark.parametrize(
@@ -160,8 +176,9 @@ def test_long_choices_are_compared_per_token_without_the_end():
 class Rigged(DeviceCalls):
     """Finds the right answer or not, as told for each kind of prompt; `right` is each question's answer."""
 
-    def __init__(self, engine, samples, *, plain, blended=None, shown=None):
+    def __init__(self, engine, samples, *, plain, blended=None, shown=None, sure=39.0):
         super().__init__(engine)
+        self.sure = sure
         self.right = {sample.question: sample.answer for sample in samples}
         self.plain, self.blended, self.shown = plain, blended or plain, shown or plain
         self.asked = []
@@ -173,7 +190,7 @@ class Rigged(DeviceCalls):
         self.asked.append((messages, blend))
         question = messages[-1].content
         rule = self.blended if blend is not None else self.shown if len(messages) > 2 else self.plain
-        likely = [-1.0 if (text == self.right[question]) is rule(question) else -40.0 for text in texts]
+        likely = [-1.0 if (text == self.right[question]) is rule(question) else -1.0 - self.sure for text in texts]
         return ScoreResult(tuple(ContinuationScore((value, -0.5)[: 1 + ended]) for value in likely), Usage(), "rigged")
 
 
@@ -285,6 +302,35 @@ def test_the_first_stage_lets_nothing_live_that_was_not_tried(engine):
     assert {total for _, _, total in steps} == {len(rigged.asked)}
 
 
+@pytest.mark.parametrize("label_of", [lambda i: i // 12, lambda i: i % 2, lambda i: i // 3 % 2])
+def test_the_first_stage_is_fair_to_each_answer(engine, label_of):
+    """Samples are often sorted by their answer, or have their answers in turn."""
+    samples = [Sample(text, ("red", "green")[label_of(i)]) for i, text in enumerate(questions("vowels", 24))]
+    rigged = Rigged(engine, samples, plain=never)
+    check(rigged, customise(rigged, "mine", samples), quick=True)
+    answers = [rigged.right[messages[-1].content] for messages, _ in rigged.asked]
+    assert (answers.count("red"), answers.count("green")) == (4, 4)
+
+
+def test_the_first_stage_lets_the_classifier_live_and_says_nothing_harmful(model_path):
+    """Without a pool, as a stranger's model is."""
+    with DeviceEngine(model_path, n_ctx=256, n_batch=64, threads=1, background=BACKGROUND) as engine:
+        samples = labelled("vowels", 12, labels=("red",)) + labelled("numbers", 12, labels=("green",))
+        rigged, ready = Rigged(engine, samples, plain=never, sure=3.0), []
+        found = check(rigged, customise(rigged, "mine", samples), ready=ready.append)
+        (draft,) = ready
+        assert draft.profiles[0].evidence.classes > 0.0
+        assert draft.profiles[0].evidence.examples == ()
+        assert (draft.expectation.base, draft.expectation.customised) == (0.0, 100.0)
+        assert (found.pool_id, found.members, found.profiles[0].weights) == ("", (), ())
+        assert found.profiles[0].name == "mine"
+        assert found.expectation.customised == 100.0
+        right = Rigged(engine, samples, plain=always)
+        check(right, customise(right, "mine", samples), ready=ready.append)
+        assert ready[1].profiles[0].evidence == Evidence(answers=("red", "green"), model=MODEL)
+        assert (ready[1].expectation.base, ready[1].expectation.customised) == (100.0, 100.0)
+
+
 def test_a_quick_check_ends_after_the_first_stage(engine):
     samples = unlike(16)
     rigged = Rigged(engine, samples, plain=never, blended=always, shown=always)
@@ -293,7 +339,7 @@ def test_a_quick_check_ends_after_the_first_stage(engine):
     assert len(rigged.asked) == 8
     assert ready == [found]
     assert not any(profile.fits for profile in found.profiles)
-    assert "only the quick check" in found.note
+    assert found.note == "only the quick check was made, on 8 of 16 samples: neither blend nor examples were tried"
 
 
 def test_free_answers_that_become_less_likely_refuse_the_blend_too(engine):
@@ -361,6 +407,26 @@ def test_refining_keeps_only_what_is_better_on_held_out_samples(calls):
     assert len(scored) <= MAX_EVALUATIONS * 8 + 3 * 16
     assert all(sum(map(abs, blend.weights)) <= MAX_TOTAL + 0.01 for blend in searched)
     assert found.expectation.samples == 15, "all but the one that fits as an example, not half of them"
+
+
+def test_a_refined_blend_counts_only_on_samples_that_the_search_did_not_see(engine, monkeypatch):
+    samples = unlike(16)
+    rigged = Rigged(engine, samples, plain=never, blended=always)
+    draft = customise(rigged, "mine", samples)
+    weights = (0.25, 0.25, 0.0)
+
+    def refined(_calls, _pool, cases, *_, **__):
+        return Refined(weights, better=True, held_out=tuple(cases[1::2]))
+
+    monkeypatch.setattr("crayon.customising.customise.refine", refined)
+    found = check(rigged, draft, refining=True)
+    judged = [messages[-1].content for messages, blend in rigged.asked if blend is not None]
+    assert sorted(judged) == sorted(sample.question for sample in samples[1::2])
+    assert {blend.weights for _, blend in rigged.asked if blend is not None} == {weights}
+    (profile,) = found.profiles
+    assert (profile.weights, profile.refined) == (weights, True)
+    assert (found.expectation.base, found.expectation.customised) == (0.0, 50.0)
+    assert found.expectation.samples == 16
 
 
 def test_too_few_answers_are_not_refined(calls):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from crayon.completion import Usage
-from crayon.customising.evidence import NONE
+from crayon.customising.evidence import NONE, Evidence
 from crayon.customising.sample import Sample
 from crayon.customising.trial import MIN_NATS, MIN_POINTS, Trial
 from crayon.customising.weighing import MODEL
@@ -156,8 +156,46 @@ def test_of_a_closed_set_the_classifier_alone_goes_live():
 
 def test_of_a_closed_set_what_loses_stays_out_and_the_blend_is_told():
     _, _, found = tried(closed(), likely(base=4.0, blend=-4.0, examples=-4.0, reader=-4.0))
-    assert (found.prompt, found.evidence, found.harmed) == ("base", NONE, 0.0)
+    assert (found.prompt, found.harmed) == ("base", 0.0)
+    assert found.evidence == Evidence(answers=LABELS, model=MODEL), "the plain model chooses among the answers"
     assert {(outcome.base, outcome.customised) for outcome in found.outcomes} == {(100.0, 100.0)}
+
+
+@pytest.mark.parametrize(("right", "live"), [(12, True), (9, True), (8, False), (0, False)])
+def test_the_plain_base_chooses_among_the_answers_only_where_it_knows_them(right, live):
+    """Six of the twelve samples have the commonest answer: that many are right whatever is asked."""
+    samples = closed()
+    sure = {sample.question: 4.0 if i < right else -4.0 for i, sample in enumerate(samples)}
+    _, _, found = tried(samples, {**likely(), "base": sure}, examples=(), weights=None, reader=())
+    assert found.prompt == "base"
+    assert found.evidence == (Evidence(answers=LABELS, model=MODEL) if live else NONE)
+    assert [outcome.base for outcome in found.outcomes] == [outcome.customised for outcome in found.outcomes]
+
+
+def test_the_plain_base_is_read_by_its_end_where_that_is_more_often_right():
+    class Ended(Scripted):
+        def score(self, messages, texts, blend, *, ended=False):
+            likeliest = [text == self.right[messages[-1].content] for text in texts]
+            scores = tuple(ContinuationScore((-5.0 + i, -0.5 if right else -9.5)) for i, right in enumerate(likeliest))
+            return ScoreResult(scores, Usage(), "ended")
+
+    samples = closed()
+    trial = trial_of(samples, examples=(), weights=None, reader=())
+    for job in trial.jobs:
+        trial.score(Ended({sample.question: sample.answer for sample in samples}, {}), job, None)
+    assert trial.verdict().evidence == Evidence(answers=LABELS, model=MODEL, rule="ended")
+
+
+@pytest.mark.parametrize("labels", [LABELS, ("red", "green", "blue", "brown")])
+def test_whoever_is_judged_sees_examples_of_its_own_answer(labels):
+    """Answers given in turn are as many as there are folds, or a part of them."""
+    samples = closed(16, labels)
+    trial = trial_of(samples, examples=tuple(range(16)))
+    shown = {job.case: job.turns for job in trial.jobs if job.prompt == "examples"}
+    assert len(shown) == 16
+    for turns in shown.values():
+        counts = [sum(samples[i].answer == label for i in turns) for label in labels]
+        assert max(counts) - min(counts) <= 1
 
 
 def test_a_blend_that_is_as_often_right_as_the_base_does_no_harm():
