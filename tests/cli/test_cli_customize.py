@@ -43,15 +43,21 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def plain_picks(tiny: Path) -> list[dict[str, str]]:
+def plain_picks(tiny: Path) -> list[dict[str, Any]]:
     """Samples that the plain base answers rightly, every one: their answers are what it picks."""
-    labels, found = ("rose", "teal"), []
+    labels, found = ("rose", "teal"), list[dict[str, Any]]()
     with DeviceEngine(tiny / "model.gguf", n_ctx=512, n_batch=64, threads=1, background=BACKGROUND) as engine:
         for text in questions("vowels", 8):
             scores = DeviceCalls(engine).score((Message("user", text),), labels, None, ended=True).scores
             found.append({"question": text, "answer": labels[int(choice_values(scores, "whole").argmax())]})
     assert {sample["answer"] for sample in found} == set(labels)
     return found
+
+
+@pytest.fixture
+def known(tmp_path: Path, plain_picks: list[dict[str, Any]]) -> Path:
+    """A closed set whose samples the plain base answers, every one."""
+    return write_lines(tmp_path / "known.jsonl", plain_picks)
 
 
 @pytest.fixture
@@ -76,11 +82,13 @@ def samples(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def refused(tmp_path: Path, plain_picks: list[dict[str, str]]) -> Path:
-    """The plain base answers all of them, and the blend of random members does not."""
-    path = tmp_path / "refused.jsonl"
-    path.write_text("".join(json.dumps(sample) + "\n" for sample in plain_picks))
-    return path
+def refused(tmp_path: Path, plain_picks: list[dict[str, Any]]) -> Path:
+    """The plain base answers all of them, and the blend of random members does not; the answers are no closed set."""
+    more = [[], ["a very unlikely answer, since it is long"]]
+    return write_lines(
+        tmp_path / "refused.jsonl",
+        [{**sample, "choices": ["rose", "teal", *more[i % 2]]} for i, sample in enumerate(plain_picks)],
+    )
 
 
 @pytest.fixture
@@ -92,6 +100,11 @@ def taught(tmp_path: Path) -> Path:
         lines.append(json.dumps({"question": text, "answer": ("rose", "teal")[i % 2]}) + "\n")
     path = tmp_path / "taught.jsonl"
     path.write_text("".join(lines))
+    return path
+
+
+def write_lines(path: Path, records: list[dict[str, Any]]) -> Path:
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
     return path
 
 
@@ -163,6 +176,23 @@ def test_no_option_lets_what_does_worse_go_live(crayon: Any, refused: Path, opti
     question = questions("vowels", 1, seed=5)[0]
     route = json.loads(crayon("ask", "--json", "--blend", "mine", question).stdout)["route"]
     assert (route["blend"], route["evidence"]) == (None, [])
+
+
+def test_a_plain_base_that_knows_the_answers_chooses_among_them(crayon: Any, known: Path) -> None:
+    """As `choose` would do with it; `ask` would write a text otherwise."""
+    done = crayon("customize", "mine", "--samples", known)
+    assert done.exit_code == 0, done.output
+    assert "  answers: 2, " in done.stdout
+    assert "  the plain model chooses among them" in done.stdout
+    assert "expected: 100 % right, plain base 100 %" in done.stdout
+    assert "changes no answer" not in done.stdout
+    assert "use it" in done.stderr
+    for question in questions("vowels", 3, seed=5):
+        said = json.loads(crayon("ask", "--json", "--blend", "mine", question).stdout)
+        plain = json.loads(crayon("choose", "--json", "-c", "rose", "-c", "teal", question).stdout)
+        assert (said["text"], said["route"]["evidence"]) == (plain["text"], ["answers"])
+        assert 0.5 <= said["probability"] <= 1.0
+        assert said["route"]["blend"] is None
 
 
 @pytest.mark.parametrize("options", [(), ("--refine",)])
