@@ -20,6 +20,7 @@
     ├── EngineError                  the engine itself failed
     │   ├── LibraryError             wrong llama.cpp, or its smoke test failed
     │   ├── KvFullError              no room in the KV cache for a batch
+    │   ├── NotFiniteError           the model computes nan, not numbers
     │   ├── AbortedError             a running step was aborted from another thread
     │   └── EngineClosedError        used after close()
     ├── CancelledError               the caller cancelled
@@ -139,6 +140,10 @@ class LibraryError(EngineError):
 
 class KvFullError(EngineError):
     """The KV cache has no room for the batch; nothing was changed: remove sequences or send a smaller batch."""
+
+
+class NotFiniteError(EngineError):
+    """The model computed what is no number: its file is damaged, or its values are too large for the cache."""
 
 
 class AbortedError(EngineError):

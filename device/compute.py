@@ -11,7 +11,7 @@ from crayon.device.branches import Group, groups
 from crayon.device.slots import Slot, SlotTable
 from crayon.device.turns import Turns
 from crayon.engine import ContinuationScore, Delta, Finished, ScoreResult, Started
-from crayon.errors import EngineError
+from crayon.errors import EngineError, NotFiniteError
 from crayon.llama.batch import Batch
 from crayon.llama.context import Context
 from crayon.llama.sampler import Sampler
@@ -140,6 +140,9 @@ class Compute:
                     )
                 )
                 self._store(slot, prefix)  # nobody waits for it any more
+        except NotFiniteError:
+            self._slots.spoil(slot)
+            raise
         finally:
             self._slots.release(slot)
 
@@ -169,6 +172,9 @@ class Compute:
             usage = Usage(len(tokens) + sum(len(part) for part in lists), 0, cached)
             deliver(ScoreResult(tuple(ContinuationScore(tuple(s)) for s in scores), usage, self._name))
             self._store(slot, prefix)
+        except NotFiniteError:
+            self._slots.spoil(slot)
+            raise
         finally:
             self._slots.release(slot)
 

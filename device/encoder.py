@@ -9,7 +9,7 @@ import numpy as np
 from crayon.device.kept_states import KeptStates, texts_hash
 from crayon.device.turns import Turns
 from crayon.engine import EverydayStates, RawStates
-from crayon.errors import PromptTooLongError
+from crayon.errors import NotFiniteError, PromptTooLongError
 from crayon.llama.batch import Batch
 from crayon.llama.encoder import LayerEncoder, add_states, mean_states, unit_vectors
 
@@ -155,7 +155,11 @@ class Encoder:
                     rows.append((i, done[i], self._batch.add(part, done[i], sequence)))
                 states = self._states.decode(self._batch)
                 for i, start, span in rows:
-                    add_states(totals[i], states[span.start : span.stop], start)
+                    try:
+                        add_states(totals[i], states[span.start : span.stop], start)
+                    except NotFiniteError:
+                        self._context.clear(wipe=True)
+                        raise
                     done[i] = start + len(span)
                     if done[i] == len(texts[i]):
                         del done[i]

@@ -17,8 +17,8 @@ class Memory(Protocol):
         """Forget positions of a sequence."""
         ...
 
-    def clear(self) -> None:
-        """Forget every sequence, and fill cells from the first again."""
+    def clear(self, *, wipe: bool = False) -> None:
+        """Forget every sequence, and fill cells from the first again; with `wipe` nothing is left in them."""
         ...
 
     def copy(self, source: int, target: int, start: int = 0, end: int = -1) -> None:
@@ -70,6 +70,7 @@ class SlotTable:
         self._pins = [Slot(i) for i in pins]
         self._capacity = capacity
         self._clock = 0
+        self._spoilt = False
 
     def acquire(self, key: Hashable, tokens: Sequence[int], reserve: int) -> tuple[Slot, int] | None:
         """Return a slot for `tokens` and how many of them it already holds; None while there is no room.
@@ -78,8 +79,13 @@ class SlotTable:
         prompt and the longest possible answer.
         """
         idle = [slot for slot in self._slots if not slot.reserved]
-        if not idle:
+        if not idle or (self._spoilt and len(idle) < len(self._slots)):
             return None
+        if self._spoilt:
+            for slot in (*self._slots, *self._pins):
+                self._forget(slot)
+            self._memory.clear(wipe=True)
+            self._spoilt = False
         source, n = self._source(key, tokens)
         pin, shared = self._pinned_part(source, n)
         if self._promised({pin: shared} if pin is not None else {}) + reserve - shared > self._capacity:
@@ -114,6 +120,11 @@ class SlotTable:
     def forget(self, slot: Slot) -> None:
         """Drop what a slot holds (after a failed step its cells are unknown)."""
         self._forget(slot)
+
+    def spoil(self, slot: Slot) -> None:
+        """Drop what a slot holds, which is no numbers; the memory is wiped before another job begins."""
+        self._forget(slot)
+        self._spoilt = True
 
     # -- resident prefixes
 

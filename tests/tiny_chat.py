@@ -38,8 +38,18 @@ def byte_letters() -> list[str]:
 TOKENS = [*CONTROL, *byte_letters(), *(pair.replace(" ", "") for pair in PAIRS)]
 
 
-def write_model(path: Path, seed: int = 0, heads: int = HEADS, pairs: tuple[str, ...] = PAIRS) -> Path:
-    """Write the model; it answers nonsense, the same for the same seed."""
+def write_model(
+    path: Path, seed: int = 0, heads: int = HEADS, pairs: tuple[str, ...] = PAIRS, *, spoilt: str = ""
+) -> Path:
+    """Write the model; it answers nonsense, the same for the same seed. What is `spoilt` gives logits that are nan.
+
+    Args:
+        path: the file.
+        seed: of its weights.
+        heads: of attention.
+        pairs: what the tokenizer merges.
+        spoilt: characters, of a byte each, whose tokens are broken; "*" breaks all.
+    """
     rng = np.random.default_rng(seed)
     writer = gguf.GGUFWriter(path, "llama")
     writer.add_context_length(CONTEXT)
@@ -60,7 +70,9 @@ def write_model(path: Path, seed: int = 0, heads: int = HEADS, pairs: tuple[str,
     writer.add_eos_token_id(2)
     writer.add_add_bos_token(False)  # the writer's signature
     writer.add_chat_template(TEMPLATE)
-    writer.add_tensor("token_embd.weight", _weights(rng, len(TOKENS), WIDTH, scale=8.0))
+    embeddings = _weights(rng, len(TOKENS), WIDTH, scale=8.0)
+    embeddings[slice(None) if spoilt == "*" else [TOKENS.index(letter) for letter in spoilt]] = np.nan
+    writer.add_tensor("token_embd.weight", embeddings)
     writer.add_tensor("output_norm.weight", np.ones(WIDTH, np.float32))
     writer.add_tensor("output.weight", _weights(rng, len(TOKENS), WIDTH, scale=3.0))
     for i in range(LAYERS):

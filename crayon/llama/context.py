@@ -304,9 +304,12 @@ class Context:
         first = int(self._api.llama_memory_seq_pos_min(self._memory_handle, sequence))
         return first <= max(0, end + 1 - self._window)
 
-    def clear(self) -> None:
-        """Forget every sequence."""
-        self._api.llama_memory_clear(self._memory_handle, False)  # noqa: FBT003  # C call
+    def clear(self, *, wipe: bool = False) -> None:
+        """Forget every sequence, and with `wipe` set all cells to 0.
+
+        A cell that holds nan spoils whatever is computed beside it, even after it is free: 0 times nan is nan.
+        """
+        self._api.llama_memory_clear(self._memory_handle, wipe)
 
     def save(self, sequence: int) -> bytes:
         """Return the KV state of a sequence, of which a sliding window may leave only what lies in sight of its end.

@@ -8,6 +8,7 @@ import numpy as np
 
 from crayon.errors import EngineError
 from crayon.llama.context import Context
+from crayon.llama.signals import check_finite
 from crayon.llama.tap import Tap
 
 if TYPE_CHECKING:
@@ -98,9 +99,14 @@ class LayerEncoder:
 
 
 def add_states(total: NDArray[np.float64], states: NDArray[np.float32], start: int) -> None:
-    """Add states of a text from position `start` on to its sum, shape (dimensions,), each weighed and of length 1."""
+    """Add states of a text from position `start` on to its sum, shape (dimensions,), each weighed and of length 1.
+
+    Raises:
+        NotFiniteError: the states are not finite.
+    """
     rows = states.astype(np.float64)
     lengths = np.maximum(np.linalg.norm(rows, axis=1), 1e-12)
+    check_finite(float(lengths.max(initial=0.0)), "states")
     total += (_token_weights(start, len(rows)) / lengths) @ rows
 
 

@@ -6,6 +6,7 @@ import secrets
 from typing import TYPE_CHECKING, Any, Self
 
 from crayon.llama import library
+from crayon.llama.signals import check_finite
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -42,11 +43,14 @@ class Sampler:
         """Draw from a row of the context's last batch.
 
         Raises:
-            EngineError: the row has no logits.
+            EngineError: the row has no logits, or they are not finite.
         """
         logits = context.logits(row)  # first: without any, the chain would end the whole process
         if self._chain is None:
-            return int(logits.argmax())
+            token = int(logits.argmax())
+            check_finite(float(logits[token]))
+            return token
+        check_finite(float(logits.max()))  # the chain would draw anything
         return int(self._api.llama_sampler_sample(self._chain, context.handle, row))
 
     @property

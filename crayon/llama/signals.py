@@ -8,11 +8,25 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from crayon.engine import TokenSignal
+from crayon.errors import NotFiniteError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
+
+
+def check_finite(top: float, what: str = "logits") -> float:
+    """Return the largest of a row, where it is a number: one nan is the largest of all, so it tells for the whole row.
+
+    Raises:
+        NotFiniteError: it is none, so nothing can be told from the row.
+    """
+    if math.isfinite(top):
+        return top
+    raise NotFiniteError(
+        f"the model's {what} are not finite numbers: its file is damaged, or its values are too large for 16 bits"
+    )
 
 
 class SignalMeter:
@@ -28,8 +42,12 @@ class SignalMeter:
         """Return `token` (by default the likeliest) and its signal. `logits` has shape (n_vocab,) and is not changed.
 
         With p = softmax(logits): logprob = ln p[token], entropy = -sum p ln p, margin = p(1) - p(2).
+
+        Raises:
+            NotFiniteError: the logits are not finite.
         """
         best = int(logits.argmax())
+        top = check_finite(float(logits[best]))
         shifted, exp = self._shifted, self._exp
         np.subtract(logits, logits[best], out=shifted)
         np.exp(shifted, out=exp)
@@ -43,7 +61,7 @@ class SignalMeter:
             weighted = float(exp.dot(shifted))
         entropy = log_total - weighted / total
         chosen = best if token is None else token
-        logprob = float(logits[chosen]) - float(logits[best]) - log_total
+        logprob = float(logits[chosen]) - top - log_total
         exp[best] = 0.0
         margin = (1.0 - float(exp.max())) / total
         return chosen, TokenSignal(logprob, max(entropy, 0.0), margin)
@@ -54,6 +72,9 @@ class SignalMeter:
         """Return what `measure` gives for each row. `logits` has shape (n, n_vocab) and is not changed.
 
         `tokens` holds the token taken from each row; None, for a row or for all, takes the likeliest.
+
+        Raises:
+            NotFiniteError: logits are not finite.
         """
         # Row by row: one row and its two buffers fit into the L2 cache and numpy's exp is half of the time, so blocks
         # of several rows were measured to be a tenth slower.
@@ -62,13 +83,23 @@ class SignalMeter:
 
 
 def likeliest(logits: NDArray[np.float32]) -> list[int]:
-    """Return the likeliest token of each row, of equal ones the first; `logits` has shape (n, n_vocab)."""
+    """Return the likeliest token of each row, of equal ones the first; `logits` has shape (n, n_vocab).
+
+    Raises:
+        NotFiniteError: logits are not finite.
+    """
     tokens: list[int] = logits.argmax(1).tolist()
+    for row, token in zip(logits, tokens, strict=True):
+        check_finite(row[token])
     return tokens
 
 
 def log_softmax_at(logits: NDArray[np.float32], tokens: Sequence[int]) -> NDArray[np.float64]:
-    """Return ln softmax(logits)[token] for each token; `logits` has shape (n_vocab,)."""
-    top = float(logits.max())
+    """Return ln softmax(logits)[token] for each token; `logits` has shape (n_vocab,).
+
+    Raises:
+        NotFiniteError: the logits are not finite.
+    """
+    top = check_finite(float(logits.max()))
     log_total = top + math.log(float(np.exp(logits - top).sum(dtype=np.float64)))
     return np.asarray(logits[np.asarray(tokens)], np.float64) - log_total

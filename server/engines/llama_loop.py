@@ -15,6 +15,7 @@ from crayon.errors import (
     CrayonError,
     EngineError,
     KvFullError,
+    NotFiniteError,
     fault_report,
 )
 from crayon.server.engines.llama_beside import Beside
@@ -23,6 +24,7 @@ from crayon.server.engines.llama_deadlines import Judge
 from crayon.server.engines.llama_inbox import Inbox
 from crayon.server.engines.llama_ledger import Ledger
 from crayon.server.engines.llama_sampling import sample_rows
+from crayon.server.engines.llama_sequences import Sequences
 from crayon.server.engines.llama_spilled import Spilled
 from crayon.server.engines.llama_stats import stats_of
 from crayon.server.engines.llama_task import EncodeTask, GenerateTask, ScoreTask
@@ -98,6 +100,8 @@ class LlamaLoop:
         """Whether this step went otherwise than the plan of the next one took for granted."""
         self._broken: set[str] = set()
         """Requests that have failed within this step."""
+        self._spoilt = False
+        """Whether cells may hold what is no number, of requests that the next plan drops."""
         self.counters = self._ledger.counters
         self.inbox = Inbox(bounds, self._abort, lambda: self._cost.per_token)
         self._thread = threading.Thread(target=self._run, name="crayon-llama", daemon=True)
@@ -229,6 +233,8 @@ class LlamaLoop:
                 self._lost(op.seq, step, error)
             if encoder is not None and op.keep == 0:
                 encoder.context.cut(op.seq, 0)
+        if self._spoilt:
+            self._wipe(step)
         for prefix in step.evicted:
             self._forget(prefix.id)
         for restore in step.restores:
@@ -251,6 +257,17 @@ class LlamaLoop:
         if seq in self._state.idle:
             self._state.idle[seq] = self._state.idle[seq]._replace(tokens=0)
         self._give_up(sorted(theirs), error)
+
+    def _wipe(self, step: StepPlan) -> None:
+        """Clean all cells, now that the sequences which spoilt them are empty."""
+        self._spoilt = False
+        for lane in self._lanes.lanes:
+            for seq, error in lane.sequences.wipe().items():
+                self._lost(seq, step, error)
+        encoder = self._encoder()
+        if encoder is not None:
+            for seq, error in Sequences(encoder.context).wipe().items():
+                self._lost(seq, step, error)
 
     def _set_aside(self, spill: Spill) -> None:
         self._spilled.put(spill.request, self._lanes.save(spill.seq))
@@ -403,6 +420,7 @@ class LlamaLoop:
     def _give_up(self, request_ids: Sequence[str], error: Exception | BaseException) -> None:
         """Fail these requests; the next plan drops them."""
         said = reported(error, len(request_ids))
+        self._spoilt |= isinstance(error, NotFiniteError)
         self._break(request_ids)
         for request_id in set(request_ids):
             self._tasks[request_id].fail(said)

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from crayon.errors import EngineError
+
 if TYPE_CHECKING:
     from crayon.llama.context import Context
     from crayon.server.scheduler import KvOp
@@ -58,6 +60,24 @@ class Sequences:
         """
         self._kept.pop(seq, None)
         self._context.cut(seq, 0)
+
+    def wipe(self) -> dict[int, EngineError]:
+        """Let nothing be left in cells that are free: nan in one of them spoils all that is computed beside it.
+
+        Returns:
+            The sequences that were lost by it, and why.
+        """
+        context = self._context
+        states = {seq: context.save(seq) for seq in range(context.n_seq_max) if context.length(seq)}
+        context.clear(wipe=True)
+        lost: dict[int, EngineError] = {}
+        for seq, state in states.items():
+            try:
+                context.restore(seq, state)
+            except EngineError as error:
+                self.empty(seq)
+                lost[seq] = error
+        return lost
 
     def save(self, seq: int) -> bytes:
         """Return all that a sequence holds.

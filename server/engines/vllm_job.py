@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from crayon.completion import FinishReason, Timings, Usage
 from crayon.engine import ContinuationScore, Delta, Finished, ScoreResult, Started, TokenSignal
 from crayon.errors import EngineError
+from crayon.llama.signals import check_finite
 from crayon.server.engines.vllm_sampling import scoring, scoring_natively
 
 if TYPE_CHECKING:
@@ -147,9 +148,13 @@ class AnswerJob(Job):
 _REASONS = {"stop": FinishReason.STOP, "length": FinishReason.LENGTH}
 
 
+def _logprob(entry: Any) -> float:
+    return min(check_finite(float(entry.logprob), "log-probabilities"), 0.0)
+
+
 def _signal(token: int, likely: Any) -> TokenSignal:
     """Return a token's signal; tokens beyond those that vLLM lists count as one in the entropy, which is a bound."""
-    logprob = min(float(likely[token].logprob), 0.0)
+    logprob = _logprob(likely[token])
     shares = sorted((math.exp(each.logprob) for each in likely.values()), reverse=True)
     rest = max(1.0 - sum(shares), 0.0)
     entropy = -sum(share * math.log(share) for share in (*shares, rest) if share > _LEAST)
@@ -196,7 +201,7 @@ class ScoreJob(Job):
                 rows += zip(output.outputs[0].token_ids, output.outputs[0].logprobs or (), strict=True)
         if [token for token, _ in rows] != part:
             raise EngineError("vLLM did not score the text that it was given")
-        return ContinuationScore(tuple(min(float(row[token].logprob), 0.0) for token, row in rows))
+        return ContinuationScore(tuple(_logprob(row[token]) for token, row in rows))
 
     async def _score_natively(self, part: list[int]) -> ContinuationScore:
         ids = [*self.prompt, *part]
@@ -208,4 +213,4 @@ class ScoreJob(Job):
         if found is None or len(found) < len(ids):
             raise EngineError("vLLM gave no log-probabilities of the prompt")
         rows = zip(part, found[len(self.prompt) : len(ids)], strict=True)
-        return ContinuationScore(tuple(min(float(row[token].logprob), 0.0) for token, row in rows))
+        return ContinuationScore(tuple(_logprob(row[token]) for token, row in rows))

@@ -18,7 +18,7 @@ class FakeMemory:
         self.partial = partial  # whether a part of a sequence can be removed or copied
         self.held: dict[int, list[tuple[Hashable, int]]] = {}
         self.cells: dict[int, list[int]] = {}
-        self.cleared = 0
+        self.cleared = self.wiped = 0
         self._new = itertools.count()
 
     def remove(self, sequence: int, start: int = 0, end: int = -1) -> bool:
@@ -29,7 +29,8 @@ class FakeMemory:
         self.cells[sequence] = self.cells.get(sequence, [])[:start]
         return True
 
-    def clear(self) -> None:
+    def clear(self, *, wipe: bool = False) -> None:
+        self.wiped += wipe
         assert not any(self.held.values()), "only an empty cache is started afresh"
         self.cleared += 1
 

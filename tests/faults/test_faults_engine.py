@@ -7,14 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from fault_server import SECRET, STUCK
-from fault_tools import FaultServer, aftermath, check_client, first_delta, remote
+from fault_tools import FaultServer, aftermath, check_client, first_delta, remote, warmed
 from serving_tools import LONG, PATIENCE, ask, until
+from tiny_chat import write_model
 
 from crayon.engine import EncodeRequest, ScoreRequest, deadline_after
 from crayon.messages import Message
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from fault_tools import Fault
 
@@ -143,6 +145,23 @@ def test_a_step_without_room(fault: Callable[..., Fault], tiny: FaultServer) -> 
     assert "it is computed in two" in tiny.said()
     assert found.tally.answered == 8
     aftermath(found, tiny, before)
+
+
+def test_logits_that_are_no_numbers(fault: Callable[..., Fault], tmp_path: Path) -> None:
+    """A damaged model, of which one letter's weights are nan: what is asked without it is answered as ever."""
+    injected = "a model whose weights of one letter are nan; 4 of 8 requests hold it"
+    found = fault("llama.cpp: logits are no numbers", injected, INTERNAL)
+    path = write_model(tmp_path / "spoilt.gguf", spoilt="~")
+    with FaultServer(tiny=str(path), values={"n_ctx": 512, "n_seq_max": 4, "threads": 1, "n_batch": 64}) as server:
+        warmed(server)
+        before = server.census()
+        client = remote(server.address)
+        wanted = [ask(f"the {'~' if n % 2 else 'tea'} {n}", max_tokens=20, ignore_eos=True) for n in range(8)]
+        found.tally.read([client.generate(request) for request in wanted])
+        client.close()
+        assert found.tally.statuses == {"ServerInterruptedError": 4} or found.tally.statuses == {"ServerError": 4}
+        assert found.tally.answered == 4
+        aftermath(found, server, before)
 
 
 def test_out_of_cells(fault: Callable[..., Fault], tiny: FaultServer) -> None:

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from crayon.errors import NotFiniteError
 from crayon.llama.signals import SignalMeter, likeliest, log_softmax_at
 
 if TYPE_CHECKING:
@@ -139,12 +140,23 @@ def test_of_equally_likely_tokens_the_first_is_taken_in_every_way() -> None:
     assert all(signal.margin == 0.0 for _, signal in meter.measure_rows(logits))
 
 
-def test_rows_without_numbers_do_not_disturb_the_others() -> None:
-    logits = np.random.default_rng(1).normal(0, 4, (6, 30)).astype(np.float32)
-    logits[2], logits[4] = math.nan, -math.inf
-    meter = SignalMeter(30)
-    with np.errstate(invalid="ignore"):
-        assert close(meter.measure_rows(logits), [meter.measure(row) for row in logits])
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_row_with_one_value_that_is_no_number_is_refused(value: float) -> None:
+    logits = np.random.default_rng(1).normal(0, 4, (3, 30)).astype(np.float32)
+    logits[2, 17] = value
+    for call in (
+        lambda: SignalMeter(30).measure(logits[2], 3),
+        lambda: SignalMeter(30).measure_rows(logits),
+        lambda: likeliest(logits),
+        lambda: log_softmax_at(logits[2], [3]),
+    ):
+        with pytest.raises(NotFiniteError):
+            call()
+
+
+def test_a_row_of_which_every_token_is_banned_is_refused() -> None:
+    with pytest.raises(NotFiniteError):
+        SignalMeter(30).measure(np.full(30, -math.inf, np.float32))
 
 
 @given(LOGITS)
