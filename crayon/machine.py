@@ -71,7 +71,7 @@ def inspect_machine() -> Machine:
         instruction_sets=tuple(name for name in INSTRUCTION_SETS if name in flags),
         logical_cores=logical,
         physical_cores=psutil.cpu_count(logical=False),
-        allowed_cores=_allowed(),
+        allowed_cores=allowed_cores(),
         cpu_quota=cpu_quota(),
         memory=memory.total,
         memory_available=memory.available,
@@ -84,7 +84,7 @@ def usable_cores() -> int:
 
     ggml's threads spin at barriers, so one thread more than there are cores makes everything many times slower.
     """
-    return _usable(_allowed(), cpu_quota())
+    return _usable(allowed_cores(), cpu_quota())
 
 
 def usable_core_ids() -> tuple[int, ...]:
@@ -97,7 +97,8 @@ def _usable(allowed: int, quota: float | None) -> int:
     return max(1, allowed if quota is None else min(allowed, int(quota)))
 
 
-def _allowed() -> int:
+def allowed_cores() -> int:
+    """Return on how many cores this process may run."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

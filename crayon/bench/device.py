@@ -49,28 +49,34 @@ def bench_device(
     runs: int = 7,
     progress: Callable[[str], None] = lambda _: None,
 ) -> Report:
-    """Measure on the file the device runs: the prepared one, which must be there.
+    """Measure on the file the device runs: the prepared one, or the published one where that is the best here.
 
     Raises:
-        ModelError: the model is absent, was never prepared for this machine, or has no file better than its source.
+        ModelError: the model is absent, or was never prepared for this machine.
     """
     local = resolve(reference, download=False, models_dir=models_dir)
     path = prepared.usable(local, models_dir)
     info = prepared.describe(local, models_dir)
-    if info is not None and info.path is None and not info.stale:
-        raise ModelError(
-            f"{local.name} was prepared and the published file is the best here, so there is nothing to compare it "
-            f"with; allow more loss: crayon models prepare {local.name} --max-loss 0.05"
-        )
-    if path is None or info is None:
+    if info is None or info.stale or (info.path is not None and path is None):
         raise ModelError(f"{local.name} has no prepared file here; run: crayon models prepare {local.name}")
-    report = Report("device", {local.name: local.sha256, f"{local.name} prepared as {info.chosen}": info.sha256})
+    if path is None:
+        report = Report("device", {local.name: local.sha256})
+        report.unmeasured.append(
+            f"the prepared file beside its source: {local.name} was prepared and the published file is the best here "
+            f"(allow more loss: crayon models prepare {local.name} --max-loss 0.05)"
+        )
+        chosen = local.path.stem
+    else:
+        report = Report("device", {local.name: local.sha256, f"{local.name} prepared as {info.chosen}": info.sha256})
+        chosen = info.chosen
+    runs_on = path or local.path
     progress("prefill and decode beside the bare library")
-    report.rows += _beside_library(path, info.chosen, runs)
-    progress("the prepared file beside its source")
-    report.rows += _beside_source(local, path, info.chosen, runs)
+    report.rows += _beside_library(runs_on, chosen, runs)
+    if path is not None:
+        progress("the prepared file beside its source")
+        report.rows += _beside_source(local, path, chosen, runs)
     progress("what the client and the router add")
-    report.rows += _client(path, local.name, info.chosen, runs)
+    report.rows += _client(runs_on, local.name, chosen, runs)
     return report
 
 

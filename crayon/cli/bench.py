@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from contextlib import ExitStack
 from enum import StrEnum
 from pathlib import Path  # noqa: TC003 - typer reads it at run time
 from typing import TYPE_CHECKING, Annotated
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from crayon.bench.made import Making
-from crayon.cli import console, options
+from crayon.cli import console, eval_setup, options
 from crayon.cli.exit_codes import UNEXPECTED
 from crayon.config import EngineKind
 
@@ -161,6 +162,38 @@ def server(
 
 def _names(text: str | None) -> tuple[str, ...]:
     return tuple(name.strip() for name in text.split(",") if name.strip()) if text else ()
+
+
+@app.command()
+def contention(
+    *,
+    device_model: Annotated[
+        str, typer.Option("--device", metavar="MODEL", help="What the device runs; prepared, where it is.")
+    ] = "smollm2-135m-instruct",
+    server_model: Annotated[
+        str, typer.Option("--server-model", metavar="MODEL", help="What the server runs, in a process of its own.")
+    ] = "qwen2.5-coder-1.5b-instruct",
+    runs: _Runs = 5,
+    as_json: options.JsonOption = False,
+) -> None:
+    """Measure how fast device and server write beside 0, 1 and 2 neighbours that burn a core, and beside each other.
+
+    Ratios are against the same side idle, and against llama.cpp in a bare loop beside the same neighbours, in turn.
+    Example: crayon bench contention --json
+    """
+    making = Making.of(sys.argv[1:])
+    from crayon.bench.contention import bench_contention
+
+    with ExitStack() as stack:
+        report = bench_contention(
+            device_model,
+            server_model,
+            eval_setup.serve(stack, None, server_model),
+            models_dir=options.load_settings({}).models_dir,
+            runs=runs,
+            progress=console.message,
+        )
+    _print(report, making, as_json=as_json)
 
 
 @app.command()

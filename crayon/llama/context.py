@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
+from crayon.contention import here
 from crayon.errors import AbortedError, EngineClosedError, EngineError, InvalidRequestError, KvFullError
 from crayon.llama import library
 from crayon.machine import usable_cores
@@ -33,7 +34,7 @@ class Context:
             call go by graphs.
         n_seq_max: most sequences, numbered from 0.
         n_outputs_max: most rows with logits in one step (0: `n_batch`), at least `n_seq_max`; few save memory.
-        threads: compute threads (None: the cores this process may use).
+        threads: most compute threads (None: the cores this process may use); fewer run beside busy neighbours.
         kv_unified: whether sequences share cells: a prefix is stored once, and any of them may grow to `n_ctx`, but
             each token attends over all used cells. Else each has `n_ctx / n_seq_max` cells of its own.
         embeddings: give final hidden states of the rows that ask for logits.
@@ -102,7 +103,8 @@ class Context:
         self.n_batch = int(api.llama_n_batch(self._handle))
         self.n_seq_max = n_seq_max
         self.kv_unified = kv_unified or n_seq_max == 1
-        self.threads = threads
+        self.threads = self._running = threads
+        here()  # begins to watch now, so that the first step knows something
         # Names all that a saved state depends on beside the model and its adapters.
         self.state_kind = f"{params.type_k}/{params.type_v}/{params.swa_full}/{params.flash_attn_type}/{kv_unified}"
         # Where there is no window, every position is in sight.
@@ -132,7 +134,12 @@ class Context:
         """
         if any(adapter.closed for adapter, _ in self._adapters):
             raise EngineClosedError("an adapter that this context applies is closed")
-        code = self._api.llama_decode(self.handle, batch.struct)
+        handle = self.handle
+        threads = here().threads(self.threads) if self.threads > 1 else 1
+        if threads != self._running:
+            self._api.llama_set_n_threads(handle, threads, threads)
+            self._running = threads
+        code = self._api.llama_decode(handle, batch.struct)
         if code == 0:
             return
         if code == 1:
@@ -202,9 +209,9 @@ class Context:
         self._abort_flag[0] = b"\x00"
 
     def set_threads(self, threads: int) -> None:
-        """Use this many compute threads from now on."""
+        """Use at most this many compute threads from now on."""
         self._api.llama_set_n_threads(self.handle, threads, threads)
-        self.threads = threads
+        self.threads = self._running = threads
 
     def set_adapters(self, adapters: Sequence[tuple[Adapter, float]] = ()) -> None:
         """Apply exactly these adapters, each times its scale; a scale of 0 leaves it out.

@@ -118,9 +118,16 @@ def test_the_device_bench_prints_every_promised_row(small: None, local: LocalMod
 def test_without_a_prepared_file_the_device_bench_says_what_to_do(local: LocalModel, models_dir: Path) -> None:
     with pytest.raises(ModelError, match="crayon models prepare"):
         bench.bench_device(str(local.path), models_dir=models_dir)
+
+
+def test_where_the_published_file_is_the_best_the_device_bench_measures_all_else(
+    small: None, local: LocalModel, models_dir: Path
+) -> None:
     keep(local, models_dir, chosen=SOURCE)
-    with pytest.raises(ModelError, match="the published file is the best"):
-        bench.bench_device(str(local.path), models_dir=models_dir)
+    report = bench.bench_device(str(local.path), models_dir=models_dir, runs=3)
+    assert [row.metric for row in report.rows] == [name for name in DEVICE_METRICS if not name.startswith("prepared_")]
+    assert len(report.unmeasured) == 1
+    assert "the published file is the best here" in report.unmeasured[0]
 
 
 def test_a_file_beside_itself_loses_nothing(local: LocalModel) -> None:

@@ -22,7 +22,7 @@ FOLDERS = {
 }
 CONTRACTS = {
     "errors", "messages", "sampling", "completion", "events", "stream", "promise", "room", "engine", "machine",
-    "local_only", "tracing", "private_file", "text_form",
+    "local_only", "tracing", "private_file", "text_form", "contention",
 }  # fmt: skip
 BELOW_SDK = {
     "contracts", "data", "llama", "adapters", "blending", "customising", "models", "wire", "v1", "router", "device",
