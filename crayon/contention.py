@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 # Seconds between two looks: the kernel counts in hundredths, so a shorter look sees little else than rounding.
 LOOK_S = 0.1
+# What was before a pause as long as this says nothing of now.
+STALE_S = 2.0
 # Of a core: so much may be missing before a thread is given up, and has to be free on top before one is taken back.
 SLACK = 0.5
 SPARE = 0.7
@@ -91,10 +93,10 @@ class Contention:
     def threads(self, most: int) -> int:
         """Return how many of at most `most` threads the next step is to take; looks around now and then."""
         if self._clock() - self._last.when >= LOOK_S:
-            now = self._looks()
-            self.others = others(self._last, now)
-            self._last = now
-            self._threads = threads_beside(self.others, self.cores, self._threads)
+            before, self._last = self._last, self._looks()
+            if self._last.when - before.when < STALE_S:
+                self.others = others(before, self._last)
+                self._threads = threads_beside(self.others, self.cores, self._threads)
         return min(most, self._threads)
 
 

@@ -133,7 +133,7 @@ def _rate(engine: Engine, tokens: int, started: threading.Event | None = None) -
     last, first, count, at = None, 0.0, 0, 0.0
     # A new text each time: nothing is remembered from the last.
     messages = (Message("user", f"{time.monotonic_ns()}: tell me a very long story about the sea."),)
-    sampling = Sampling(max_tokens=tokens, temperature=1.0, seed=7)
+    sampling = Sampling(max_tokens=tokens, temperature=0.0)
     for event in engine.generate(GenerateRequest(messages=messages, sampling=sampling)):
         if isinstance(event, Finished):
             last = event

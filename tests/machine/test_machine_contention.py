@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crayon.contention import LOOK_S, SLACK, SPARE, Contention, Look, here, look, others, threads_beside
+from crayon.contention import LOOK_S, SLACK, SPARE, STALE_S, Contention, Look, here, look, others, threads_beside
 
 cores_ = st.integers(1, 64)
 busy_ = st.floats(0, 200)
@@ -85,6 +85,23 @@ def test_threads_follow_a_neighbour_that_comes_and_goes() -> None:
     clock.pass_by(LOOK_S)
     assert watch.threads(3) == 3, "never more than are asked for"
     assert watch.threads(4) == 4
+
+
+def test_what_was_before_a_long_pause_decides_nothing() -> None:
+    clock = Clock()
+    watch = Contention(2, clock.look, clock)
+    clock.busy = 2.0
+    clock.pass_by(60.0)
+    clock.busy = 0.0
+    assert watch.threads(2) == 2
+    clock.busy = 1.0
+    clock.pass_by(LOOK_S)
+    assert watch.threads(2) == 1
+    clock.busy = 0.0
+    clock.pass_by(STALE_S)
+    assert watch.threads(2) == 1, "a neighbour that was there is believed to be until it is seen to be gone"
+    clock.pass_by(LOOK_S)
+    assert watch.threads(2) == 2
 
 
 def test_it_looks_around_ten_times_a_second_at_most() -> None:
