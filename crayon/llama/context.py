@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from crayon.llama.model import Model
     from crayon.llama.tap import Tap
 
+# With more rows a barrier comes after so much work, dealt out in small pieces, that a thread which waits for its core
+# costs little: beside one neighbour two threads read a prompt 1.0 to 1.3 times as fast as one (SmolLM2, Qwen 0.5B).
+FEW_ROWS = 16
+
 
 class Context:
     """Decodes batches. One thread at a time; only `abort` may be called from another.
@@ -135,7 +139,8 @@ class Context:
         if any(adapter.closed for adapter, _ in self._adapters):
             raise EngineClosedError("an adapter that this context applies is closed")
         handle = self.handle
-        threads = here().threads(self.threads) if self.threads > 1 else 1
+        few = self.threads > 1 and batch.size <= FEW_ROWS
+        threads = here().threads(self.threads) if few else self.threads
         if threads != self._running:
             self._api.llama_set_n_threads(handle, threads, threads)
             self._running = threads

@@ -456,3 +456,28 @@ def test_threads_can_be_changed(tiny: Model, context: Context) -> None:
     context.set_threads(2)
     assert context.threads == 2
     assert decode(context, TEXTS[0]) == pytest.approx(alone(tiny, TEXTS[0]), abs=CLOSE)
+
+
+def test_few_rows_take_the_threads_that_neighbours_leave_and_many_take_all(
+    tiny: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from crayon.contention import Contention
+
+    left = 1
+    monkeypatch.setattr(Contention, "threads", lambda _, most: min(left, most))
+    with Context(tiny, n_ctx=256, n_batch=64, threads=2) as context:
+
+        def threads_of(rows: int) -> tuple[int, int]:
+            decode(context, [1] * rows)
+            n_threads, n_threads_batch = context._api.llama_n_threads, context._api.llama_n_threads_batch
+            return n_threads(context.handle), n_threads_batch(context.handle)
+
+        assert threads_of(1) == (1, 1)
+        assert threads_of(40) == (2, 2)
+        assert threads_of(2) == (1, 1)
+        left = 2
+        assert threads_of(1) == (2, 2)
+        context.set_threads(1)
+        assert threads_of(40) == (1, 1)
+        left = 8
+        assert threads_of(1) == (1, 1), "never more than it was made with"
