@@ -5,13 +5,15 @@ from __future__ import annotations
 import hashlib
 import shutil
 import tempfile
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
+from crayon.contention import look, others
 from crayon.data.texts import quality_text
-from crayon.device.prepare import MAX_LOSS, TYPES, choose, measure, write
+from crayon.device.prepare import BUSY, MAX_LOSS, SECONDS, TYPES, Choice, choose, confirmed, measure, write
 from crayon.errors import DeadlineExceededError, InvalidRequestError
 from crayon.llama import smoke
 from crayon.llama.quantize import FILE_TYPES
@@ -25,6 +27,11 @@ if TYPE_CHECKING:
 DEFAULTS: dict[str, Any] = {"types": TYPES, "max_loss": MAX_LOSS, "prompt_tokens": 200, "answer_tokens": 50}
 LOCK_SECONDS = 1800.0
 _WORK = "work-"
+_DISTURBED = (
+    "the machine was busy, and what was the fastest was not when measured again; once the machine is quieter, this is "
+    "measured anew"
+)
+QUIET_S = 0.5  # so long others are watched before a disturbed choice is made again
 
 
 def prepare(
@@ -36,13 +43,16 @@ def prepare(
     prompt_tokens: int | None = None,
     answer_tokens: int | None = None,
     threads: int | None = None,
+    seconds: float = SECONDS,
     force: bool = False,
     progress: Callable[[str, float], None] | None = None,
 ) -> PreparedInfo:
     """Measure, choose and keep the file to run for `local`.
 
     A record that holds here and was made with the settings given is returned as it is; a setting of None takes the
-    record's, or the default (types `TYPES`, loss `MAX_LOSS`, a turn of 200 tokens in and 50 out).
+    record's, or the default (types `TYPES`, loss `MAX_LOSS`, a turn of 200 tokens in and 50 out). It takes about
+    `seconds`: where they do not suffice, less is tried. What is chosen beside busy neighbours is measured again; where
+    that does not agree the published file stays, and the next call on a quieter machine measures anew.
 
     Raises:
         InvalidRequestError: an unknown type, or a limit out of range.
@@ -56,6 +66,8 @@ def prepare(
         wanted["types"] = tuple(types)
     settings = {**DEFAULTS, **wanted}
     _check(**settings)
+    if not 1 <= seconds <= 86_400:
+        raise InvalidRequestError("seconds", f"must be from 1 to 86400, not {seconds:g}")
     smoke.check()
     folder = Store(models_dir or default_models_dir()).prepared(local.sha256)
     with disk_errors(folder):
@@ -69,7 +81,7 @@ def prepare(
                 shutil.rmtree(left, ignore_errors=True)
             need_space(folder, 2 * local.size)  # the largest type, Q8_0, is at most twice a 4-bit file
             with tempfile.TemporaryDirectory(prefix=_WORK, dir=folder) as work, disk_errors(folder):
-                candidates = measure(
+                measured = measure(
                     local.path,
                     Path(work),
                     text=quality_text(),
@@ -78,21 +90,27 @@ def prepare(
                     prompt_tokens=settings["prompt_tokens"],
                     answer_tokens=settings["answer_tokens"],
                     threads=threads,
+                    seconds=seconds,
                     progress=progress,
                 )
-                choice = choose(candidates, settings["max_loss"])
+                choice = choose(measured.candidates, settings["max_loss"])
                 path, sha256, size, mtime_ns = None, "", 0, 0
+                made, disturbed = Path(work) / "chosen.gguf", measured.busy
                 if choice.candidate.type != SOURCE:
-                    made = Path(work) / "chosen.gguf"
                     write(local.path, made, choice.candidate.type, local.sha256)
+                    turn = settings["prompt_tokens"], settings["answer_tokens"]
+                    disturbed = measured.busy and not confirmed(local.path, made, choice.candidate, *turn, threads)
+                    if disturbed:
+                        choice = Choice(measured.candidates[0], _DISTURBED)
+                if choice.candidate.type != SOURCE:
                     sha256 = _sha256(made)
                     path = prepared.file_for(local.sha256, choice.candidate.type, models_dir)
                     made.replace(path)
                     size, mtime_ns = path.stat().st_size, path.stat().st_mtime_ns
                 info = PreparedInfo(
                     chosen=choice.candidate.type,
-                    reason=choice.reason,
-                    candidates=tuple(candidates),
+                    reason=choice.reason + _skipped(measured.skipped, seconds),
+                    candidates=measured.candidates,
                     max_loss=settings["max_loss"],
                     prompt_tokens=settings["prompt_tokens"],
                     answer_tokens=settings["answer_tokens"],
@@ -103,6 +121,7 @@ def prepare(
                     sha256=sha256,
                     size=size,
                     mtime_ns=mtime_ns,
+                    disturbed=disturbed,
                 )
                 prepared.keep(info, models_dir)
             for other in folder.glob("*.gguf"):
@@ -124,9 +143,20 @@ def _known(local: LocalModel, wanted: Mapping[str, Any], models_dir: Path | None
         "prompt_tokens": info.prompt_tokens,
         "answer_tokens": info.answer_tokens,
     }
-    if any(made[name] != value for name, value in wanted.items()):
+    if any(made[name] != value for name, value in wanted.items()) or (info.disturbed and _quiet()):
         return None
     return info if info.path is None or prepared.usable(local, models_dir) else None
+
+
+def _skipped(types: Sequence[str], seconds: float) -> str:
+    return f"; there was no time for {', '.join(types)} in {seconds:g} s" if types else ""
+
+
+def _quiet() -> bool:
+    """Return whether others leave the machine to us."""
+    before = look()
+    time.sleep(QUIET_S)
+    return others(before, look()) < BUSY
 
 
 def _check(types: Sequence[str], max_loss: float, prompt_tokens: int, answer_tokens: int) -> None:

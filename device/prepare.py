@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
+from crayon.contention import look, others
 from crayon.errors import ModelFileError
 from crayon.llama.batch import Batch
 from crayon.llama.context import Context
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from crayon.contention import Look
+
 # Types that this library has fast kernels for on x86 and ARM CPUs: repacked at load (Q4_0, IQ4_NL, Q4_K, Q8_0) or
 # multiplied in tiles (Q8_0, Q5_0, Q6_K). Best quality first.
 TYPES = ("Q8_0", "Q6_K", "Q5_K_M", "Q5_0", "Q4_K_M", "IQ4_NL", "Q4_0")
@@ -30,7 +33,11 @@ MAX_LOSS = 0.01  # perplexity +1 % and 0.01 nats
 TIE = 0.05  # two types this close in speed count as equal, and the better one wins
 WINDOW = 256  # tokens of context in which quality is compared
 ROUNDS = 3
-
+SECONDS = 60.0  # for all types together, about
+# Most often chosen first, for where there is no time for all.
+ORDER = ("Q4_0", "Q8_0", "IQ4_NL", "Q4_K_M", "Q5_0", "Q6_K", "Q5_K_M")
+AGREE = 1.3  # a ratio that is this much smaller when it is measured again was noise
+BUSY = 0.3  # cores that others keep busy: what is measured beside them is confirmed before it is believed
 
 NO_LOSS = (1.0, 0.0, 1.0)
 
@@ -41,6 +48,20 @@ class Pair:
 
     candidate: Candidate
     reference_turns: tuple[tuple[float, float], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """The source, and types in the order they were named; `skipped` had no time, `beside` is cores others kept busy."""
+
+    candidates: tuple[Candidate, ...]
+    skipped: tuple[str, ...]
+    beside: float
+
+    @property
+    def busy(self) -> bool:
+        """Whether neighbours may have made the figures."""
+        return self.beside >= BUSY
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,33 +82,80 @@ def measure(
     prompt_tokens: int = 200,
     answer_tokens: int = 50,
     threads: int | None = None,
+    seconds: float = SECONDS,
     progress: Callable[[str, float], None] | None = None,
-) -> list[Candidate]:
+) -> Measured:
     """Requantize `source` to each type, in a file in `folder` that is removed again, and measure it beside the source.
 
     Speed is the median of ratios of pairs run one after the other, so that a machine's moods cancel out. `progress`
-    gets what is going on and the share done. Returns the source first, then the types in the order given.
+    gets what is going on and the share done. Where `seconds` are not enough, quality is compared on less of the text
+    first, then fewer types are tried, at least one.
 
     Raises:
         ModelFileError: a file cannot be read or written.
     """
     types = tuple(types)
     report = progress or (lambda _what, _share: None)
-    pairs: list[Pair] = []
+    begun, before, last = time.monotonic(), look(), 0.0
+    pairs: dict[str, Pair] = {}
     with Model(source) as base, TurnBench(base, prompt_tokens, answer_tokens, threads) as reference:
         tokens = base.tokenize(text)
-        for i, name in enumerate(types):
+        reference.turn()  # first touches of the weights and of the caches are not measured
+        turn = reference.turn()
+        order = sorted(types, key=lambda name: ORDER.index(name) if name in ORDER else len(ORDER))
+        for i, name in enumerate(order):
+            started = time.monotonic()
+            left = seconds - (started - begun)
+            if pairs and last > left:
+                break
             path = folder / f"{name}.gguf"
-            report(f"{name}: requantizing", i / len(types))
+            report(f"{name}: requantizing{_beside(before)}", i / len(types))
             write(source, path, name, source_sha256)
+            written = time.monotonic()
             try:
-                report(f"{name}: measuring", (i + 0.4) / len(types))
-                pairs.append(compare(reference, path, name, tokens))
+                report(f"{name}: measuring{_beside(before)}", (i + 0.4) / len(types))
+                room = left / (len(order) - i) - (written - started) - 2 * (ROUNDS + 1) * sum(turn)
+                windows = int(room / (2 * WINDOW * turn[0] / prompt_tokens))
+                pairs[name] = compare(reference, path, name, tokens[: max(windows, 1) * WINDOW])
             finally:
                 path.unlink()
-        own = reference.candidate(SOURCE, [turn for pair in pairs for turn in pair.reference_turns], 1.0, NO_LOSS)
+            # With a single window it would have taken so long.
+            last = (written - started) + 2 * (ROUNDS + 1) * sum(turn) + 2 * WINDOW * turn[0] / prompt_tokens
+        turns = [turn for pair in pairs.values() for turn in pair.reference_turns]
+        own = reference.candidate(SOURCE, turns, 1.0, NO_LOSS)
     report("done", 1.0)
-    return [own, *(pair.candidate for pair in pairs)]
+    found = (own, *(pairs[name].candidate for name in types if name in pairs))
+    return Measured(found, tuple(name for name in types if name not in pairs), others(before, look()))
+
+
+def _beside(before: Look) -> str:
+    """Return what to say where neighbours compute."""
+    now = look()
+    return " (the machine is busy)" if now.when - before.when > 1.0 and others(before, now) >= BUSY else ""
+
+
+def confirmed(
+    source: Path, path: Path, candidate: Candidate, prompt_tokens: int, answer_tokens: int, threads: int | None = None
+) -> bool:
+    """Return whether a file is the faster one again: for what was chosen on a busy machine, where noise chooses too.
+
+    Raises:
+        ModelFileError: a file cannot be read.
+    """
+    with (
+        Model(source) as base,
+        Model(path) as model,
+        TurnBench(base, prompt_tokens, answer_tokens, threads) as reference,
+        reference.like(model) as bench,
+    ):
+        reference.turn()
+        bench.turn()
+        ratio = _ratio([(reference.turn(), bench.turn()) for _ in range(ROUNDS)])
+    return ratio >= 1.0 + TIE and ratio >= candidate.turn_ratio / AGREE
+
+
+def _ratio(turns: Sequence[tuple[tuple[float, float], tuple[float, float]]]) -> float:
+    return statistics.median(sum(theirs) / sum(ours) for theirs, ours in turns)
 
 
 def compare(reference: TurnBench, path: Path, name: str, tokens: Sequence[int], rounds: int = ROUNDS) -> Pair:
@@ -101,7 +169,7 @@ def compare(reference: TurnBench, path: Path, name: str, tokens: Sequence[int], 
         reference.turn()  # first touches of the weights and of the caches are not measured
         bench.turn()
         turns = [(reference.turn(), bench.turn()) for _ in range(rounds)]
-        ratio = statistics.median(sum(theirs) / sum(ours) for theirs, ours in turns)
+        ratio = _ratio(turns)
         candidate = bench.candidate(name, [ours for _, ours in turns], ratio, quality)
     return Pair(candidate, tuple(theirs for theirs, _ in turns))
 

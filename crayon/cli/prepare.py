@@ -37,6 +37,9 @@ def prepare(
     types: _Type = None,
     prompt_tokens: _Prompt = None,
     answer_tokens: _Answer = None,
+    seconds: Annotated[
+        float, typer.Option(min=1, max=86_400, help="About how long it may take; fewer types are tried in less.")
+    ] = 60.0,
     force: Annotated[bool, typer.Option("--force", help="Measure again even if such a choice is recorded.")] = False,
     as_json: options.JsonOption = False,
 ) -> None:
@@ -44,7 +47,9 @@ def prepare(
 
     Each type that llama.cpp has fast kernels for is measured beside the published file, in turn, and compared with it
     on a text of ours. The fastest typical turn within --max-loss is kept, and the device uses that file from then on.
-    Takes one to three minutes for a small model, on an idle machine. Example: crayon models prepare --max-loss 0.05
+    Takes about a minute; --seconds 300 tries all types of a larger model, too. On a busy machine a choice is measured
+    twice, and where the two do not agree the published file stays until it is prepared again.
+    Example: crayon models prepare --max-loss 0.05
     """
     from crayon.cli.device_model import device_model
     from crayon.models import resolve
@@ -60,6 +65,7 @@ def prepare(
         max_loss=max_loss,
         prompt_tokens=prompt_tokens,
         answer_tokens=answer_tokens,
+        seconds=seconds,
         force=force,
     )
     if as_json:
@@ -77,6 +83,7 @@ def prepare_model(
     max_loss: float | None = None,
     prompt_tokens: int | None = None,
     answer_tokens: int | None = None,
+    seconds: float = 60.0,
     force: bool = False,
 ) -> PreparedInfo:
     """Prepare a model with progress on standard error; returns at once where such a choice is recorded and holds.
@@ -94,6 +101,7 @@ def prepare_model(
             max_loss=max_loss,
             prompt_tokens=prompt_tokens,
             answer_tokens=answer_tokens,
+            seconds=seconds,
             force=force,
             progress=progress,
         )

@@ -58,7 +58,10 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class PreparedInfo:
-    """The record of one preparation; `path` is the file to run (None: the source itself is best)."""
+    """The record of one preparation; `path` is the file to run (None: the source itself is best).
+
+    Where neighbours `disturbed` the choice, the source runs until it can be measured again.
+    """
 
     chosen: str
     reason: str
@@ -73,6 +76,7 @@ class PreparedInfo:
     sha256: str = ""
     size: int = 0
     mtime_ns: int = 0
+    disturbed: bool = False
 
     @property
     def stale(self) -> str | None:
@@ -171,6 +175,8 @@ def _parse(raw: Any, folder: Path) -> PreparedInfo:
     name = raw["path"]
     if name is not None and Path(name).name != name:
         raise ValueError(f"path {name!r} leaves its folder")
-    fields = {key: raw[key] for key in PreparedInfo.__slots__ if key not in {"candidates", "path"}}
+    fields = {key: raw[key] for key in PreparedInfo.__slots__ if key not in {"candidates", "path", "disturbed"}}
     candidates = tuple(Candidate(**row) for row in raw["candidates"])
-    return PreparedInfo(**fields, candidates=candidates, path=folder / name if name else None)
+    return PreparedInfo(
+        **fields, candidates=candidates, path=folder / name if name else None, disturbed=raw.get("disturbed") is True
+    )

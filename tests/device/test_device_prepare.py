@@ -97,6 +97,7 @@ def force_choice(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
         return prepare.Choice(next(row for row in candidates if row.type == name), "the test says so")
 
     monkeypatch.setattr("crayon.device.preparation.choose", choice)
+    monkeypatch.setattr("crayon.device.preparation.confirmed", lambda *_: True)  # however busy this machine is
 
 
 def test_the_device_uses_the_prepared_file_by_itself(
@@ -163,7 +164,7 @@ def test_the_same_settings_are_not_measured_twice(
     runs: list[tuple[str, ...]] = []
     real = prepare.measure
 
-    def counting(*args: Any, **kwargs: Any) -> list[Candidate]:
+    def counting(*args: Any, **kwargs: Any) -> prepare.Measured:
         runs.append(kwargs["types"])
         return real(*args, **kwargs)
 
@@ -177,6 +178,66 @@ def test_the_same_settings_are_not_measured_twice(
     assert len(runs) == 3
 
 
+def test_where_time_is_short_the_type_most_often_chosen_is_tried_and_the_rest_named(
+    local: LocalModel, models_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shares: list[int] = []
+    real = prepare.compare
+    monkeypatch.setattr(prepare, "compare", lambda *args: (shares.append(len(args[3])), real(*args))[1])
+    found = prepare.measure(
+        local.path, tmp_path, text="word " * 2000, source_sha256=local.sha256, types=("Q8_0", "Q5_0", "Q4_0"),
+        prompt_tokens=8, answer_tokens=2, threads=1, seconds=0.0,
+    )  # fmt: skip
+    assert [row.type for row in found.candidates] == [SOURCE, "Q4_0"]
+    assert found.skipped == ("Q8_0", "Q5_0")
+    assert shares == [prepare.WINDOW], "quality is compared on a single window first"
+    monkeypatch.setattr("crayon.device.preparation.measure", lambda *_, **__: found)
+    info = prepare_model(local, models_dir=models_dir, max_loss=9.0, **TURN)
+    assert info.reason.endswith("; there was no time for Q8_0, Q5_0 in 60 s")
+
+
+@pytest.mark.parametrize("again", [True, False], ids=["it is the faster one again", "it is not"])
+def test_a_choice_beside_neighbours_is_measured_again(
+    local: LocalModel, models_dir: Path, monkeypatch: pytest.MonkeyPatch, again: bool
+) -> None:
+    rows = (SOURCE_ROW, candidate("Q8_0", 1.5, 0.001), candidate("Q4_0", 1.0, 0.002))
+    runs: list[int] = []
+
+    def measured(*_: Any, **__: Any) -> prepare.Measured:
+        runs.append(1)
+        return prepare.Measured(rows, (), 1.0)
+
+    quiet = False
+    monkeypatch.setattr("crayon.device.preparation.measure", measured)
+    monkeypatch.setattr("crayon.device.preparation.confirmed", lambda *_: again)
+    monkeypatch.setattr("crayon.device.preparation._quiet", lambda: quiet)
+    info = prepare_model(local, models_dir=models_dir, **TURN)
+    assert (info.chosen, info.disturbed) == (("Q8_0", False) if again else (SOURCE, True))
+    assert (info.path is None) == (not again)
+    assert ("busy" in info.reason) == (not again)
+    assert prepare_model(local, models_dir=models_dir, **TURN) == info
+    assert len(runs) == 1, "while the machine is busy, or where nothing was disturbed, the choice stays"
+    quiet = True
+    prepare_model(local, models_dir=models_dir, **TURN)
+    assert len(runs) == (1 if again else 2)
+
+
+def test_a_neighbour_is_seen_while_it_is_measured(local: LocalModel, tmp_path: Path) -> None:
+    found = prepare.Measured((), (), prepare.BUSY)
+    assert found.busy
+    assert not prepare.Measured((), (), prepare.BUSY / 2).busy
+    ratio = prepare.measure(
+        local.path, tmp_path, text="word " * 300, source_sha256=local.sha256, types=("Q8_0",), prompt_tokens=8,
+        answer_tokens=2, threads=1,
+    )  # fmt: skip
+    assert ratio.beside >= 0.0
+    assert ratio.skipped == ()
+
+
+def test_confirming_compares_again(local: LocalModel) -> None:
+    assert not prepare.confirmed(local.path, local.path, candidate("Q8_0", 50.0, 0.0), 8, 2, 1), "it was noise"
+
+
 @pytest.mark.parametrize(
     ("settings", "field"),
     [
@@ -185,6 +246,8 @@ def test_the_same_settings_are_not_measured_twice(
         ({"max_loss": -1.0}, "max_loss"),
         ({"max_loss": float("nan")}, "max_loss"),
         ({"prompt_tokens": 0}, "prompt_tokens"),
+        ({"seconds": 0.0}, "seconds"),
+        ({"seconds": float("nan")}, "seconds"),
         ({"answer_tokens": 5000}, "answer_tokens"),
     ],
 )
