@@ -36,6 +36,7 @@ from crayon.errors import (
     AdapterError,
     ConfigError,
     EngineClosedError,
+    EngineError,
     UnknownModelError,
 )
 from crayon.llama import smoke
@@ -109,6 +110,7 @@ class DeviceEngine:
         self._encoder: Encoder | None = None
         self._name = name or Path(path).stem
         try:
+            self._model.log_limits()
             self.n_ctx = min(n_ctx, self._model.n_ctx_train)
             self._compute = Compute(self._model, name=self._name, n_ctx=self.n_ctx, n_batch=n_batch, threads=threads)
         except Exception:
@@ -257,12 +259,15 @@ class DeviceEngine:
             tokens = self._prompt(request.messages)
             blend, hold = self._resolve(request.blend)
             prefix = self._shared(request, tokens, blend)
-            lists = [self._model.tokenize(text) for text in request.continuations]
+            lists = [self._model.tokenize_answer(text, tokens) for text in request.continuations]
+            end = self._model.turn_end
+        if ended and end < 0:
+            raise EngineError("the model has no token that ends an answer, so none can be scored to its end")
         check_continuations(len(tokens) + ended, lists, self.n_ctx)
         promise = Promise[ScoreResult](on_cancel=lambda: worker.cancelled(job))
         job = Job(promise, request.deadline)
         if ended:
-            lists = [[*part, self._model.eos] for part in lists]
+            lists = [[*part, end] for part in lists]
         job.steps = self._compute.score(promise.succeed, tokens, lists, blend, hold, prefix)
         worker.submit(job)
         return promise.future

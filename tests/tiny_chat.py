@@ -39,7 +39,7 @@ TOKENS = [*CONTROL, *byte_letters(), *(pair.replace(" ", "") for pair in PAIRS)]
 
 
 def write_model(
-    path: Path, seed: int = 0, heads: int = HEADS, pairs: tuple[str, ...] = PAIRS, *, spoilt: str = ""
+    path: Path, seed: int = 0, heads: int = HEADS, pairs: tuple[str, ...] = PAIRS, *, spoilt: str = "", eos: int = 2
 ) -> Path:
     """Write the model; it answers nonsense, the same for the same seed. What is `spoilt` gives logits that are nan.
 
@@ -48,6 +48,7 @@ def write_model(
         seed: of its weights.
         heads: of attention.
         pairs: what the tokenizer merges.
+        eos: the token that the file names as the end of texts.
         spoilt: characters, of a byte each, whose tokens are broken; "*" breaks all.
     """
     rng = np.random.default_rng(seed)
@@ -67,7 +68,7 @@ def write_model(
     writer.add_token_types([3] * len(CONTROL) + [1] * (len(TOKENS) - len(CONTROL)))
     writer.add_token_merges(list(pairs))
     writer.add_bos_token_id(1)
-    writer.add_eos_token_id(2)
+    writer.add_eos_token_id(eos)
     writer.add_add_bos_token(False)  # the writer's signature
     writer.add_chat_template(TEMPLATE)
     embeddings = _weights(rng, len(TOKENS), WIDTH, scale=8.0)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import logging
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from crayon.errors import EngineClosedError, InvalidRequestError, ModelFileError
+from crayon.errors import EngineClosedError, ModelFileError
 from crayon.llama import amx, library
 from crayon.llama.passing import on_passing_thread
 from crayon.llama.template import ChatTemplate
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
 
     from crayon.messages import Message
 
+logger = logging.getLogger("crayon.llama")
+
+_STARTS = ("\x01", "\n")  # texts that no other one joins, to have a space put before them
 _META_BYTES = 1 << 20  # a chat template is the longest value; more than this is not one
 
 
@@ -131,6 +135,19 @@ class Model:
             raise ModelFileError(f"{self.path}: holds no chat template, so it cannot answer chat messages")
         return ChatTemplate(source, bos=self.token_text(self.bos), eos=self.token_text(self.eos))
 
+    def log_limits(self) -> None:
+        """Try the chat template, and log what it cannot do: known before the first request."""
+        try:
+            template = self.template
+        except ModelFileError as error:
+            logger.info("%s", error)
+            return
+        for limit in template.limits:
+            # What is refused is an error of its own; what is lost looks as if nothing were wrong.
+            logger.log(
+                logging.WARNING if template.loses else logging.INFO, "the chat template of %s %s", self.path.name, limit
+            )
+
     # -- tokens
 
     def tokenize(self, text: str, *, special: bool = False, add_bos: bool = False) -> list[int]:
@@ -151,20 +168,44 @@ class Model:
         message holds one (nearly always) the rendered prompt is tokenised whole, exactly as the model was trained.
 
         Raises:
-            InvalidRequestError: a message holds a control token and the template rewrites messages, so that the two
-                cannot be told apart.
+            InvalidRequestError: the template refuses the messages, or loses some of what they say.
+            ModelFileError: the file holds no template, or it is not valid.
         """
-        rendered = self.template.render(messages)
-        if not any(mark in message.content for message in messages for mark in self.control_texts):
-            return self.tokenize(rendered, special=True, add_bos=self.add_bos and not self._starts_with_bos(rendered))
-        parts = self.template.render_parts(messages)
-        if parts is None:
-            raise InvalidRequestError("messages", "hold one of the model's control tokens; remove it")
-        first = parts[0].text if parts else ""
-        tokens = [self.bos] if self.add_bos and not self._starts_with_bos(first) else []
-        for part in parts:
-            tokens += self.tokenize(part.text, special=not part.is_content)
+        parts = self.template.parts(messages, self.control_texts)
+        begun = bool(parts) and not parts[0].is_content and self._starts_with_bos(parts[0].text)
+        tokens = [self.bos] if self.add_bos and not begun else []
+        for i, part in enumerate(parts):
+            # The space that some tokenizers put before a text belongs before the prompt and behind control tokens.
+            within = i > 0 and not self._is_control(tokens[-1])
+            read = self._tokenize_within if within else self.tokenize
+            tokens += read(part.text, special=not part.is_content)
         return tokens
+
+    def tokenize_answer(self, text: str, prompt: Sequence[int]) -> list[int]:
+        """Return the tokens of a text as an answer to a prompt, which is given as tokens.
+
+        Where the prompt ends in white space, a tokenizer that puts a space before texts puts none there.
+        """
+        spaced = bool(prompt) and self.piece(prompt[-1])[-1:].isspace()
+        return self._tokenize_within(text) if spaced else self.tokenize(text)
+
+    def _tokenize_within(self, text: str, *, special: bool = False) -> list[int]:
+        """Return the tokens of a text that goes on another one: without a space that the tokenizer puts before it."""
+        if self._adds_space:
+            for start in _STARTS:
+                known, both = self.tokenize(start), self.tokenize(start + text, special=special)
+                if both[: len(known)] == known:
+                    return both[len(known) :]
+        return self.tokenize(text, special=special)
+
+    @functools.cached_property
+    def _adds_space(self) -> bool:
+        """Whether the tokenizer puts a space before each text."""
+        return b"".join(map(self.piece, self.tokenize("a"))) == b" a"
+
+    def _is_control(self, token: int) -> bool:
+        kinds = self._api.LLAMA_TOKEN_ATTR_CONTROL | self._api.LLAMA_TOKEN_ATTR_USER_DEFINED
+        return bool(self._api.llama_vocab_get_attr(self.vocab, token) & kinds)
 
     def _starts_with_bos(self, text: str) -> bool:
         bos = self.token_text(self.bos)
@@ -202,8 +243,29 @@ class Model:
         return known
 
     def is_end(self, token: int) -> bool:
-        """Whether the token ends an answer."""
-        return bool(self._api.llama_vocab_is_eog(self.vocab, token))
+        """Whether the token ends an answer: one that llama.cpp knows to, or the one of the chat template."""
+        return bool(self._api.llama_vocab_is_eog(self.vocab, token)) or token == self.turn_end
+
+    @functools.cached_property
+    def turn_end(self) -> int:
+        """The token that ends an answer in the chat template, so the one that the model was trained to write there.
+
+        Where the template has none it is the vocabulary's own for turns, else for texts; -1 where there is none at all.
+        """
+        try:
+            after = self.tokenize(self.template.after_answer, special=True)
+        except ModelFileError:
+            after = []
+        known = self._api.llama_vocab_is_eog
+        end = next((token for token in after if known(self.vocab, token)), -1)
+        if end >= 0:
+            return end
+        mark = next((token for token in after if self._is_control(token) and token != self.bos), -1)
+        # Where this one is no end, what follows it is another part of the same answer (gpt-oss).
+        if mark >= 0 and self.token_text(mark) != "<|end|>":
+            return mark
+        eot = int(self._api.llama_vocab_eot(self.vocab))
+        return eot if eot >= 0 and known(self.vocab, eot) else self.eos
 
     # -- life
 

@@ -1,38 +1,28 @@
-"""A model's own chat template, rendered in Jinja's sandbox: it comes from a file of the outside world."""
+"""A model's own chat template: what it makes of messages, and whether anything is lost on the way."""
 
 from __future__ import annotations
 
-import datetime as dt
+import functools
 import json
+import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 import jinja2
-from jinja2.exceptions import SecurityError
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from crayon.errors import InvalidRequestError, ModelFileError
+from crayon.llama import dialect
+from crayon.messages import Message
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
-    from crayon.messages import Message
+    from crayon.messages import Role
 
-# Jinja's sandbox keeps a template from the interpreter, not from our time and memory. These bounds are far above what
-# a real template needs and stop the plain ways to waste both; a model file is still something that one chooses to run.
-_MOST = 1_000_000  # items of all ranges of one rendering, characters of one repetition, size of a number
+    Content: TypeAlias = str | list[dict[str, str]]
 
 # Unicode's private use area: cannot be mistaken for a model's own text, and no template trims it.
-_OPEN, _CLOSE = "\ue000", "\ue001"
-
-
-@dataclass(frozen=True, slots=True)
-class Part:
-    """A piece of a rendered prompt: the template's own text, or a message's content."""
-
-    text: str
-    is_content: bool
-
+_FIRST_PRIVATE, _LAST_PRIVATE = 0xE000, 0xF8FF
 
 # What a template can make Jinja raise; the last two by nesting or growing without end.
 _FAILURES = (
@@ -46,73 +36,57 @@ _FAILURES = (
     MemoryError,
 )
 
-
-class _Sandbox(ImmutableSandboxedEnvironment):
-    intercepted_binops = frozenset({"*", "**", "%"})
-
-    def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:  # Jinja's signature
-        sizes = [abs(side) if isinstance(side, int | float) else len(side) for side in (left, right)]
-        if (
-            (operator == "*" and sizes[0] * sizes[1] > _MOST)
-            or (operator == "**" and (sizes[0] > _MOST or sizes[1] > 10))
-            or (operator == "%" and not isinstance(left, int | float))  # text: '%999999999d' % 1
-        ):
-            raise SecurityError(f"'{operator}' of values this large or of this kind")
-        return super().call_binop(context, operator, left, right)
+# Conversations that a template is tried with: for each, the message that is looked for. White space within and other
+# letters than ASCII's tell nothing about it; the words stand in no template.
+_PROBES: Final = {
+    "user": ("Wherefore quoth Ysolde?",),
+    "system": ("Verily, be ye brief.", "Wherefore quoth Ysolde?"),
+    "assistant": ("Wherefore quoth Ysolde?", "Forsooth, thrice.", "And Perceval?"),
+}
 
 
-def _bounded_range() -> Callable[..., range]:
-    """Return a `range` for one rendering, so that loops in loops end too."""
-    left = _MOST
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A piece of a prompt. `is_content`: a control token's text that a message holds, and that is text there."""
 
-    def bounded(*bounds: int) -> range:
-        nonlocal left
-        found = range(*bounds)
-        left -= len(found)
-        if left < 0:
-            raise SecurityError(f"its ranges have more than {_MOST} items")
-        return found
-
-    return bounded
-
-
-def _to_json(value: object, indent: int | None = None) -> str:
-    return json.dumps(value, ensure_ascii=False, indent=indent)
+    text: str
+    is_content: bool
 
 
 class ChatTemplate:
     """Renders messages as the model was trained to read them.
+
+    It is tried when it is made: whether it takes contents as text or as lists of parts, and what it loses.
 
     Raises:
         ModelFileError: `source` is not valid Jinja.
     """
 
     def __init__(self, source: str, *, bos: str = "", eos: str = "") -> None:
-        # The settings are those of transformers' apply_chat_template, which the templates are written for.
-        environment = _Sandbox(
-            trim_blocks=True, lstrip_blocks=True, autoescape=False, extensions=["jinja2.ext.loopcontrols"]
-        )  # not escaped: the output is a prompt, not HTML
-        del environment.globals["lipsum"]  # pages of filler text
-        environment.filters["tojson"] = _to_json
-        environment.globals["raise_exception"] = _refuse
-        environment.globals["strftime_now"] = lambda form: dt.datetime.now().astimezone().strftime(form)
         try:
-            self._template = environment.from_string(source)
+            self._template = dialect.environment().from_string(source)
         except (jinja2.TemplateError, RecursionError, MemoryError) as error:
             raise ModelFileError(f"the model's chat template is not valid Jinja: {error}") from error
         self._tokens = {"bos_token": bos, "eos_token": eos}
+        self._typed: set[Role] = set()
+        """Roles whose contents are given as lists of parts."""
+        self.refuses: set[Role] = set()
+        """Whose messages are refused, in the plainest conversation that holds one."""
+        self.loses: set[str] = set()
+        """What never reaches the prompt: "user", "system", "assistant", or "earlier" for all but the last question."""
+        self._try()
 
     def render(self, messages: Sequence[Message]) -> str:
-        """Return the prompt, ending where the assistant's answer starts.
+        """Return the prompt, ending where the assistant's answer starts, whatever it lost.
 
         Raises:
             InvalidRequestError: the template refuses these messages (for example two user turns in a row).
         """
         try:
             return self._template.render(
-                messages=[{"role": m.role, "content": m.content} for m in messages],
+                messages=[{"role": m.role, "content": self._content(m)} for m in messages],
                 add_generation_prompt=True,
-                range=_bounded_range(),
+                **dialect.values(),
                 **self._tokens,
             )
         except InvalidRequestError:
@@ -122,23 +96,120 @@ class ChatTemplate:
                 "messages", f"the model's chat template cannot render them: {str(error) or type(error).__name__}"
             ) from error
 
-    def render_parts(self, messages: Sequence[Message]) -> list[Part] | None:
-        """Return the prompt in parts, each message's content apart; None where the template alters contents."""
-        marked = [type(m)(m.role, f"{_OPEN}{i}{_CLOSE}") for i, m in enumerate(messages)]
-        if any(mark in m.content for m in messages for mark in (_OPEN, _CLOSE)):
-            return None
-        parts: list[Part] = []
-        rest = self.render(marked)
-        for i, message in enumerate(messages):
-            before, mark, rest = rest.partition(f"{_OPEN}{i}{_CLOSE}")
-            if not mark:
-                return None
-            parts += [Part(before, is_content=False), Part(message.content, is_content=True)]
-        parts.append(Part(rest, is_content=False))
-        if "".join(part.text for part in parts) != self.render(messages):
-            return None
+    def parts(self, messages: Sequence[Message], control_texts: Sequence[str]) -> list[Part]:
+        """Return the prompt, with all that was said in it; control texts that messages hold stand apart.
+
+        Nearly always it is one part. Where a message holds one of `control_texts`, it stands in a part of its own, and
+        the template's own ones stay in the others.
+
+        Raises:
+            InvalidRequestError: the template refuses the messages, or loses some of them.
+        """
+        found = [mark for mark in control_texts if any(mark in m.content for m in messages)]
+        if not found:
+            rendered = self.render(messages)
+            self._check(messages, rendered)
+            return [Part(rendered, is_content=False)] if rendered else []
+        # Where two begin alike, the longer one is meant.
+        any_mark = re.compile("|".join(map(re.escape, sorted(found, key=len, reverse=True))))
+        opened, closed = _unused("".join(m.content for m in messages))
+        typed: list[str] = []
+
+        def aside(match: re.Match[str]) -> str:
+            typed.append(match.group())
+            return f"{opened}{len(typed) - 1}{closed}"
+
+        masked = [Message(m.role, any_mark.sub(aside, m.content)) for m in messages]
+        rendered = self.render(masked)
+        self._check(masked, rendered)
+        pieces = re.split(f"{opened}([0-9]+){closed}", rendered)
+        parts = [
+            Part(typed[int(piece)], is_content=True) if i % 2 else Part(piece, is_content=False)
+            for i, piece in enumerate(pieces)
+        ]
         return [part for part in parts if part.text]
 
+    @functools.cached_property
+    def after_answer(self) -> str:
+        """What the template puts between an answer and the next question; "" where that cannot be told."""
+        question, answer, following = _PROBES["assistant"]
+        try:
+            rendered = self.render(_conversation(_PROBES["assistant"]))
+        except InvalidRequestError:
+            return ""
+        _, found, rest = rendered.partition(answer)
+        between, followed, _ = rest.partition(following)
+        return between if found and followed and question not in between else ""
 
-def _refuse(message: str) -> NoReturn:
-    raise InvalidRequestError("messages", f"refused by the model's chat template: {message}")
+    # -- what it does to messages
+
+    def _content(self, message: Message) -> Content:
+        if message.role in self._typed:
+            return [{"type": "text", "text": message.content}]
+        return message.content
+
+    def _try(self) -> None:
+        """Find out which contents are to be lists, and what is refused or lost either way."""
+        roles: tuple[tuple[Role, int], ...] = (("user", 0), ("system", 0), ("assistant", 1))
+        for role, at in roles:
+            texts = _PROBES[role]
+            plain = self._holds(texts, at)
+            if plain:
+                continue
+            self._typed.add(role)
+            if not self._holds(texts, at):
+                self._typed.discard(role)
+                (self.refuses if plain is None else self.loses).add(role)
+        if "user" not in self.loses and self._holds(_PROBES["assistant"], 0) is False:
+            self.loses.add("earlier")
+
+    @property
+    def limits(self) -> list[str]:
+        """What cannot be said to the model, in words."""
+        refused = [f"refuses messages of the {role}" for role in sorted(self.refuses)]
+        lost = {"earlier": "leaves out all questions but the last"}
+        return refused + [lost.get(each, f"leaves out what the {each} says") for each in sorted(self.loses)]
+
+    def _holds(self, texts: Sequence[str], at: int) -> bool | None:
+        """Whether a text of a conversation is in the prompt; None: the template refuses the conversation."""
+        try:
+            return texts[at] in self.render(_conversation(texts))
+        except InvalidRequestError:
+            return None
+
+    def _check(self, messages: Sequence[Message], rendered: str) -> None:
+        last = len(messages) - 1
+        for i, message in enumerate(messages):
+            if not message.content.strip():
+                continue
+            lost = message.role in self.loses or ("earlier" in self.loses and message.role == "user" and i < last)
+            if lost or not any(form in rendered for form in _forms(message)):
+                raise InvalidRequestError(
+                    "messages",
+                    f"the model's chat template leaves out or rewrites what the {message.role} says; leave that "
+                    "message out, or use another model",
+                )
+
+
+def _conversation(texts: Sequence[str]) -> list[Message]:
+    roles: tuple[Role, ...] = ("user", "assistant", "user") if len(texts) != 2 else ("system", "user")
+    return [Message(role, text) for role, text in zip(roles, texts, strict=False)]
+
+
+def _forms(message: Message) -> list[str]:
+    """Return what may stand in a prompt for a message, of which one must."""
+    text = message.content
+    forms = [text, text.strip(), json.dumps(text.strip(), ensure_ascii=False)[1:-1], json.dumps(text.strip())[1:-1]]
+    if message.role == "assistant":  # what was thought before an answer is not told again
+        forms.append(re.split(r"</think(?:ing)?>", text)[-1].strip())
+    return forms
+
+
+def _unused(text: str) -> tuple[str, str]:
+    """Return two characters of private use that a text does not hold."""
+    private = (chr(code) for code in range(_FIRST_PRIVATE, _LAST_PRIVATE + 1))
+    unused = (letter for letter in private if letter not in text)
+    try:
+        return next(unused), next(unused)
+    except StopIteration:
+        raise InvalidRequestError("messages", "hold every character of private use; remove some") from None

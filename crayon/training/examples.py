@@ -61,8 +61,8 @@ class Prompts:
         answered = model.tokenize_chat([Message("user", "a"), Message("assistant", "b"), Message("user", "c")])
         open_turn = model.tokenize_chat([Message("user", "a")])
         after = answered[len(open_turn) :]
-        self.end = next((token for token in after if model.is_end(token)), -1)
-        if self.end < 0:
+        self.end = model.turn_end
+        if self.end not in after:
             raise InvalidRequestError("model", "its chat template does not end the assistant's turn with an end token")
         self.joint = tuple(after[after.index(self.end) + 1 : -(len(open_turn) - len(self.start))])
 
@@ -77,11 +77,13 @@ class Prompts:
         if tuple(tokens[:n]) != self.start:
             # The question's first letters merged with the template's last; its own tokens then start earlier.
             raise InvalidRequestError("question", "does not start as chats of this model do")
-        options = tuple(tuple(self._model.tokenize(choice)) for choice in choices)
+        options = tuple(tuple(self._model.tokenize_answer(choice, tokens)) for choice in choices)
         if not all(options):
             raise InvalidRequestError("choices", "hold an empty one")
         known = options if gold is not None else ()
-        return Example(tuple(tokens[n:]), (*self._model.tokenize(answer), self.end), known, gold if known else None)
+        return Example(
+            tuple(tokens[n:]), (*self._model.tokenize_answer(answer, tokens), self.end), known, gold if known else None
+        )
 
     def examples(self, items: Iterable[Item]) -> list[Example]:
         """Return the tokens of many items."""

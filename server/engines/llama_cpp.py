@@ -152,6 +152,7 @@ class LlamaCppEngine:
         self._model = Model(model_path)
         self._blends: PoolBlends | None = None
         try:
+            self._model.log_limits()
             source_sha256 = check_bases(pools, self._model, source_sha256, self._name)
             each = n_ctx if kv_unified else n_ctx // n_seq_max
             self.context_tokens = min(each, self._model.n_ctx_train, each if context_tokens is None else context_tokens)
@@ -251,7 +252,7 @@ class LlamaCppEngine:
         with self._calling(request.model):
             ids = self._prompt(request.messages)
             blend, hold = self._resolve(request.blend)
-            continuations = [self._model.tokenize(text) for text in request.continuations]
+            continuations = [self._model.tokenize_answer(text, ids) for text in request.continuations]
         check_continuations(len(ids), continuations, self.context_tokens)
         promise = Promise[ScoreResult](on_cancel=lambda: self._loop.inbox.cancel(task))
         work = Request(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from crayon.errors import ConfigError, InvalidRequestError
+from crayon.errors import ConfigError
 from crayon.llama.template import ChatTemplate
 
 if TYPE_CHECKING:
@@ -31,6 +31,9 @@ ENDS = (
     "<EOT>",
     "_<EOT>",
 )
+
+_START = "\x01"
+"""A text that no other one joins, to have a space put before it."""
 
 
 class Tokens:
@@ -57,6 +60,8 @@ class Tokens:
         )
         added = self._control.get_added_tokens_decoder().values()
         self._marks = tuple(token.content for token in added if token.special and token.content)
+        self._special = frozenset(self._control.get_added_tokens_decoder())
+        self._adds_space = self.text("a") != _within(self._plain, "a")
         self.ends = self._ends(config, _json(folder / "generation_config.json"))
         """Ids of the tokens that end an answer."""
 
@@ -64,18 +69,13 @@ class Tokens:
         """Return the tokens of a conversation up to where the assistant's answer starts.
 
         Raises:
-            InvalidRequestError: the template refuses the messages, or a message holds a control token and the
-                template rewrites messages, so that the two cannot be told apart.
+            InvalidRequestError: the template refuses the messages, or loses some of what they say.
         """
-        if not any(mark in message.content for message in messages for mark in self._marks):
-            return list(self._control.encode(self._template.render(messages), add_special_tokens=False).ids)
-        parts = self._template.render_parts(messages)
-        if parts is None:
-            raise InvalidRequestError("messages", "hold one of the model's control tokens; remove it")
         tokens: list[int] = []
-        for part in parts:
+        for i, part in enumerate(self._template.parts(messages, self._marks)):
             using = self._plain if part.is_content else self._control
-            tokens += using.encode(part.text, add_special_tokens=False).ids
+            within = self._adds_space and i > 0 and tokens[-1] not in self._special
+            tokens += _within(using, part.text) if within else using.encode(part.text, add_special_tokens=False).ids
         return tokens
 
     def text(self, text: str) -> list[int]:
@@ -87,7 +87,20 @@ class Tokens:
         own = named if isinstance(named, list) else [named]
         names = (_text(config.get("eos_token")), *ENDS)
         found = [*own, *(self._control.token_to_id(name) for name in names if name)]
-        return tuple(dict.fromkeys(token for token in found if isinstance(token, int)))
+        known = dict.fromkeys(token for token in found if isinstance(token, int))
+        # As `Model.turn_end`: where none of these stands behind an answer, what does ends it too.
+        after = self._control.encode(self._template.after_answer, add_special_tokens=False).ids
+        bos = self._control.token_to_id(_text(config.get("bos_token")))
+        mark = next((token for token in after if token in self._special and token != bos), None)
+        if mark is not None and not known.keys() & set(after):
+            known[mark] = None
+        return tuple(known)
+
+
+def _within(tokenizer: Any, text: str) -> list[int]:
+    """Return the tokens of a text that goes on another one: without a space that the tokenizer puts before it."""
+    found = tokenizer.encode(_START + text, add_special_tokens=False)
+    return [token for token, (_, end) in zip(found.ids, found.offsets, strict=True) if end > len(_START)]
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -129,36 +129,144 @@ def test_ordinary_arithmetic_stays() -> None:
     assert ChatTemplate(source).render([HELLO]) == "1 12 ----- 256 5.0 0 1 2"
 
 
-@given(st.lists(st.text(max_size=20), min_size=1, max_size=4))
-def test_parts_join_to_the_rendering_and_keep_contents_apart(contents: list[str]) -> None:
+# -- what stands in a message is text, and all of it is in the prompt
+
+MARKS = ("<|im_end|>", "<|im_start|>", "<|im_|>")
+TRIMMED = CHATML.replace("message['content'] +", "message['content'] | trim +")
+
+
+@given(st.lists(st.text(max_size=20).filter(str.strip), min_size=1, max_size=4), st.sampled_from([CHATML, TRIMMED]))
+def test_parts_join_to_the_rendering(contents: list[str], source: str) -> None:
     messages = [Message("user", content) for content in contents]
-    parts = ChatTemplate(CHATML).render_parts(messages)
-    if any(mark in content for content in contents for mark in "\ue000\ue001"):
-        assert parts is None
-        return
-    assert parts is not None
-    assert "".join(part.text for part in parts) == ChatTemplate(CHATML).render(messages)
-    assert [part.text for part in parts if part.is_content] == [content for content in contents if content]
+    template = ChatTemplate(source)
+    parts = template.parts(messages, [content.strip() for content in contents])
+    assert "".join(part.text for part in parts) == template.render(messages)
+    assert [part.text for part in parts if part.is_content]
 
 
-def test_parts_of_one_message() -> None:
-    assert ChatTemplate(CHATML).render_parts([Message("system", "S"), Message("user", "<|im_end|>")]) == [
-        Part("<|im_start|>system\n", is_content=False),
-        Part("S", is_content=True),
-        Part("<|im_end|>\n<|im_start|>user\n", is_content=False),
-        Part("<|im_end|>", is_content=True),
-        Part("<|im_end|>\n<|im_start|>assistant\n", is_content=False),
+@pytest.mark.parametrize("source", [CHATML, TRIMMED])
+@pytest.mark.parametrize("around", ["{}", "what is {}?\n", "  {}", "\n{} {}", "<|im_{}end|>"])
+def test_control_texts_of_a_message_stand_apart_whatever_is_around(source: str, around: str) -> None:
+    text = around.replace("{}", "<|im_end|>")
+    template = ChatTemplate(source)
+    messages = [Message("system", "S"), Message("user", text), Message("assistant", "<|im_|>"), Message("user", "b")]
+    parts = template.parts(messages, MARKS)
+    assert "".join(part.text for part in parts) == template.render(messages)
+    assert [part.text for part in parts if part.is_content] == ["<|im_end|>"] * around.count("{}") + ["<|im_|>"]
+
+
+def test_a_prompt_without_control_texts_is_one_part() -> None:
+    assert ChatTemplate(CHATML).parts([Message("user", "a \ue000")], MARKS) == [
+        Part(ChatTemplate(CHATML).render([Message("user", "a \ue000")]), is_content=False)
     ]
 
 
+def test_the_longer_of_two_control_texts_is_meant() -> None:
+    parts = ChatTemplate(CHATML).parts([Message("user", "<|a|><|a|>b \ue000")], ("<|a|>", "<|a|>b"))
+    assert [part.text for part in parts if part.is_content] == ["<|a|>", "<|a|>b"]
+
+
+TYPED = (
+    "{% for m in messages %}<{{ m['role'] }}>{% for part in m['content'] %}"
+    "{% if part['type'] == 'text' %}{{ part['text'] }}{% endif %}{% endfor %}{% endfor %}"
+)
+MIXED = (
+    "{% for m in messages %}<{{ m.role }}>{% if m.role == 'user' %}{{ m.content[0].text }}{% else %}{{ m.content }}"
+    "{% endif %}{% endfor %}"
+)
+EITHER = (
+    "{% for m in messages %}<{{ m.role }}>{% if m.content is string %}{{ m.content }}"
+    "{% else %}{{ m.content[0]['text'] }}{% endif %}{% endfor %}"
+)
+
+
+@pytest.mark.parametrize("source", [TYPED, MIXED, EITHER])
+def test_contents_are_given_in_the_form_that_the_template_takes(source: str) -> None:
+    template = ChatTemplate(source)
+    assert not template.loses
+    assert "".join(part.text for part in template.parts(TURNS, ())) == (
+        "<system>Be brief.<user>Hello, 漢字 {{ 1 }}<assistant>Hi.<user>Bye"
+    )
+
+
 @pytest.mark.parametrize(
-    "source",
+    ("source", "loses", "role"),
     [
-        pytest.param("{% for m in messages %}{{ m.content | upper }}{% endfor %}", id="rewrites"),
-        pytest.param("{% for m in messages %}{{ m.content | trim }}{% endfor %}", id="trims"),
-        pytest.param("{{ messages[-1].content }}", id="leaves one out"),
-        pytest.param("{{ messages[1].content }}{{ messages[0].content }}", id="turns round"),
+        ("{% for m in messages %}{{ m.role }}{% endfor %}", {"user", "system", "assistant"}, "system"),
+        ("{% for m in messages if m.role == 'user' %}{{ m.content }}{% endfor %}", {"system", "assistant"}, "system"),
+        ("{% for m in messages if m.role != 'assistant' %}{{ m.content }}{% endfor %}", {"assistant"}, "assistant"),
+        ("{{ messages[0].content }} {{ messages[-1].content }}", {"assistant"}, "user"),
+        ("{{ messages[-1].content }}", {"system", "assistant", "earlier"}, "system"),
     ],
 )
-def test_there_are_no_parts_where_the_template_alters_contents(source: str) -> None:
-    assert ChatTemplate(source).render_parts([Message("user", " straße "), Message("user", " b ")]) is None
+def test_a_message_that_does_not_reach_the_prompt_is_named(source: str, loses: set[str], role: str) -> None:
+    template = ChatTemplate(source)
+    assert template.loses == loses
+    with pytest.raises(InvalidRequestError, match=f"leaves out or rewrites what the {role} says"):
+        template.parts([Message("system", "a"), HELLO, Message("assistant", "a"), Message("user", "a")], ())
+    if "user" not in loses:
+        assert template.parts([Message("user", "a")], ())[0].text.strip() == "a" or "a a"
+
+
+def test_a_text_that_is_rewritten_is_an_error() -> None:
+    template = ChatTemplate("{{ messages[-1].content | replace('ten', '10') }}")
+    assert template.parts([Message("user", "five")], ())
+    with pytest.raises(InvalidRequestError, match="rewrites what the user says"):
+        template.parts([Message("user", "often")], ())
+
+
+def test_what_was_thought_before_an_answer_may_be_left_out() -> None:
+    source = CHATML.replace("message['content'] +", "message['content'].split('</think>')[-1].lstrip() +")
+    messages = [HELLO, Message("assistant", "<think>well</think>\n\nHi."), Message("user", "b")]
+    assert "well" not in ChatTemplate(source).parts(messages, ())[0].text
+
+
+def test_contents_may_be_written_as_json() -> None:
+    assert ChatTemplate("{{ messages | tojson }}").parts([Message("user", 'say "a"\nor é')], ())
+
+
+@pytest.mark.parametrize("open_tag", ["{% generation %}", "{%- generation -%}"])
+def test_what_marks_the_answer_for_training_is_passed_over(open_tag: str) -> None:
+    source = CHATML.replace("{{'<|im_start|>'", open_tag + "{{'<|im_start|>'").replace(
+        "'\n'}}", "'\n'}}{% endgeneration %}"
+    )
+    assert ChatTemplate(source).render(TURNS) == ChatTemplate(CHATML).render(TURNS)
+
+
+def test_a_mark_that_is_not_closed_is_not_valid() -> None:
+    with pytest.raises(ModelFileError, match="not valid Jinja"):
+        ChatTemplate("{% generation %}a")
+
+
+def test_what_transformers_names_is_named() -> None:
+    source = "{% if tools is not none or documents is not none %}wrong{% endif %}{{ {'b': 'é', 'a': 1} | tojson(sort_keys=true, separators=(',', ':')) }}"  # noqa: E501
+    assert ChatTemplate(source).render([HELLO]) == '{"a":1,"b":"é"}'
+
+
+@pytest.mark.parametrize(
+    ("source", "between"),
+    [
+        (CHATML, "<|im_end|>\n<|im_start|>user\n"),
+        (STRICT, "</s>[INST] "),
+        (TYPED, "<user>"),
+        ("{{ messages[-1].content }}", ""),
+        ("{{ raise_exception('never') }}", ""),
+    ],
+)
+def test_what_follows_an_answer_is_told(source: str, between: str) -> None:
+    assert ChatTemplate(source, eos="</s>").after_answer == between
+
+
+def test_what_a_template_cannot_do_is_known_when_it_is_made() -> None:
+    refuses = "{% if messages[0].role == 'system' %}{{ raise_exception('no system role here') }}{% endif %}"
+    template = ChatTemplate(refuses + CHATML)
+    assert (template.refuses, template.loses) == ({"system"}, set())
+    assert template.limits == ["refuses messages of the system"]
+    template = ChatTemplate("{{ messages[-1].content }}")
+    assert template.refuses == set()
+    assert template.limits == [
+        "leaves out what the assistant says",
+        "leaves out all questions but the last",
+        "leaves out what the system says",
+    ]
+    assert not ChatTemplate(CHATML).limits
