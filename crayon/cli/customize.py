@@ -43,11 +43,17 @@ def customize(
 ) -> None:
     """Make the device better at a task, from a few samples of it.
 
-    No training, no upload: the samples are compared with the members of the device's adapter pool, and weights come
-    out. They are checked on the samples, and kept under NAME after that: Ctrl-C leaves what was there. Then `crayon ask
-    --blend NAME` and `crayon chat --customization NAME` use them. A line of the file is a record with question and,
-    where there are any, answer and choices; or prompt and completion; or messages; or text. Example: crayon customize
-    travel --samples travel.jsonl
+    No training, no upload. The samples become examples before each question, a classifier of questions where the
+    answers are a closed set, and weights of the device's adapter pool where it has one. Each is tried on the samples,
+    each answered by the others; what does worse than the plain model is not used. It is kept under NAME after that:
+    Ctrl-C leaves what was there. Then `crayon ask --blend NAME` and `crayon chat --customization NAME` use it.
+
+    The file is a CSV with the header question,answer; or JSONL, each line a record with question and, where there are
+    any, answer and choices; or prompt and completion; or messages; or text. Give a few samples for each answer, 8 in
+    all at least; 16 are a good start.
+
+    Example: crayon customize school --samples mails.csv --replace, where mails.csv has lines such as "I have the flu
+    and cannot come tonight.",absence: three for each of absence, invoice, enrolment and cancellation.
     """
     settings = options.load_settings({"device.model": device, "timeout": timeout})
     if not replace:

@@ -258,7 +258,7 @@ def _customize(repl: Repl, argument: str) -> None:
     replace = file.endswith(f" {REPLACE}")
     file = file.removesuffix(REPLACE).strip()
     if not file:
-        raise InvalidRequestError("command", "takes a name and a file, such as /customize travel travel.jsonl")
+        raise InvalidRequestError("command", "takes a name and a file, such as /customize school mails.csv")
     if not replace and _is_there(repl, name):
         problem = f"{name!r} is taken; /customize {name} {file} {REPLACE} replaces it, or choose another name"
         raise InvalidRequestError("name", problem)

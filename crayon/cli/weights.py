@@ -34,7 +34,7 @@ def weight_lines(customization: Customization, current: str | None = None) -> It
             yield "  the blend is refused: the plain base did better on the samples without it; refused was:"
             yield from _bars(customization, replace(profile, weights=refused.weights))
             continue
-        if not profile.fits:
+        if not profile.fits or profile.evidence.examples:  # weights beside examples are the reader's
             if profile.evidence or not customization.members:
                 continue
             best = max(zip(profile.similarity, customization.members, strict=True))
@@ -68,7 +68,8 @@ def _evidence_lines(profile: Profile) -> Iterator[str]:
     if evidence.classes:
         yield f"  classes: {_count(len(evidence.labelled), 'sample')} tell which answer a question is like"
     if evidence.examples:
-        yield f"  examples: {_count(len(evidence.examples), 'sample')} shown before each question"
+        reader = ", under the pool's reader" if profile.fits else ""
+        yield f"  examples: {_count(len(evidence.examples), 'sample')} shown before each question{reader}"
 
 
 def _what_next(customization: Customization) -> str:

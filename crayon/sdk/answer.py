@@ -124,7 +124,7 @@ class Answer:
             return engine.generate(action.request)
         # One of a closed set is wanted: all are scored, and the likeliest comes as an answer of one token.
         request = score_request(action.request, support.answers)
-        return Scoring(support.answers).start(engine, action.source, request, support)
+        return Scoring(support.answers, given=False).start(engine, action.source, request, support)
 
     def _sent(self, action: Generate) -> GenerateRequest | ScoreRequest:
         """Return the request as the engine gets it."""

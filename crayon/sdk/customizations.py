@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
+from collections import OrderedDict
 from typing import TYPE_CHECKING, TypeAlias
 
 from crayon.customising.customise import check, customise
@@ -29,6 +31,10 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("crayon.sdk")
 
+# Samples that are kept in memory: those of customisations in use, and of drafts that were not saved. What is forgotten
+# is read again where it was saved.
+MOST_IN_MEMORY = 16
+
 
 class Customizations:
     """Names to customisations, read again when their files change; a name that ends with .json is an exported file."""
@@ -36,7 +42,8 @@ class Customizations:
     def __init__(self, folder: Path | str | os.PathLike[str] | None) -> None:
         self.store = CustomizationStore(None if folder is None else os.fspath(folder))
         self._known: dict[str, tuple[object, Customization]] = {}
-        self._drafts: dict[str, Material] = {}  # samples by their hash
+        self._drafts: OrderedDict[str, Material] = OrderedDict()  # samples by their hash, the latest used last
+        self._lock = threading.Lock()
 
     def find(self, field: str, value: object) -> Customization:
         """Return the customisation that a caller means.
@@ -66,11 +73,11 @@ class Customizations:
         """
         if not custom.material:
             return None, None
-        draft = self._drafts.get(custom.material)
+        draft = self._in_memory(custom.material)
         if custom.name in self.store and self.find("customization", custom.name).material == custom.material:
             folder = self.store.folder / custom.name
             if draft is None:
-                draft = self._drafts[custom.material] = self.store.material(custom.name)
+                draft = self._in_memory(custom.material, self.store.material(custom.name))
             return draft, folder
         return draft, None
 
@@ -105,7 +112,7 @@ class Customizations:
             raise InvalidRequestError("name", problem)
         calls = DeviceCalls(engine, patience=patience, cancelled=cancelled)
         draft = customise(calls, name, samples)
-        self._drafts[draft.customization.material] = Material(draft.samples, draft.vectors)
+        self._in_memory(draft.customization.material, Material(draft.samples, draft.vectors))
         found = check(
             calls,
             draft,
@@ -117,6 +124,17 @@ class Customizations:
         )
         # Whatever ends this earlier leaves what was there.
         return self.store.save(found, draft.samples, draft.vectors, replace=replace)
+
+    def _in_memory(self, key: str, new: Material | None = None) -> Material | None:
+        """Return the samples of a hash, `new` if given, as used last; the longest unused of too many are forgotten."""
+        with self._lock:
+            found = self._drafts.get(key) if new is None else new
+            if found is not None:
+                self._drafts[key] = found
+                self._drafts.move_to_end(key)
+            while len(self._drafts) > MOST_IN_MEMORY:
+                self._drafts.popitem(last=False)
+        return found
 
     def _load(self, name: str) -> Customization:
         stamp = self.store.stamp(name)

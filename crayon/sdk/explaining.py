@@ -116,7 +116,7 @@ def explain(core: Core, call: Call, allowed: Allowed, choices: Iterable[str] | N
         action = _embed(core, turn, call, allowed, action)
     closed = action.support if isinstance(action, Generate) else None
     if scoring is None and closed is not None and closed.answers:
-        scoring = Scoring(closed.answers)  # one of a closed set is wanted, as in `Answer`
+        scoring = Scoring(closed.answers, given=False)  # one of a closed set is wanted, as in `Answer`
     if isinstance(action, Generate) and action.source is Source.DEVICE and turn.gate is not None:
         action = _hold(core, turn, action, scoring)
     if isinstance(action, Fail):

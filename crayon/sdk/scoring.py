@@ -32,11 +32,14 @@ class Scoring:
     """What each side makes of the choices.
 
     Args:
-        choices: the texts, as the caller gave them.
+        choices: the texts.
+        given: whether the caller gave them, so that an error may name one of them; else they are a closed set of
+            answers, and the error names the messages.
     """
 
-    def __init__(self, choices: tuple[str, ...]) -> None:
+    def __init__(self, choices: tuple[str, ...], *, given: bool = True) -> None:
         self.choices = choices
+        self._given = given
         self.rankings: dict[Source, Ranking] = {}
         self._kept: tuple[Blend | None, tuple[Message, ...], ScoreResult] | None = None  # what the device found
 
@@ -51,7 +54,7 @@ class Scoring:
         try:
             return self._start(engine, source, request, support)
         except InvalidRequestError as error:
-            raise _of_choices(error) from None
+            raise self._told(error) from None
 
     def _start(self, engine: Engine, source: Source, request: ScoreRequest, support: Support | None) -> Stream:
         # Only an engine that blends here tells how likely an answer ends, and only under a blend or with support does
@@ -85,7 +88,7 @@ class Scoring:
             try:
                 take(stream, finished.result())
             except CrayonError as error:
-                stream.fail(_of_choices(error))
+                stream.fail(self._told(error))
             except FutureCancelledError:
                 stream.fail(CancelledError("the call was cancelled"))
             except Exception as error:  # noqa: BLE001 - whatever it is, who waits has to be told
@@ -102,6 +105,15 @@ class Scoring:
                 raise
             raise ServerRejectedError(f"the server's scores are unusable: {error}") from None
 
+    def _told(self, error: CrayonError) -> CrayonError:
+        """Return an error in the caller's words: who chooses or asks knows of no continuations."""
+        if not isinstance(error, InvalidRequestError) or not error.field.startswith("continuations"):
+            return error
+        field = error.field.replace("continuations", "choices", 1) if self._given else "messages"
+        if isinstance(error, PromptTooLongError):
+            return PromptTooLongError(error.prompt_tokens, error.limit, field)
+        return InvalidRequestError(field, error.problem)
+
 
 def score_request(request: GenerateRequest, choices: tuple[str, ...]) -> ScoreRequest:
     """Return the scoring that takes the place of an answer being written."""
@@ -114,13 +126,3 @@ def score_request(request: GenerateRequest, choices: tuple[str, ...]) -> ScoreRe
         model=request.model,
         prefix=request.prefix,
     )
-
-
-def _of_choices(error: CrayonError) -> CrayonError:
-    """Return an error in the caller's words: who chooses knows of no continuations."""
-    if not isinstance(error, InvalidRequestError) or not error.field.startswith("continuations"):
-        return error
-    field = error.field.replace("continuations", "choices", 1)
-    if isinstance(error, PromptTooLongError):
-        return PromptTooLongError(error.prompt_tokens, error.limit, field)
-    return InvalidRequestError(field, error.problem)

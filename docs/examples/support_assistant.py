@@ -1,7 +1,7 @@
 """A bank's support assistant: 16 tickets customise the device, then it sorts new ones. Nothing leaves this machine.
 
-The tickets were written for this example: a message and the queue that it belongs to. The shipped pool has a member for
-such requests. Put tickets about photo software in their place, and `fits` is False: the plain model is kept.
+The tickets were written for this example: a message and the queue that it belongs to. The queues repeat, so they are a
+closed set. Put tickets of your own in their place; `fits` is False where nothing that they hold beats the plain model.
 """
 
 from __future__ import annotations
@@ -41,9 +41,8 @@ NEW = [
 # A folder that is thrown away; leave customizations_dir out to keep what was customised.
 with tempfile.TemporaryDirectory() as folder, Crayon(customizations_dir=folder) as crayon:
     found = crayon.customize("support", TICKETS)
-    profile = found.profiles[0]
-    names = ", ".join(f"{weight:.2f}" for weight in profile.weights if weight)
-    print(f"customised from {len(TICKETS)} tickets; fits the pool: {found.fits}; weights {names or 'none'}")
+    kinds = [*found.profiles[0].evidence.kinds, *(["blend"] if any(found.profiles[0].weights) else [])]
+    print(f"customised from {len(TICKETS)} tickets; changes answers: {found.fits}, by {', '.join(kinds) or 'none'}")
     if found.expectation is not None:
         expected = found.expectation
         print(f"expected ({expected.metric}): {expected.customised:.0f}, plain base {expected.base:.0f}")

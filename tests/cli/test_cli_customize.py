@@ -494,9 +494,8 @@ def test_each_kind_of_evidence_is_told_and_the_base_only_where_it_answers_alone(
     assert "changes no answer" not in " ".join(expectation_lines(made((0.0, 0.0, 0.0), both)))
     shown = Evidence(examples=(0, 2))
     assert list(weight_lines(made((1.0, 0.0, 0.0), shown)))[1:] == [
-        "  examples: 2 samples shown before each question",
-        "  a   1.00  " + "#" * 30 + "  similarity 0.50",
-    ]
+        "  examples: 2 samples shown before each question, under the pool's reader",
+    ], "weights beside examples are the reader's, which was not chosen by similarity"
     assert list(weight_lines(made((0.0, 0.0, 0.0)))) == [
         "profile a: 1 sample",
         "  no member of the pool takes part (closest: a, similarity 0.50): the plain base is kept",

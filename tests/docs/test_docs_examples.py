@@ -90,7 +90,7 @@ def test_the_quick_start_answers(model: Path) -> None:
 @pytest.mark.models
 def test_the_support_assistant_is_customised_and_sorts(model: Path) -> None:
     said = run("support_assistant.py")
-    assert said.startswith("customised from 16 tickets; fits the pool: True; weights ")
+    assert said.startswith("customised from 16 tickets; changes answers: True, by ")
     rows = re.findall(
         r"before: (.+?) +after: (.+?) +margin (\d\.\d\d)(  close: let a person look)?$", said, re.MULTILINE
     )
