@@ -4,7 +4,8 @@
 
     CrayonError
     ├── InvalidRequestError          a field of the request is wrong; names the field and the fix
-    │   └── PromptTooLongError       the prompt leaves no room for an answer in the context
+    │   ├── PromptTooLongError       the prompt leaves no room for an answer in the context
+    │   └── ChatTemplateError        this model's chat template does not take these messages
     ├── ConfigError                  a setting is wrong; names the key and where it came from
     ├── PrivacyError                 the request must stay on the device and cannot be answered there
     ├── BudgetError                  the budget for the server is used up, and only the server may answer
@@ -19,6 +20,7 @@
     │   └── AdapterMismatchError     made for another base model
     ├── EngineError                  the engine itself failed
     │   ├── LibraryError             wrong llama.cpp, or its smoke test failed
+    │   ├── NoMemoryError            the machine has too little memory left
     │   ├── KvFullError              no room in the KV cache for a batch
     │   ├── NotFiniteError           the model computes nan, not numbers
     │   ├── AbortedError             a running step was aborted from another thread
@@ -39,10 +41,22 @@ Only the CLI turns these into messages and exit codes.
 from __future__ import annotations
 
 import traceback
+from typing import Any
 
 
 class CrayonError(Exception):
-    """Base of all errors raised by Crayon."""
+    """Base of all errors raised by Crayon. They pass through pickle, and so between processes, with their fields."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Exception's own way calls the class with `args`, which are the message and not what made it.
+        return _remade, (type(self), self.args, dict(self.__dict__))
+
+
+def _remade(kind: type[CrayonError], args: tuple[Any, ...], fields: dict[str, Any]) -> CrayonError:
+    error = kind.__new__(kind, *args)
+    error.args = args
+    error.__dict__.update(fields)
+    return error
 
 
 class InvalidRequestError(CrayonError, ValueError):
@@ -65,6 +79,13 @@ class PromptTooLongError(InvalidRequestError):
         )
         self.prompt_tokens = prompt_tokens
         self.limit = limit
+
+
+class ChatTemplateError(InvalidRequestError):
+    """The model's chat template refuses the messages or cannot render them; another model's may take them."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__("messages", message)
 
 
 class ConfigError(CrayonError):
@@ -136,6 +157,10 @@ class EngineError(CrayonError):
 
 class LibraryError(EngineError):
     """llama-cpp-python has the wrong version, or its smoke test failed: reinstall the pinned one."""
+
+
+class NoMemoryError(EngineError):
+    """The machine has too little memory left: close other programs, or take a smaller context or model."""
 
 
 class KvFullError(EngineError):

@@ -149,6 +149,19 @@ def _group_room(proc: Path, root: Path) -> list[int]:
     return left
 
 
+def address_space_left(proc: Path = PROC) -> int | None:
+    """Return how many bytes of address space this process may still take; None where no limit is set or known."""
+    try:
+        import resource  # not on Windows
+    except ImportError:
+        return None
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    if limit == resource.RLIM_INFINITY:
+        return None
+    pages = _read(proc / "self" / "statm").split()
+    return max(0, limit - int(pages[0]) * resource.getpagesize()) if pages else None
+
+
 def cpu_waiting(proc: Path = PROC, root: Path = CGROUPS) -> float | None:
     """Return for how many seconds, so far, tasks have waited for a core: those of this process's control group.
 

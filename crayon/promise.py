@@ -23,8 +23,9 @@ class Promise(Generic[Result]):
     def __init__(self, on_cancel: Callable[[], None] | None = None) -> None:
         self.future: Future[Result] = Future()
         self._closed = False
+        self._on_cancel = on_cancel
         if on_cancel is not None:
-            self.future.add_done_callback(lambda done: on_cancel() if done.cancelled() else None)
+            self.future.add_done_callback(self._done)
 
     @property
     def cancelled(self) -> bool:
@@ -40,6 +41,11 @@ class Promise(Generic[Result]):
         """Hand over an error in its place. Ignored after the end."""
         if self._begin_end():
             self.future.set_exception(error)
+
+    def _done(self, future: Future[Result]) -> None:
+        on_cancel, self._on_cancel = self._on_cancel, None  # who keeps a result does not keep its engine
+        if on_cancel is not None and future.cancelled():
+            on_cancel()
 
     def _begin_end(self) -> bool:
         """Return whether the caller still waits; from then on it is too late to cancel."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 from collections import deque
 from contextlib import suppress
 from typing import TYPE_CHECKING, Self
 
-from crayon.errors import CancelledError, CrayonError
+from crayon.errors import CancelledError, CrayonError, EngineClosedError
 from crayon.events import Finished
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ class Stream:
         self._watcher: Callable[[], None] | None = None
         self._closed = False  # no more will be pushed
         self.cancelled = False
+        self._process = os.getpid()
 
     # -- engine side
 
@@ -55,6 +57,8 @@ class Stream:
             self._closed = last
             self._events.append(item)
             self._wake()
+            if last:  # who keeps an answer that has ended does not keep its engine
+                self._on_cancel = None
 
     def _wake(self) -> None:
         self._ready.notify_all()
@@ -71,11 +75,13 @@ class Stream:
 
     def cancel(self) -> None:
         """End the generation early. Safe to call at any time, twice, and from any thread."""
+        if os.getpid() != self._process:  # forked: the lock may be held by a thread that is not here
+            return
         with self._ready:
-            already = self.cancelled
+            already, on_cancel = self.cancelled, self._on_cancel
             self.cancelled = True
-        if not already and not self._closed and self._on_cancel is not None:
-            self._on_cancel()
+        if not already and on_cancel is not None:
+            on_cancel()
         self.fail(CancelledError("the caller cancelled"))
 
     def watch(self, watcher: Callable[[], None]) -> None:
@@ -109,6 +115,7 @@ class Stream:
         return self
 
     def __next__(self) -> Event:
+        self._check_fork()
         with self._ready:
             while not self._events:
                 if self._closed:
@@ -123,6 +130,7 @@ class Stream:
             StopIteration: the stream has ended.
             CrayonError: the generation failed.
         """
+        self._check_fork()
         with self._ready:
             if not self._events and not self._closed:
                 self._ready.wait(timeout)
@@ -136,6 +144,7 @@ class Stream:
         return self
 
     async def __anext__(self) -> Event:
+        self._check_fork()
         while True:
             with self._ready:
                 if self._events:
@@ -146,6 +155,11 @@ class Stream:
                 future: asyncio.Future[None] = loop.create_future()
                 self._waiter = (loop, future)
             await future
+
+    def _check_fork(self) -> None:
+        # Nobody writes here in a forked process: who waited would wait for ever.
+        if os.getpid() != self._process:
+            raise EngineClosedError("the answer was begun before the process forked; only the parent can read it")
 
     def __enter__(self) -> Self:
         return self

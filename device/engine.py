@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
+import weakref
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -14,6 +15,7 @@ from crayon.device import opening
 from crayon.device.auto import Wish, pick
 from crayon.device.compute import Compute
 from crayon.device.encoder import Encoder
+from crayon.device.held import Held
 from crayon.device.job import Job
 from crayon.device.prefixes import Prefixes
 from crayon.device.worker import Worker
@@ -41,6 +43,7 @@ from crayon.errors import (
 )
 from crayon.llama import smoke
 from crayon.llama.model import Model
+from crayon.llama.trial import ensure_opens
 from crayon.models import is_auto
 from crayon.models.prepared import origin
 from crayon.promise import Promise
@@ -106,8 +109,9 @@ class DeviceEngine:
         self._worker: Worker | None = None
         self._gate = threading.Lock()  # callers read the model's vocabulary under it, so that close() waits for them
         smoke.check()
+        if not file_sha256:  # nobody vouches for it
+            ensure_opens(Path(path))
         self._model = Model(path)
-        self._encoder: Encoder | None = None
         self._name = name or Path(path).stem
         try:
             self._model.log_limits()
@@ -116,6 +120,7 @@ class DeviceEngine:
         except Exception:
             self._model.close()
             raise
+        self._held = Held(self._model, self._compute)
         self._threads = threads
         self._background, self._everyday = tuple(background), everyday
         self._cache_dir = cache_dir
@@ -129,15 +134,16 @@ class DeviceEngine:
             template_sha256=self.template_sha256,
         )
         self._adapters = adapters
-        self._blends: PoolBlends | None = None
         self._pooling = threading.Lock()
         self._shipped: Path | None = None
         try:
             self._use(pools)
         except Exception:
-            self._free()
+            self._held.free()
             raise
-        self._worker = Worker(abort=self._abort, clear_abort=self._clear_abort)
+        self._worker = Worker(abort=self._held.abort, clear_abort=self._held.clear_abort, free=self._held.free)
+        # Who drops an engine without closing it does not keep its model: the thread ends and frees it.
+        weakref.finalize(self, self._worker.release).atexit = False
 
     @classmethod
     def open(
@@ -194,7 +200,7 @@ class DeviceEngine:
 
     def models(self) -> tuple[ModelInfo, ...]:
         """Return the one model that runs here."""
-        blends = bool(self._adapters or self._blends or self._shipped)
+        blends = bool(self._adapters or self._held.blends or self._shipped)
         capabilities = {GENERATE, SCORE, ENCODE} | ({BLEND} if blends else set())
         return (ModelInfo(self._name, self.n_ctx, self._source_sha256, self._quantization, frozenset(capabilities)),)
 
@@ -216,7 +222,7 @@ class DeviceEngine:
         Raises:
             EngineClosedError: after `close`.
         """
-        with self._gate:
+        with self._used():
             self._running()
             return len(self._model.tokenize_chat(messages))
 
@@ -229,12 +235,12 @@ class DeviceEngine:
             OverloadedError: too many requests wait.
         """
         self._check_model(request.model)
-        with self._gate:
+        with self._used():
             worker = self._running()
             tokens = self._prompt(request.messages)
             blend, hold = self._resolve(request.blend)
             prefix = self._shared(request, tokens, blend)
-        stream = Stream(on_cancel=lambda: worker.cancelled(job))
+        stream = Stream(on_cancel=lambda: self._cancelled(worker, job))
         job = Job(stream, request.deadline)
         job.steps = self._compute.generate(job, stream, request, tokens, blend, hold, prefix)
         worker.submit(job)
@@ -254,7 +260,7 @@ class DeviceEngine:
             OverloadedError: too many requests wait.
         """
         self._check_model(request.model)
-        with self._gate:
+        with self._used():
             worker = self._running()
             tokens = self._prompt(request.messages)
             blend, hold = self._resolve(request.blend)
@@ -264,7 +270,7 @@ class DeviceEngine:
         if ended and end < 0:
             raise EngineError("the model has no token that ends an answer, so none can be scored to its end")
         check_continuations(len(tokens) + ended, lists, self.n_ctx)
-        promise = Promise[ScoreResult](on_cancel=lambda: worker.cancelled(job))
+        promise = Promise[ScoreResult](on_cancel=lambda: self._cancelled(worker, job))
         job = Job(promise, request.deadline)
         if ended:
             lists = [[*part, end] for part in lists]
@@ -280,7 +286,7 @@ class DeviceEngine:
             OverloadedError: too many requests wait.
         """
         worker, encoder, lists = self._tokenized(request)
-        promise = Promise[EncodeResult](on_cancel=lambda: worker.cancelled(job))
+        promise = Promise[EncodeResult](on_cancel=lambda: self._cancelled(worker, job))
         job = Job(promise, request.deadline)
         usage = Usage(prompt_tokens=sum(len(part) for part in lists))
         job.steps = encoder.steps(lists, lambda vectors: promise.succeed(EncodeResult(vectors, usage, self._name)))
@@ -294,7 +300,7 @@ class DeviceEngine:
             PromptTooLongError, OverloadedError: as `encode`.
         """
         worker, encoder, lists = self._tokenized(request)
-        promise = Promise[RawStates](on_cancel=lambda: worker.cancelled(job))
+        promise = Promise[RawStates](on_cancel=lambda: self._cancelled(worker, job))
         job = Job(promise, request.deadline)
         job.steps = encoder.raw_steps(lists, promise.succeed, everyday=request.everyday)
         worker.submit(job)
@@ -302,12 +308,14 @@ class DeviceEngine:
 
     def close(self) -> None:
         """End what runs and free the model."""
+        worker = self._worker
+        if worker is not None and worker.forked:  # who held the gate when the process forked is not in this one
+            self._worker = None
+            return
         with self._gate:
             worker, self._worker = self._worker, None
-        if worker is None:
-            return
-        worker.close()
-        self._free()
+        if worker is not None:
+            worker.close()
 
     def __enter__(self) -> Self:
         return self
@@ -316,6 +324,21 @@ class DeviceEngine:
         self.close()
 
     # -- on the caller's thread
+
+    def _used(self) -> threading.Lock:
+        """Return the gate, which a forked process must not wait for: who held it is not there.
+
+        Raises:
+            EngineClosedError: the model was loaded before this process forked.
+        """
+        worker = self._worker
+        if worker is not None:
+            worker.check_fork()
+        return self._gate
+
+    def _cancelled(self, worker: Worker, job: Job) -> None:
+        # A method: an answer that still runs keeps its engine.
+        worker.cancelled(job)
 
     def _running(self) -> Worker:
         if self._worker is None:
@@ -328,7 +351,7 @@ class DeviceEngine:
 
     def _tokenized(self, request: EncodeRequest) -> tuple[Worker, Encoder, list[list[int]]]:
         self._check_model(request.model)
-        with self._gate:
+        with self._used():
             worker = self._running()
             encoder = self._encoder_ready()
             return worker, encoder, [encoder.tokenize(text, f"texts[{i}]") for i, text in enumerate(request.texts)]
@@ -356,7 +379,7 @@ class DeviceEngine:
     ) -> SharedPrefix | None:
         name: str | None = ""
         if blend is not None:
-            name = self._blends.identity(blend) if self._blends is not None else None
+            name = self._held.blends.identity(blend) if self._held.blends is not None else None
         return self._prefixes.find(request.prefix, request.messages, tokens, name)
 
     def _ready(self) -> PoolBlends | None:
@@ -365,28 +388,20 @@ class DeviceEngine:
             folder, self._shipped = self._shipped, None
             if folder is not None:
                 self._use(opening.open_shipped(folder))
-            return self._blends
+            return self._held.blends
 
     def _use(self, pools: Sequence[Pool]) -> None:
         if pools:
             self._source_sha256 = check_bases(pools, self._model, self._source_sha256, self._name)
-            self._blends = PoolBlends(self._model, pools, contexts=(self._compute.context,))
-
-    def _free(self) -> None:
-        if self._encoder is not None:
-            self._encoder.close()
-        self._compute.close()
-        if self._blends is not None:
-            self._blends.close()
-        self._model.close()
+            self._held.blends = PoolBlends(self._model, pools, contexts=(self._compute.context,))
 
     def _encoder_ready(self) -> Encoder:
         # Made at the first use: its context costs as much memory as the main one's.
-        if self._encoder is None:
+        if self._held.encoder is None:
             # A pool's keys say which layer texts are compared by.
             encoders = [pool.manifest.encoder for pool in self.pools]
             layers = (found.layer for found in encoders if found is not None and found.kind == POOLING)
-            self._encoder = Encoder(
+            self._held.encoder = Encoder(
                 self._model,
                 n_ctx=self.n_ctx,
                 background=self._background,
@@ -396,14 +411,4 @@ class DeviceEngine:
                 threads=self._threads,
                 layer=next(layers, None),
             )
-        return self._encoder
-
-    def _abort(self) -> None:
-        self._compute.abort()
-        if self._encoder is not None:
-            self._encoder.abort()
-
-    def _clear_abort(self) -> None:
-        self._compute.clear_abort()
-        if self._encoder is not None:
-            self._encoder.clear_abort()
+        return self._held.encoder

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 from crayon.adapters.find import find_pool, shipped_pools_dir
 from crayon.adapters.pool import MANIFEST, Pool, read_manifest
 from crayon.errors import AdapterError, InvalidRequestError, ModelFileError
+from crayon.llama.trial import ensure_opens
 from crayon.models import default_models_dir, prepared, resolve
 
 if TYPE_CHECKING:
@@ -50,6 +51,8 @@ def find(
     folder = models_dir or default_models_dir()
     local = resolve(reference, download=download, progress=progress, models_dir=models_dir)
     path, file_sha256 = local.path, local.sha256
+    if local.entry is None:  # no catalogue vouches for it
+        ensure_opens(path)
     if prepared_file:
         try:
             made, info = prepared.usable(local, models_dir), prepared.describe(local, models_dir)

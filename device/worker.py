@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import logging
+import os
 import threading
 from collections import deque
 from typing import TYPE_CHECKING
@@ -32,12 +33,22 @@ class Worker:
     Args:
         abort: stops the running step at once, from any thread.
         clear_abort: lets steps run again.
+        free: frees what steps compute with; called last, by the thread.
         limit: most jobs waiting or running.
     """
 
-    def __init__(self, *, abort: Callable[[], None], clear_abort: Callable[[], None], limit: int = 64) -> None:
+    def __init__(
+        self,
+        *,
+        abort: Callable[[], None],
+        clear_abort: Callable[[], None],
+        free: Callable[[], None] = lambda: None,
+        limit: int = 64,
+    ) -> None:
         self._abort = abort
         self._clear_abort = clear_abort
+        self._free = free
+        self._process = os.getpid()
         self._limit = limit
         self._wake = threading.Condition()
         self._incoming: deque[Job] = deque()
@@ -49,13 +60,26 @@ class Worker:
         # A thread that computes while the process ends would run in libraries that are already torn down.
         atexit.register(self.close)
 
+    @property
+    def forked(self) -> bool:
+        """Whether this process was forked from the one that has the thread."""
+        return os.getpid() != self._process
+
+    def check_fork(self) -> None:
+        """Raise EngineClosedError in a process forked after the thread was started: it is not in this one."""
+        if self.forked:
+            raise EngineClosedError(
+                "the device's model was loaded before the process forked; load it, or make a new client, after forking"
+            )
+
     def submit(self, job: Job) -> None:
         """Queue a job.
 
         Raises:
-            EngineClosedError: the worker was closed.
+            EngineClosedError: the worker was closed, or the process forked since.
             OverloadedError: too many jobs wait already.
         """
+        self.check_fork()
         with self._wake:
             if self._closing:
                 raise EngineClosedError("the device engine is closed")
@@ -66,22 +90,37 @@ class Worker:
 
     def cancelled(self, job: Job) -> None:
         """Note that a job's caller gave up: its running step is stopped, a waiting job is dropped at its turn."""
+        if self.forked:
+            return
         with self._wake:
             if self._current is job:
                 self._abort()
             self._wake.notify()
 
     def close(self) -> None:
-        """Fail what is queued or running and end the thread."""
-        with self._wake:
-            self._closing = True
-            self._abort()
-            self._wake.notify()
-        if threading.current_thread() is not self._thread:
+        """Fail what is queued or running, end the thread and wait until all is freed."""
+        self.release()
+        if threading.current_thread() is not self._thread and not self.forked:
             self._thread.join()
-        atexit.unregister(self.close)
+
+    def release(self) -> None:
+        """As `close`, without waiting: from the garbage collector, which may run anywhere."""
+        if self.forked:
+            return
+        with self._wake:
+            if not self._closing:
+                self._closing = True
+                self._abort()
+            self._wake.notify()
 
     def _run(self) -> None:
+        try:
+            self._work()
+        finally:
+            self._free()
+            atexit.unregister(self.close)
+
+    def _work(self) -> None:
         while True:
             with self._wake:
                 while not (self._incoming or self._jobs or self._closing):
@@ -90,8 +129,7 @@ class Worker:
                 self._incoming.clear()
                 if self._closing:
                     break
-            before = list(self._jobs)
-            self._jobs = [job for job in before if self._step(job)]
+            self._jobs = [job for job in self._jobs if self._step(job)]
         for job in self._jobs:
             self._end(job, EngineClosedError("the device engine was closed"))
 

@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_trial() -> Iterator[None]:
+    """Open the models of tests at once, and not in a child first, which costs half a second each."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("crayon.llama.trial.WANTED", False)
+        yield
 
 
 @pytest.fixture(scope="session")

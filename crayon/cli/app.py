@@ -12,6 +12,7 @@ import typer
 from crayon.cli import console
 from crayon.cli.exit_codes import BROKEN_PIPE, INTERRUPTED, UNEXPECTED, exit_code, exit_code_table
 from crayon.cli.lazy import CommandEntry, LazyGroup
+from crayon.cli.streams import OutputError, discard, whole_streams
 from crayon.errors import CrayonError, OverloadedError
 
 if TYPE_CHECKING:
@@ -58,12 +59,14 @@ class CommandGroup(LazyGroup):
         except (typer.Exit, typer.Abort, typer.TyperException):
             raise
         except BrokenPipeError:
-            _discard_output()
+            discard(sys.stdout)
             raise typer.Exit(BROKEN_PIPE) from None
         except KeyboardInterrupt:
             console.message("interrupted")
             raise typer.Exit(INTERRUPTED) from None
         except Exception as error:  # noqa: BLE001 - the program's last line of defence
+            if isinstance(error, OutputError):
+                discard(sys.stdout)
             _report(error, debug=debug)
             raise typer.Exit(exit_code(error)) from None
 
@@ -81,17 +84,6 @@ def _report(error: Exception, *, debug: bool) -> None:
     else:
         hint = "" if debug else "; `crayon --debug ...` shows where, please report it"
         console.error(f"unexpected {type(error).__name__}: {error}{hint}")
-
-
-def _discard_output() -> None:
-    """Point standard output at nothing, so that the interpreter's own flush at exit stays quiet."""
-    try:
-        descriptor = sys.stdout.fileno()
-    except (OSError, ValueError):
-        return  # not a real file, nothing will complain
-    null = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(null, descriptor)
-    os.close(null)
 
 
 def _print_version(value: bool) -> None:
@@ -129,10 +121,31 @@ def run(arguments: Sequence[str] | None = None) -> int:
     # gRPC reads it when it is first imported, which reading the settings does; its log lines would stand among ours.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     command = typer.main.get_command(app)
+    with whole_streams():
+        code = 0
+        try:
+            command.main(args=arguments, prog_name="crayon")
+        except SystemExit as end:
+            code = end.code if isinstance(end.code, int) else UNEXPECTED
+        except OutputError as error:  # of what is no command: --help, --version
+            discard(sys.stdout)
+            _report(error, debug=False)
+            code = exit_code(error)
+        finally:
+            unwritten = _flush()
+            console.forget_unwritten()
+    return unwritten or code
+
+
+def _flush() -> int:
+    """Write what is kept, as of --help, which ends before commands do; return the exit code of a failure."""
     try:
-        command.main(args=arguments, prog_name="crayon")
-    except SystemExit as end:
-        return end.code if isinstance(end.code, int) else UNEXPECTED
-    finally:
-        console.forget_unwritten()
+        sys.stdout.flush()
+    except BrokenPipeError:
+        discard(sys.stdout)
+        return BROKEN_PIPE
+    except OutputError as error:
+        discard(sys.stdout)
+        console.error(str(error))
+        return exit_code(error)
     return 0

@@ -141,7 +141,7 @@ def _piped_text(words: list[str]) -> str:
     if len(data) > MAX_STDIN_BYTES:
         raise InvalidRequestError("standard input", f"is larger than {MAX_STDIN_BYTES // 2**20} MiB; send a part of it")
     try:
-        return data.decode("utf-8").removesuffix("\n")
+        return data.decode("utf-8-sig").removesuffix("\n")
     except UnicodeDecodeError as error:
         raise InvalidRequestError(
             "standard input", f"is not UTF-8 text (byte {error.start}); convert it first"

@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any, Literal
 
+from crayon.cli import console
 from crayon.cli.device_model import device_model, fetch, suited
 from crayon.completion import Mode
-from crayon.errors import ConfigError, ServerUnavailableError, UnauthenticatedError
+from crayon.errors import ConfigError, CrayonError, ServerUnavailableError, UnauthenticatedError
 from crayon.local_only import local_only
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ def open_client(settings: Settings) -> Crayon:
     quiet_grpc()
     from crayon.data import load_scope
     from crayon.sdk import Crayon
+    from crayon.sdk.device_failures import is_devices_own
 
     scopes = [load_scope(name) for name in settings.scopes]
     device: str | None = settings.device.model
@@ -42,8 +44,14 @@ def open_client(settings: Settings) -> Crayon:
         device = settings.device.model if settings.private else None
     elif local_only() or settings.private or settings.server.address is None or settings.mode not in _SERVER_FIRST:
         # The name and not the path: answers say which model wrote them.
-        device = device_model(suited(settings, settings.customization))
-        fetch(settings, device)
+        try:
+            device = device_model(suited(settings, settings.customization))
+            fetch(settings, device)
+        except CrayonError as error:
+            if not _server_may(settings) or not is_devices_own(error):
+                raise
+            # The client finds that out again, and lets the server answer.
+            console.warning(f"the device's model cannot be used, so the server answers: {error}")
     return Crayon(
         device=device,
         server=settings.server.address,
@@ -62,6 +70,12 @@ def open_client(settings: Settings) -> Crayon:
         server_options=server_options(settings.server),
         **settings.sampling.model_dump(),
     )
+
+
+def _server_may(settings: Settings) -> bool:
+    """Return whether the server may answer where the device cannot."""
+    kept = settings.private or local_only() or settings.mode is Mode.ONLY_ON_DEVICE
+    return settings.server.address is not None and not kept
 
 
 def privacy_of(settings: Settings) -> Privacy:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path  # noqa: TC003 - typer reads the annotations when it runs
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,6 +11,7 @@ import typer
 from crayon.cli import console
 from crayon.cli.client import quiet_grpc
 from crayon.cli.exit_codes import UNEXPECTED
+from crayon.cli.streams import OutputError, discard
 from crayon.errors import ConfigError, CrayonError
 
 if TYPE_CHECKING:
@@ -59,7 +61,10 @@ def health(
         # Not the code of the error's kind: probers know two.
         console.error(f"{address}: {error}")
         raise typer.Exit(UNEXPECTED) from None
-    print(status)
+    try:
+        print(status, flush=True)
+    except OutputError:  # probers read the exit code, and some close the rest
+        discard(sys.stdout)
     if status != "SERVING":
         raise typer.Exit(UNEXPECTED)
 

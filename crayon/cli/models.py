@@ -187,7 +187,8 @@ def _local(store: Store, catalogue: Catalogue, reference: str) -> LocalModel:
 
 
 def _describe(reference: str) -> dict[str, Any]:
-    from crayon.models import CatalogueEntry, is_auto, read_gguf
+    from crayon.models import CatalogueEntry, is_auto
+    from crayon.models.gguf_file import check_model
     from crayon.models.reference import PathReference, parse_reference
 
     store, catalogue = _open()
@@ -217,7 +218,7 @@ def _describe(reference: str) -> dict[str, Any]:
     if chosen is not None and chosen.model == record["name"]:
         record["auto"] = f"takes this model: {chosen.why}"
     if local is not None:
-        info = read_gguf(local.path)
+        info = check_model(local.path)
         record["file"] = {
             "gguf version": info.version,
             "architecture": info.architecture,
@@ -228,6 +229,7 @@ def _describe(reference: str) -> dict[str, Any]:
             "width": info.embedding_length,
             "context length": info.context_length,
             "chat template": info.has_chat_template,
+            **({"files": info.parts} if info.parts > 1 else {}),
         }
         record["prepared"] = _prepared_record(local, store)
     return record

@@ -189,12 +189,15 @@ def _told(factory: Callable[[], Engine], path: Path) -> Callable[[], Engine]:
 
 
 def _llama_cpp(settings: Settings, given: Mapping[str, Any]) -> Callable[[], Engine]:
+    from crayon.llama.trial import ensure_opens
     from crayon.models import read_gguf, resolve
     from crayon.models.prepared import origin
 
     serve = settings.serve
     with pull_progress(serve.model) as progress:
         local = resolve(serve.model, progress=progress, models_dir=settings.models_dir)
+    if local.entry is None:  # no catalogue vouches for it
+        ensure_opens(local.path)
     info = read_gguf(local.path)
     source_sha256, quantization = origin({key: str(value) for key, value in info.metadata.items()}, local.sha256)
     pools = open_pools(serve.pools, source_sha256, local.name)

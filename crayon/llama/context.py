@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from crayon.contention import here
-from crayon.errors import AbortedError, EngineClosedError, EngineError, InvalidRequestError, KvFullError
+from crayon.errors import AbortedError, EngineClosedError, EngineError, InvalidRequestError, KvFullError, NoMemoryError
 from crayon.llama import library
+from crayon.llama.scarce import is_memory_short
 from crayon.machine import usable_cores
 
 if TYPE_CHECKING:
@@ -46,7 +47,8 @@ class Context:
 
     Raises:
         InvalidRequestError: a size is below 1.
-        EngineError: llama.cpp cannot make it (usually memory).
+        NoMemoryError: too little memory is left for it.
+        EngineError: llama.cpp cannot make it for another reason.
     """
 
     def __init__(
@@ -100,6 +102,11 @@ class Context:
         self._handle: Any = api.llama_init_from_model(model.handle, params)
         if not self._handle:
             why = lib.log.take_errors() or "llama.cpp gives no reason, most often memory"
+            if is_memory_short(why):
+                raise NoMemoryError(
+                    f"too little memory for a context of {n_ctx:,} tokens of {model.path.name}: close other programs, "
+                    f"raise the process's limit, or take a smaller context or model ({why})"
+                )
             raise EngineError(f"no context of {n_ctx} tokens for {model.path.name}: {why}")
         api.llama_set_abort_callback(self._handle, self._should_abort, ctypes.addressof(self._abort_flag))
         self._memory: Any = api.llama_get_memory(self._handle)

@@ -11,7 +11,7 @@ from jinja2.exceptions import SecurityError
 from jinja2.ext import Extension
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from crayon.errors import InvalidRequestError
+from crayon.errors import ChatTemplateError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -92,4 +92,4 @@ def _to_json(
 
 
 def _refuse(message: str) -> NoReturn:
-    raise InvalidRequestError("messages", f"refused by the model's chat template: {message}")
+    raise ChatTemplateError(f"refused by the model's chat template: {message}")

@@ -13,7 +13,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from crayon.errors import LibraryError
+from crayon.errors import LibraryError, NoMemoryError
+from crayon.llama.scarce import is_memory_short
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -108,6 +109,7 @@ def load() -> Library:
 
     Raises:
         LibraryError: llama-cpp-python is missing, has another version than the pinned one, or does not load.
+        NoMemoryError: there is too little memory for it.
     """
     with _LOADING:  # two libraries at once would leave llama.cpp with the log callback of the one thrown away
         return _load()
@@ -129,6 +131,8 @@ def _load() -> Library:
         with _brief_spinning():
             from llama_cpp import llama_cpp as api  # loads a shared library: only where an engine is wanted
     except (ImportError, OSError, RuntimeError) as error:
+        if is_memory_short(str(error)):
+            raise NoMemoryError(f"too little memory for llama.cpp's shared library: {error}") from error
         raise LibraryError(f"llama.cpp's shared library does not load: {error}") from error
     return Library(api)
 

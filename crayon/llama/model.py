@@ -9,15 +9,15 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from crayon.errors import EngineClosedError, ModelFileError
+from crayon.errors import ChatTemplateError, EngineClosedError, ModelFileError, NoMemoryError
 from crayon.llama import amx, library
 from crayon.llama.passing import on_passing_thread
+from crayon.llama.scarce import check_room, is_memory_short
 from crayon.llama.template import ChatTemplate
+from crayon.messages import Message
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    from crayon.messages import Message
 
 logger = logging.getLogger("crayon.llama")
 
@@ -35,6 +35,7 @@ class Model:
 
     Raises:
         ModelFileError: the file is missing, truncated, not a GGUF, or of an architecture that the library lacks.
+        NoMemoryError: too little memory is left for it.
         LibraryError: the wrong llama-cpp-python is installed.
     """
 
@@ -47,6 +48,7 @@ class Model:
         with self.path.open("rb") as file:
             if file.read(4) != b"GGUF":
                 raise ModelFileError(f"{self.path}: not a GGUF file (its first bytes are not 'GGUF')")
+        check_room(self.path.name, 0 if vocab_only else self.path.stat().st_size)
         params = api.llama_model_default_params()
         params.vocab_only = vocab_only
         params.n_gpu_layers = 0
@@ -56,6 +58,12 @@ class Model:
         self._handle: Any = on_passing_thread(lambda: api.llama_model_load_from_file(os.fsencode(self.path), params))
         if not self._handle:
             why = self._lib.log.take_errors() or "llama.cpp gives no reason"
+            if is_memory_short(why):
+                megabytes = f"{self.path.stat().st_size / 1e6:,.0f} MB"
+                raise NoMemoryError(
+                    f"too little memory to load {self.path.name} ({megabytes}): close other programs, raise the "
+                    f"process's limit, or take a smaller model ({why})"
+                )
             raise ModelFileError(f"{self.path}: cannot be loaded, truncated or of an unknown kind ({why})")
         self._vocab: Any = api.llama_model_get_vocab(self._handle)
         self._has_vocab = api.llama_vocab_type(self._vocab) != api.LLAMA_VOCAB_TYPE_NONE
@@ -148,6 +156,22 @@ class Model:
                 logging.WARNING if template.loses else logging.INFO, "the chat template of %s %s", self.path.name, limit
             )
 
+    def check_chat(self) -> None:
+        """See that a plain question can be read: nothing else ever could be answered.
+
+        Raises:
+            ModelFileError: there is no vocabulary or chat template, or it is not valid, or refuses any question.
+        """
+        try:
+            tokens = self.tokenize_chat((Message("user", "Hello"),))
+        except ChatTemplateError as error:
+            raise ModelFileError(f"{self.path}: its chat template does not take a plain question: {error}") from None
+        except ModelFileError as error:
+            said = str(error)
+            raise ModelFileError(said if str(self.path) in said else f"{self.path}: {said}") from None
+        if not tokens:
+            raise ModelFileError(f"{self.path}: its chat template makes nothing of a plain question")
+
     # -- tokens
 
     def tokenize(self, text: str, *, special: bool = False, add_bos: bool = False) -> list[int]:
@@ -168,7 +192,7 @@ class Model:
         message holds one (nearly always) the rendered prompt is tokenised whole, exactly as the model was trained.
 
         Raises:
-            InvalidRequestError: the template refuses the messages, or loses some of what they say.
+            ChatTemplateError: the template refuses the messages, or loses some of what they say.
             ModelFileError: the file holds no template, or it is not valid.
         """
         parts = self.template.parts(messages, self.control_texts)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 
 import jinja2
 
-from crayon.errors import InvalidRequestError, ModelFileError
+from crayon.errors import ChatTemplateError, InvalidRequestError, ModelFileError
 from crayon.llama import dialect
 from crayon.messages import Message
 
@@ -80,7 +80,7 @@ class ChatTemplate:
         """Return the prompt, ending where the assistant's answer starts, whatever it lost.
 
         Raises:
-            InvalidRequestError: the template refuses these messages (for example two user turns in a row).
+            ChatTemplateError: the template refuses these messages (for example two user turns in a row).
         """
         try:
             return self._template.render(
@@ -89,11 +89,11 @@ class ChatTemplate:
                 **dialect.values(),
                 **self._tokens,
             )
-        except InvalidRequestError:
+        except ChatTemplateError:
             raise
         except _FAILURES as error:
-            raise InvalidRequestError(
-                "messages", f"the model's chat template cannot render them: {str(error) or type(error).__name__}"
+            raise ChatTemplateError(
+                f"the model's chat template cannot render them: {str(error) or type(error).__name__}"
             ) from error
 
     def parts(self, messages: Sequence[Message], control_texts: Sequence[str]) -> list[Part]:
@@ -103,7 +103,7 @@ class ChatTemplate:
         the template's own ones stay in the others.
 
         Raises:
-            InvalidRequestError: the template refuses the messages, or loses some of them.
+            ChatTemplateError: the template refuses the messages, or loses some of them.
         """
         found = [mark for mark in control_texts if any(mark in m.content for m in messages)]
         if not found:
@@ -184,8 +184,7 @@ class ChatTemplate:
                 continue
             lost = message.role in self.loses or ("earlier" in self.loses and message.role == "user" and i < last)
             if lost or not any(form in rendered for form in _forms(message)):
-                raise InvalidRequestError(
-                    "messages",
+                raise ChatTemplateError(
                     f"the model's chat template leaves out or rewrites what the {message.role} says; leave that "
                     "message out, or use another model",
                 )

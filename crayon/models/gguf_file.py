@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, BinaryIO, TypeAlias
 
 from crayon.errors import ModelFileError
 from crayon.models.ggml_types import BLOCKS, FILE_TYPES
+from crayon.models.hyperparameters import check_sizes
+from crayon.models.split import whole
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -52,7 +54,11 @@ class TensorInfo:
 
 @dataclass(frozen=True, slots=True)
 class GgufInfo:
-    """What the header says. `metadata` holds the scalars and texts, not the arrays; `parameters` counts weights."""
+    """What the header says. `metadata` holds the scalars and texts, not the arrays; `parameters` counts weights.
+
+    Of a model in several files (`parts`), `size`, `tensor_count`, `parameters` and `tensors` are those of all; a
+    tensor's offset is one in its own file.
+    """
 
     version: int
     size: int
@@ -61,6 +67,7 @@ class GgufInfo:
     metadata: Mapping[str, Scalar]
     arrays: frozenset[str] = frozenset()
     tensors: Mapping[str, TensorInfo] = field(default_factory=dict, repr=False)
+    parts: int = 1
 
     @property
     def kind(self) -> str:
@@ -126,16 +133,18 @@ def read_gguf(path: Path) -> GgufInfo:
 
 
 def check_model(path: Path) -> GgufInfo:
-    """Return the header of a model file.
+    """Return the header of a model file; of all its parts where it is the first of several.
 
     Raises:
-        ModelFileError: as `read_gguf`, or the file is an adapter, or holds no weights.
+        ModelFileError: as `read_gguf`, or the file is an adapter, or holds no weights, or parts of it are missing, or
+            its sizes are such that llama.cpp would end the process.
     """
-    info = read_gguf(path)
+    info = whole(path, read_gguf(path), read_gguf)
     if info.kind != "model":
         raise ModelFileError(f"{path} is a GGUF of type {info.kind!r}, not a model")
     if info.tensor_count == 0:
         raise ModelFileError(f"{path} holds a vocabulary only, no weights")
+    check_sizes(path, info)
     return info
 
 

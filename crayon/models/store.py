@@ -17,6 +17,7 @@ from crayon.errors import DeadlineExceededError, DownloadError, ModelFileError
 from crayon.models.gguf_file import check_model
 from crayon.models.partial import disk_errors, partial_path
 from crayon.models.source import Wanted
+from crayon.models.split import parts_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -46,7 +47,10 @@ class State(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """A verified file: its SHA-256 holds as long as size and time of change (ns) stay what they were."""
+    """A verified file: its SHA-256 holds as long as size and time of change (ns) stay what they were.
+
+    Of a model in several files, these are of all parts, one after the other.
+    """
 
     name: str
     path: str
@@ -266,27 +270,33 @@ class Store:
             lock.release()
 
     def _hash(self, path: Path, wanted: Wanted, source: str) -> Record:
+        parts = parts_of(path)
+        if len(parts) > 1:
+            check_model(path)  # says which part is missing
+        sha256 = hashlib.sha256()
         try:
-            with path.open("rb") as file:
-                before = os.fstat(file.fileno())
-                if wanted.size is not None and before.st_size != wanted.size:
-                    raise OtherBytesError(
-                        f"{path} is not {wanted.name}: it has {before.st_size:,} bytes and should have {wanted.size:,}"
-                    )
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
+            before = _stamp(path)
+            if wanted.size is not None and before[0] != wanted.size:
+                raise OtherBytesError(
+                    f"{path} is not {wanted.name}: it has {before[0]:,} bytes and should have {wanted.size:,}"
+                )
+            for part in parts:
+                with part.open("rb") as file:
+                    hashlib.file_digest(file, lambda: sha256)
         except OSError as error:
             raise ModelFileError(f"{path} cannot be read: {error.strerror or error}") from None
+        digest = sha256.hexdigest()
         if wanted.sha256 is not None and digest != wanted.sha256:
             raise OtherBytesError(f"{path} is not {wanted.name}: its SHA-256 is {digest} and should be {wanted.sha256}")
         check_model(path)
-        return Record(wanted.name, str(path.absolute()), digest, before.st_size, before.st_mtime_ns, source)
+        return Record(wanted.name, str(path.absolute()), digest, *before, source)
 
     def _holds(self, record: Record, path: Path, sha256: str | None) -> bool:
         try:
-            now = path.stat()
+            now = _stamp(path)
         except OSError:
             return False
-        same = (str(path.absolute()), now.st_size, now.st_mtime_ns) == (record.path, record.size, record.mtime_ns)
+        same = (str(path.absolute()), *now) == (record.path, record.size, record.mtime_ns)
         return same and sha256 in (None, record.sha256)
 
     def _record_path(self, key: str) -> Path:
@@ -300,6 +310,12 @@ class Store:
         if not name or name in (".", "..") or "/" in name or "\\" in name or "\0" in name:
             raise ModelFileError(f"{name!r} is no plain file name")
         return name
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    """Return size and time of change (ns) of a model's file; of several parts their sums, which change with any."""
+    found = [part.stat() for part in parts_of(path)]
+    return sum(each.st_size for each in found), sum(each.st_mtime_ns for each in found)
 
 
 def _size(path: Path) -> int:

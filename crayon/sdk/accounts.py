@@ -117,7 +117,10 @@ class Accounts:
             return False
         count = getattr(engine, "count_tokens", None)
         if callable(count):
-            return int(count(messages)) > limit
+            try:
+                return int(count(messages)) > limit
+            except CrayonError:  # it cannot read them at all, which it says itself where it is asked to answer
+                return False
         return sum(least_tokens(message.content) for message in messages) > limit
 
     # -- around a query

@@ -65,6 +65,7 @@ class Answer:
         self._error: CrayonError | None = None
         self._closed = False
         self._span = NO_SPAN
+        self._unopened: CrayonError | None = None  # why there is no device
 
     @property
     def route(self) -> Route | None:
@@ -141,8 +142,19 @@ class Answer:
     def _begin(self) -> Turn:
         self._span = start_span(tracing.DEVICE_QUERY, {tracing.OPERATION: tracing.CHAT})
         self._turn = self._new_turn()
-        self._action = self._turn.begin()
+        lost = self._unopened
+        self._action = self._turn.begin() if lost is None else self._turn.begin_without_device(lost)
         return self._turn
+
+    def _do_without(self, source: Source, error: CrayonError) -> None:
+        """Go on without the device where it cannot be opened and the server may answer.
+
+        Raises:
+            CrayonError: `error`, everywhere else.
+        """
+        if source is Source.SERVER or not self._core.engines.lost_device(error, self._allowed.sources):
+            raise error
+        self._unopened = error
 
     def _encode(self, gate: QueryGate, engine: Engine, action: Embed) -> Future[Embedding]:
         self._future = gate.encode(engine, EncodeRequest(texts=(action.text,), deadline=action.until))

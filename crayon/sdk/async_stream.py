@@ -13,7 +13,7 @@ from crayon.sdk.answer import Answer, Piece
 from crayon.sdk.waiting import wait_for_async
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from crayon.engine import Engine
     from crayon.sdk.actions import Action
@@ -43,9 +43,9 @@ class AsyncAnswerStream(Answer):
                 if Source.SERVER in self._allowed.sources:
                     await asyncio.to_thread(self._look)
                 for source in self._core.needed_first(self._allowed):
-                    await open_async(self._core.engines, source)
+                    await self._open(source)
                 calibrated = self._allowed.gated and not self._core.calibrations.off
-                if calibrated or self._call.customization is not None:
+                if self._unopened is None and (calibrated or self._call.customization is not None):
                     await asyncio.to_thread(self._core.prepare, self._call, self._allowed)
             turn = self._turn or self._begin()
             while True:
@@ -60,6 +60,12 @@ class AsyncAnswerStream(Answer):
             self._cancel()
             raise
         raise StopAsyncIteration
+
+    async def _open(self, source: Source) -> None:
+        try:
+            await open_async(self._core.engines, source, self._allowed.sources)
+        except CrayonError as error:
+            self._do_without(source, error)
 
     async def _step(self, turn: Turn) -> Action:
         match self._action:
@@ -130,9 +136,11 @@ class AsyncAnswerStream(Answer):
         await self.close()
 
 
-async def open_async(engines: Engines, source: Source) -> Engine:
-    """Return an engine, opening it on first use in a thread; errors as `Engines.open`."""
-    return engines.open(source) if engines.opened(source) else await asyncio.to_thread(engines.open, source)
+async def open_async(engines: Engines, source: Source, others: Sequence[Source] = ()) -> Engine:
+    """Return an engine, opening it on first use in a thread; as `Engines.open`."""
+    if engines.opened(source):
+        return engines.open(source)
+    return await asyncio.to_thread(engines.open, source, others)
 
 
 async def gate_async(core: Core, call: Call, until: float | None, *, gated: bool = False) -> QueryGate:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import logging
 import os
 import threading
+import time
 from typing import TYPE_CHECKING, Any
 
 from crayon.completion import Source
 from crayon.engine import Engine
 from crayon.errors import EngineClosedError, InvalidRequestError
 from crayon.local_only import check_local_only
+from crayon.sdk.device_failures import is_devices_own
+from crayon.sdk.engine_options import DEVICE_OPTIONS, SERVER_OPTIONS, check_options
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -18,11 +21,15 @@ if TYPE_CHECKING:
     from crayon.client.balancer import EndpointStatus
     from crayon.customising.customization import Customization
     from crayon.engine import GenerateRequest, ScoreRequest
+    from crayon.errors import CrayonError
 
 logger = logging.getLogger("crayon.sdk")
 
 # The setting `device.model` of the command line: it decides for programs that leave the choice open, too.
 MODEL_VARIABLE = "CRAYON_DEVICE__MODEL"
+
+# A device that could not be opened is left alone for so long, while a server answers.
+RETRY_DEVICE_S = 60.0
 
 
 class Engines:
@@ -43,12 +50,16 @@ class Engines:
         if all(value is None for value in given.values()):
             raise InvalidRequestError("device", "neither a device model nor a server is given; pass one")
         self._references = {source: value for source, value in given.items() if isinstance(value, str)}
-        self._options = {Source.DEVICE: dict(device_options), Source.SERVER: dict(server_options)}
+        self._options = {
+            Source.DEVICE: check_options("device_options", device_options, DEVICE_OPTIONS),
+            Source.SERVER: check_options("server_options", server_options, SERVER_OPTIONS),
+        }
         self._opened = {source: value for source, value in given.items() if isinstance(value, Engine)}
         self._owned: list[Engine] = []
         self._customization: Customization | None = None
         self._locks = {source: threading.Lock() for source in Source}
         self._closed = False
+        self._lost: tuple[CrayonError, float] | None = None  # why the device could not be opened, and when
 
     def configured(self, source: Source) -> bool:
         """Whether there is such an engine, opened or not."""
@@ -63,8 +74,13 @@ class Engines:
         if customization is not None:
             self._customization = customization
 
-    def open(self, source: Source) -> Engine:
+    def open(self, source: Source, others: Sequence[Source] = ()) -> Engine:
         """Return an engine, opening it on first use: that blocks while a model is fetched and loaded.
+
+        Args:
+            source: which one.
+            others: who else may answer. Where the server may, a device that could not be opened a moment ago is not
+                tried again: that takes its time.
 
         Raises:
             EngineClosedError: after `close`.
@@ -76,6 +92,10 @@ class Engines:
             check_local_only()  # the policy said so before; here it holds for what was decided earlier, too
         if source in self._opened:
             return self._opened[source]
+        if source is Source.DEVICE and Source.SERVER in others and self._lost is not None:
+            error, when = self._lost
+            if time.monotonic() < when + RETRY_DEVICE_S:
+                raise error
         with self._locks[source]:
             self.check_open()
             if source not in self._opened:
@@ -83,7 +103,17 @@ class Engines:
                 engine = opener(self._references[source], self._options[source])
                 self._owned.append(engine)
                 self._opened[source] = engine
+                self._lost = None if source is Source.DEVICE else self._lost
             return self._opened[source]
+
+    def lost_device(self, error: CrayonError, sources: Sequence[Source]) -> bool:
+        """Return whether the server is to answer because the device cannot be opened; that is said once a while."""
+        if Source.SERVER not in sources or not is_devices_own(error):
+            return False
+        if self._lost is None or self._lost[0] is not error:
+            self._lost = (error, time.monotonic())
+            logger.warning("the device's model cannot be opened, so the server answers: %s", error)
+        return True
 
     def check_open(self) -> None:
         """Raise EngineClosedError after `close`."""
@@ -111,7 +141,16 @@ class Engines:
             if own is not None:
                 logger.debug("auto takes %s: customisation %s was made for it", own, custom.name)
                 reference = own
-        return DeviceEngine.open(reference, **options)
+        engine = DeviceEngine.open(reference, **options)
+        model, wanted = engine.models()[0], options.get("n_ctx")
+        if wanted is not None and model.context_tokens < wanted:
+            logger.warning(
+                "a context of %d tokens was asked for; %s was made for %d, and has these",
+                wanted,
+                model.name,
+                model.context_tokens,
+            )
+        return engine
 
     # -- what a server may tell beyond the engine contract
 

@@ -101,17 +101,12 @@ def explain(core: Core, call: Call, allowed: Allowed, choices: Iterable[str] | N
     benefits: list[float] = []
     scoring = None if choices is None else Scoring(check_choices(choices))
     call, allowed = core.screen.look(call, allowed, scoring.choices if scoring else ())
-    if allowed.gated:
-        core.calibrations.prepare(call, core.engines, server=False)
-    elif allowed.sources[0] is Source.DEVICE:
-        core.engines.open(Source.DEVICE)
-    if call.customization is not None and allowed.sources[0] is Source.DEVICE:
-        check_model(call.customization, core.engines.open(Source.DEVICE))
+    lost = _open_device(core, call, allowed)
     if scoring is None:
         turn = core.turn(call, allowed, watch=benefits.append)
     else:
         turn = core.turn(call, allowed, gate=choice_gate, of_choices=True, watch=benefits.append)
-    action = turn.begin()
+    action = turn.begin() if lost is None else turn.begin_without_device(lost)
     if isinstance(action, Embed):
         action = _embed(core, turn, call, allowed, action)
     closed = action.support if isinstance(action, Generate) else None
@@ -122,6 +117,23 @@ def explain(core: Core, call: Call, allowed: Allowed, choices: Iterable[str] | N
     if isinstance(action, Fail):
         raise action.error
     return _told(core, turn, call, allowed, benefits, scoring)
+
+
+def _open_device(core: Core, call: Call, allowed: Allowed) -> CrayonError | None:
+    """Open and check the device where it comes first; return why it cannot be opened, where the server would answer."""
+    if allowed.sources[0] is not Source.DEVICE:
+        return None
+    try:
+        device = core.engines.open(Source.DEVICE, allowed.sources)
+    except CrayonError as error:
+        if not core.engines.lost_device(error, allowed.sources):
+            raise
+        return error
+    if allowed.gated:
+        core.calibrations.prepare(call, core.engines, server=False)
+    if call.customization is not None:
+        check_model(call.customization, device)
+    return None
 
 
 def _embed(core: Core, turn: Turn, call: Call, allowed: Allowed, action: Embed) -> Action:

@@ -35,8 +35,9 @@ class AnswerStream(Answer):
             if self._turn is None:
                 self._look()
                 for source in self._core.needed_first(self._allowed):
-                    self._core.engines.open(source)
-                self._core.prepare(self._call, self._allowed)
+                    self._open(source)
+                if self._unopened is None:
+                    self._core.prepare(self._call, self._allowed)
             turn = self._turn or self._begin()
             while True:
                 piece = self._settle(turn)
@@ -49,6 +50,12 @@ class AnswerStream(Answer):
             self._cancel()
             raise
         raise StopIteration
+
+    def _open(self, source: Source) -> None:
+        try:
+            self._core.engines.open(source, self._allowed.sources)
+        except CrayonError as error:
+            self._do_without(source, error)
 
     def _step(self, turn: Turn) -> Action:
         match self._action:

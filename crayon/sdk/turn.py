@@ -18,7 +18,6 @@ from crayon.errors import (
     DeadlineExceededError,
     EngineClosedError,
     EngineError,
-    OverloadedError,
     PromptTooLongError,
     ServerInterruptedError,
     ServerUnavailableError,
@@ -27,6 +26,7 @@ from crayon.privacy.redaction import Restorer
 from crayon.router.hardness import HardnessGate, Verdict, choice_gate
 from crayon.sdk.actions import Done, Embed, Emit, Fail, Generate, Read
 from crayon.sdk.attempt import Attempt
+from crayon.sdk.device_failures import is_devices_own
 from crayon.sdk.ledger import Ledger
 
 if TYPE_CHECKING:
@@ -47,9 +47,6 @@ if TYPE_CHECKING:
 # While the device can still stand in, the server must show its first token within this share of the time left; the
 # rest is kept for the device. After its first token it has all of it.
 FIRST_TOKEN_SHARE = 0.5
-
-# What the device may fail with so that the server, where allowed, is asked instead.
-DEVICE_FAILURES = (PromptTooLongError, EngineError, OverloadedError)
 
 
 class Turn:
@@ -140,6 +137,12 @@ class Turn:
             return ruled
         self.ledger.decide(first, reason)
         return self._run(first, gated=self.allowed.gated)
+
+    def begin_without_device(self, error: CrayonError) -> Action:
+        """Start where the device's model could not be opened, so that the server, which is allowed to, answers."""
+        self.ledger.failures[Source.DEVICE] = error
+        self.ledger.decide(Source.SERVER, Reason.DEVICE_FAILED)
+        return self._run(Source.SERVER)
 
     def embedded(self, verdict: ScopeVerdict | None, encode_ms: float, choice: Choice | None = None) -> Action:
         """Take in the verdict on the query: where it belongs, and what the device would answer with."""
@@ -405,8 +408,7 @@ class Turn:
             return False
         if source is Source.SERVER:
             return self._may_stand_in(Source.DEVICE)
-        passable = isinstance(error, DEVICE_FAILURES) and not isinstance(error, EngineClosedError)
-        return passable and self._may_stand_in(Source.SERVER)
+        return is_devices_own(error) and self._may_stand_in(Source.SERVER)
 
     def _final(self, source: Source, error: CrayonError) -> CrayonError:
         """Return the error to raise; its partial text is exactly what the caller was shown."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from crayon.errors import MissingExtraError, ModelFileError
 from crayon.models.exported import RECORD
+from crayon.models.split import parts_of
 from crayon.training.dequantized import dequantized
 
 if TYPE_CHECKING:
@@ -43,6 +44,8 @@ def export(path: Path, folder: Path, exported: Exported, *, dtype: Dtype = "bflo
         raise MissingExtraError("train", "crayon models export") from None
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ModelFileError(f"{folder} is there already; choose another place or remove it")
+    if len(parts_of(path)) > 1:
+        raise ModelFileError(f"{path} is a model in several files; join them first (llama-gguf-split --merge)")
     model = dequantized(path)
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import threading
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,6 +33,7 @@ from crayon.errors import (
 from crayon.llama import smoke
 from crayon.llama.model import Model
 from crayon.llama.signals import SignalMeter
+from crayon.llama.trial import ensure_opens
 from crayon.promise import Promise
 from crayon.room import check_continuations, check_prompt
 from crayon.server.engines.llama_encoder import LlamaEncoder
@@ -100,7 +102,7 @@ class LlamaCppEngine:
 
     Raises:
         AdapterMismatchError: a pool was made for another base model.
-        ModelFileError: the file cannot be run.
+        ModelFileError: the file cannot be run, or can answer nobody: it has no chat template that is usable.
         LibraryError: the wrong llama-cpp-python is installed.
         EngineError: no memory for the context.
         ConfigError: the limits contradict each other.
@@ -141,6 +143,8 @@ class LlamaCppEngine:
                 raise ConfigError(key, f"must be at least 1, not {value}")
         bounds = QueueBounds.of(max_queue, max_queue_tokens, n_ctx)
         smoke.check()
+        if not source_sha256:  # nobody vouches for it
+            ensure_opens(Path(model_path))
         self._name = name or Path(model_path).stem
         self._n_batch = min(n_batch, n_ctx)
         self._background = tuple(background)
@@ -149,9 +153,11 @@ class LlamaCppEngine:
         self._ids = map(str, itertools.count())  # not the callers' own: two may use the same
         self._encoder: LlamaEncoder | None = None
         self._closed = False
+        self._process = os.getpid()
         self._model = Model(model_path)
         self._blends: PoolBlends | None = None
         try:
+            self._model.check_chat()
             self._model.log_limits()
             source_sha256 = check_bases(pools, self._model, source_sha256, self._name)
             each = n_ctx if kv_unified else n_ctx // n_seq_max
@@ -349,6 +355,8 @@ class LlamaCppEngine:
     @contextmanager
     def _calling(self, model: str) -> Iterator[None]:
         """Check what every request names, and hold `close` off while the model is read."""
+        if os.getpid() != self._process:  # neither the thread nor who held the lock came along
+            raise EngineClosedError("the engine was opened before the process forked; open it after forking")
         with self._lock:
             if self._closed:
                 raise EngineClosedError("the engine is closed")

@@ -218,7 +218,7 @@ def test_a_model_reference_is_opened_once_on_first_use_and_closed_with_the_clien
     assert engine.closed == 1
 
 
-def test_a_model_that_cannot_be_opened_is_the_callers_error_even_with_a_server(sdk, opened):
+def test_a_model_that_there_is_not_is_the_callers_error_even_with_a_server(sdk, opened):
     opened.error = ModelError("no such file")
     server = FakeServer("large")
     with pytest.raises(ModelError, match="no such file"):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from crayon.errors import CrayonError, LibraryError
+from crayon.errors import CrayonError, LibraryError, NoMemoryError
 from crayon.llama.adapter import Adapter
 from crayon.llama.batch import Batch
 from crayon.llama.context import Context
@@ -32,6 +32,7 @@ def check() -> None:
     alone. Some builds of llama.cpp fail here: they crash with several adapters, or load one and change nothing.
 
     Raises:
+        NoMemoryError: too little memory is left for even that.
         LibraryError: they do not, or something fails on the way.
     """
     try:
@@ -45,6 +46,8 @@ def check() -> None:
             moved = [_logits(context, ((adapter, 1.0),)) - base for adapter in (first, second)]
             both = _logits(context, ((first, 1.0), (second, -0.5))) - base
             again = _logits(context, ((first, 0.0),)) - base
+    except NoMemoryError:
+        raise
     except CrayonError as error:
         raise LibraryError(f"llama.cpp's smoke test failed: {error}; reinstall llama-cpp-python") from error
     if min(float(np.abs(change).max()) for change in moved) < 0.1:
