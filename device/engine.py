@@ -325,6 +325,10 @@ class DeviceEngine:
 
     # -- on the caller's thread
 
+    @property
+    def _blends(self) -> PoolBlends | None:
+        return self._held.blends
+
     def _used(self) -> threading.Lock:
         """Return the gate, which a forked process must not wait for: who held it is not there.
 
@@ -379,7 +383,7 @@ class DeviceEngine:
     ) -> SharedPrefix | None:
         name: str | None = ""
         if blend is not None:
-            name = self._held.blends.identity(blend) if self._held.blends is not None else None
+            name = self._blends.identity(blend) if self._blends is not None else None
         return self._prefixes.find(request.prefix, request.messages, tokens, name)
 
     def _ready(self) -> PoolBlends | None:
@@ -388,7 +392,7 @@ class DeviceEngine:
             folder, self._shipped = self._shipped, None
             if folder is not None:
                 self._use(opening.open_shipped(folder))
-            return self._held.blends
+            return self._blends
 
     def _use(self, pools: Sequence[Pool]) -> None:
         if pools:

@@ -13,6 +13,7 @@ from crayon.cli import console
 from crayon.cli.exit_codes import BROKEN_PIPE, INTERRUPTED, UNEXPECTED, exit_code, exit_code_table
 from crayon.cli.lazy import CommandEntry, LazyGroup
 from crayon.cli.streams import OutputError, discard, whole_streams
+from crayon.cli.words import in_words_of_the_place
 from crayon.errors import CrayonError, OverloadedError
 
 if TYPE_CHECKING:
@@ -80,7 +81,7 @@ def _report(error: Exception, *, debug: bool) -> None:
     if isinstance(error, OverloadedError):
         console.error(f"{error} (try again in {error.retry_after:g} s)")
     elif isinstance(error, CrayonError):
-        console.error(str(error))
+        console.error(in_words_of_the_place(str(error)))
     else:
         hint = "" if debug else "; `crayon --debug ...` shows where, please report it"
         console.error(f"unexpected {type(error).__name__}: {error}{hint}")

@@ -12,7 +12,8 @@ import typer
 
 from crayon.cli import console, options
 from crayon.cli.exit_codes import exit_code
-from crayon.cli.report import completion_json, route_line
+from crayon.cli.report import completion_json, cut_line, route_line
+from crayon.cli.sign_of_life import sign_of_life, waiting_for
 from crayon.errors import CrayonError, DeadlineExceededError, InvalidRequestError, ServerInterruptedError
 from crayon.messages import Message
 
@@ -37,6 +38,7 @@ def ask(
     ca_file: options.CaOption = None,
     token_file: options.TokenOption = None,
     device: options.DeviceOption = None,
+    context: options.ContextOption = None,
     scope: options.ScopeOption = None,
     blend: options.BlendOption = None,
     free: options.FreeOption = False,
@@ -68,6 +70,7 @@ def ask(
         "privacy.action": privacy,
         **options.server_flags(server, tls, ca_file, token_file),
         "device.model": device,
+        "device.context": context,
         "scopes": scope,
         "timeout": timeout,
         "sampling.max_tokens": max_tokens,
@@ -95,6 +98,8 @@ def ask(
         print(json.dumps(completion_json(completion), ensure_ascii=False))
     elif no_stream:
         console.answer(completion.text, end="\n")
+    if cut := cut_line(completion):
+        console.message(cut, "dim")
     if not quiet and (verbose or sys.stderr.isatty()):
         console.message(route_line(completion), "dim")
 
@@ -104,8 +109,9 @@ def _answer(client: Any, messages: list[Message], blend: str | None, *, free: bo
     last = "\n"
     try:
         given = {**({} if blend is None else {"blend": blend}), **({"free": True} if free else {})}
-        with client.stream(messages, **given) as stream:
+        with sign_of_life(lambda: waiting_for(client)) as sign, client.stream(messages, **given) as stream:
             for piece in stream:
+                sign.stop()
                 if show and piece.text:
                     console.answer(piece.text)
                     last = piece.text[-1]

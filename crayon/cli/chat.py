@@ -9,6 +9,7 @@ import typer
 
 from crayon.cli import console, options
 from crayon.cli.repl import Repl, is_open
+from crayon.cli.typing_ahead import kept_for_the_prompt
 from crayon.errors import InvalidRequestError
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ def chat(
     ca_file: options.CaOption = None,
     token_file: options.TokenOption = None,
     device: options.DeviceOption = None,
+    context: options.ContextOption = None,
     scope: options.ScopeOption = None,
     customization: options.CustomizationOption = None,
     max_tokens: options.MaxTokensOption = None,
@@ -56,6 +58,7 @@ def chat(
             "privacy.action": privacy,
             **options.server_flags(server, tls, ca_file, token_file),
             "device.model": device,
+            "device.context": context,
             "scopes": scope,
             "customization": customization,
             "timeout": timeout,
@@ -75,6 +78,7 @@ def chat(
             system=system or None,
             private=settings.private,
             customization=settings.customization,
+            max_tokens=settings.sampling.max_tokens,
         )
         if sys.stdin.isatty():
             from crayon.cli.prompt import make_session
@@ -93,13 +97,14 @@ def chat(
 def talk(repl: Repl, session: PromptSession[str]) -> None:
     """Read and handle input until the user leaves. Ctrl-C only ever ends what is going on."""
     console.message("/help lists the commands, Ctrl-D leaves", "dim")
-    while repl.running:
-        try:
-            repl.handle(session.prompt())
-        except KeyboardInterrupt:
-            continue
-        except EOFError:
-            return
+    with kept_for_the_prompt():
+        while repl.running:
+            try:
+                repl.handle(session.prompt())
+            except KeyboardInterrupt:
+                continue
+            except EOFError:
+                return
 
 
 def read_blocks(lines: Iterable[str]) -> Iterator[str]:

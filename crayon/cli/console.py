@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import sys
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
@@ -40,6 +41,11 @@ def answer(text: str, *, end: str = "") -> None:
     """Write a piece of an answer to standard output, at once."""
     sys.stdout.write(safe(text, sys.stdout) + end)
     sys.stdout.flush()
+
+
+def terminal_width() -> int:
+    """Return how many characters a line of the terminal takes."""
+    return shutil.get_terminal_size().columns
 
 
 def message(text: str, *styles: str) -> None:

@@ -47,6 +47,9 @@ TokenOption = Annotated[
 DeviceOption = Annotated[
     str | None, typer.Option("--device", metavar="MODEL", help="The device's model: name, path, reference, or auto.")
 ]
+ContextOption = Annotated[
+    int | None, typer.Option("--context", metavar="N", min=1, help="Tokens of the device's context (device.context).")
+]
 ScopeOption = Annotated[
     list[str] | None,
     typer.Option("--scope", metavar="NAME|FILE", help="What the device is made for; may be given again."),

@@ -11,16 +11,27 @@ MAX_WIDTH = 100
 
 
 class Paragraph:
-    """Writes to standard output as it goes; lines are wrapped only where that is a terminal."""
+    """Writes to standard output as it goes; lines are wrapped only where that is a terminal.
 
-    def __init__(self, indent: str) -> None:
+    Args:
+        indent: stands before each line.
+        width: characters of a line (None: those of the terminal, as far as they are good to read).
+    """
+
+    def __init__(self, indent: str, width: int | None = None) -> None:
         self._indent = indent
-        self._width = min(MAX_WIDTH, shutil.get_terminal_size().columns) if sys.stdout.isatty() else None
+        wanted = width or min(MAX_WIDTH, shutil.get_terminal_size().columns)
+        self._width = wanted if sys.stdout.isatty() else None
         self._column = 0  # 0: nothing on this line yet
         self._space = self._word = ""
 
     def write(self, text: str) -> None:
-        """Show some more; the last word waits until it is known to be whole."""
+        """Show some more; at a terminal, the last word waits until it is known to be whole."""
+        if self._width is None and not self._indent:
+            if text:
+                console.answer(text)
+                self._column = 0 if text.endswith("\n") else 1
+            return
         for character in text:
             if character == "\n":
                 self._flush()

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 from crayon.cli import console
 from crayon.cli.report import kind_words
+from crayon.cli.sign_of_life import hide_signs
+from crayon.cli.typing_ahead import asked_now
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -19,7 +21,9 @@ def ask_user(found: Mapping[str, int]) -> str:
     if sys.stdin is None or not (sys.stdin.isatty() and sys.stderr.isatty()):
         return "keep"
     words = ", ".join(f"{kind_words(kind)} ({count})" for kind, count in found.items())
+    hide_signs()
     console.message(f"found: {words}")
     console.message("[K]eep on the device, [r]edact and allow the server, or [s]end as it is?")
-    answer = sys.stdin.readline().strip().lower()
+    with asked_now():
+        answer = sys.stdin.readline().strip().lower()
     return _ANSWERS.get(answer[:1], "keep")

@@ -8,11 +8,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from crayon.cli import console
+from crayon.cli.chat_settings import list_models, set_something, show_settings
 from crayon.cli.check_progress import check_progress
 from crayon.cli.exit_codes import OK, exit_code
-from crayon.cli.report import route_details, route_line
+from crayon.cli.paragraph import Paragraph
+from crayon.cli.report import cut_line, route_details, route_line
+from crayon.cli.sign_of_life import sign_of_life, waiting_for
 from crayon.cli.transcript import load_transcript, save_transcript
 from crayon.cli.weights import expectation_lines, weight_lines
+from crayon.cli.words import in_words_of_the_place
 from crayon.completion import Mode, Source
 from crayon.errors import (
     AdapterError,
@@ -52,6 +56,8 @@ class Repl:
     `client` is a `crayon.Crayon`, `code` the exit code of the last failure, `file` what was last saved or loaded.
     `private` holds for the whole chat, `loaded_private` for a conversation that was private when it was saved.
     `customization` is what the device was customised for, `blend` what /blend set in its place: a name, or "base".
+    `sampling` is what /set set. `left_out` messages at the beginning are not sent any more: the context was full.
+    `max_tokens` bounds answers.
     Where nobody is there to go on (`interactive` False), an interrupt ends the chat and not just the answer.
     """
 
@@ -70,6 +76,9 @@ class Repl:
     blend: str | None = None
     free: bool = False
     profile: str | None = None
+    sampling: dict[str, Any] = field(default_factory=dict)
+    left_out: int = 0
+    max_tokens: int = 0
 
     @property
     def stays_here(self) -> bool:
@@ -88,28 +97,91 @@ class Repl:
                 self._ask(unquote(text))
         except CrayonError as error:
             self.code = exit_code(error)
-            console.error(str(error))
+            console.error(in_words_of_the_place(str(error)))
             console.message(advice(error), "dim")
 
-    def messages(self) -> tuple[Message, ...]:
-        """Return the conversation so far, with its system message."""
-        return (*((Message("system", self.system),) if self.system else ()), *self.history)
+    def messages(self, *, all_of_it: bool = False) -> tuple[Message, ...]:
+        """Return the conversation so far as it is sent, or all of it, with its system message."""
+        return (
+            *((Message("system", self.system),) if self.system else ()),
+            *self.history[0 if all_of_it else self.left_out :],
+        )
 
     def _command(self, text: str) -> None:
         name, _, argument = text.partition(" ")
-        command = COMMANDS.get(name)
+        command = COMMANDS.get(ALIASES.get(name, name))
         if command is None:
             raise InvalidRequestError("command", f"{name} is unknown; /help lists the commands")
         command.run(self, argument.strip())
 
+    def again(self) -> None:
+        """Ask the last question again, in place of its answer.
+
+        Raises:
+            InvalidRequestError: nothing was asked yet.
+        """
+        if len(self.history) < 2:
+            raise InvalidRequestError("command", "has nothing to ask again: no question was answered yet")
+        kept, left_out = list(self.history), self.left_out
+        question = self.history[-2].content
+        del self.history[-2:]
+        self.left_out = min(self.left_out, len(self.history))
+        try:
+            self._ask(question)
+        except BaseException:
+            self.history, self.left_out = kept, left_out
+            raise
+        if len(self.history) < len(kept):
+            self.history, self.left_out = kept, left_out  # stopped before it said anything
+
     def _ask(self, text: str) -> None:
         question = Message("user", text)
-        pieces: list[str] = []
+        while True:
+            pieces: list[str] = []
+            try:
+                self._answer(question, pieces)
+            except PromptTooLongError as error:
+                if pieces or not self._leave_out(error.prompt_tokens, error.limit + 1):
+                    raise
+            else:
+                return
+
+    def _leave_out(self, tokens: int, context: int) -> bool:
+        """Leave the oldest turns out from now on, so that a quarter of the context is free; False: there are none.
+
+        Args:
+            tokens: of the conversation as it was sent.
+            context: how many fit.
+        """
+        sent = self.history[self.left_out :]
+        if len(sent) < 2:
+            return False
+        characters = sum(len(message.content) for message in sent)
+        wanted, gone, count = characters * max(0.0, 1.0 - 0.75 * context / max(tokens, 1)), 0, 0
+        while count + 2 <= len(sent) and (count == 0 or gone < wanted):
+            gone += sum(len(message.content) for message in sent[count : count + 2])
+            count += 2
+        self.left_out += count
+        turns = "turn is" if count == 2 else f"{count // 2} turns are"
+        console.message(
+            f"the context is full ({context:,} tokens): the oldest {turns} left out from now on "
+            "(--context sets its size, /clear starts anew)",
+            "dim",
+        )
+        return True
+
+    def _answer(self, question: Message, pieces: list[str]) -> None:
         completion: Completion | None = None
+        shown = Paragraph("", console.terminal_width())
+        messages = [*self.messages(), question]
         try:
-            with self.client.stream([*self.messages(), question], **self._options()) as stream:
+            with (
+                sign_of_life(lambda: waiting_for(self.client)) as sign,
+                self.client.stream(messages, **self._options()) as stream,
+            ):
                 for piece in stream:
-                    console.answer(piece.text)
+                    sign.stop()
+                    shown.write(piece.text)
                     pieces.append(piece.text)
                 completion = stream.completion
         except KeyboardInterrupt:
@@ -117,8 +189,7 @@ class Repl:
                 raise
         finally:
             # On every way out, the next line starts at the margin.
-            if pieces and not "".join(pieces).endswith("\n"):
-                console.answer("\n")
+            shown.end()
         if completion is None:
             self._stopped(question, "".join(pieces))
             return
@@ -126,12 +197,18 @@ class Repl:
         self.answers.append(completion)
         # An answer from elsewhere leaves the device where it was.
         self.profile = completion.route.profile or self.profile
+        if cut := cut_line(completion):
+            console.message(cut, "dim")
+            used = completion.usage.prompt_tokens + completion.usage.completion_tokens
+            if completion.usage.completion_tokens < self.sampling.get("max_tokens", self.max_tokens):
+                self._leave_out(used, used)  # it was the context that was full
         console.message(route_line(completion), "dim")
 
     def _options(self) -> dict[str, Any]:
         given = {"blend": self.blend, "last_profile": self.profile}
         chosen = {name: value for name, value in given.items() if value is not None}
-        return {"mode": self.mode, "private": self.stays_here, **chosen, **({"free": True} if self.free else {})}
+        free = {"free": True} if self.free else {}
+        return {"mode": self.mode, "private": self.stays_here, **chosen, **free, **self.sampling}
 
     def _stopped(self, question: Message, partial: str) -> None:
         if partial.strip():
@@ -160,7 +237,7 @@ def advice(error: CrayonError) -> str:
     """Return what to do after a failed turn."""
     match error:
         case PromptTooLongError():
-            return "the conversation is as it was: /clear starts anew, /save keeps it first"
+            return "the conversation is as it was: ask less at once, /clear starts anew, --context makes room"
         case InvalidRequestError():
             return "nothing was changed"
         case OverloadedError(retry_after=seconds):
@@ -229,7 +306,7 @@ def _save(repl: Repl, argument: str) -> None:
     path = _path(repl, argument)
     if path.exists() and path != repl.file:
         raise InvalidRequestError("path", f"{path} exists; choose another name, or remove it first")
-    save_transcript(path, repl.messages(), private=repl.stays_here)
+    save_transcript(path, repl.messages(all_of_it=True), private=repl.stays_here)
     repl.file = path
     console.message(f"saved {len(repl.history)} messages to {path}")
 
@@ -240,7 +317,7 @@ def _load(repl: Repl, argument: str) -> None:
     messages = found.messages
     system = messages[0].content if messages and messages[0].role == "system" else None
     repl.system, repl.history = system, list(messages[1:] if system is not None else messages)
-    repl.file, repl.loaded_private, repl.profile = path, found.private, None
+    repl.file, repl.loaded_private, repl.profile, repl.left_out = path, found.private, None, 0
     stays = "; it is private and stays on the device until /clear" if found.private else ""
     console.message(f"loaded {len(repl.history)} messages from {path}{stays}")
 
@@ -329,8 +406,13 @@ def _weights(repl: Repl, _: str) -> None:
 
 def _clear(repl: Repl, _: str) -> None:
     repl.history.clear()
+    repl.left_out = 0
     repl.file, repl.loaded_private, repl.profile = None, False, None
     console.message("cleared: the next question starts a new conversation")
+
+
+def _again(repl: Repl, _: str) -> None:
+    repl.again()
 
 
 def _exit(repl: Repl, _: str) -> None:
@@ -351,5 +433,11 @@ COMMANDS: dict[str, Command] = {
     "/save": Command("/save [FILE]", "write the conversation to a file", _save),
     "/load": Command("/load [FILE]", "go on with a saved conversation", _load),
     "/clear": Command("/clear", "forget the conversation", _clear),
+    "/again": Command("/again", "ask the last question again", _again),
+    "/set": Command("/set NAME VALUE", "set system, max_tokens, temperature, seed ...", set_something),
+    "/show": Command("/show [system|model]", "show what holds for the next question", show_settings),
+    "/models": Command("/models", "the models on this machine", list_models),
     "/exit": Command("/exit", "leave", _exit),
 }
+# Other names, for hands that know other programs.
+ALIASES = {"/bye": "/exit", "/quit": "/exit", "/?": "/help"}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
-from crayon.completion import Reason, Source
+from crayon.completion import FinishReason, Reason, Source
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -160,3 +160,11 @@ def _blend(route: Route) -> str | None:
     if route.blend is None:
         return None
     return f"{route.blend.pool_id}: {', '.join(f'{weight:.3g}' for weight in route.blend.weights)}"
+
+
+def cut_line(completion: Completion) -> str | None:
+    """Return that an answer was cut, and what lets the next one be longer; None where it was not."""
+    if completion.finish_reason is not FinishReason.LENGTH or completion.probability is not None:
+        return None
+    written = completion.usage.completion_tokens
+    return f"the answer was cut after {written} tokens: --max-tokens and the context (--context) are its bounds"

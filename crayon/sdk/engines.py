@@ -69,6 +69,11 @@ class Engines:
         """Whether `open(source)` returns without delay."""
         return source in self._opened
 
+    @property
+    def opening_device(self) -> bool:
+        """Whether the device's model is being opened."""
+        return self._locks[Source.DEVICE].locked()
+
     def suit(self, customization: Customization | None) -> None:
         """Have the device's model, if it is left open which and is not open yet, be what this was made for."""
         if customization is not None:
