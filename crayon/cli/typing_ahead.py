@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 try:
     import termios
 except ImportError:  # Windows: its console keeps to its own ways
-    termios = None  # type: ignore[assignment]  # the one name for both
+    HERE = False
+else:
+    HERE = True
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,7 +34,7 @@ def kept_for_the_prompt() -> Iterator[None]:
 def asked_now() -> Iterator[None]:
     """Read a line as terminals usually let one while the block runs; what was typed before is no answer to it."""
     with _changed(quiet=False):
-        if termios is not None:
+        if HERE:
             with suppress(termios.error, OSError, ValueError):
                 termios.tcflush(sys.stdin.fileno(), termios.TCIFLUSH)
         yield
@@ -59,7 +61,7 @@ def _changed(*, quiet: bool) -> Iterator[None]:
 
 
 def _attributes() -> list[Any] | None:
-    if termios is None:
+    if not HERE:
         return None
     try:
         return termios.tcgetattr(sys.stdin.fileno()) if sys.stdin.isatty() else None

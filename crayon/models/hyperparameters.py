@@ -39,9 +39,9 @@ def check_sizes(path: Path, info: GgufInfo) -> None:
         if key in _POSITIVE and isinstance(value, int | float) and value <= 0:
             raise damaged(own + key, value, "more than 0")
     for key, most in (("block_count", MOST_LAYERS), ("context_length", _MOST_TOKENS)):
-        value = sizes.get(key)
-        if value is not None and (type(value) is not int or not 1 <= value <= most):
-            raise damaged(own + key, value, f"from 1 to {most:,}")
+        size = sizes.get(key)
+        if size is not None and (type(size) is not int or not 1 <= size <= most):
+            raise damaged(own + key, size, f"from 1 to {most:,}")
     experts, used = sizes.get("expert_count", 0), sizes.get("expert_used_count", 0)
     if type(experts) is not int or not 0 <= experts <= MOST_EXPERTS:
         raise damaged(f"{own}expert_count", experts, f"from 0 to {MOST_EXPERTS}")

@@ -141,12 +141,13 @@ def test_models_lists_what_is_here(repl, capsys):
 
 
 def test_an_answer_that_was_cut_says_so(runner, client, monkeypatch):
-    import conftest
+    names = type(client).__init__.__globals__  # of the module that makes its completions
+    plain, usage = names["completion"], Usage(prompt_tokens=10, completion_tokens=2)
 
-    usage = Usage(prompt_tokens=10, completion_tokens=2)
-    plain = conftest.completion
-    cut = lambda text, **route: replace(plain(text, **route), finish_reason=FinishReason.LENGTH, usage=usage)  # noqa: E731
-    monkeypatch.setitem(type(client).__init__.__globals__, "completion", cut)
+    def cut(text, **route):
+        return replace(plain(text, **route), finish_reason=FinishReason.LENGTH, usage=usage)
+
+    monkeypatch.setitem(names, "completion", cut)
     done = runner.invoke(app, ["ask", "-q", "why?"])
     assert "cut after 2 tokens: --max-tokens" in done.stderr
     assert "cut" not in done.stdout
