@@ -14,3 +14,12 @@ def same_key(text: str) -> str:
     """Return what two texts share that differ only by letter case, Unicode form or spaces around them."""
     # Folding takes letters apart that have no single form in lower case, so it comes between the two forms.
     return one_form(unicodedata.normalize("NFD", text).casefold()).strip()
+
+
+def every_form(text: str) -> tuple[str, ...]:
+    """Return the text as it is and in the forms that others may have written it in, for what is looked for in theirs.
+
+    A text that mixes forms within itself is not among them.
+    """
+    forms = (text, one_form(text), unicodedata.normalize("NFD", text))
+    return tuple(dict.fromkeys(forms))

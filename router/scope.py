@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from crayon.errors import InvalidRequestError
+from crayon.text_form import one_form, same_key
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -54,7 +55,8 @@ class Scope:
         for i, text in enumerate(examples):
             if not isinstance(text, str) or not text.strip():
                 raise InvalidRequestError(f"{field}[{i}]", "must be a non-empty text")
-        different = len({" ".join(text.split()).casefold() for text in examples})
+        examples = tuple(map(one_form, examples))
+        different = len({" ".join(same_key(text).split()) for text in examples})
         if different < MIN_EXAMPLES:
             raise InvalidRequestError(
                 field, f"needs at least {MIN_EXAMPLES} different queries, not {different}; add more"

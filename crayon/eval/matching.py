@@ -6,6 +6,8 @@ import re
 import string
 from typing import TYPE_CHECKING
 
+from crayon.text_form import one_form
+
 if TYPE_CHECKING:
     from crayon.data.qa import Item
 
@@ -18,7 +20,7 @@ _TOLERANCES = {"tatqa": 1e-2}
 
 def normalise(text: str) -> str:
     """Return the text in lower case, without punctuation, articles and needless spaces."""
-    return " ".join(_ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split())
+    return " ".join(_ARTICLES.sub(" ", one_form(text).lower().translate(_PUNCTUATION)).split())
 
 
 def is_right(text: str, item: Item) -> bool:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import codecs
 from typing import TYPE_CHECKING
 
+from crayon.text_form import every_form
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -12,13 +14,13 @@ if TYPE_CHECKING:
 class TextAssembler:
     """Feeds on token bytes; gives out text as soon as it is certain.
 
-    Text that may be the start of a stop string is held back until the next bytes decide. Bytes that are not valid
-    UTF-8 become U+FFFD; an unfinished character at the very end is dropped.
+    Stop strings are found however their accents are written. Text that may be the start of one is held back until the
+    next bytes decide. Bytes that are not valid UTF-8 become U+FFFD; an unfinished character at the very end is dropped.
     """
 
     def __init__(self, stop: Sequence[str] = ()) -> None:
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
-        self._stop = tuple(stop)
+        self._stop = tuple(form for text in stop for form in every_form(text))
         self._longest = max((len(text) for text in self._stop), default=0)
         self._held = ""
         self.stopped = False

@@ -14,6 +14,7 @@ from crayon.router.features import Features, RunningSignals
 from crayon.router.signals import DEFAULT_CHOICE, DEFAULT_TEXT, signal_value
 from crayon.sdk.choosing import ranking
 from crayon.sdk.listing import listed
+from crayon.text_form import same_key
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -63,7 +64,7 @@ class Said:
 
 def asked(question: str) -> str:
     """Return what two questions have in common that are the same but for case and spaces."""
-    return " ".join(question.split()).casefold()
+    return " ".join(same_key(question).split())
 
 
 def same_text(one: str, other: str) -> bool:
@@ -238,4 +239,4 @@ def _read(stream: Stream, asking: Asking, saw: Callable[[Event], None] = lambda 
 
 
 def _plain(text: str) -> str:
-    return " ".join(text.split()).strip(" .,;:!?\"'`*").casefold()
+    return " ".join(same_key(text).split()).strip(" .,;:!?\"'`*")

@@ -11,6 +11,7 @@ from crayon.customising.device_calls import on_this_device
 from crayon.customising.profiles import BASE
 from crayon.engine import EncodeResult, RawStates
 from crayon.errors import EngineError, InvalidRequestError
+from crayon.text_form import one_form
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -70,7 +71,8 @@ class QueryGate:
         self._call = call
 
     def encode(self, engine: Engine, request: EncodeRequest) -> Future[Embedding]:
-        """Start embedding: once, whatever is judged by it."""
+        """Start embedding: once, whatever is judged by it, and in the form that samples and scopes are kept in."""
+        request = replace(request, texts=tuple(map(one_form, request.texts)))
         if self._profiles is None:
             own: Future[Any] = engine.encode(request)
         else:

@@ -12,6 +12,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from crayon.text_form import every_form
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
@@ -56,7 +58,7 @@ TABLE: tuple[Parameter, ...] = (
     Parameter("repeat_penalty", "repetition_penalty", "chain", off=1.0),
     Parameter("presence_penalty", "presence_penalty", "chain", off=0.0),
     Parameter("frequency_penalty", "frequency_penalty", "chain", off=0.0),
-    Parameter("stop", "stop", value=list),
+    Parameter("stop", "stop", value=lambda given: [form for text in given for form in every_form(text)]),
     Parameter("seed", "seed"),
     Parameter("ignore_eos", "ignore_eos"),
 )

@@ -19,6 +19,7 @@ def item(answer: str, *aliases: str, dataset: str = "toy") -> Item:
         ("$1,250.00.", "1250"),
         ("-3.5%", "-3.5"),
         ("Yes!", "Yes"),
+        ("Cafe\u0301", "caf\u00e9"),
     ],
 )
 def test_what_does_not_matter_is_ignored(text: str, answer: str) -> None:

@@ -239,7 +239,10 @@ def test_a_mark_that_is_not_closed_is_not_valid() -> None:
 
 
 def test_what_transformers_names_is_named() -> None:
-    source = "{% if tools is not none or documents is not none %}wrong{% endif %}{{ {'b': 'é', 'a': 1} | tojson(sort_keys=true, separators=(',', ':')) }}"  # noqa: E501
+    source = (
+        "{% if tools is not none or documents is not none %}wrong{% endif %}"
+        "{{ {'b': 'é', 'a': 1} | tojson(sort_keys=true, separators=(',', ':')) }}"
+    )
     assert ChatTemplate(source).render([HELLO]) == '{"a":1,"b":"é"}'
 
 

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import itertools
+import unicodedata
+from typing import Literal
 
 import pytest
 from hypothesis import given
@@ -59,6 +61,19 @@ def test_the_first_complete_stop_wins_over_one_that_began_earlier() -> None:
         out, stopped = feed(pieces, ("abcX", "c"))
         assert "".join(out) == "ab"
         assert stopped
+
+
+@pytest.mark.parametrize("stop", ["NFC", "NFD"])
+@pytest.mark.parametrize("written", ["NFC", "NFD"])
+def test_a_stop_is_found_however_its_accents_are_written(
+    stop: Literal["NFC", "NFD"], written: Literal["NFC", "NFD"]
+) -> None:
+    text = unicodedata.normalize(written, "un été à ")
+    end = unicodedata.normalize(written, "la fin é")
+    data = (text + end + "x").encode()
+    for borders in ([], range(len(data))):
+        out, stopped = feed(cut(data, list(borders)), (unicodedata.normalize(stop, "la fin é"),))
+        assert ("".join(out), stopped) == (text, True)
 
 
 def test_a_stop_across_pieces_is_held_back_and_never_shown() -> None:

@@ -135,6 +135,7 @@ def test_gates_that_make_no_sense_are_refused():
         ({"name": "a", "examples": TEXTS[:7]}, "not 7"),
         ({"name": "a", "examples": TEXTS[:1] * 20}, "not 1"),
         ({"name": "a", "examples": (*TEXTS[:7], "EXAMPLE  number 0")}, "not 7"),
+        ({"name": "a", "examples": (*TEXTS[:6], "\u00e9te\u0301", "e\u0301t\u00e9")}, "not 7"),
         ({"name": "a", "examples": "one text only"}, "list of texts"),
         ({"name": "a", "examples": (*TEXTS, " ")}, r"examples\[8\]"),
         ({"name": "a", "examples": (*TEXTS, 7)}, r"examples\[8\]"),
@@ -151,6 +152,10 @@ def test_bad_scopes_are_refused(options, words):
 
 def test_a_scope_keeps_its_examples_as_a_tuple():
     assert Scope("a", list(TEXTS)).examples == TEXTS
+
+
+def test_a_scope_keeps_its_examples_in_one_unicode_form():
+    assert Scope("a", (*TEXTS, "e\u0301te\u0301")).examples == (*TEXTS, "\u00e9t\u00e9")
 
 
 @pytest.mark.parametrize("n", [1, 3, 7])

@@ -5,8 +5,9 @@ from __future__ import annotations
 import itertools
 
 import pytest
+from sdk_fakes import COLOURS, Fake
 
-from crayon import InvalidRequestError, load_scope, scope_names
+from crayon import InvalidRequestError, Scope, load_scope, scope_names
 from crayon.data.scope_files import read_scope
 
 
@@ -62,3 +63,10 @@ def test_a_file_that_holds_no_scope_is_refused(tmp_path, content, words):
 def test_an_unknown_scope_is_refused(name, words):
     with pytest.raises(InvalidRequestError, match=words):
         load_scope(name)
+
+
+def test_a_question_is_embedded_in_the_form_that_scopes_are_kept_in(sdk):
+    device = Fake("small")
+    client = sdk.make(device, Fake("large"), scopes=[Scope("colours", COLOURS)])
+    sdk.call(client.ask("e\u0301te\u0301?"))
+    assert device.encoded[-1].texts == ("\u00e9t\u00e9?",)

@@ -12,6 +12,7 @@ from importlib import resources
 from typing import TYPE_CHECKING
 
 from crayon.router.language import possible_languages
+from crayon.text_form import same_key
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -84,9 +85,9 @@ def check(text: str, wanted: Expected | None, *, cut: bool) -> Checks:
 def ends_in(text: str, wanted: Expected) -> bool:
     """Whether the last number, or the last of the words in question, is the right one."""
     if wanted.number is None:
-        words = "|".join(re.escape(word) for word in sorted(wanted.among, key=len, reverse=True))
-        named = re.findall(rf"(?<![\w-])(?:{words})(?![\w-])", text.casefold())
-        return bool(named) and named[-1] == wanted.word
+        words = "|".join(re.escape(same_key(word)) for word in sorted(wanted.among, key=len, reverse=True))
+        named = re.findall(rf"(?<![\w-])(?:{words})(?![\w-])", same_key(text))
+        return bool(named) and named[-1] == same_key(wanted.word)
     numbers = [_value(found.group()) for found in _NUMBER.finditer(text)]
     if not numbers or numbers[-1] is None:
         return False
