@@ -5,6 +5,7 @@ A server's answer is checked too. One that breaks the protocol is a ServerError,
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -138,11 +139,13 @@ def score_result_from_proto(message: pb.ScoreResponse, continuations: int) -> Sc
     """Return the scores of a request with this many continuations.
 
     Raises:
-        ServerError: another number of scores, or one without tokens.
+        ServerError: another number of scores, or one without tokens, or what is no number.
     """
     if len(message.scores) != continuations or not all(score.token_logprobs for score in message.scores):
         raise _broken(f"scores: {len(message.scores)} of {continuations}, each needs at least one token")
     scores = tuple(ContinuationScore(tuple(score.token_logprobs)) for score in message.scores)
+    if not all(math.isfinite(value) for score in scores for value in score.token_logprobs):
+        raise _broken("scores: a log-probability is not a finite number")
     return ScoreResult(scores, _usage_from_proto(message.usage), message.model)
 
 
@@ -150,11 +153,13 @@ def encode_result_from_proto(message: pb.EncodeResponse, texts: int) -> EncodeRe
     """Return the vectors of a request with this many texts.
 
     Raises:
-        ServerError: the numbers are not texts x dimensions.
+        ServerError: the numbers are not texts x dimensions, or are none.
     """
     if message.dimensions < 1 or len(message.values) != texts * message.dimensions:
         raise _broken(f"values: {len(message.values)} are not {texts} texts x {message.dimensions} dimensions")
     vectors = np.array(message.values, dtype=np.float32).reshape(texts, message.dimensions)
+    if not np.isfinite(vectors).all():
+        raise _broken("values: one is not a finite number")
     return EncodeResult(vectors, _usage_from_proto(message.usage), message.model)
 
 

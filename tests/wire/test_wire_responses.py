@@ -98,5 +98,10 @@ def test_broken_results_are_the_servers_fault() -> None:
         encode_result_from_proto(pb.EncodeResponse(dimensions=2, values=[1, 2, 3]), 2)
     with pytest.raises(ServerError, match="values"):
         encode_result_from_proto(pb.EncodeResponse(), 0)
+    for value in (float("nan"), float("-inf")):
+        with pytest.raises(ServerError, match="not a finite number"):
+            score_result_from_proto(pb.ScoreResponse(scores=[pb.ContinuationScore(token_logprobs=[-1.0, value])]), 1)
+        with pytest.raises(ServerError, match="not a finite number"):
+            encode_result_from_proto(pb.EncodeResponse(dimensions=2, values=[1, value]), 1)
     with pytest.raises(ServerError, match="models"):
         models_from_proto(pb.ListModelsResponse())
