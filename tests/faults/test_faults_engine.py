@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from fault_server import SECRET, STUCK
 from fault_tools import FaultServer, aftermath, check_client, first_delta, remote, warmed
+from prefix_tools import near
 from serving_tools import LONG, PATIENCE, ask, until
 from tiny_chat import write_model
+from tiny_kinds import write_kind
 
 from crayon.engine import EncodeRequest, ScoreRequest, deadline_after
 from crayon.messages import Message
@@ -161,6 +163,35 @@ def test_logits_that_are_no_numbers(fault: Callable[..., Fault], tmp_path: Path)
         client.close()
         assert found.tally.statuses == {"ServerInterruptedError": 4} or found.tally.statuses == {"ServerError": 4}
         assert found.tally.answered == 4
+        aftermath(found, server, before)
+
+
+@pytest.mark.parametrize("kind", ["mamba", "gemma2"])
+def test_a_memory_that_cannot_be_cut(fault: Callable[..., Fault], tmp_path: Path, kind: str) -> None:
+    """What others asked before is no part of an answer: the same 6 prompts, which begin alike, in another order."""
+    injected = "24 scores of prompts that begin alike, by a model whose memory cannot be cut"
+    found = fault(f"llama.cpp: prefixes, {kind}", injected, "nothing: the same scores, whoever asked what before")
+    path = write_kind(tmp_path / f"{kind}.gguf", kind)
+    with FaultServer(tiny=str(path), values={"n_ctx": 2048, "n_seq_max": 4, "threads": 1, "n_batch": 64}) as server:
+        warmed(server)
+        before = server.census()
+        client = remote(server.address)
+        scores: dict[int, list[float]] = {}
+        for turn in range(4):
+            for n in range(6):
+                which = (n * (2 * turn + 1) + turn) % 6 if turn % 2 else n
+                request = ScoreRequest(
+                    messages=(Message("user", "the tea in the other train " * 2 + "is " * which),),
+                    continuations=("the", "an other", "in the train"),
+                )
+                result = client.score(request).result(PATIENCE)
+                own = [value for score in result.scores for value in score.token_logprobs]
+                assert near(own, scores.setdefault(which, own)), (turn, which)
+                found.tally.answer()
+        # What scores leave is emptied with the next step.
+        found.tally.read([client.generate(ask("the tea", max_tokens=3, ignore_eos=True))])
+        client.close()
+        assert len(scores) == 6
         aftermath(found, server, before)
 
 
