@@ -195,6 +195,21 @@ def test_a_plain_base_that_knows_the_answers_chooses_among_them(crayon: Any, kno
         assert said["route"]["blend"] is None
 
 
+def test_free_asks_for_a_text_where_the_answers_are_closed(crayon: Any, known: Path) -> None:
+    assert crayon("customize", "mine", "--samples", known).exit_code == 0
+    question = questions("vowels", 1, seed=5)[0]
+    free = json.loads(crayon("ask", "--json", "--free", "--blend", "mine", question).stdout)
+    assert (free["probability"], free["route"]["evidence"]) == (None, [])
+    plain = json.loads(crayon("ask", "--json", "--blend", "base", question).stdout)
+    assert free["text"] == plain["text"], "no examples are live, so it is what the plain base writes"
+    lines = [question, "/free", question, "/free off", question, "/free maybe"]
+    done = crayon("chat", "--customization", "mine", input="\n".join(lines) + "\n")
+    said = done.stderr.splitlines()
+    assert ["probability" in line for line in said if line.startswith("device: ")] == [True, False, True]
+    assert "free: answers are written, even where the customisation's answers are a closed set" in said
+    assert "takes on or off, not 'maybe'" in done.stderr
+
+
 @pytest.mark.parametrize("options", [(), ("--refine",)])
 def test_an_interrupted_customize_leaves_what_was_there(
     crayon: Any, samples: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...]
