@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 LOOK_S = 0.1
 # What was before a pause as long as this says nothing of now.
 STALE_S = 2.0
+LATELY_S = 60.0  # of what is asked for between questions, a longer while says enough
 # Of a core: so much may be missing before a thread is given up, and has to be free on top before one is taken back.
 SLACK = 0.5
 SPARE = 0.7
@@ -70,6 +71,11 @@ def threads_beside(others: float, cores: int, now: int) -> int:
     return min(now, cores)
 
 
+def slowdown(others: float, cores: int) -> float:
+    """Return how many times as long a step takes beside `others` busy cores, by a fair share: 1 and more."""
+    return cores / min(cores, max(cores - others, cores / (1.0 + others)))
+
+
 class Contention:
     """Watches what other processes compute. One for a process, whose threads may all ask it.
 
@@ -98,6 +104,12 @@ class Contention:
                 self.others = others(before, self._last)
                 self._threads = threads_beside(self.others, self.cores, self._threads)
         return min(most, self._threads)
+
+    def slowdown(self) -> float:
+        """Return how many times as long steps take now as they would without neighbours."""
+        now = self._looks()
+        known = LOOK_S <= now.when - self._last.when <= LATELY_S
+        return slowdown(others(self._last, now) if known else self.others, self.cores)
 
 
 @cache

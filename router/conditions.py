@@ -75,8 +75,9 @@ class Measured:
     """What was measured lately, rates in tokens a second; None: unknown, or too long ago.
 
     Args:
-        device_prompt_rate: how fast the device reads, for one answer alone.
-        device_decode_rate: how fast it writes, for one answer alone.
+        device_prompt_rate: how fast the device reads, for one answer alone on a machine with nothing else to do.
+        device_decode_rate: how fast it writes, likewise.
+        device_slowdown: how many times as long it takes now, for what other processes compute.
         device_wait_s: how long an answer waited for its turn there.
         device_running: answers that it is writing now.
         server_first_token_s: from sending a request to its first token, as seen from here.
@@ -90,6 +91,7 @@ class Measured:
 
     device_prompt_rate: float | None = None
     device_decode_rate: float | None = None
+    device_slowdown: float = 1.0
     device_wait_s: float | None = None
     device_running: int = 0
     server_first_token_s: float | None = None
@@ -109,7 +111,7 @@ def device_seconds(now: Measured, prompt_tokens: int, answer_tokens: float) -> f
     if not now.device_prompt_rate or not now.device_decode_rate:
         return None
     alone = prompt_tokens / now.device_prompt_rate + answer_tokens / now.device_decode_rate
-    return (now.device_wait_s or 0.0) + alone * (1 + now.device_running)
+    return (now.device_wait_s or 0.0) + alone * now.device_slowdown * (1 + now.device_running)
 
 
 def server_seconds(now: Measured, answer_tokens: float) -> float | None:

@@ -9,6 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from crayon.completion import Source
+from crayon.contention import here
 from crayon.engine import Delta, EncodeRequest, Finished, ScoreRequest, Started
 from crayon.errors import (
     AdapterError,
@@ -67,7 +68,7 @@ class Accounts:
         self._engines = engines
         self._conditions = conditions or Conditions()
         self.spending = Spending(budget, BudgetStore())
-        self.meters = Meters()
+        self.meters = Meters(slowdown=lambda: here().slowdown())
         self.weighed: Reason | None = None
         """What the conditions said last."""
 

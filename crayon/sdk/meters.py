@@ -47,13 +47,18 @@ class Meters:
     Args:
         clock: seconds, monotonic.
         power: reads the battery; asked twice a minute at most.
+        slowdown: tells how many times as long the device takes now for what other processes compute.
     """
 
     def __init__(
-        self, clock: Callable[[], float] = time.monotonic, power: Callable[[], Battery | None] = battery
+        self,
+        clock: Callable[[], float] = time.monotonic,
+        power: Callable[[], Battery | None] = battery,
+        slowdown: Callable[[], float] = lambda: 1.0,
     ) -> None:
         self._clock = clock
         self._power = power
+        self._slowdown = slowdown
         self._lock = threading.Lock()
         self._averages: dict[str, _Average] = {}
         self._running = 0
@@ -74,9 +79,9 @@ class Meters:
             self._running -= 1
             if finished is None:
                 return
-            usage, timings = finished.usage, finished.timings
-            self._rate("device_prompt_rate", usage.prompt_tokens - usage.cached_tokens, timings.prompt_ms, beside)
-            self._rate("device_decode_rate", usage.completion_tokens - 1, timings.decode_ms, beside)
+            usage, timings, factor = finished.usage, finished.timings, beside * self._slowdown()
+            self._rate("device_prompt_rate", usage.prompt_tokens - usage.cached_tokens, timings.prompt_ms, factor)
+            self._rate("device_decode_rate", usage.completion_tokens - 1, timings.decode_ms, factor)
             self._add("device_wait_s", timings.queue_ms / 1000)
             self._add("answer_tokens", usage.completion_tokens)
 
@@ -110,6 +115,7 @@ class Meters:
             return Measured(
                 **known,
                 device_running=self._running,
+                device_slowdown=self._slowdown(),
                 battery_percent=None if power is None else power.percent,
                 plugged=None if power is None else power.plugged,
             )
@@ -121,10 +127,10 @@ class Meters:
                 self._looked_at, self._battery = now, self._power()
             return self._battery
 
-    def _rate(self, name: str, tokens: int, milliseconds: float, beside: int) -> None:
+    def _rate(self, name: str, tokens: int, milliseconds: float, factor: float) -> None:
         if tokens >= LEAST_TOKENS and milliseconds > 0:
-            # Answers that run at once share the device: alone it would have been faster by their number.
-            self._add(name, beside * 1000 * tokens / milliseconds)
+            # Answers that run at once, and other processes, share the device: alone it would have been so much faster.
+            self._add(name, factor * 1000 * tokens / milliseconds)
 
     def _add(self, name: str, value: float) -> None:
         if not math.isfinite(value):

@@ -9,7 +9,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crayon.contention import LOOK_S, SLACK, SPARE, STALE_S, Contention, Look, here, look, others, threads_beside
+from crayon.contention import (
+    LATELY_S,
+    LOOK_S,
+    SLACK,
+    SPARE,
+    STALE_S,
+    Contention,
+    Look,
+    here,
+    look,
+    others,
+    slowdown,
+    threads_beside,
+)
 
 cores_ = st.integers(1, 64)
 busy_ = st.floats(0, 200)
@@ -111,6 +124,25 @@ def test_it_looks_around_ten_times_a_second_at_most() -> None:
         clock.pass_by(LOOK_S / 100)
         watch.threads(2)
     assert clock.looks <= 12
+
+
+@given(cores_, busy_, st.floats(0, 64))
+def test_neighbours_never_make_us_faster(cores: int, busy: float, more: float) -> None:
+    assert 1.0 <= slowdown(busy, cores) <= slowdown(busy + more, cores)
+    assert slowdown(0.0, cores) == 1.0
+
+
+def test_so_many_times_as_long_takes_a_fair_share() -> None:
+    assert slowdown(1.0, 2) == 2.0
+    assert slowdown(2.0, 2) == pytest.approx(3.0)
+    assert slowdown(1.0, 8) == pytest.approx(8 / 7)
+    clock = Clock()
+    watch = Contention(2, clock.look, clock)
+    clock.busy = 1.0
+    clock.pass_by(LATELY_S)
+    assert watch.slowdown() == 2.0
+    clock.pass_by(1.0)
+    assert watch.slowdown() == 1.0, "of so long ago nothing is known"
 
 
 def test_this_machine_is_watched() -> None:

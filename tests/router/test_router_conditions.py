@@ -46,6 +46,7 @@ def test_languages_that_cannot_be_told_are_refused(value):
 def test_times_are_estimated_from_rates_wait_and_what_runs():
     assert device_seconds(SLOW, 100, 90) == pytest.approx(10.0)
     assert device_seconds(replace(SLOW, device_running=1, device_wait_s=2.0), 100, 90) == pytest.approx(22.0)
+    assert device_seconds(replace(SLOW, device_slowdown=3.0, device_wait_s=2.0), 100, 90) == pytest.approx(32.0)
     assert server_seconds(SLOW, 90) == pytest.approx(1.0)
     assert device_seconds(replace(SLOW, device_prompt_rate=None), 100, 90) is None
     assert server_seconds(replace(SLOW, server_decode_rate=None), 90) is None

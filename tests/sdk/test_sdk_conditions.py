@@ -8,6 +8,7 @@ from sdk_fakes import UNSURE, Fake, FakeServer, Hang, answer, delta
 
 from crayon import Conditions, PromptTooLongError, Reason, Source
 from crayon.completion import FinishReason, Timings, Usage
+from crayon.contention import Contention
 from crayon.engine import Finished
 from crayon.errors import ServerUnavailableError
 from crayon.machine import Battery
@@ -116,7 +117,8 @@ def test_a_slow_network_keeps_what_a_gate_would_send(sdk):
     assert sdk.call(client.ask("hi", mode="only_on_server")).route.source is Source.SERVER
 
 
-def test_answers_feed_the_meters(sdk):
+def test_answers_feed_the_meters(sdk, monkeypatch):
+    monkeypatch.setattr(Contention, "slowdown", lambda _: 1.0)  # however busy this machine is
     end = finished()
     device = Fake("small", [[*answer("a b c d e f")[:-1], end]])
     server = FakeServer("large", [[*answer("a b c d e f")[:-1], end]])
@@ -166,6 +168,16 @@ def test_answers_at_once_are_counted_as_if_alone():
     meters.device_ends(finished(), first)
     assert meters.read().device_decode_rate == pytest.approx(20.0)
     assert (second, meters.read().device_running) == (2, 1)
+
+
+def test_what_neighbours_slowed_is_counted_as_if_there_were_none_and_what_they_slow_now_is_told():
+    factor = 2.0
+    meters = Meters(HandClock(0.0), power=lambda: None, slowdown=lambda: factor)
+    meters.device_ends(finished(), meters.device_begins())
+    assert meters.read().device_decode_rate == pytest.approx(20.0)
+    assert meters.read().device_slowdown == 2.0
+    factor = 1.0
+    assert meters.read().device_slowdown == 1.0
 
 
 def test_the_first_round_trip_has_the_connection_in_it_and_does_not_count():
