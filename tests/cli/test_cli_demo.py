@@ -254,7 +254,7 @@ def test_a_users_task_is_asked_before_and_after_as_text(place: Place, tiny_model
     assert done.returncode == 0, done.stderr
     task, lines = demo_task(), done.stdout.splitlines()
     section = lines[lines.index(task.title) :]
-    assert any(line.startswith("  profile ") and line.endswith(": 16 samples") for line in section)
+    assert any(line.startswith(("  profile ", "  task ")) and line.endswith(": 16 samples") for line in section)
     assert any(line.startswith("  weighed, checked and ready in ") for line in section)
     for question, wanted in task.questions:
         assert any(line.startswith(f"  {question[:30]}") and line.endswith(f"  {wanted}") for line in section)
