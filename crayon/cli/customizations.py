@@ -72,7 +72,7 @@ def show(name: _Name, *, as_json: options.JsonOption = False) -> None:
         return
     lines = [
         f"{found.name}: made {found.created} from {found.samples} samples, {found.answered} with an answer",
-        f"for {found.base}, pool {found.pool_id}",
+        f"for {found.base}{f', pool {found.pool_id}' if found.pool_id else ''}",
         *weight_lines(found),
         *expectation_lines(found),
     ]

@@ -286,6 +286,7 @@ def test_without_a_pool_the_samples_themselves_are_the_evidence(
     assert done.exit_code == 0, done.output
     assert "task mine: 16 samples\n  answers: 2, rose, teal\n" in done.stdout
     assert "pool" not in done.stdout
+    assert "\nfor model\ntask mine: 16 samples\n" in crayon("customizations", "show", "mine").stdout
     answer = json.loads(crayon("ask", "--json", "--blend", "mine", "aaoa aoao aaoo oaaa aaoa aaaa").stdout)
     assert answer["text"] == "rose"
     assert "classes" in answer["route"]["evidence"]
@@ -367,6 +368,7 @@ def test_chat_customises_blends_and_shows_weights(crayon: Any, samples: Path) ->
     ]
     done = crayon("chat", input="\n".join(lines) + "\n")
     assert done.exit_code == 0, done.stderr
+    # Answers of 4 tokens are cut, which has a line of its own.
     said = [line for line in done.stderr.splitlines() if not line.startswith("the answer was cut")]
     assert said[0] == "the plain base: no weights"
     assert "profile" not in said[1]
