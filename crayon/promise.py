@@ -13,15 +13,25 @@ if TYPE_CHECKING:
 Result = TypeVar("Result")
 
 
+class Work(Future[Result]):
+    """A future that tells what was done for it, from any thread."""
+
+    used: Callable[[], int] = staticmethod(lambda: 0)
+    """Tokens that were computed for it so far, whether its result is wanted or not."""
+
+
 class Promise(Generic[Result]):
     """What `Stream` is to an answer: the engine's side of a future. One thread of the engine's keeps it.
 
     Args:
         on_cancel: called if the caller cancels the future before it is kept; from any thread.
+        used: tells the tokens that were computed for it so far; from any thread.
     """
 
-    def __init__(self, on_cancel: Callable[[], None] | None = None) -> None:
-        self.future: Future[Result] = Future()
+    def __init__(self, on_cancel: Callable[[], None] | None = None, used: Callable[[], int] | None = None) -> None:
+        self.future: Work[Result] = Work()
+        if used is not None:
+            self.future.used = used
         self._closed = False
         self._on_cancel = on_cancel
         if on_cancel is not None:

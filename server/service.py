@@ -10,7 +10,17 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from crayon.engine import BLEND, ENCODE, GENERATE, SCORE, EncodeRequest, Finished, ScoreRequest
+from crayon.engine import (
+    BLEND,
+    ENCODE,
+    GENERATE,
+    SCORE,
+    EncodeRequest,
+    EncodeResult,
+    Finished,
+    ScoreRequest,
+    ScoreResult,
+)
 from crayon.errors import (
     AdapterError,
     CrayonError,
@@ -21,6 +31,7 @@ from crayon.errors import (
     ServerUnavailableError,
     UnknownModelError,
 )
+from crayon.promise import Work
 from crayon.server.caller import Meter, current_caller
 from crayon.server.coalesce import coalesced
 from crayon.server.observing.observation import observed
@@ -52,6 +63,7 @@ if TYPE_CHECKING:
     Context = grpc.aio.ServicerContext[Any, Any]
 
 Result = TypeVar("Result")
+Scored = TypeVar("Scored", ScoreResult, EncodeResult)
 
 # Engines hold themselves to deadlines, and say more; this is for one that hangs.
 _GRACE_S = 2.0
@@ -126,7 +138,6 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
             _check(engine, wanted.model, SCORE, wanted.blend)
             began = self._preparing.run(partial(engine.score, wanted), _characters(wanted), wanted.deadline)
             scored = await _finished(await began, wanted.deadline, context)
-            current_caller().pay(scored.usage)
             seen.used(scored.usage, scored.model)
             return score_result_to_proto(scored)
 
@@ -141,7 +152,6 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
             _check(engine, wanted.model, ENCODE, None)
             began = self._preparing.run(partial(engine.encode, wanted), _characters(wanted), wanted.deadline)
             encoded = await _finished(await began, wanted.deadline, context)
-            current_caller().pay(encoded.usage)
             seen.used(encoded.usage, encoded.model)
             return encode_result_to_proto(encoded)
 
@@ -243,11 +253,21 @@ def _in_time(deadline: float | None, cancel: Callable[[], object]) -> Iterator[N
         alarm.cancel()
 
 
-async def _finished(future: Future[Result], deadline: float | None, context: Context) -> Result:
-    """Wait for an engine's future; a deadline, or an RPC that ends earlier, cancels it."""
+async def _finished(future: Future[Scored], deadline: float | None, context: Context) -> Scored:
+    """Wait for an engine's future; a deadline, or an RPC that ends earlier, cancels it.
+
+    The caller is charged for the result, or else for what was computed of it.
+    """
     _when_over(context, future.cancel)
-    with _in_time(deadline, future.cancel):
-        return await _given(future)
+    try:
+        with _in_time(deadline, future.cancel):
+            result = await _given(future)
+    except BaseException:
+        if isinstance(future, Work):
+            current_caller().charge(future.used())
+        raise
+    current_caller().pay(result.usage)
+    return result
 
 
 async def _given(future: Future[Result]) -> Result:

@@ -28,6 +28,7 @@ from crayon.engine import (
     Stream,
 )
 from crayon.messages import Message
+from crayon.promise import Promise
 from crayon.sampling import Sampling
 from crayon.server.config import ServeConfig
 from crayon.server.serve import Server
@@ -129,6 +130,7 @@ class ScriptedEngine:
         self.asked: list[GenerateRequest | ScoreRequest | EncodeRequest] = []
         self.streams: list[Stream] = []
         self.futures: list[Future[Any]] = []
+        self.used = 0
 
     def models(self) -> tuple[ModelInfo, ...]:
         return (ModelInfo("scripted", 100, "ab" * 32, "Q8_0", self.capabilities),)
@@ -153,7 +155,7 @@ class ScriptedEngine:
 
     def _future(self, request: Any) -> Future[Any]:
         self.asked.append(request)
-        future: Future[Any] = Future()
+        future: Future[Any] = Promise[Any](used=lambda: self.used).future
         self.futures.append(future)
         if self.error is not None:
             if self.raise_at_once:

@@ -206,7 +206,8 @@ class ServeSettings(Section):
         Int | None,
         Field(
             ge=1,
-            description="Most tokens of the prompts that wait; if not given, four times --ctx, 65,536 at least.",
+            description="Most tokens of the prompts that wait, and of one request that scores or embeds; if not given, "
+            "four times --ctx, 131,072 at least.",
         ),
         EMPTY_IS_NONE,
     ] = None

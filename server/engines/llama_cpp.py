@@ -260,7 +260,7 @@ class LlamaCppEngine:
             blend, hold = self._resolve(request.blend)
             continuations = [self._model.tokenize_answer(text, ids) for text in request.continuations]
         check_continuations(len(ids), continuations, self.context_tokens)
-        promise = Promise[ScoreResult](on_cancel=lambda: self._loop.inbox.cancel(task))
+        promise = Promise[ScoreResult](lambda: self._loop.inbox.cancel(task), used=lambda: work.read)
         work = Request(
             id=next(self._ids),
             kind=Kind.SCORE,
@@ -296,7 +296,7 @@ class LlamaCppEngine:
                 raise PromptTooLongError(len(text), self._encode_tokens, f"texts[{i}]")
         unknown = encoder.unknown()
         lists = [*texts, *unknown.values()]
-        promise = Promise[EncodeResult](on_cancel=lambda: self._loop.inbox.cancel(task))
+        promise = Promise[EncodeResult](lambda: self._loop.inbox.cancel(task), used=lambda: work.read)
         work = Request(
             id=next(self._ids),
             kind=Kind.ENCODE,

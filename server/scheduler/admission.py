@@ -1,4 +1,9 @@
-"""Who may begin, or go on: whether the cache has room for it until its end."""
+"""Who may begin, or go on: whether the cache has room for it until its end, and whose the sequences are.
+
+What is scored or encoded is long work of short steps: that of one client holds at most `caps.lanes` sequences, all of
+it at most `caps.long_lanes`. Whoever would need more waits, and is overtaken by others. So there is always a sequence
+that an answer ends in and that somebody else can have: if need be it is taken from whoever holds most (`place`).
+"""
 
 from __future__ import annotations
 
@@ -10,6 +15,8 @@ from crayon.server.scheduler.request import Kind, Request
 from crayon.server.scheduler.step import Admission, Prefix, Restore
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from crayon.server.scheduler.draft import Draft
     from crayon.server.scheduler.lengths import LengthModel
     from crayon.server.scheduler.occupancy import Occupancy
@@ -57,6 +64,10 @@ class Room:
             self._forecast.add(self._alone(request, None))
         else:
             self._forecast = None
+
+    def forget(self) -> None:
+        """Count all again: somebody was spilled."""
+        self._forecast = self._encode = None
 
     def _saved(self, source: Prefix | None) -> int:
         # A beginning that is held by a running request is counted already, an idle prefix is not.
@@ -115,17 +126,46 @@ def restore(draft: Draft, room: Room, state: State, gone: set[str]) -> list[Rest
     return restores
 
 
-def admit(draft: Draft, room: Room, state: State, gone: set[str], index: PrefixIndex | None) -> list[Admission]:
-    """Let requests in, in turn. Nobody overtakes: the first that does not fit holds the queue."""
+class _LongLanes:
+    """The sequences that what is scored or encoded may still take."""
+
+    def __init__(self, draft: Draft) -> None:
+        self._most = draft.caps.lanes
+        self._left = draft.caps.long_lanes
+        self._held: dict[str, int] = {}
+        for request in draft.running:
+            self.took(request, len(draft.lanes.get(request.id, request.lanes)))
+
+    def of(self, request: Request) -> int:
+        """Return how many sequences a request may take; 0: it waits for others of its kind."""
+        if request.kind is Kind.GENERATE:
+            return 1
+        return max(0, min(max(1, len(request.branches)), self._most - self._held.get(request.client, 0), self._left))
+
+    def took(self, request: Request, seqs: int) -> None:
+        """Count a request that runs."""
+        if request.kind is not Kind.GENERATE:
+            self._left -= seqs
+            self._held[request.client] = self._held.get(request.client, 0) + seqs
+
+
+def admit(draft: Draft, room: Room, waiting: Iterable[Request], index: PrefixIndex | None) -> list[Admission]:
+    """Let requests in, in the order given. The first that does not fit the cache holds up the others.
+
+    Those that wait for sequences of their kind (see above) are passed over.
+    """
     admissions: list[Admission] = []
     if not draft.free and not draft.idle:
         return admissions  # the usual step; to find out whose turn it is would be wasted
-    for request in state.waiting.in_turn(gone):
+    lanes = _LongLanes(draft)
+    for request in waiting:
         if not draft.free and not draft.idle:
             break
+        wide = lanes.of(request)
+        if not wide:
+            continue
         source = best_source(draft, index, request) if index is not None else None
         # All its sequences now or fewer, so that nobody waits for a second one while holding a first.
-        wide = 1 if request.kind is Kind.GENERATE else max(1, min(len(request.branches), draft.caps.lanes))
         for width in range(max(1, min(wide, len(draft.free))), 0, -1):
             need = request.kv_need(width)
             if room.fits(request, need, source):
@@ -136,6 +176,7 @@ def admit(draft: Draft, room: Room, state: State, gone: set[str], index: PrefixI
         if not seqs:
             break
         draft.run(request, seqs, need)
+        lanes.took(request, len(seqs))
         admissions.append(Admission(request.id, tuple(seqs), need))
         room.took(request, need, source)
     return admissions

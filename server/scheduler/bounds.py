@@ -1,7 +1,8 @@
 """How much may wait: so many requests, so many tokens of prompts, and of these no client nearly all.
 
 A client may hold `CLIENT_FACTOR` times as much of the queue as is free ("dynamic queue length thresholds", Choudhury
-and Hahne 1998). So whoever floods it leaves a quarter of the room that it found to those who come after.
+and Hahne 1998). So whoever floods it leaves a quarter of the room that it found to those who come after. One request
+alone counts as no more than the rest: whatever waits, somebody else finds room.
 """
 
 from __future__ import annotations
@@ -9,14 +10,15 @@ from __future__ import annotations
 from collections import Counter, deque
 from typing import TYPE_CHECKING, Self
 
-from crayon.errors import ConfigError, OverloadedError
+from crayon.errors import ConfigError, InvalidRequestError, OverloadedError
+from crayon.server.scheduler.request import Kind
 
 if TYPE_CHECKING:
     from crayon.server.scheduler.request import Request
 
 CLIENT_FACTOR = 3
 # Few callers have the patience to wait until a cache was filled more often than that.
-CACHES, LEAST_TOKENS = 4, 65536
+CACHES, LEAST_TOKENS = 4, 131072
 SHORTEST_RETRY_S, LONGEST_RETRY_S = 0.1, 60.0
 _REMEMBERED = 16  # departures that tell the pace
 
@@ -26,8 +28,8 @@ class QueueBounds:
 
     Args:
         requests: most requests that wait.
-        tokens: most tokens of their prompts and of what they want scored or encoded; a request that has more is
-            taken if nobody else waits.
+        tokens: most tokens of their prompts and of what they want scored or encoded, and the most of one request that
+            scores or encodes; a prompt that has more is taken if nobody else waits.
 
     Raises:
         ConfigError: a bound is less than 1.
@@ -39,10 +41,11 @@ class QueueBounds:
                 raise ConfigError(key, f"must be at least 1, not {value}")
         self._most = requests
         self._most_tokens = tokens
+        self._largest = tokens * CLIENT_FACTOR // (CLIENT_FACTOR + 1)
         self.queued = 0
         self.queued_tokens = 0
         self.refused: Counter[str] = Counter()
-        """How many were turned away, by the bound: "requests", "tokens", "client"; an engine may count others."""
+        """How many were turned away, by the bound: "requests", "tokens", "client", "size"; engines may count others."""
         self._requests: Counter[str] = Counter()
         self._tokens: Counter[str] = Counter()
         self._left: deque[float] = deque(maxlen=_REMEMBERED)
@@ -63,8 +66,15 @@ class QueueBounds:
             seconds_per_token: how long a token takes, while nobody has left the queue yet.
 
         Raises:
+            InvalidRequestError: it wants more scored or encoded than one request may.
             OverloadedError: there is no room; `retry_after` says when there should be.
         """
+        if len(request.branches) > 1 and request.charge > self._most_tokens:
+            self.refused["size"] += 1
+            field = "texts" if request.kind is Kind.ENCODE else "continuations"
+            most = self._most_tokens
+            raise InvalidRequestError(field, f"{request.charge} tokens in all, at most {most}; send several requests")
+        tokens = self._counted(request)
         bound, said = self._full(request)
         if bound:
             self.refused[bound] += 1
@@ -75,15 +85,16 @@ class QueueBounds:
             subject = request.client if bound == "client" else "server"
             raise OverloadedError(said, self._retry(now, seconds_per_token, places), subject)
         self.queued += 1
-        self.queued_tokens += request.charge
+        self.queued_tokens += tokens
         self._requests[request.client] += 1
-        self._tokens[request.client] += request.charge
+        self._tokens[request.client] += tokens
 
     def leave(self, request: Request, now: float) -> None:
         """Count a request out: it runs, or is given up."""
+        tokens = self._counted(request)
         self.queued -= 1
-        self.queued_tokens -= request.charge
-        for counter, part in ((self._requests, 1), (self._tokens, request.charge)):
+        self.queued_tokens -= tokens
+        for counter, part in ((self._requests, 1), (self._tokens, tokens)):
             counter[request.client] -= part
             if counter[request.client] <= 0:
                 del counter[request.client]
@@ -93,6 +104,9 @@ class QueueBounds:
         else:
             self._left.clear()
             self._promised = 0.0
+
+    def _counted(self, request: Request) -> int:
+        return min(request.charge, self._largest)
 
     def _full(self, request: Request) -> tuple[str, str]:
         if self.queued >= self._most:

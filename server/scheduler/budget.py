@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from crayon.server.scheduler.cost import Beside
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Iterable, Sequence
 
     from crayon.server.scheduler.cost import CostModel
     from crayon.server.scheduler.draft import Draft
@@ -46,8 +46,18 @@ class Budget(NamedTuple):
     credit: float
 
 
-def budget(draft: Draft, state: State, groups: Collection[Group], cost: CostModel) -> Budget:
-    """Return what a step of these groups may have; `draft` holds the requests that run."""
+def budget(
+    draft: Draft, state: State, groups: Collection[Group], reading: Sequence[Request], cost: CostModel
+) -> Budget:
+    """Return what a step of these groups may have.
+
+    Args:
+        draft: holds the requests that run.
+        state: who runs, and what was saved up.
+        groups: those of the step.
+        reading: their requests that are still read, in the order in which the step reads them.
+        cost: how long steps take.
+    """
     caps, credit = draft.caps, state.credit
     if caps.step_seconds is None:
         return Budget(caps.max_tokens, credit)
@@ -64,12 +74,10 @@ def budget(draft: Draft, state: State, groups: Collection[Group], cost: CostMode
     if not caps.late_share:
         return Budget(within, credit)
     earned = min(MOST_CREDIT, credit + caps.late_share)
-    here = [request for request in draft.running if request.group in groups]
-    writing = sum(1 for request in here if request.generated)
-    reading = [request for request in here if not request.generated]
-    lengths = [request.charge - request.computed for request in reading]
+    writing = sum(1 for request in draft.generating if request.generated and request.group in groups)
+    lengths = [request.unread for request in reading]
     # By all that there was to read: of a long prompt that is nearly read the rest is read in pieces, too.
-    long = writing + max(map(_to_read, reading), default=0) > caps.max_tokens
+    long = writing + max((request.to_read for request in reading), default=0) > caps.max_tokens
     if not writing or (writing + sum(lengths) <= within and not long):
         return Budget(within, earned)
     whole = writing
@@ -80,7 +88,7 @@ def budget(draft: Draft, state: State, groups: Collection[Group], cost: CostMode
     overdue = False
     if caps.first_seconds is not None:
         latest = state.now + cost.seconds(whole, len(groups)) - caps.first_seconds
-        overdue = _waited(here, latest, caps.max_tokens - writing)
+        overdue = _waited(reading, latest, caps.max_tokens - writing)
     if overdue or (credit > 1.0 - _ROUNDING and not long):
         return Budget(caps.max_tokens if long else whole, max(0.0, credit - 1.0))
     if not long:
@@ -90,11 +98,6 @@ def budget(draft: Draft, state: State, groups: Collection[Group], cost: CostMode
     return Budget(min(writing + piece, within), earned)
 
 
-def _waited(requests: list[Request], since: float, most: int) -> bool:
+def _waited(reading: Iterable[Request], since: float, most: int) -> bool:
     """Whether a prompt that fits one step has waited since then, or longer."""
-    return any(not request.generated and _to_read(request) <= most and request.arrival <= since for request in requests)
-
-
-def _to_read(request: Request) -> int:
-    """Return the tokens of a prompt that were not in the cache when it began."""
-    return request.charge - request.shared
+    return any(request.to_read <= most and request.arrival <= since for request in reading)

@@ -17,7 +17,7 @@ class Caps:
         kv_capacity: tokens that the cache can hold, all sequences together.
         encode_capacity: the same for encoding, where the engine has its own cache for it; None shares it.
         max_outputs: most rows of logits in one step, at least `max_seqs`; None is `max_tokens`.
-        max_lanes: most sequences that one scored or encoded request may take; None is half of them.
+        max_lanes: most sequences that the scored and encoded requests of one client may take; None is half of them.
         max_blends: most blend groups in one step. The engine reads its weights once for each.
         step_seconds: how long a step may take while somebody's answer is being written; None does not care.
         late_share: share of the steps that may take longer than `step_seconds`, for prompts to be read whole.
@@ -85,5 +85,10 @@ class Caps:
 
     @property
     def lanes(self) -> int:
-        """Most sequences that one scored or encoded request may take."""
+        """Most sequences that the scored and encoded requests of one client may take."""
         return max(1, self.max_seqs // 2) if self.max_lanes is None else min(self.max_lanes, self.max_seqs)
+
+    @property
+    def long_lanes(self) -> int:
+        """Most sequences that all scored and encoded requests may take together; the others are for answers."""
+        return max(self.lanes, self.max_seqs - max(1, self.max_seqs // 4)) if self.max_seqs > 1 else 1

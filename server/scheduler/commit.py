@@ -24,6 +24,7 @@ def commit(state: State, plan: StepPlan, outcome: Outcome) -> Changes:
     touched: dict[str, Request] = {}
     running, cells = state.running, state.cells
     written: dict[str, int] = {}
+    read: dict[str, int] = {}
     for nano in plan.nano[: outcome.ran]:
         tokens = 0
         for row in nano.rows:
@@ -31,6 +32,9 @@ def commit(state: State, plan: StepPlan, outcome: Outcome) -> Changes:
             request = touched[row.request] = running[row.request]
             if request.kind is not Kind.ENCODE:
                 cells.grow(row.seq, row.tokens)
+            if request.reading:
+                request.read += row.tokens
+                read[request.client] = read.get(request.client, 0) + row.tokens
             if row.branch is not None:
                 _advance_branch(request, row)
                 continue
@@ -43,6 +47,8 @@ def commit(state: State, plan: StepPlan, outcome: Outcome) -> Changes:
         state.spent[group] = state.spent.get(group, 0) + tokens
     for client, count in written.items():
         state.waiting.charge(client, count)
+    if read:
+        state.readers.charge(read)
     done = (key for key, item in touched.items() if item.complete or key in outcome.ended)
     # What a failed request would leave to others is not in the cache.
     finished = tuple(key for key in done if key not in outcome.failed)

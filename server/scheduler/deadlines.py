@@ -2,8 +2,9 @@
 
 A wrong refusal is worse than a request that expires, so everything here errs on the side of letting in: answers of
 others are as long as the mean of those seen, the answer itself only as long as three of four are at least, of a queue
-only the front is looked at, steps are as full as the engine takes them, the cache is never in the way, and the time
-that is left is stretched by a margin that grows with how far off predictions were.
+only the front is looked at, no other client is read more than the request itself (see `reading`), steps are as full as
+the engine takes them, the cache is never in the way, and the time that is left is stretched by a margin that grows with
+how far off predictions were.
 """
 
 from __future__ import annotations
@@ -76,18 +77,40 @@ def late_in_queue(
     if request.deadline is None:
         return None
     left = request.deadline - state.now
-    running = [_work(item, lengths) for held in (state.running, state.spilled) for item in held.values()]
+    mine = _work(request, lengths, mine=True)
+    between = _Between(request, mine.prompt, caps.max_tokens)
+    running = [between(item, _work(item, lengths)) for held in (state.running, state.spilled) for item in held.values()]
     most = min(_MOST_AHEAD, _MOST_WORK // (len(running) + 1))
     ahead = []
     for item in islice(state.waiting.in_turn(), most):
         if item is request:
             break
         if not item.cancelled:
-            ahead.append(_work(item, lengths))
+            ahead.append(between(item, _work(item, lengths)))
     if not running and not ahead:
         return None
-    needs = finish_estimate(cost, _work(request, lengths, mine=True), running, ahead, _room(caps)).last
+    needs = finish_estimate(cost, mine, running, ahead, _room(caps)).last
     return Late(needs, left, len(running) + len(ahead)) if needs > left * stretch else None
+
+
+class _Between:
+    """Cuts what others read to what of it is read while one request is."""
+
+    def __init__(self, request: Request, tokens: int, most: int) -> None:
+        self._request = request
+        self._tokens = tokens
+        self._short = request.to_read <= most
+        self._most = most
+        self._left: dict[tuple[str, bool], int] = {}
+
+    def __call__(self, item: Request, work: Work) -> Work:
+        mine = item.client == self._request.client
+        if mine and not (self._short and item.to_read > self._most):
+            return work
+        key = (item.client, mine)
+        tokens = min(work.prompt, self._left.get(key, self._tokens))
+        self._left[key] = self._left.get(key, self._tokens) - tokens
+        return work._replace(prompt=tokens)
 
 
 def _room(caps: Caps) -> Room:

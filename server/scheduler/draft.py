@@ -184,14 +184,16 @@ class Draft:
         self._touch()
         self._cells.grow(seq, tokens)
 
-    def spill(self) -> Request:
-        """Take the youngest generating request out of the cache."""
-        request = self.generating.pop()
-        at = next(i for i in range(len(self.running) - 1, -1, -1) if self.running[i] is request)
-        del self.running[at]
+    def spill(self, request: Request) -> Request:
+        """Take a generating request out of the cache."""
+        for held in (self.generating, self.running):
+            at = next(i for i in range(len(held) - 1, -1, -1) if held[i] is request)
+            del held[at]
         self._out.add(request.id)
         self._promised = None
         self.empty(request.lanes[0].seq)
+        if self._free is not None:
+            self._free.append(request.lanes[0].seq)
         return request
 
     def settle(self, tokens: int) -> None:

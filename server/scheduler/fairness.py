@@ -119,6 +119,11 @@ class Queue:
             else:
                 heappop(heads)
 
+    def heads(self, gone: Collection[str] = ()) -> list[Request]:
+        """Return the first request of each client, as their turns are now, without those `gone`."""
+        found = (next((item for item in mine if item.id not in gone), None) for mine in self._waiting.values())
+        return sorted(filter(None, found), key=lambda item: self._key(self.counters[item.client], item))
+
     @staticmethod
     def _key(counter: int, first: Request) -> tuple[int, tuple[float, int]]:
         return counter - first.priority * PRIORITY_TOKENS, first.turn

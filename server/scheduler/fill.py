@@ -1,4 +1,4 @@
-"""Rows for one step: every decoding request's token, then prompts until the budget is used up."""
+"""Rows for one step: every decoding request's token, then prompts in turn until the budget is used up."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from crayon.server.scheduler.request import Kind, Request
 from crayon.server.scheduler.step import KvOp, NanoBatch, Resource, Row
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from crayon.server.scheduler.draft import Draft
     from crayon.server.scheduler.prefixes import PrefixIndex
     from crayon.server.scheduler.request import Lane
@@ -22,16 +24,23 @@ class Filler:
         draft: what is decided about the cache.
         groups: those that run.
         budget: most tokens.
+        reading: whose prompts and texts are read, in this order.
         index: where prompts may find their beginning.
     """
 
-    def __init__(self, draft: Draft, groups: list[Group], budget: int, index: PrefixIndex | None) -> None:
+    def __init__(
+        self, draft: Draft, groups: list[Group], budget: int, reading: Sequence[Request], index: PrefixIndex | None
+    ) -> None:
         self._draft = draft
         self._index = index
         self._budget = budget
         self._left = budget
         self._outputs = draft.caps.outputs
-        self._cut = False
+        self._reading = reading
+        self._ends = 0
+        """Prompts that come after and may want a row of logits in this step."""
+        self._oldest = 0
+        """Cells that the oldest answer's prompt still wants: nobody who is read before it takes them."""
         self._branch_kv: list[KvOp] = []
         self._decode: dict[Group, list[Row]] = {group: [] for group in groups}
         self._prefill: dict[Group, list[Row]] = {group: [] for group in groups}
@@ -48,18 +57,15 @@ class Filler:
         """Add a row for everybody in the groups, as long as there is budget and room in the cache."""
         draft, lanes = self._draft, self._draft.lanes
         add = {group: rows.append for group, rows in self._decode.items()}
-        reading: list[Request] = []
         decoding, row = 0, tuple.__new__
-        for request in draft.running:
-            to = add.get(request.group)
+        for request in draft.generating:
             if request.generated:
                 decoding += 1
+                to = add.get(request.group)
                 if to is not None:
                     seq = (request.lanes or lanes[request.id])[0].seq
                     # As `Row(...)`, which takes twice as long; there is one for every running request.
                     to(row(Row, (request.id, seq, request.computed, 1, 1, None)))
-            elif to is not None:
-                reading.append(request)
         taken = sum(map(len, self._decode.values()))
         self._left -= taken
         self._outputs -= taken
@@ -67,15 +73,25 @@ class Filler:
         # Those that decode need a cell now, whether their group runs or not, and one in the next step: a prompt that
         # took it would be spilled for it, unless it is the oldest and never is.
         self._room, self._margin = draft.room - decoding, decoding
-        for request in reading:
-            if self._cut or self._left < 1:
+        self._ends = sum(1 for request in self._reading if request.computed < request.prompt)
+        oldest = draft.generating[0] if draft.generating else None
+        if oldest is not None and any(request is oldest for request in self._reading):
+            self._oldest = oldest.prompt - oldest.computed
+        full: set[str] = set()
+        for request in self._reading:
+            if self._left < 1:
                 break
-            self._prompt(request)
+            self._ends -= request.computed < request.prompt
+            if request is oldest:
+                self._oldest = 0
+            # Who finds no room in the cache holds up the later ones of its client, and nobody else's.
+            if request.client not in full and not self._prompt(request):
+                full.add(request.client)
         draft.settle(self._grown)
         draft.kv.extend(self._branch_kv)
 
-    def _prompt(self, request: Request) -> None:
-        """Add as much of the request's prompt, or of its branches, as there is budget for."""
+    def _prompt(self, request: Request) -> bool:
+        """Add as much of the request's prompt, or of its branches, as there is budget for; False: the cache is full."""
         draft = self._draft
         lanes = draft.lanes.get(request.id, request.lanes)
         if self._index is not None and request.computed == request.shared and request.id not in draft.shares:
@@ -83,23 +99,23 @@ class Filler:
             source = best_source(draft, self._index, request)
             # What was idle could have been dropped for others and no longer can.
             held = source.tokens if source is not None and source.seq in draft.idle else 0
-            if source is not None and held <= self._room - self._margin:
+            if source is not None and held <= self._room - self._margin - self._oldest:
                 draft.share(request, lanes[0].seq, source)
                 self._room -= held
         start = draft.start(request)
         left = request.prompt - start
         if left < 1:
             self._branches(request, lanes)
-            return
-        count = min(left, self._left)
+            return True
+        wanted = count = min(left, self._left)
         if request.kind is Kind.GENERATE:
             oldest = draft.generating[0] is request
-            count = min(count, self._room if oldest else self._room - self._margin)
+            count = min(count, self._room if oldest else self._room - self._margin - self._oldest)
+        fits = count == wanted
         if count == left and self._outputs < 1:
             count -= 1  # its logits have no room in this step
-        self._cut = count < left
         if count < 1:
-            return
+            return fits
         ends = int(count == left)
         self._prefill[request.group].append(Row(request.id, lanes[0].seq, start, count, ends))
         self._left -= count
@@ -107,6 +123,7 @@ class Filler:
         if request.kind is Kind.GENERATE:
             self._grown += count
             self._room -= count
+        return fits
 
     def _branches(self, request: Request, lanes: list[Lane]) -> None:
         rows = self._prefill[request.group]
@@ -118,8 +135,7 @@ class Filler:
             left = request.branches[branch] - lane.computed
             count, logits = min(left, self._left), 0
             if request.kind is Kind.SCORE:
-                logits = count = min(count, self._outputs)
-            self._cut = count < left
+                logits = count = min(count, self._outputs - self._ends)
             if count < 1:
                 return
             if lane.branch is None:
@@ -129,7 +145,7 @@ class Filler:
             rows.append(Row(request.id, lane.seq, request.prompt + lane.computed, count, logits, branch))
             self._left -= count
             self._outputs -= logits
-            if self._cut:
+            if count < left:
                 return
 
     def nano(self) -> tuple[NanoBatch, ...]:

@@ -2,20 +2,23 @@
 
 1. Cancelled and expired requests are dropped; their sequences and cache are free at once.
 2. Where the cache is fuller than was predicted, idle prefixes are dropped and the youngest answers are spilled,
-   never aborted; they come back, and are not computed again, before anybody new is let in (see `spill`).
+   never aborted; they come back, and are not computed again, before anybody new is let in (see `spill`), but for
+   clients that have no sequence at all: for them, whoever holds most gives one up (see `place`).
 3. Waiting requests are admitted in turn (see `fairness`) while a sequence is free and they fit the cache: with their
    worst case (prompt + max_tokens), so that a running request never runs out, or, where the engine can spill, as
-   predicted (see `admission`). Nobody overtakes: the first that does not fit holds the queue.
+   predicted (see `admission`). Nobody overtakes: the first that does not fit the cache holds the queue.
 4. A prompt starts with what another sequence of its blend holds of it (see `prefixes`).
 5. Groups (one blend each; encoding is a group of its own) take turns (see `groups`), at most `caps.max_blends` in a
    step. Encoding never shares a step.
-6. Within the chosen groups every decoding request computes its one token; then prompts, in order of admission, fill
-   the rest of the budget (see `budget`) and are cut at any token. Only the last can be cut, and it comes first in its
-   group's next step. So a step has as many tokens as the budget while the chosen groups have that much to do.
+6. Within the chosen groups every decoding request computes its one token; then prompts fill the rest of the budget (see
+   `budget`) and are cut at any token: those of the client first that was read least so far, each client's in order of
+   admission (see `reading`). So a step has as many tokens as the budget while the chosen groups have that much to do.
+   Rows of logits are for answers and ends of prompts first; continuations take what is left of them.
 
-Bound, with the worst case reserved: let W be the tokens of all requests that run when a request arrives or that are
-admitted before it, plus its own; `fairness` bounds how many these are. Every `max_seqs * max(1, quantum)` steps
-compute at least one of these tokens, so the request is finished after at most that many times W steps.
+Bound, with the worst case reserved and one client: let W be the tokens of all requests that run when a request arrives
+or that are admitted before it, plus its own; `fairness` bounds how many these are. Every `2 * max_seqs * max(1,
+quantum)` steps compute at least one of these tokens, so the request is finished after at most that many times W steps.
+Between clients `reading` says how much one may be read before another.
 """
 
 from __future__ import annotations
@@ -27,6 +30,7 @@ from crayon.server.scheduler.budget import budget
 from crayon.server.scheduler.draft import Draft
 from crayon.server.scheduler.fill import Filler
 from crayon.server.scheduler.groups import choose
+from crayon.server.scheduler.place import make_place, who_has_none
 from crayon.server.scheduler.spill import make_room
 from crayon.server.scheduler.step import Admission, Drop, DropReason, Restore, StepPlan
 
@@ -62,13 +66,20 @@ def plan(
     admissions: list[Admission] = []
     if not spills and (state.spilled or len(state.waiting)):
         room = Room(draft, lengths if caps.spill else None)
-        restores = restore(draft, room, state, gone)
-        if len(restores) == sum(1 for name in state.spilled if name not in gone):
-            admissions = admit(draft, room, state, gone, index)
+        poor = who_has_none(draft, state, gone)
+        if poor is not None:
+            spills = make_place(draft, room, poor)
+            admissions = admit(draft, room, [poor], index)
+        if not admissions:
+            restores = restore(draft, room, state, gone)
+            if len(restores) == sum(1 for name in state.spilled if name not in gone):
+                admissions = admit(draft, room, state.waiting.in_turn(gone), index)
 
     groups, turns = choose(draft.running, state, caps)
-    tokens, credit = budget(draft, state, groups, cost)
-    filler = Filler(draft, groups, tokens, index)
+    present = [request for request in draft.running if request.reading and request.group in groups]
+    reading = state.readers.in_turn(present, state.step, caps.max_tokens)
+    tokens, credit = budget(draft, state, groups, reading, cost)
+    filler = Filler(draft, groups, tokens, reading, index)
     filler.fill()
     nano = filler.nano()
     return StepPlan(

@@ -64,6 +64,8 @@ class Request:
     computed: int = 0
     """Tokens of prompt and answer in the cache."""
     generated: int = 0
+    read: int = 0
+    """Tokens of the prompt and the branches that were computed."""
     branches_started: int = 0
     branches_done: int = 0
     reserved: int = 0
@@ -89,6 +91,21 @@ class Request:
     def charge(self) -> int:
         """Tokens that are certain to be computed; a generated token is one more each."""
         return self.prompt + sum(self.branches)
+
+    @property
+    def to_read(self) -> int:
+        """Tokens that were not in the cache when it began and are read for it in all."""
+        return self.charge - self.shared
+
+    @property
+    def unread(self) -> int:
+        """Tokens that it was charged for and that were neither computed for it nor found in the cache."""
+        return max(0, self.to_read - self.read) if self.reading else 0
+
+    @property
+    def reading(self) -> bool:
+        """Whether there is more of it to read."""
+        return not self.generated
 
     @property
     def decoding(self) -> bool:

@@ -10,6 +10,8 @@ not generating has its worst case set aside and ends by itself. So the oldest th
 one token whenever its group runs, and all requests finish one after the other, each token computed once. One that
 came back is beside others that may all write `occupancy.LEAST_GROWTH` tokens more, or end, before it is spilled
 again: so many tokens, at least, are written for each time that it is saved and loaded.
+
+Answers are spilled for clients without a sequence, too: see `place`.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ def make_room(draft: Draft) -> list[Spill]:
     generating = draft.generating
     need = sum(1 for request in generating if request.generated)
     while generating and draft.room < need + (not generating[0].generated) and draft.caps.spill:
-        request = draft.spill()
+        request = draft.spill(generating[-1])
         need -= request.generated > 0
         spills.append(Spill(request.id, request.lanes[0].seq))
     return spills

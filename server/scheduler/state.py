@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from crayon.errors import EngineError
 from crayon.server.scheduler.cells import Cells
 from crayon.server.scheduler.fairness import Queue
+from crayon.server.scheduler.reading import Readers
 from crayon.server.scheduler.request import Kind, Lane, copy_of
 
 if TYPE_CHECKING:
@@ -27,7 +28,8 @@ class State:
     running: dict[str, Request] = field(default_factory=dict)
     """In order of admission."""
     spilled: dict[str, Request] = field(default_factory=dict)
-    """Running ones that are out of the cache for now, in order of admission; all were admitted after those that run."""
+    """Running ones that are out of the cache for now, in order of admission; who was admitted after them is of a client
+    that had nothing else."""
     idle: dict[int, Prefix] = field(default_factory=dict)
     """What finished requests left, by sequence, the one unused for longest first; a plan drops what is too many."""
     cells: Cells = field(default_factory=Cells)
@@ -42,6 +44,8 @@ class State:
     """Tokens that a group has computed in its turn."""
     credit: float = 1.0
     """Steps that may be longer than answers want to wait (see `budget`)."""
+    readers: Readers = field(default_factory=Readers)
+    """Whose prompts and texts come first in a step."""
     _by_id: dict[str, Request] = field(default_factory=dict)
     _numbers: int = 0
 
@@ -62,6 +66,7 @@ class State:
             served=self.served.copy(),
             spent=self.spent.copy(),
             credit=self.credit,
+            readers=self.readers.copy(),
             _by_id=self._by_id | mine,
             _numbers=self._numbers,
         )
@@ -109,6 +114,7 @@ class State:
             request = self.running[request_id] = self._by_id[request_id]
             self.served.setdefault(request.group, self.step - 1)
             self.waiting.admit(request)
+            self.readers.begin(request.client, (item.client for item in self.running.values() if item.reading))
 
     def spill(self, request_id: str) -> None:
         """Take a running request out of the cache: the youngest of those that generate, one after the other."""
@@ -123,6 +129,8 @@ class State:
         request.lanes = [Lane(seq)]
         self.cells.grow(seq, request.computed)
         self.served.setdefault(request.group, self.step - 1)
+        if request.reading:
+            self.readers.begin(request.client, (item.client for item in self.running.values() if item.reading))
 
     def remove(self, request_ids: Collection[str]) -> None:
         """Forget requests; a group that nobody is left in loses its place in the rotation."""
@@ -130,7 +138,11 @@ class State:
             request = self._by_id.pop(request_id)
             if self.running.pop(request_id, None) is None and self.spilled.pop(request_id, None) is None:
                 self.waiting.discard(request)
+            else:
+                # It was charged for all of it when it was admitted: who leaves early pays for what was done.
+                self.waiting.charge(request.client, -request.unread)
         self.waiting.forgive({request.client for held in (self.running, self.spilled) for request in held.values()})
+        self.readers.forgive(request.client for request in self.running.values() if request.reading)
         live = {request.group for request in self.running.values()}
         self.served = {group: step for group, step in self.served.items() if group in live}
         self.spent = {group: tokens for group, tokens in self.spent.items() if group in live}

@@ -44,3 +44,12 @@ def test_a_kept_one_can_no_longer_be_cancelled() -> None:
     promise.succeed(1)
     assert not promise.future.cancel()
     assert heard == []
+
+
+def test_a_future_tells_what_was_done_for_it_after_it_was_cancelled_too() -> None:
+    done = [0]
+    promise = Promise[int](used=lambda: done[0])
+    assert Promise[int]().future.used() == 0
+    done[0] = 7
+    promise.future.cancel()
+    assert promise.future.used() == 7

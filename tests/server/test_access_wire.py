@@ -273,6 +273,26 @@ def test_who_hangs_up_pays_for_what_was_computed(tokens: Path) -> None:
         until(refused)
 
 
+def test_who_gives_scoring_up_pays_for_what_was_computed(tokens: Path) -> None:
+    engine = ScriptedEngine()
+    engine.used = 150
+    with (
+        Serving(lambda: engine, tokens_file=tokens, limits=Limits(tokens_per_minute=100)) as running,
+        closing(RemoteEngine(running.address, token=TOKEN)) as remote,
+    ):
+        asked = remote.score(ScoreRequest(messages=(Message("user", "hi"),), continuations=("a", "b")))
+        until(lambda: bool(engine.asked))
+        asked.cancel()
+
+        def refused() -> bool:
+            try:
+                return not remote.models()
+            except OverloadedError:
+                return True
+
+        until(refused)
+
+
 # -- where it listens
 
 

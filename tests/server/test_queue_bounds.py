@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from crayon.errors import ConfigError, OverloadedError
+from crayon.errors import ConfigError, InvalidRequestError, OverloadedError
 from crayon.server.scheduler import Kind, Request
 from crayon.server.scheduler.bounds import LONGEST_RETRY_S, QueueBounds
 
@@ -45,13 +46,41 @@ def test_both_bounds_are_kept() -> None:
     assert bounds.refused == {"requests": 1, "tokens": 1}
 
 
-def test_what_is_longer_than_the_bound_is_taken_if_nobody_else_waits() -> None:
+def test_a_prompt_longer_than_the_bound_is_taken_if_nobody_else_waits_and_leaves_others_room() -> None:
     bounds = QueueBounds(3, 100)
     long = request(5000)
     bounds.enter(long, 0.0, 0.01)
-    refused(bounds, request(1))
+    refused(bounds, request(26))
+    bounds.enter(request(25), 0.0, 0.01)
     bounds.leave(long, 1.0)
-    bounds.enter(request(1), 1.0, 0.01)
+    bounds.enter(request(75), 1.0, 0.01)
+
+
+@given(st.integers(4, 10**6), st.lists(st.integers(1, 10**7), min_size=1, max_size=20))
+def test_whatever_one_request_is_the_room_of_others_is_never_below_none(tokens: int, sizes: list[int]) -> None:
+    bounds = QueueBounds(100, tokens)
+    entered = []
+    for size in sizes:
+        wanted = request(size, "large")
+        with contextlib.suppress(OverloadedError):
+            bounds.enter(wanted, 0.0, 0.01)
+            entered.append(wanted)
+        assert 0 <= bounds.queued_tokens <= tokens
+    if len(entered) == 1:
+        bounds.enter(request(max(1, tokens // 4), "other"), 0.0, 0.01)
+    for one in entered:
+        bounds.leave(one, 1.0)
+
+
+@pytest.mark.parametrize(("kind", "field"), [(Kind.SCORE, "continuations"), (Kind.ENCODE, "texts")])
+def test_work_in_many_parts_is_bounded_as_a_whole_whoever_waits(kind: Kind, field: str) -> None:
+    bounds = QueueBounds(3, 100)
+    prompt = int(kind is Kind.SCORE)
+    bounds.enter(Request(id="fits", kind=kind, prompt=prompt, branches=(50, 50 - prompt)), 0.0, 0.01)
+    with pytest.raises(InvalidRequestError, match=f"{field}: 101 tokens in all, at most 100; send several") as caught:
+        bounds.enter(Request(id="large", kind=kind, prompt=prompt, branches=(50, 51 - prompt)), 0.0, 0.01)
+    assert caught.value.field == field
+    assert bounds.refused == {"size": 1}
 
 
 @pytest.mark.parametrize("name", ["max_queue", "max_queue_tokens"])
