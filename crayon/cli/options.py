@@ -28,7 +28,10 @@ PrivateOption = Annotated[
 PrivacyOption = Annotated[
     str | None,
     typer.Option(
-        "--privacy", metavar="keep|redact|ask|off", help="What to do where something sensitive is found in a question."
+        "--privacy",
+        metavar="keep|redact|ask|off",
+        help="What to do where something sensitive is found in a question: e-mail addresses, phone numbers, cards, "
+        "bank accounts, national ids and keys, but no names, streets or birth dates (see docs/privacy.md).",
     ),
 ]
 ServerOption = Annotated[

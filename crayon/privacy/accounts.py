@@ -11,7 +11,7 @@ from crayon.privacy.finding import CARD, IBAN, Finding
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_RUN = re.compile(r"(?<![0-9])[0-9](?:[ \t\n._/-]{0,3}[0-9]){12,}")
+_RUN = re.compile(r"(?<![0-9])[0-9](?:[\s._/|\u00b7\u2022:+*>#,-]{0,6}[0-9]){12,}")
 _GROUP = re.compile(r"[0-9]+")
 _SHORTEST, _LONGEST = 14, 19
 _FIRST = frozenset("234568")
@@ -31,7 +31,11 @@ _ISSUERS: tuple[tuple[re.Pattern[str], frozenset[int]], ...] = tuple(
     )
 )
 
-_START = re.compile(r"(?:(?<![A-Za-z0-9])|(?<=iban))[a-z]{2}[0-9]{2}", re.IGNORECASE)
+_START = re.compile(
+    r"(?:(?<![A-Za-z0-9])|(?<=iban))[a-z][ ._-]?[a-z][ ._-]{0,3}[0-9][ ._-]?[0-9]|(?<=iban)[a-z]{2}[0-9]{2}",
+    re.IGNORECASE,
+)
+_FEWEST_DIGITS = 8
 # Characters of an IBAN by country, as SWIFT's registry lists them.
 _LENGTHS = {
     "AD": 24, "AE": 23, "AL": 28, "AT": 20, "AZ": 28, "BA": 20, "BE": 16, "BG": 22, "BH": 22, "BR": 29, "BY": 28,
@@ -46,7 +50,7 @@ _LENGTHS = {
 
 
 def find_cards(text: str) -> Iterator[Finding]:
-    """Yield card numbers: an issuer's first digits, its length, Luhn's digit, and one separator throughout."""
+    """Yield card numbers: an issuer's first digits, its length, Luhn's digit, and groups as people make them."""
     for run in _RUN.finditer(text):
         groups = [(run.start() + group.start(), run.start() + group.end()) for group in _GROUP.finditer(run[0])]
         last = -1
@@ -61,28 +65,27 @@ def find_cards(text: str) -> Iterator[Finding]:
 
 def _card(text: str, groups: list[tuple[int, int]], first: int) -> int | None:
     """Return the last group of the longest card number that starts with one."""
-    digits, gap, best = "", "", None
+    digits, gaps, best = "", set[str](), None
     for i in range(first, len(groups)):
         start, end = groups[i]
         if i > first:
-            between = text[groups[i - 1][1] : start]
-            if gap and between != gap:
-                break
-            gap = between
+            gaps.add(text[groups[i - 1][1] : start])
         digits += text[start:end]
         if len(digits) > _LONGEST:
             break
-        if len(digits) >= _SHORTEST and _valid(digits) and _plausible(text, groups[first : i + 1]):
+        if len(digits) >= _SHORTEST and _valid(digits) and _plausible(text, groups[first : i + 1], mixed=len(gaps) > 1):
             best = i
     return best
 
 
-def _plausible(text: str, groups: list[tuple[int, int]]) -> bool:
+def _plausible(text: str, groups: list[tuple[int, int]], *, mixed: bool) -> bool:
     """Whether digits are grouped as people group them: decimals, dates and columns of numbers are not."""
     start = groups[0][0]
     if len(groups) == 1:
         return not (start > 1 and text[start - 1] in ".," and text[start - 2].isdigit())
     sizes = [end - begin for begin, end in groups]
+    if mixed:  # wrapped, or written without care: as cards are printed, or digit by digit
+        return set(sizes[:-1]) <= {4, 8} or tuple(sizes[:2]) == (4, 6) or max(sizes) <= 2
     return min(sizes[:-1]) >= 3 or len(set(sizes[:-1])) == 1
 
 
@@ -93,16 +96,20 @@ def _valid(digits: str) -> bool:
 def find_ibans(text: str) -> Iterator[Finding]:
     """Yield IBANs: a country's code and length, and check digits that are right."""
     for start in _START.finditer(text):
-        length = _LENGTHS.get(start[0][:2].upper())
+        country = "".join(char for char in start[0] if char.isalpha())
+        length = _LENGTHS.get(country.upper())
         if length is None:
             continue
         value, end = _collect(text, start.start(), length)
-        if len(value) == length and not text[end : end + 1].isdigit() and iban(value.upper()):
+        digits = sum(char.isdigit() for char in value)
+        if len(value) != length or digits < _FEWEST_DIGITS or text[end : end + 1].isdigit():
+            continue
+        if iban(value.upper()):
             yield Finding(start.start(), end, IBAN)
 
 
 def _collect(text: str, start: int, length: int) -> tuple[str, int]:
-    """Return the next `length` letters and digits, at most two separators between any two, and where they end."""
+    """Return the next `length` letters and digits, at most four separators between any two, and where they end."""
     value: list[str] = []
     gap, i = 0, start
     while i < len(text) and len(value) < length:
@@ -111,7 +118,7 @@ def _collect(text: str, start: int, length: int) -> tuple[str, int]:
         if char.isascii() and char.isalnum():
             value.append(char)
             gap = 0
-        elif char in " \t\n-." and gap < 2:
+        elif char in " \t\n-._/|>*\u00b7" and gap < 4:
             gap += 1
         else:
             break

@@ -8,7 +8,7 @@ from crayon.errors import InvalidRequestError
 from crayon.privacy.accounts import find_cards, find_ibans
 from crayon.privacy.contacts import find_emails, find_phones
 from crayon.privacy.finding import CARD, EMAIL, IBAN, KINDS, NATIONAL_ID, PHONE, SECRET, Finding
-from crayon.privacy.folding import fold
+from crayon.privacy.folding import readings
 from crayon.privacy.identities import find_national_ids
 from crayon.privacy.keys import find_secrets
 
@@ -42,9 +42,9 @@ class BuiltInDetector:
 
     def find(self, text: str) -> list[Finding]:
         """Return what is found, in places of the original text."""
-        folded = fold(text)
         return [
             Finding(*folded.original(found.start, found.end), kind)
+            for folded in readings(text)
             for kind in self._kinds
             for found in _FINDERS[kind](folded.text)
         ]

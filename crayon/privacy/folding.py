@@ -6,6 +6,8 @@ import re
 import unicodedata
 from dataclasses import dataclass
 
+from crayon.privacy.decoding import Decoded, decode
+
 _PLAIN = re.compile(r"[\t\n\r\x20-\x7e]*\Z")
 # Letters that show nothing, and so could stand between the digits of a number.
 _FILLERS = frozenset("\u115f\u1160\u3164\uffa0\u17b4\u17b5\u2800")
@@ -15,14 +17,29 @@ _HIDDEN = frozenset({"Cf", "Cc", "Cs", "Co", "Cn", "Mn", "Me"})
 
 @dataclass(frozen=True, slots=True)
 class Folded:
-    """A folded text; `origins` says for each of its characters where the original one stands (None: same place)."""
+    """A folded text; `origins` says for each of its characters where the original one stands (None: same place).
+
+    Where the text was decoded first, `decoded` leads on from there to the original.
+    """
 
     text: str
     origins: tuple[int, ...] | None
+    decoded: Decoded | None = None
 
     def original(self, start: int, end: int) -> tuple[int, int]:
         """Return where a part of the folded text, at least one character long, stands in the original."""
-        return (start, end) if self.origins is None else (self.origins[start], self.origins[end - 1] + 1)
+        first, last = (start, end - 1) if self.origins is None else (self.origins[start], self.origins[end - 1])
+        return (first, last + 1) if self.decoded is None else (self.decoded.starts[first], self.decoded.ends[last])
+
+
+def readings(text: str) -> list[Folded]:
+    """Return the folded text, and the folded one with its escapes decoded if it has some."""
+    found = [fold(text)]
+    decoded = decode(text)
+    if decoded is not None:
+        folded = fold(decoded.text)
+        found.append(Folded(folded.text, folded.origins, decoded))
+    return found
 
 
 def fold(text: str) -> Folded:

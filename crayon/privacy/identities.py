@@ -35,11 +35,17 @@ def _pattern(text: str) -> re.Pattern[str]:
 _IDS: tuple[tuple[re.Pattern[str], Callable[[str], bool]], ...] = (
     # United States, social security number: no check digit, so only as it is written, or after its name
     (_pattern(r"(?<![\w.-])[0-9]{3}([ .-])[0-9]{2}\1[0-9]{4}(?![\w-])"), _ssn),
-    (_pattern(rf"(?:\bssn|social security)[^0-9\n]{{0,20}}(?P<value>[0-9]{{9}}){_END}"), _ssn),
+    (
+        _pattern(
+            r"(?:\bssn|social(?: security|\s))[^0-9\n]{0,24}"
+            rf"(?P<value>[0-9]{{3}}[ .-]?[0-9]{{2}}[ .-]?[0-9]{{4}}){_END}"
+        ),
+        _ssn,
+    ),
     # United Kingdom, national insurance number
-    (_pattern(rf"{_FREE}[A-CEGHJ-PR-TW-Z][A-CEGHJ-NPR-TW-Z] ?[0-9]{{2}} ?[0-9]{{2}} ?[0-9]{{2}} ?[A-D]{_END}"), _nino),
+    (_pattern(rf"{_FREE}[A-CEGHJ-PR-TW-Z][A-CEGHJ-NPR-TW-Z](?:[ -]?[0-9]{{2}}){{3}}[ -]?[A-D]{_END}"), _nino),
     # Germany, tax id
-    (_pattern(rf"{_FREE}(?<![.,])[1-9](?:[ /-]?[0-9]){{10}}{_END}"), german_tax_id),
+    (_pattern(rf"{_FREE}(?<![.,])[1-9](?:[ ./-]?[0-9]){{10}}{_END}"), german_tax_id),
     # France, NIR (numéro de sécurité sociale), with its key
     (
         _pattern(
@@ -49,8 +55,11 @@ _IDS: tuple[tuple[re.Pattern[str], Callable[[str], bool]], ...] = (
         french_nir,
     ),
     # Spain, DNI and NIE
-    (_pattern(rf"{_FREE}(?:[0-9]{{8}}|[0-9]{{2}}\.[0-9]{{3}}\.[0-9]{{3}})[ -]?[A-HJ-NP-TV-Z]{_END}"), spanish_id),
-    (_pattern(rf"{_FREE}[XYZ][ -]?[0-9]{{7}}[ -]?[A-HJ-NP-TV-Z]{_END}"), spanish_id),
+    (_pattern(rf"{_FREE}(?:[0-9]{{8}}|[0-9]{{2}}[. ][0-9]{{3}}[. ][0-9]{{3}})[ -]?[A-HJ-NP-TV-Z]{_END}"), spanish_id),
+    (
+        _pattern(rf"{_FREE}[XYZ][ .-]?(?:[0-9]{{7}}|[0-9][. ][0-9]{{3}}[. ][0-9]{{3}})[ .-]?[A-HJ-NP-TV-Z]{_END}"),
+        spanish_id,
+    ),
     # Italy, codice fiscale
     (
         _pattern(

@@ -7,15 +7,15 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from crayon.privacy.finding import CARD, EMAIL, IBAN, NATIONAL_ID, PHONE, Finding, join
-from crayon.privacy.folding import Folded, fold
+from crayon.privacy import values
+from crayon.privacy.finding import Finding, join
+from crayon.privacy.folding import readings
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
 # Each value is looked for in each text, so that one found in one place is not sent from another.
 MAX_VALUES = 1_000
-_NUMBERS = frozenset({PHONE, CARD, IBAN, NATIONAL_ID})
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,8 +29,7 @@ class Redaction:
 def redact(texts: Sequence[str], findings: Sequence[Iterable[Finding]]) -> Redaction | None:
     """Return the texts with each finding replaced: the same value gets the same placeholder everywhere.
 
-    A value that was found in one text is replaced in all of them. Numbers are the same value however they are grouped,
-    e-mail addresses in small and capital letters.
+    A value that was found in one text is replaced in all of them, wherever and however it is written (`values`).
 
     Args:
         texts: the texts as they are.
@@ -39,14 +38,13 @@ def redact(texts: Sequence[str], findings: Sequence[Iterable[Finding]]) -> Redac
     Returns:
         The redaction, or None if there are too many different values.
     """
-    folded = [fold(text) for text in texts]
-    values: dict[str, str] = {}
+    wanted: dict[str, str] = {}
     for text, own in zip(texts, findings, strict=True):
         for found in own:
-            values.setdefault(fold(text[found.start : found.end]).text, found.kind)
-    if len(values) > MAX_VALUES:
+            wanted.setdefault(readings(text[found.start : found.end])[-1].text, found.kind)
+    if len(wanted) > MAX_VALUES:
         return None
-    spread = [join([*own, *_occurrences(spelled, values)]) for spelled, own in zip(folded, findings, strict=True)]
+    spread = [join([*own, *values.occurrences(text, wanted)]) for text, own in zip(texts, findings, strict=True)]
     names = _Names(texts)
     return Redaction(tuple(names.replace(text, own) for text, own in zip(texts, spread, strict=True)), names.originals)
 
@@ -111,34 +109,4 @@ class _Names:
 
 
 def _key(kind: str, original: str) -> str:
-    value = fold(original).text
-    if kind in _NUMBERS:
-        return "".join(char for char in value.upper() if char.isalnum())
-    return value.lower() if kind == EMAIL else value
-
-
-def _occurrences(folded: Folded, values: dict[str, str]) -> list[Finding]:
-    """Return where any of the values stands in a text, whether a detector sees it there or not."""
-    text = _small(folded.text)
-    places = []
-    for value, kind in values.items():
-        small = _small(value)
-        start = text.find(small)
-        while start >= 0:
-            end = start + len(small)
-            if not (_joined(text, start) or _joined(text, end)):
-                places.append(Finding(*folded.original(start, end), kind))
-            start = text.find(small, end)
-    return places
-
-
-def _small(text: str) -> str:
-    """Return small letters, one for one, so that places stay the same."""
-    small = text.lower()
-    return small if len(small) == len(text) else "".join(c.lower() if len(c.lower()) == 1 else c for c in text)
-
-
-def _joined(text: str, place: int) -> bool:
-    """Whether the characters on both sides of a place belong to one word or number."""
-    around = text[max(0, place - 1) : place + 1]
-    return 0 < place < len(text) and around.isascii() and around.isalnum()
+    return values.spelled(kind, readings(original)[-1].text)

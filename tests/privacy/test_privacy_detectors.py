@@ -187,3 +187,121 @@ def test_originals_come_back_however_the_text_is_cut(size):
     text = "to [EMAIL_1], [email_10] [EMAIL_2] a[0] [EMAIL_1"
     pieces = [restorer.push(text[i : i + size]) for i in range(0, len(text), size)]
     assert "".join([*pieces, restorer.finish()]) == "to ada@x.org, bob@x.org [EMAIL_2] a[0] [EMAIL_1"
+
+
+# -- what people do to them
+
+SPELLINGS = {
+    "email": [
+        "jane.roe%40example%2Ecom",
+        "jane.roe%2540example.com",
+        "jane.roe&#64;example.com",
+        "jane\\u0040example.com",
+        "jane.roe=40example.com",
+        "jane.roe @ example.com",
+        "jane.roe@\nexample.com",
+        '"jane roe"@example.com',
+        "jane@[192.0.2.7]",
+        "jane@[IPv6:2001:db8::1]",
+    ],
+    "card": [
+        "5555 5555\n5555 4444",
+        "4012-8888 8888-1881",
+        "3782 822463 10005",
+        "> 4111 1111\n> 1111 1111",
+        "4111%201111%201111%201111",
+        "4111+1111+1111+1111",
+        "**4111** **1111** **1111** **1111",
+        "4111\\n1111\\n1111\\n1111",
+    ],
+    "iban": [
+        "D E 8 9 3 7 0 4 0 0 4 4 0 5 3 2 0 1 3 0 0 0",
+        "> DE89 3704 0044\n> 0532 0130 00",
+        "DE89%203704004405320130 00",
+    ],
+    "national_id": ["my social is 078051120", "AB-12-34-56-C", "12 345 678 Z"],
+    "phone": [
+        "+49 (0)30 1234567",
+        "+4930\n1234567",
+        "8 (912) 345-67-89",
+        "(11) 91234-5678",
+        "138 0013 8000",
+        "98765-43210",
+        "ruf mich an: 555 1234567",
+        "2125550123 is my cell",
+        "es mi celular: 55 1234 5678",
+        "612 34 56 78",
+        "phone=%2B49301234567",
+    ],
+    "secret": [
+        "gsk_" + "aB3" * 17,
+        "xai-" + "aB3" * 22,
+        "dapi" + "a1" * 16,
+        "MY_TOKEN_ghp_" + "a1" * 18,
+        "ghp_" + "a1" * 9 + "\n" + "a1" * 9,
+        "AGE-SECRET-KEY-1" + "QPZRY9X8GF" * 5 + "AAAAAAAA",
+        "PuTTY-User-Key-File-3: ssh-rsa\nPrivate-Lines: 1",
+        "amqp://guest:s3cret@queue/",
+        "123456789:AA" + "aB3_" * 8 + "a",
+    ],
+}
+
+
+@pytest.mark.parametrize(("kind", "text"), [(kind, text) for kind, texts in SPELLINGS.items() for text in texts])
+def test_no_wrapping_escaping_or_national_form_hides_a_value(kind, text):
+    assert BuiltInDetector([kind]).find(f"Please note this: {text} and tell nobody")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "y = a @ b.mean(axis=0)",
+        "640 480 1920 1080 and 2560 1440",
+        "0 1 1 2 3 5 8 13 21 34 55 89 144 233 377 610 987 1597",
+        "phone makers sold 1200000 units",
+        "call the function with 3 arguments, text 12345 to vote",
+        "Order 4500012345, EAN 4006381333931",
+        "a%20b%20c, 100%25 &lt;div&gt;",
+        "api_org_chart, secret_santa_list, hf_hub_download",
+        "ssh://git@github.com:22/org/repo.git postgres://localhost:5432/db",
+        "+1 for this, -1 for that, 48.137154, 11.576124",
+        "1024 2048 4096 8192 16384 32768 65536",
+    ],
+)
+def test_numbers_code_and_lists_are_not_flagged(text):
+    assert BuiltInDetector().find(text) == []
+
+
+# -- the same value, written otherwise
+
+
+@pytest.mark.parametrize(
+    ("found", "twin"),
+    [
+        ("card 4111 1111 1111 1111", "4111-1111 1111\n1111"),
+        ("card 4111 1111 1111 1111", "x4111111111111111x"),
+        ("card 4111 1111 1111 1111", "4111%201111%201111%201111"),
+        ("card 4111 1111 1111 1111", "Y2FyZCA0MTExMTExMTExMTExMTEx"),
+        ("card 4111 1111 1111 1111", "34313131203131313120313131312031313131"),
+        ("mail jane.roe@example.com", "jane.roe (at) example [dot] com"),
+        ("mail jane.roe@example.com", "jane.roe%40example.com"),
+        ("mail jane.roe@example.com", "jane.roe@\nexample.com"),
+        ("+49 89 12345678", "4989 12345678"),
+        ("+49 89 12345678", "8912345678"),
+        ("call me at 5551234567", "555 1234567a"),
+        ("IBAN DE89370400440532013000", "de89.3704.0044.0532.0130.00"),
+        ("SSN 078-05-1120", "ref078051120"),
+        ("key ghp_" + "a1" * 18, "GHP-" + "a1 " * 18),
+    ],
+)
+def test_what_is_found_once_is_replaced_however_it_is_written_elsewhere(found, twin):
+    done = redacted(f"{found}.", f"see {twin} there")
+    assert done is not None
+    assert twin not in done.texts[1]
+    assert done.texts[1].startswith("see")
+    assert "[" in done.texts[1]
+
+
+def test_ordinary_text_is_left_as_it_is_beside_a_value():
+    text = "Nothing about 4111 or jane, example.com or 555 1234 is told: internationalisation"
+    assert redacted(f"{CARD} jane@example.com +49 89 12345678", text).texts[1] == text

@@ -26,7 +26,7 @@ def work(name: str, client: str, kind: Kind, tokens: int, parts: int = 1) -> Req
 
 
 def caps_of(**more: object) -> Caps:
-    return Caps(**{"max_tokens": 64, "max_seqs": 8, "kv_capacity": 4096, "max_outputs": 16, **more})  # type: ignore[arg-type]
+    return Caps(**{"max_tokens": 64, "max_seqs": 8, "kv_capacity": 4096, "max_outputs": 16, **more})  # type: ignore[arg-type]  # keywords of one test each
 
 
 def go(state: State, caps: Caps) -> dict[str, int]:
