@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 from typing import TYPE_CHECKING, Any, cast
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from crayon.errors import CrayonError
+    from crayon.server.doors import Doors
     from crayon.server.limits import ClientLimits
     from crayon.server.tokens import TokenStore
 
@@ -45,11 +47,13 @@ class AccessInterceptor(grpc.aio.ServerInterceptor):
     Args:
         tokens: the tokens that are taken; None: nobody needs one.
         limits: what each client may ask for.
+        doors: told of every call that is let in, refused, or left by who called.
     """
 
-    def __init__(self, tokens: TokenStore | None, limits: ClientLimits) -> None:
+    def __init__(self, tokens: TokenStore | None, limits: ClientLimits, doors: Doors) -> None:
         self._tokens = tokens
         self._limits = limits
+        self._doors = doors
 
     async def intercept_service(
         self,
@@ -63,7 +67,7 @@ class AccessInterceptor(grpc.aio.ServerInterceptor):
         try:
             name = self._token_name(handler_call_details.invocation_metadata)
         except UnauthenticatedError as error:
-            return _refusal(method, error)
+            return _refusal(method, error, self._doors)
         handler = await continuation(handler_call_details)
         return None if handler is None else self._guarded(handler, name)
 
@@ -89,12 +93,17 @@ class AccessInterceptor(grpc.aio.ServerInterceptor):
             with contextlib.ExitStack() as stay:
                 try:
                     stay.enter_context(self._limits.admit(client))
+                    self._doors.admitted(context.peer())
                 except OverloadedError as error:
                     await _end(context, error)
                 stay.enter_context(calling(Caller(client, lambda tokens: self._limits.charge(client, tokens))))
                 if parse is not None:
                     request = await _parsed(parse, request, context)
-                return await _answer(behaviour(request, context), context)
+                try:
+                    return await _answer(behaviour(request, context), context)
+                except asyncio.CancelledError:
+                    self._doors.refused(context.peer())
+                    raise
 
         make = _MAKERS[handler.request_streaming, handler.response_streaming]
         return cast(
@@ -102,8 +111,9 @@ class AccessInterceptor(grpc.aio.ServerInterceptor):
         )
 
 
-def _refusal(method: str, error: UnauthenticatedError) -> Handler:
+def _refusal(method: str, error: UnauthenticatedError, doors: Doors) -> Handler:
     async def refuse(_requests: Any, context: Context) -> None:
+        doors.refused(context.peer())
         log.info("refused %r to %s", method[:100], context.peer())
         await _end(context, error)
 

@@ -96,7 +96,7 @@ def identity(token_name: str | None, context: Context) -> str:
     if token_name is not None:
         return f"token:{token_name}"
     certificate = _subject(context.auth_context())
-    return f"certificate:{certificate}" if certificate else _host(context.peer())
+    return f"certificate:{certificate}" if certificate else host_of(context.peer())
 
 
 def _subject(auth: Any) -> str:
@@ -108,6 +108,7 @@ def _subject(auth: Any) -> str:
     return next((hashlib.sha256(pem).hexdigest() for pem in auth.get("x509_pem_cert", ()) if pem), "")
 
 
-def _host(peer: str) -> str:
+def host_of(peer: str) -> str:
+    """Return whom gRPC's name of a peer stands for, without its port."""
     # ipv4:1.2.3.4:567, ipv6:[::1]:567 (percent-encoded) or unix:/path: a new connection has a new port.
     return peer.rpartition(":")[0] if peer.startswith(("ipv4:", "ipv6:")) else peer

@@ -22,6 +22,7 @@ class ServeConfig:
         port: 0 picks a free one; not used with a socket file.
         drain_seconds: how long running requests may go on after the first signal to stop.
         default_deadline: seconds for a caller that sets no deadline.
+        max_deadline: most seconds that a call may take, whatever deadline it sets.
         max_message_bytes: the largest request that is read.
         tls: certificate and key; None: plain text.
         tokens_file: the tokens of those who may call, one `name:token` a line.
@@ -44,6 +45,7 @@ class ServeConfig:
     port: int = 50051
     drain_seconds: float = 30.0
     default_deadline: float = 300.0
+    max_deadline: float = 3600.0
     max_message_bytes: int = MAX_REQUEST_BYTES
     tls: TlsFiles | None = None
     tokens_file: Path | None = None
@@ -74,6 +76,8 @@ class ServeConfig:
             raise ConfigError("drain_seconds", f"must be 0 or more seconds, not {self.drain_seconds}")
         if not self.default_deadline > 0:
             raise ConfigError("default_deadline", f"must be more than 0 seconds, not {self.default_deadline}")
+        if not self.max_deadline > 0:
+            raise ConfigError("max_deadline", f"must be more than 0 seconds, not {self.max_deadline}")
         if self.max_message_bytes < 1024:
             raise ConfigError("max_message_bytes", f"must be at least 1024, not {self.max_message_bytes}")
 

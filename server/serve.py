@@ -20,12 +20,14 @@ from grpc_reflection.v1alpha import reflection
 from crayon.errors import ConfigError
 from crayon.server.access import AccessInterceptor
 from crayon.server.certificates import Certificates
+from crayon.server.doors import Doors
 from crayon.server.health_port import HealthPort
 from crayon.server.interceptor import StatusInterceptor
 from crayon.server.limits import ClientLimits
 from crayon.server.observing.observing import Observing
 from crayon.server.service import InferenceService
 from crayon.server.tokens import TokenStore
+from crayon.server.watches import BoundedHealth
 from crayon.v1 import inference_pb2, inference_pb2_grpc
 from crayon.wire.address import UNIX
 from crayon.wire.limits import MAX_METADATA_BYTES, MAX_RESPONSE_BYTES
@@ -49,6 +51,8 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _CLOSE_S = 30.0
 # Health watches never end by themselves; they, and the last statuses, get this long once the answers are out.
 _LAST_WORDS_S = 1.0
+MAX_CALLS = 256
+_SILENT_MS = 5_000
 
 
 async def serve(
@@ -120,8 +124,9 @@ class Server:
 
     def __init__(self, config: ServeConfig) -> None:
         self._config = config
-        self._service = InferenceService(default_deadline=config.default_deadline)
-        self._health = health.aio.HealthServicer()
+        self._service = InferenceService(default_deadline=config.default_deadline, max_deadline=config.max_deadline)
+        self._doors = Doors()
+        self._health = BoundedHealth(self._doors.refused)
         self._loading: asyncio.Future[Engine] | None = None
         self._failing: asyncio.Task[None] | None = None
         self._probed = HealthPort(config, self._health)
@@ -129,7 +134,7 @@ class Server:
         self._certificates = None if config.tls is None else Certificates(config.tls)
         self._observing = Observing(config)
         # Who observes sees what all others make of a call. Then: nobody who may not call makes others work.
-        access = AccessInterceptor(self._tokens, ClientLimits(config.limits))
+        access = AccessInterceptor(self._tokens, ClientLimits(config.limits), self._doors)
         interceptors = (*self._observing.interceptors, access, StatusInterceptor())
         self._server = grpc.aio.server(interceptors=interceptors, options=_options(config))
         inference_pb2_grpc.add_InferenceServiceServicer_to_server(self._service, self._server)
@@ -171,6 +176,7 @@ class Server:
             raise ConfigError("port", f"cannot listen on {address}: {_why(self._config) or error}") from None
         await self._probed.start()
         await self._server.start()
+        self._doors.watch(port)
         return self._config.address(port)
 
     @property
@@ -224,6 +230,7 @@ class Server:
         self._service.draining = True
         if self._failing is not None:
             self._failing.cancel()
+        self._doors.stop()
         self._observing.serves(yes=False)
         await self._health.enter_graceful_shutdown()
         # Clients are told to go elsewhere at once, but nothing is cut off here: the longest part is waited for below.
@@ -274,6 +281,13 @@ def _options(config: ServeConfig) -> list[tuple[str, int]]:
         # Clients may ping for the same reason. gRPC's default takes more than one in 5 minutes for an attack.
         ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
         ("grpc.keepalive_permit_without_calls", 1),
+        # One connection may have so many calls: a client shares one among many threads, and queues what is more.
+        ("grpc.max_concurrent_streams", MAX_CALLS),
+        # Who opens a connection and does not speak, or does not answer the first frames, is let go of soon.
+        ("grpc.server_handshake_timeout_ms", _SILENT_MS),
+        ("grpc.http2.settings_timeout", _SILENT_MS),
+        # So is who has had nothing to ask for a while; a client connects again with its next call.
+        ("grpc.max_connection_idle_ms", 60_000),
     ]
 
 

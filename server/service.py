@@ -67,6 +67,8 @@ Scored = TypeVar("Scored", ScoreResult, EncodeResult)
 
 # Engines hold themselves to deadlines, and say more; this is for one that hangs.
 _GRACE_S = 2.0
+# How long an answer waits for who reads no more of it, with its connection open.
+_UNREAD_S = 60.0
 
 
 class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
@@ -76,12 +78,14 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
 
     Args:
         default_deadline: seconds for a caller that sets no deadline of its own.
+        max_deadline: most seconds for one that does.
     """
 
-    def __init__(self, *, default_deadline: float) -> None:
+    def __init__(self, *, default_deadline: float, max_deadline: float = math.inf) -> None:
         self.engine: Engine | None = None
         self.draining = False
         self._default_deadline = default_deadline
+        self._max_deadline = max(max_deadline, default_deadline)
         self._running = 0
         self._rounds = Rounds()
         self._preparing = Preparing()
@@ -110,7 +114,7 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
             (seen := observed()).asked(wanted)
             _check(engine, wanted.model, GENERATE, wanted.blend)
             characters = _characters(wanted)
-            began = self._preparing.run(partial(engine.generate, wanted), characters, wanted.deadline)
+            began = self._preparing.run(partial(engine.generate, wanted), characters, wanted.deadline, caller.name)
             with (
                 Meter(caller, characters) as meter,
                 await began as stream,
@@ -123,7 +127,8 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
                     for last in events:
                         meter.see(last)
                         seen.saw(last)
-                        await context.write(event_to_proto(last))
+                        async with asyncio.timeout(_UNREAD_S):
+                            await context.write(event_to_proto(last))
             if not isinstance(last, Finished):
                 raise EngineError("the engine ended an answer without Finished")
 
@@ -136,7 +141,8 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
             wanted = replace(score_request_from_proto(request, self._deadline(context)), client=current_caller().name)
             (seen := observed()).asked(wanted)
             _check(engine, wanted.model, SCORE, wanted.blend)
-            began = self._preparing.run(partial(engine.score, wanted), _characters(wanted), wanted.deadline)
+            start, characters = partial(engine.score, wanted), _characters(wanted)
+            began = self._preparing.run(start, characters, wanted.deadline, wanted.client)
             scored = await _finished(await began, wanted.deadline, context)
             seen.used(scored.usage, scored.model)
             return score_result_to_proto(scored)
@@ -150,7 +156,8 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
             wanted = replace(encode_request_from_proto(request, self._deadline(context)), client=current_caller().name)
             (seen := observed()).asked(wanted)
             _check(engine, wanted.model, ENCODE, None)
-            began = self._preparing.run(partial(engine.encode, wanted), _characters(wanted), wanted.deadline)
+            start, characters = partial(engine.encode, wanted), _characters(wanted)
+            began = self._preparing.run(start, characters, wanted.deadline, wanted.client)
             encoded = await _finished(await began, wanted.deadline, context)
             seen.used(encoded.usage, encoded.model)
             return encode_result_to_proto(encoded)
@@ -173,7 +180,7 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
     def _deadline(self, context: Context) -> float:
         left = context.time_remaining()
         # grpc knows the wall clock; engines count on the monotonic one, which nobody can set back.
-        return time.monotonic() + (self._default_deadline if left is None else left)
+        return time.monotonic() + min(self._default_deadline if left is None else left, self._max_deadline)
 
     @contextlib.contextmanager
     def _counted(self) -> Iterator[None]:

@@ -9,6 +9,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from crayon.client.channel import channel_options
 from crayon.errors import ServerRejectedError
+from crayon.local_only import check_local_only
 from crayon.wire.status import error_from_rpc
 
 if TYPE_CHECKING:
@@ -24,8 +25,10 @@ def ask_health(access: ServerAccess, service: str, timeout: float) -> str:
         timeout: seconds for everything.
 
     Raises:
+        PrivacyError: CRAYON_LOCAL_ONLY is on; nothing was sent.
         CrayonError: nobody answers in time, or knows the service.
     """
+    check_local_only()
     request = health_pb2.HealthCheckRequest(service=service)
     options = channel_options(timeout, local=access.local)
     credentials = access.credentials()

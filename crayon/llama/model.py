@@ -17,7 +17,7 @@ from crayon.llama.template import ChatTemplate
 from crayon.messages import Message
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
 logger = logging.getLogger("crayon.llama")
 
@@ -184,6 +184,20 @@ class Model:
             if n >= 0:
                 return list(tokens[:n])
             size = -n
+
+    @functools.cached_property
+    def longest_token(self) -> int:
+        """Bytes of the longest text that one token stands for; 0 where tokens leave some of a text out, so none is."""
+        api, kind = self._api, self._api.llama_vocab_type(self.vocab)
+        if kind not in {api.LLAMA_VOCAB_TYPE_SPM, api.LLAMA_VOCAB_TYPE_BPE}:
+            return 0
+        # As the tokenizer writes it: a byte above 127, or a space, is a letter of two or three bytes there.
+        return max((len(self.token_text(token).encode("utf-8")) for token in range(self.n_vocab)), default=0)
+
+    def least_tokens(self, texts: Iterable[str]) -> int:
+        """Return the fewest tokens that texts can have, told by their lengths alone."""
+        longest = self.longest_token
+        return sum(-(-len(text) // longest) for text in texts) if longest else 0
 
     def tokenize_chat(self, messages: Sequence[Message]) -> list[int]:
         """Return the tokens of a conversation up to where the assistant's answer starts.

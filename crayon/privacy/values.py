@@ -12,7 +12,7 @@ All of them with escapes decoded (`decoding`), and within what is base64 or hexa
 from __future__ import annotations
 
 import base64
-import binascii
+import contextlib
 import re
 from typing import TYPE_CHECKING
 
@@ -137,29 +137,20 @@ def _mail(text: str) -> tuple[str, list[int]]:
 def _encoded(text: str) -> Iterator[tuple[int, int, str]]:
     """Yield what is, or may be, base64 or hexadecimal: where it stands, and what it says."""
     for found in _BASE64.finditer(text):
-        data = found[0].rstrip("=").translate(str.maketrans("-_", "+/"))
+        data = found[0].rstrip("=").replace("-", "+").replace("_", "/")
         # Joined to other characters it may begin anywhere.
-        for shift in range(4):
-            part = data[shift:]
-            inside = _said(lambda part=part: base64.b64decode(part[: len(part) // 4 * 4] + _rest(part)))
-            if inside is not None:
-                yield found.start(), found.end(), inside
+        for part in (data[shift:] for shift in range(4)):
+            with contextlib.suppress(ValueError):
+                whole = part[: len(part) // 4 * 4] + _rest(part)
+                yield found.start(), found.end(), fold(base64.b64decode(whole).decode("utf-8")).text
     for found in _HEX.finditer(text):
-        inside = _said(lambda found=found: bytes.fromhex(re.sub("[ :]", "", found[0])), "ignore")
-        if inside is not None:
-            yield found.start(), found.end(), inside
+        said = bytes.fromhex(re.sub("[ :]", "", found[0])).decode("utf-8", "ignore")
+        yield found.start(), found.end(), fold(said).text
 
 
 def _rest(part: str) -> str:
     left = part[len(part) // 4 * 4 :]
     return left + "=" * (4 - len(left)) if len(left) > 1 else ""
-
-
-def _said(decode: Callable[[], bytes], errors: str = "strict") -> str | None:
-    try:
-        return fold(decode().decode("utf-8", errors)).text
-    except (binascii.Error, ValueError):
-        return None
 
 
 def _small(text: str) -> str:

@@ -258,6 +258,7 @@ class LlamaCppEngine:
         with self._calling(request.model):
             ids = self._prompt(request.messages)
             blend, hold = self._resolve(request.blend)
+            self._check_parts(Kind.SCORE, request.continuations, self.context_tokens)
             continuations = [self._model.tokenize_answer(text, ids) for text in request.continuations]
         check_continuations(len(ids), continuations, self.context_tokens)
         promise = Promise[ScoreResult](lambda: self._loop.inbox.cancel(task), used=lambda: work.read)
@@ -290,6 +291,7 @@ class LlamaCppEngine:
         """
         with self._calling(request.model):
             encoder = self._make_encoder()
+            self._check_parts(Kind.ENCODE, request.texts, self._encode_tokens)
             texts = [encoder.tokenize(text) for text in request.texts]
         for i, text in enumerate(texts):
             if len(text) > self._encode_tokens:
@@ -381,9 +383,25 @@ class LlamaCppEngine:
         return ("", Lease) if normal is None else (repr(normal), lambda: blends(normal))
 
     def _prompt(self, messages: Sequence[Message]) -> list[int]:
+        # By its length alone: what no context could hold is not read.
+        least = self._model.least_tokens(message.content for message in messages)
+        if least >= self.context_tokens:
+            raise PromptTooLongError(least, self.context_tokens - 1)
         ids = self._model.tokenize_chat(messages)
         check_prompt(ids, self.context_tokens)
         return ids
+
+    def _check_parts(self, kind: Kind, texts: Sequence[str], most: int) -> None:
+        """Refuse by their lengths alone what cannot fit, one by one or in all; it is not read."""
+        total = 0
+        for i, text in enumerate(texts):
+            least = self._model.least_tokens((text,))
+            if least > most:
+                field = "texts" if kind is Kind.ENCODE else "continuations"
+                raise PromptTooLongError(least, most, f"{field}[{i}]")
+            total += least
+        if len(texts) > 1:
+            self._loop.inbox.bounds.check_size(kind, total)
 
     def _submit(self, task: Task) -> None:
         task.request.arrival = task.submitted

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from crayon.errors import ServerError, ServerUnavailableError
+from crayon.local_only import check_local_only
 from crayon.server.observing import catalogue as names
 
 if TYPE_CHECKING:
@@ -51,9 +52,11 @@ def fetch(address: str, timeout: float = 5.0) -> Page:
     """Read the page of the server whose metrics are at `host:port`.
 
     Raises:
+        PrivacyError: CRAYON_LOCAL_ONLY is on; nothing was sent.
         ServerUnavailableError: nobody answers there.
         ServerError: what answers is no metrics page of Crayon.
     """
+    check_local_only()
     url = f"http://{address}/metrics"
     try:
         # The scheme is ours, and an answer is read up to a limit; no proxy is asked for a server's own port.

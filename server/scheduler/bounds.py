@@ -69,11 +69,8 @@ class QueueBounds:
             InvalidRequestError: it wants more scored or encoded than one request may.
             OverloadedError: there is no room; `retry_after` says when there should be.
         """
-        if len(request.branches) > 1 and request.charge > self._most_tokens:
-            self.refused["size"] += 1
-            field = "texts" if request.kind is Kind.ENCODE else "continuations"
-            most = self._most_tokens
-            raise InvalidRequestError(field, f"{request.charge} tokens in all, at most {most}; send several requests")
+        if len(request.branches) > 1:
+            self.check_size(request.kind, request.charge)
         tokens = self._counted(request)
         bound, said = self._full(request)
         if bound:
@@ -88,6 +85,19 @@ class QueueBounds:
         self.queued_tokens += tokens
         self._requests[request.client] += 1
         self._tokens[request.client] += tokens
+
+    def check_size(self, kind: Kind, tokens: int) -> None:
+        """Check that a request of several parts is not too large in all, or cannot be, where `tokens` are the fewest.
+
+        Raises:
+            InvalidRequestError: it is.
+        """
+        if tokens > self._most_tokens:
+            self.refused["size"] += 1
+            field = "texts" if kind is Kind.ENCODE else "continuations"
+            raise InvalidRequestError(
+                field, f"{tokens} tokens in all, at most {self._most_tokens}; send several requests"
+            )
 
     def leave(self, request: Request, now: float) -> None:
         """Count a request out: it runs, or is given up."""

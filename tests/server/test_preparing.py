@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 import time
 
@@ -85,3 +86,50 @@ async def test_a_flood_of_long_prompts_is_refused(monkeypatch: pytest.MonkeyPatc
         await reading.run(Stream, LONG_CHARACTERS, None)
     slow.go.set()
     await long
+
+
+async def test_one_client_that_floods_leaves_others_their_turn_and_room() -> None:
+    reading, slow = Preparing(), Slow()
+    order: list[str] = []
+
+    def start(name: str) -> Stream:
+        order.append(name)
+        return Stream()
+
+    first = asyncio.create_task(reading.run(slow, LONG_CHARACTERS, None, "busy"))
+    await begun(slow)
+    flood = [
+        asyncio.create_task(reading.run(lambda: start("busy"), preparing.MOST_CHARACTERS // 16, None, "busy"))
+        for _ in range(40)
+    ]
+    await asyncio.sleep(0)
+    refused = [task for task in flood if task.done()]
+    assert len(refused) == 40 - 12, "three quarters of the room are a client's"
+    for task in refused:
+        with pytest.raises(OverloadedError, match="of this client"):
+            task.result()
+    quiet = asyncio.create_task(reading.run(lambda: start("quiet"), preparing.MOST_CHARACTERS // 16, None, "quiet"))
+    await asyncio.sleep(0)
+    slow.go.set()
+    await asyncio.gather(first, quiet, *(task for task in flood if task not in refused))
+    assert order.index("quiet") <= 1
+    assert reading.waiting == 0
+
+
+async def test_who_leaves_before_its_turn_leaves_no_fault_behind() -> None:
+    faults: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: faults.append(context))
+    reading, slow = Preparing(), Slow()
+    first = asyncio.create_task(reading.run(slow, LONG_CHARACTERS, None))
+    await begun(slow)
+    late = asyncio.create_task(reading.run(Slow(), LONG_CHARACTERS, time.monotonic() - 1.0))
+    await asyncio.sleep(0)
+    late.cancel()
+    slow.go.set()
+    await first
+    after = Stream()
+    assert await reading.run(lambda: after, LONG_CHARACTERS, None) is after
+    del late
+    gc.collect()
+    await asyncio.sleep(0)
+    assert not faults
