@@ -18,7 +18,7 @@ MOST_OF_ONE = 16
 """Of one address, whatever its ports."""
 
 
-class BoundedHealth(health.aio.HealthServicer):
+class BoundedHealth(health.aio.HealthServicer):  # type: ignore[misc]  # the library tells no types
     """The standard servicer, which refuses watches that are too many.
 
     Args:

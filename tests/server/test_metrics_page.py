@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import re
+import socket
+import threading
 import urllib.request
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,6 +27,7 @@ from crayon.messages import Message
 from crayon.server.config import ServeConfig
 from crayon.server.engines.echo import EchoEngine
 from crayon.server.observing.catalogue import METRICS, OF_ENGINES, table
+from crayon.server.observing.endpoint import MOST_READERS, MetricsEndpoint
 from crayon.server.observing.interceptor import METHODS
 from crayon.server.observing.reading import fetch
 from crayon.server.observing.stats import EngineStats
@@ -213,3 +217,18 @@ def test_the_page_is_prometheus_text() -> None:
     for metric in METRICS:
         family = families[metric.name.removesuffix("_total") if metric.kind == "counter" else metric.name]
         assert (family.type, family.documentation) == (metric.kind, metric.help)
+
+
+def test_slow_readers_are_few_and_keep_nobody_out() -> None:
+    endpoint = MetricsEndpoint("127.0.0.1", 0)
+    endpoint.start(CollectorRegistry())
+    host, port = endpoint.address.rsplit(":", 1)
+    before = threading.active_count()
+    with contextlib.ExitStack() as stay:
+        slow = [stay.enter_context(socket.create_connection((host, int(port)), PATIENCE)) for _ in range(50)]
+        for each in slow:
+            each.sendall(b"GET /metrics HTTP/1.1\r\n")
+        with urllib.request.urlopen(f"http://{endpoint.address}/metrics", timeout=PATIENCE) as page:
+            assert page.status == 200
+        until(lambda: threading.active_count() <= before + MOST_READERS)
+    endpoint.stop()
