@@ -15,7 +15,7 @@ from crayon.llama import dialect
 from crayon.messages import Message
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from crayon.messages import Role
 
@@ -195,13 +195,15 @@ def _conversation(texts: Sequence[str]) -> list[Message]:
     return [Message(role, text) for role, text in zip(roles, texts, strict=False)]
 
 
-def _forms(message: Message) -> list[str]:
-    """Return what may stand in a prompt for a message, of which one must."""
-    text = message.content
-    forms = [text, text.strip(), json.dumps(text.strip(), ensure_ascii=False)[1:-1], json.dumps(text.strip())[1:-1]]
+def _forms(message: Message) -> Iterator[str]:
+    """Yield what may stand in a prompt for a message, of which one must; nearly always the first does."""
+    yield message.content
+    text = message.content.strip()
+    yield text
     if message.role == "assistant":  # what was thought before an answer is not told again
-        forms.append(re.split(r"</think(?:ing)?>", text)[-1].strip())
-    return forms
+        yield re.split(r"</think(?:ing)?>", text)[-1].strip()
+    yield json.dumps(text, ensure_ascii=False)[1:-1]
+    yield json.dumps(text)[1:-1]
 
 
 def _unused(text: str) -> tuple[str, str]:
