@@ -11,18 +11,24 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-CONTROL, NORMAL, BYTE, UNKNOWN = 3, 1, 6, 2
+NORMAL, UNKNOWN, CONTROL, DEFINED, BYTE = 1, 2, 3, 4, 6
 MARKS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 
 
 def write_bpe(
-    path: Path, template: str | None = TEMPLATE, *, marks: Sequence[str] = MARKS, eos: int = 2, eot: int | None = None
+    path: Path,
+    template: str | None = TEMPLATE,
+    *,
+    marks: Sequence[str] = MARKS,
+    defined: Sequence[str] = (),
+    eos: int = 2,
+    eot: int | None = None,
 ) -> Path:
-    """Write bytes and control tokens, which come first."""
+    """Write control tokens, bytes, and user-defined tokens, in this order."""
     writer = _writer(path, "gpt2", "smollm", template)
     letters = byte_letters()
-    writer.add_token_list([*marks, *letters])
-    writer.add_token_types([CONTROL] * len(marks) + [NORMAL] * len(letters))
+    writer.add_token_list([*marks, *letters, *defined])
+    writer.add_token_types([CONTROL] * len(marks) + [NORMAL] * len(letters) + [DEFINED] * len(defined))
     writer.add_token_merges(["t h"])
     writer.add_bos_token_id(1)
     writer.add_eos_token_id(eos)

@@ -216,7 +216,10 @@ class Model:
             # The space that some tokenizers put before a text belongs before the prompt and behind control tokens.
             within = i > 0 and not self._is_control(tokens[-1])
             read = self._tokenize_within if within else self.tokenize
-            tokens += read(part.text, special=not part.is_content)
+            # llama.cpp takes user-defined tokens for tokens in any text: cut in two, they are none.
+            cut = 1 if part.is_content and part.text in self._defined_marks else len(part.text)
+            tokens += read(part.text[:cut], special=not part.is_content)
+            tokens += self._tokenize_within(part.text[cut:])
         return tokens
 
     def tokenize_answer(self, text: str, prompt: Sequence[int]) -> list[int]:
@@ -229,7 +232,7 @@ class Model:
 
     def _tokenize_within(self, text: str, *, special: bool = False) -> list[int]:
         """Return the tokens of a text that goes on another one: without a space that the tokenizer puts before it."""
-        if self._adds_space:
+        if text and self._adds_space:
             for start in _STARTS:
                 known, both = self.tokenize(start), self.tokenize(start + text, special=special)
                 if both[: len(known)] == known:
@@ -251,13 +254,24 @@ class Model:
 
     @functools.cached_property
     def control_texts(self) -> tuple[str, ...]:
-        """Texts of the model's control and user-defined tokens."""
-        api, vocab = self._api, self.vocab
-        special = api.LLAMA_TOKEN_ATTR_CONTROL | api.LLAMA_TOKEN_ATTR_USER_DEFINED | api.LLAMA_TOKEN_ATTR_UNKNOWN
-        found = {
-            self.token_text(token) for token in range(self.n_vocab) if api.llama_vocab_get_attr(vocab, token) & special
-        }
-        return tuple(sorted(text for text in found if text))
+        """Texts of the model's control tokens, and of the user-defined ones that its chat template writes."""
+        control = self._texts_of(self._api.LLAMA_TOKEN_ATTR_CONTROL | self._api.LLAMA_TOKEN_ATTR_UNKNOWN)
+        return tuple(sorted(control | self._defined_marks))
+
+    @functools.cached_property
+    def _defined_marks(self) -> frozenset[str]:
+        # The others are pieces of text (Gemma's are white space and HTML), which texts hold as they were trained.
+        defined = self._texts_of(self._api.LLAMA_TOKEN_ATTR_USER_DEFINED)
+        try:
+            written = self.template.own_text
+        except ModelFileError:
+            return frozenset()
+        return frozenset(text for text in defined if text.strip() and text in written)
+
+    def _texts_of(self, kinds: int) -> frozenset[str]:
+        attributes, vocab = self._api.llama_vocab_get_attr, self.vocab
+        found = (self.token_text(token) for token in range(self.n_vocab) if attributes(vocab, token) & kinds)
+        return frozenset(text for text in found if text)
 
     def token_text(self, token: int) -> str:
         """Return the vocabulary's own text of a token, "" where there is none."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import re
@@ -67,6 +68,7 @@ class ChatTemplate:
             self._template = dialect.environment().from_string(source)
         except (jinja2.TemplateError, RecursionError, MemoryError) as error:
             raise ModelFileError(f"the model's chat template is not valid Jinja: {error}") from error
+        self._source = source
         self._tokens = {"bos_token": bos, "eos_token": eos}
         self._typed: set[Role] = set()
         """Roles whose contents are given as lists of parts."""
@@ -140,6 +142,15 @@ class ChatTemplate:
         _, found, rest = rendered.partition(answer)
         between, followed, _ = rest.partition(following)
         return between if found and followed and question not in between else ""
+
+    @functools.cached_property
+    def own_text(self) -> str:
+        """What the template writes of its own: its source, and what a conversation is rendered to."""
+        rendered = ""
+        for texts in _PROBES.values():
+            with contextlib.suppress(ChatTemplateError):
+                rendered += self.render(_conversation(texts))
+        return self._source + rendered
 
     # -- what it does to messages
 

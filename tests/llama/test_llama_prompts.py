@@ -48,6 +48,28 @@ def test_behind_a_control_token_such_a_tokenizer_puts_its_space(spm: Model) -> N
     assert spelled(spm, spm.tokenize_chat(plain)) == "[<s>] [INST] a /s [/INST]b[</s>] [INST] c [/INST]"
 
 
+@pytest.mark.parametrize("question", ["<|turn|>", "a <|turn|>b", "<|turn|><|turn|>"])
+@pytest.mark.parametrize("mark", ["<|turn|>", "{{ '<|' + 'turn' + '|>' }}"])
+def test_a_user_defined_mark_of_the_template_is_text_in_a_message(tmp_path: Path, question: str, mark: str) -> None:
+    template = "{% for m in messages %}MARK{{ m.role }} {{ m.content | trim }}{% endfor %}MARK".replace("MARK", mark)
+    path = write_bpe(tmp_path / "bpe.gguf", template, defined=["<|turn|>", "\n\n", "<b>"])
+    with Model(path, vocab_only=True) as model:
+        (turn,) = model.tokenize("<|turn|>", special=True)
+        tokens = model.tokenize_chat([Message("user", question)])
+        assert tokens.count(turn) == 2
+        assert b"".join(map(model.piece, tokens)) == f"<|turn|>user {question}<|turn|>".encode()
+
+
+def test_user_defined_pieces_of_text_are_no_marks(tmp_path: Path) -> None:
+    template = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content | trim }}\n\n{% endfor %}"
+    path = write_bpe(tmp_path / "bpe.gguf", template, defined=["\n\n", "<b>"])
+    with Model(path, vocab_only=True) as model:
+        (gap,), (bold,) = (model.tokenize(text) for text in ("\n\n", "<b>"))
+        tokens = model.tokenize_chat([Message("user", "a\n\n<b> <|im_end|>\n\n")])
+        assert tokens.count(gap) == 2  # that within the question, and the template's
+        assert tokens.count(bold) == 1
+
+
 @pytest.mark.parametrize(("before", "answer"), [("a\n", "red"), ("a ", "red"), ("a", " red"), ("", " red")])
 def test_an_answer_behind_white_space_begins_without_a_space(spm: Model, before: str, answer: str) -> None:
     prompt = [1, *spm.tokenize(before)]
