@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import logging
 import os
 import signal
@@ -340,7 +341,8 @@ def _in_thread(work: Callable[[], Result], name: str) -> Future[Result]:
         except BaseException as error:  # noqa: BLE001 - it is raised again where the future is awaited
             future.set_exception(error)
 
-    threading.Thread(target=run, name=name, daemon=True).start()
+    # In the caller's context: who reads a log of one format reads that of this thread, too.
+    threading.Thread(target=contextvars.copy_context().run, args=(run,), name=name, daemon=True).start()
     return future
 
 

@@ -12,6 +12,7 @@ from crayon.cli import console
 from crayon.cli.client import quiet_grpc
 from crayon.cli.exit_codes import UNEXPECTED
 from crayon.cli.streams import OutputError, discard
+from crayon.cli.words import in_words_of_the_place
 from crayon.errors import ConfigError, CrayonError
 
 if TYPE_CHECKING:
@@ -59,12 +60,14 @@ def health(
         status = ask_health(access, service, timeout)
     except CrayonError as error:
         # Not the code of the error's kind: probers know two.
-        console.error(f"{address}: {error}")
+        console.error(f"{address}: {in_words_of_the_place(str(error))}")
         raise typer.Exit(UNEXPECTED) from None
     try:
         print(status, flush=True)
     except OutputError:  # probers read the exit code, and some close the rest
         discard(sys.stdout)
+    if status == "NOT_SERVING":
+        console.message("the server is there: it measures or loads its model, or it drains or broke down")
     if status != "SERVING":
         raise typer.Exit(UNEXPECTED)
 

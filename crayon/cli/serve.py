@@ -201,19 +201,20 @@ def _llama_cpp(settings: Settings, given: Mapping[str, Any]) -> Callable[[], Eng
     info = read_gguf(local.path)
     source_sha256, quantization = origin({key: str(value) for key, value in info.metadata.items()}, local.sha256)
     pools = open_pools(serve.pools, source_sha256, local.name)
-    sizes = engine_sizes(
-        local,
-        quantization or info.file_type or "",
-        serve,
-        models_dir=settings.models_dir,
-        pools=pools,
-    )
     console.message(f"loading {local.name} from {local.path}", "dim")
 
     def make() -> Engine:
         from crayon.data.texts import background_texts
         from crayon.server.engines.llama_cpp import LlamaCppEngine
 
+        # Here, where health says NOT_SERVING already: a first start measures for half a minute.
+        sizes = engine_sizes(
+            local,
+            quantization or info.file_type or "",
+            serve,
+            models_dir=settings.models_dir,
+            pools=pools,
+        )
         return LlamaCppEngine(
             local.path,
             name=local.name,

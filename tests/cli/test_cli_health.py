@@ -74,3 +74,10 @@ def test_without_an_address_it_asks_the_server_of_the_settings(
     result = runner.invoke(app, ["health"])
     assert result.exit_code == 2
     assert "give ADDRESS" in result.stderr
+
+
+def test_a_server_that_starts_is_said_to_be_there(runner: CliRunner, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("crayon.client.health.ask_health", lambda *_: "NOT_SERVING")
+    done = runner.invoke(app, ["health", "localhost:1"])
+    assert (done.exit_code, done.stdout) == (1, "NOT_SERVING\n")
+    assert "measures or loads its model" in done.stderr

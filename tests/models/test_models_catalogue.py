@@ -172,3 +172,15 @@ print(sorted(heavy & set(sys.modules)))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("name", ["llama3.2", "phi-3-mini", "mistral", "gemma2"])
+def test_a_name_unlike_any_is_offered_the_hub_and_no_other_model(name: str) -> None:
+    with pytest.raises(UnknownModelError, match="hf:owner/repo:QUANT") as caught:
+        load_catalogue().find(name)
+    assert "did you mean" not in str(caught.value)
+
+
+def test_a_repository_without_its_prefix_is_offered_with_it() -> None:
+    with pytest.raises(UnknownModelError, match="hf:Qwen/Qwen3-0.6B-GGUF:Q4_K_M"):
+        parse_reference("Qwen/Qwen3-0.6B-GGUF", load_catalogue())
