@@ -30,7 +30,7 @@ from crayon.server.service import InferenceService
 from crayon.server.tokens import TokenStore
 from crayon.server.watches import BoundedHealth
 from crayon.v1 import inference_pb2, inference_pb2_grpc
-from crayon.wire.address import UNIX
+from crayon.wire.address import UNIX, bare
 from crayon.wire.limits import MAX_METADATA_BYTES, MAX_RESPONSE_BYTES
 
 if TYPE_CHECKING:
@@ -321,7 +321,9 @@ def _why(config: ServeConfig) -> str:
         folder = Path(config.host.removeprefix(UNIX)).parent
         return "" if os.access(folder, os.W_OK) else f"cannot write to {folder}"
     try:
-        for family, kind, protocol, _, where in socket.getaddrinfo(config.host, config.port, type=socket.SOCK_STREAM):
+        for family, kind, protocol, _, where in socket.getaddrinfo(
+            bare(config.host), config.port, type=socket.SOCK_STREAM
+        ):
             with socket.socket(family, kind, protocol) as probe:
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 probe.bind(where)

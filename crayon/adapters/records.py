@@ -21,7 +21,7 @@ def read_record(kind: type[T], data: bytes, where: str) -> T:
         AdapterError: not UTF-8, not JSON, or not of the declared shape; names the field.
     """
     try:
-        value = json.loads(data.decode("utf-8"), parse_constant=_refuse_constant)
+        value = json.loads(data.decode("utf-8-sig"), parse_constant=_refuse_constant)
     except (UnicodeDecodeError, ValueError, RecursionError) as error:
         why = "it is nested too deeply" if isinstance(error, RecursionError) else error
         raise AdapterError(f"{where}: is not JSON ({why})") from None

@@ -133,7 +133,10 @@ def read_question(words: list[str], command: str = "ask") -> str:
     Raises:
         InvalidRequestError: neither holds anything, or the input is too large or no UTF-8.
     """
-    parts = [" ".join(words), _piped_text(words)]
+    given = " ".join(words)
+    if not given.isprintable() and any("\ud800" <= letter <= "\udfff" for letter in given):
+        raise InvalidRequestError("text", "is not UTF-8 text; type it in a UTF-8 locale, or pipe it in converted")
+    parts = [given, _piped_text(words)]
     question = "\n\n".join(part for part in parts if part.strip())
     if not question:
         raise InvalidRequestError("text", f"is empty; type a question, or pipe one in: echo 'Why?' | crayon {command}")

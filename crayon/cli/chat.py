@@ -121,8 +121,8 @@ def read_blocks(lines: Iterable[str]) -> Iterator[str]:
 
 
 def _lines() -> Iterator[str]:
-    for line in sys.stdin.buffer:
+    for i, line in enumerate(sys.stdin.buffer):
         try:
-            yield line.decode("utf-8")
+            yield line.decode("utf-8" if i else "utf-8-sig")
         except UnicodeDecodeError:
             raise InvalidRequestError("standard input", "is not UTF-8 text; convert it first") from None

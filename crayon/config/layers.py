@@ -124,7 +124,7 @@ def variable(key: str) -> str:
 
 def _file_layer(path: Path) -> dict[str, object]:
     try:
-        text = path.read_bytes().decode("utf-8")
+        text = path.read_bytes().decode("utf-8-sig")
     except FileNotFoundError:
         if os.environ.get("CRAYON_CONFIG"):
             raise ConfigError("CRAYON_CONFIG", f"there is no {path}", "environment") from None

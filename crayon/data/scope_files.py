@@ -63,6 +63,6 @@ def read_scope(name: str) -> dict[str, Any]:
     else:
         raise InvalidRequestError(field, f"is unknown; there are {', '.join(scope_names())}, or pass a .toml file")
     try:
-        return tomllib.loads(data.decode("utf-8"))
+        return tomllib.loads(data.decode("utf-8-sig"))
     except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise InvalidRequestError(field, f"is not TOML: {error}") from None

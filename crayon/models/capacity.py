@@ -69,7 +69,7 @@ def read_sizes(folder: Path, kv_type: str | None = None) -> Sizes:
     try:
         if path.stat().st_size > _MAX_CONFIG_BYTES:
             raise ModelFileError(f"{path} is larger than {_MAX_CONFIG_BYTES} bytes: it is no model's configuration")
-        config = json.loads(path.read_text("utf-8"))
+        config = json.loads(path.read_text("utf-8-sig"))
     except OSError as error:
         raise ModelFileError(f"cannot read {path}: {error.strerror or error}; give a model's folder") from None
     except ValueError:

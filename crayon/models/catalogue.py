@@ -158,7 +158,7 @@ def _catalogue(entries: list[CatalogueEntry], path: Path) -> Catalogue:
 def _entries(path: Path) -> list[CatalogueEntry]:
     try:
         with path.open("rb") as file:
-            tables = tomllib.load(file).get("model", [])
+            tables = tomllib.loads(file.read().decode("utf-8-sig")).get("model", [])
     except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError("models catalogue", f"cannot be read: {error}", str(path)) from None
     if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):

@@ -60,9 +60,7 @@ def parse_reference(text: str, catalogue: Catalogue) -> Reference:
     if "://" in text:
         raise UnknownModelError(f"{text}: addresses are not fetched, nothing would vouch for the file; give {FORMS}")
     if "/" in text or text.endswith(".gguf"):
-        hub = (
-            f"; of Hugging Face it is hf:{text}:QUANT, such as hf:{text}:Q4_K_M" if _REPOSITORY.fullmatch(text) else ""
-        )
+        hub = f"; if it is of Hugging Face: hf:{text}:Q4_K_M" if _REPOSITORY.fullmatch(text) else ""
         raise UnknownModelError(f"there is no file {text}{hub}")
     return catalogue.find(text)
 

@@ -57,7 +57,7 @@ def read_record(path: Path) -> CalibrationRecord:
             data = file.read(MAX_BYTES + 1)
         if len(data) > MAX_BYTES:
             raise ConfigError("calibration", f"is larger than {MAX_BYTES // 2**20} MiB: it is none of ours", str(path))
-        return CalibrationRecord.from_json(data.decode("utf-8"))
+        return CalibrationRecord.from_json(data.decode("utf-8-sig"))
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError("calibration", f"cannot be read: {_why(error)}", str(path)) from None
     except ConfigError as error:
@@ -119,7 +119,7 @@ def read_share(path: Path, record: CalibrationRecord) -> ShareKeeper | None:
     try:
         with path.open("rb") as file:
             data = strict.mapping(
-                strict.read_json(file.read(MAX_BYTES).decode("utf-8"), "share"), "share", ("record", "keeper")
+                strict.read_json(file.read(MAX_BYTES).decode("utf-8-sig"), "share"), "share", ("record", "keeper")
             )
         if data["record"] != stamp_of(record):
             return None

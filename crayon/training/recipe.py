@@ -251,7 +251,7 @@ def load_recipe(reference: str) -> Recipe:
         data = path.read_bytes() if path.is_file() else shipped.read_bytes()
         if len(data) > MAX_RECIPE_BYTES:
             raise ConfigError("recipe", f"{reference} is larger than {MAX_RECIPE_BYTES} bytes")
-        table = tomllib.loads(data.decode())
+        table = tomllib.loads(data.decode("utf-8-sig"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigError("recipe", f"{reference!r} is no recipe of ours and no TOML file ({error})") from None
     if "members" in table:

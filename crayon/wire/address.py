@@ -16,7 +16,7 @@ def is_local(host: str) -> bool:
     if host == "localhost":
         return True
     try:
-        return ipaddress.ip_address(host).is_loopback
+        return ipaddress.ip_address(bare(host)).is_loopback
     except ValueError:
         # Another name: what it resolves to may change after we looked.
         return False
@@ -26,7 +26,13 @@ def join(host: str, port: int) -> str:
     """Return the address of a host and a port; a socket file has no port."""
     if host.startswith(UNIX):
         return host
+    host = bare(host)
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def bare(host: str) -> str:
+    """Return a host without the brackets that an IPv6 address has before a port."""
+    return host[1:-1] if host.startswith("[") and host.endswith("]") else host
 
 
 def split(addresses: str, key: str) -> tuple[str, ...]:
@@ -46,7 +52,7 @@ def is_name(host: str) -> bool:
     if host.startswith(UNIX) or host == "localhost":
         return False
     try:
-        ipaddress.ip_address(host)
+        ipaddress.ip_address(bare(host))
     except ValueError:
         return True
     return False

@@ -365,7 +365,7 @@ class VllmEngine:
 
 def _trained_tokens(folder: Path) -> int | None:
     try:
-        found = json.loads((folder / "config.json").read_text("utf-8")).get("max_position_embeddings")
+        found = json.loads((folder / "config.json").read_text("utf-8-sig")).get("max_position_embeddings")
     except (OSError, ValueError, AttributeError) as error:
         raise ConfigError("model", f"{folder}/config.json cannot be read ({type(error).__name__})") from None
     return found if isinstance(found, int) else None

@@ -35,7 +35,7 @@ def shapes_of(folder: Path, pools: Iterable[Pool]) -> BaseShapes:
         ConfigError: no configuration can be read there.
     """
     try:
-        config: dict[str, Any] = json.loads((folder / "config.json").read_text("utf-8"))
+        config: dict[str, Any] = json.loads((folder / "config.json").read_text("utf-8-sig"))
         heads = int(config["num_attention_heads"])
         architecture = str(config["model_type"])
         layers = int(config["num_hidden_layers"])
@@ -99,7 +99,7 @@ def write_nothing(model: Path, folder: Path) -> None:
     from safetensors.numpy import save
 
     try:
-        config: dict[str, Any] = json.loads((model / "config.json").read_text("utf-8"))
+        config: dict[str, Any] = json.loads((model / "config.json").read_text("utf-8-sig"))
         width, heads = int(config["hidden_size"]), int(config["num_attention_heads"])
         outputs = heads * int(config.get("head_dim") or width // heads)
     except (OSError, ValueError, KeyError, TypeError) as error:

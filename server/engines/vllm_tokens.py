@@ -105,7 +105,7 @@ def _within(tokenizer: Any, text: str) -> list[int]:
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_text("utf-8"))
+        found = json.loads(path.read_text("utf-8-sig"))
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:
@@ -115,7 +115,7 @@ def _json(path: Path) -> dict[str, Any]:
 
 def _template(folder: Path, config: dict[str, Any]) -> str:
     try:
-        return (folder / "chat_template.jinja").read_text("utf-8")
+        return (folder / "chat_template.jinja").read_text("utf-8-sig")
     except FileNotFoundError:
         source = config.get("chat_template")
     except (OSError, ValueError) as error:

@@ -182,5 +182,5 @@ def test_a_name_unlike_any_is_offered_the_hub_and_no_other_model(name: str) -> N
 
 
 def test_a_repository_without_its_prefix_is_offered_with_it() -> None:
-    with pytest.raises(UnknownModelError, match="hf:Qwen/Qwen3-0.6B-GGUF:Q4_K_M"):
+    with pytest.raises(UnknownModelError, match=r"hf:Qwen/Qwen3-0\.6B-GGUF:Q4_K_M"):
         parse_reference("Qwen/Qwen3-0.6B-GGUF", load_catalogue())

@@ -109,7 +109,7 @@ def read_config(data: bytes, where: str) -> PeftConfig:
         AdapterError: not JSON, out of bounds, or a kind of adapter that is more than B @ A; names it.
     """
     try:
-        value = json.loads(data.decode("utf-8"), parse_constant=_refuse_constant)
+        value = json.loads(data.decode("utf-8-sig"), parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
         why = "it is nested too deeply" if isinstance(error, RecursionError) else error
         raise AdapterError(f"{where}: is not JSON ({why})") from None
