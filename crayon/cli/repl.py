@@ -156,11 +156,9 @@ class Repl:
         sent = self.history[self.left_out :]
         if len(sent) < 2:
             return False
-        characters = sum(len(message.content) for message in sent)
-        wanted, gone, count = characters * max(0.0, 1.0 - 0.75 * context / max(tokens, 1)), 0, 0
-        while count + 2 <= len(sent) and (count == 0 or gone < wanted):
-            gone += sum(len(message.content) for message in sent[count : count + 2])
-            count += 2
+        from crayon.sdk.sliding import oldest_to_drop
+
+        count = oldest_to_drop(sent, tokens, context)
         self.left_out += count
         turns = "turn is" if count == 2 else f"{count // 2} turns are"
         console.message(

@@ -14,6 +14,7 @@ from crayon.errors import (
     CrayonError,
     DeadlineExceededError,
     InvalidRequestError,
+    PromptTooLongError,
 )
 from crayon.sdk.actions import Done, Embed, Emit, Fail, Generate
 from crayon.sdk.scoring import Scoring, score_request
@@ -49,12 +50,19 @@ class Answer:
     """The state of a streamed answer; nothing runs before the first piece is asked for."""
 
     def __init__(
-        self, core: Core, call: Call, allowed: Allowed, on_done: Callable[[Completion], None] | None = None
+        self,
+        core: Core,
+        call: Call,
+        allowed: Allowed,
+        on_done: Callable[[Completion], None] | None = None,
+        shorten: Callable[[Call, PromptTooLongError], Call | None] | None = None,
     ) -> None:
         self._core = core
         self._call = call
         self._allowed = allowed
         self._on_done = on_done
+        self._shorten = shorten
+        self._asked = call, allowed  # before anything was looked at
         self._turn: Turn | None = None
         self._action: Action | None = None
         self._stream: Stream | None = None
@@ -230,6 +238,20 @@ class Answer:
             raise CancelledError("the answer was closed while it was read") from error
         return turn.failed(error)
 
+    def _begin_shorter(self, turn: Turn, error: CrayonError) -> bool:
+        """Begin anew with less, where there is too much and somebody knows what to leave out: there is no turn then."""
+        if self._shorten is None or turn.text or self._closed or not isinstance(error, PromptTooLongError):
+            return False
+        call, allowed = self._asked
+        shorter = self._shorten(call, error)
+        if shorter is None:
+            return False
+        self._span.end(error)
+        self._stop()
+        self._asked = self._call, self._allowed = shorter, allowed
+        self._turn = self._action = None
+        return True
+
     def _settle(self, turn: Turn) -> Piece | None:
         """Do what an action asks for towards the caller; None: there is still something to wait for or nothing left.
 
@@ -241,6 +263,8 @@ class Answer:
             self._action = turn.shown()
             return Piece(action.text, action.source)
         if isinstance(action, Fail):
+            if self._begin_shorter(turn, action.error):
+                return None
             self._error = action.error
             self._span.end(action.error)
             raise action.error

@@ -25,12 +25,14 @@ if TYPE_CHECKING:
 
     from crayon.completion import Blend, Chosen, Completion
     from crayon.engine import EncodeResult, Engine, ScoreRequest, ScoreResult
+    from crayon.errors import PromptTooLongError
     from crayon.messages import MessagesLike
     from crayon.router.budget import Budget
     from crayon.router.conditions import Conditions
     from crayon.router.hardness import Hardness
     from crayon.router.scope import Scope
     from crayon.sdk.calibrations import CalibrationLike
+    from crayon.sdk.conversation import WhenFull
     from crayon.sdk.customizations import CustomizationLike
     from crayon.sdk.options import BlendLike, Call, SamplingOptions
     from crayon.sdk.privacy import Past, Privacy
@@ -212,14 +214,19 @@ class AsyncCrayon(AsyncRouteCalls, AsyncCustomCalls):
         blend: BlendLike | None = None,
         mode: Mode | str | None = None,
         private: bool = False,
+        when_full: WhenFull = "slide",
         **sampling: Unpack[SamplingOptions],
     ) -> AsyncConversation:
         """Return a conversation that keeps its history, starting with `messages`.
 
+        `when_full` is "slide" to leave the oldest turns out when the context is full, or "fail".
+
         Raises:
             InvalidRequestError: an argument is wrong; the field names it.
         """
-        return AsyncConversation(self, messages, system=system, blend=blend, mode=mode, private=private, **sampling)
+        return AsyncConversation(
+            self, messages, system=system, blend=blend, mode=mode, private=private, when_full=when_full, **sampling
+        )
 
     async def status(self) -> ClientStatus:
         """Return how this client stands: server, breaker, budget and what it measured. Asks nobody.
@@ -260,6 +267,7 @@ class AsyncCrayon(AsyncRouteCalls, AsyncCustomCalls):
         free: bool = False,
         past: Past | None = None,
         on_done: Callable[[Completion], None] | None = None,
+        shorten: Callable[[Call, PromptTooLongError], Call | None] | None = None,
     ) -> AsyncAnswerStream:
         call, allowed = self._core.call(
             messages,
@@ -272,7 +280,7 @@ class AsyncCrayon(AsyncRouteCalls, AsyncCustomCalls):
             past=past,
             free=free,
         )
-        return AsyncAnswerStream(self._core, call, allowed, on_done)
+        return AsyncAnswerStream(self._core, call, allowed, on_done, shorten)
 
     async def _paid(
         self, source: Source, request: ScoreRequest | EncodeRequest, start: Callable[[Any], Future[Result]]

@@ -52,6 +52,8 @@ class AsyncAnswerStream(Answer):
                 piece = self._settle(turn)
                 if piece is not None:
                     return piece
+                if self._turn is None:  # it begins anew
+                    return await self.__anext__()
                 if isinstance(self._action, Done):
                     await self._written()
                     break

@@ -22,12 +22,14 @@ if TYPE_CHECKING:
 
     from crayon.completion import Blend, Chosen, Completion, Source
     from crayon.engine import EncodeResult, Engine, ScoreResult
+    from crayon.errors import PromptTooLongError
     from crayon.messages import MessagesLike
     from crayon.router.budget import Budget
     from crayon.router.conditions import Conditions
     from crayon.router.hardness import Hardness
     from crayon.router.scope import Scope
     from crayon.sdk.calibrations import CalibrationLike
+    from crayon.sdk.conversation import WhenFull
     from crayon.sdk.customizations import CustomizationLike
     from crayon.sdk.options import BlendLike, Call, SamplingOptions
     from crayon.sdk.privacy import Past, Privacy
@@ -266,14 +268,19 @@ class Crayon(RouteCalls, CustomCalls):
         blend: BlendLike | None = None,
         mode: Mode | str | None = None,
         private: bool = False,
+        when_full: WhenFull = "slide",
         **sampling: Unpack[SamplingOptions],
     ) -> Conversation:
         """Return a conversation that keeps its history, starting with `messages`.
 
+        `when_full` is "slide" to leave the oldest turns out when the context is full, or "fail".
+
         Raises:
             InvalidRequestError: an argument is wrong; the field names it.
         """
-        return Conversation(self, messages, system=system, blend=blend, mode=mode, private=private, **sampling)
+        return Conversation(
+            self, messages, system=system, blend=blend, mode=mode, private=private, when_full=when_full, **sampling
+        )
 
     def status(self) -> ClientStatus:
         """Return how this client stands: server, breaker, budget and what it measured. Asks nobody.
@@ -314,6 +321,7 @@ class Crayon(RouteCalls, CustomCalls):
         free: bool = False,
         past: Past | None = None,
         on_done: Callable[[Completion], None] | None = None,
+        shorten: Callable[[Call, PromptTooLongError], Call | None] | None = None,
     ) -> AnswerStream:
         call, allowed = self._core.call(
             messages,
@@ -326,7 +334,7 @@ class Crayon(RouteCalls, CustomCalls):
             past=past,
             free=free,
         )
-        return AnswerStream(self._core, call, allowed, on_done)
+        return AnswerStream(self._core, call, allowed, on_done, shorten)
 
     def _blend(self, call: Call, source: Source) -> Blend | None:
         """Return the weights that a call wants at one side; where it leaves a choice, by its last message."""

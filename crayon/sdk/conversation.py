@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from crayon.completion import Reason, Source
 from crayon.errors import InvalidRequestError
@@ -12,24 +14,36 @@ from crayon.router.policy import parse_mode
 from crayon.sampling import Sampling
 from crayon.sdk.options import resolve_private, resolve_sampling
 from crayon.sdk.privacy import Past
+from crayon.sdk.sliding import oldest_to_drop
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Unpack
 
     from crayon.completion import Completion, Mode
+    from crayon.errors import PromptTooLongError
     from crayon.messages import MessagesLike
     from crayon.sdk.async_client import AsyncCrayon
     from crayon.sdk.async_stream import AsyncAnswerStream
     from crayon.sdk.client import Crayon
-    from crayon.sdk.options import BlendLike, SamplingOptions
+    from crayon.sdk.options import BlendLike, Call, SamplingOptions
     from crayon.sdk.stream import AnswerStream
+
+WhenFull: TypeAlias = Literal["slide", "fail"]
+
+logger = logging.getLogger("crayon.sdk")
 
 
 class _History:
     """Turns so far. A turn enters it when its answer is complete, and only if it is still the latest one."""
 
-    def __init__(self, messages: MessagesLike, *, system: str | None, private: bool, drops: bool) -> None:
+    def __init__(
+        self, messages: MessagesLike, *, system: str | None, private: bool, drops: bool, when_full: WhenFull
+    ) -> None:
+        if when_full not in ("slide", "fail"):
+            raise InvalidRequestError("when_full", f"must be 'slide' or 'fail', not {when_full!r}")
+        self._slides = when_full == "slide"
+        self._left_out = 0  # messages at the beginning, after the system message
         self._turns = _checked(messages)
         if system is not None:
             if self._turns and self._turns[0].role == "system":
@@ -46,6 +60,11 @@ class _History:
     def messages(self) -> tuple[Message, ...]:
         """The history: system message if any, then user and assistant in turn."""
         return self._turns
+
+    @property
+    def left_out(self) -> int:
+        """How many of the oldest messages are not sent any more, as the context was full."""
+        return self._left_out
 
     @property
     def profile(self) -> str | None:
@@ -67,6 +86,7 @@ class _History:
         self._private = self._born_private
         self._held, self._clean = set(), set()
         self._profile = None
+        self._left_out = 0
 
     def _begin(self, text: str, *, private: bool | None) -> tuple[tuple[Message, ...], int, bool]:
         if not isinstance(text, str):
@@ -78,9 +98,34 @@ class _History:
         self._latest += 1
         return (*self._turns, *question), self._latest, own if self._drops else self._private
 
+    def _sent(self, messages: tuple[Message, ...]) -> dict[str, Any]:
+        """Return as keywords what is sent of a history, without what was left out, and what is known of it."""
+        lead, gone = self._lead, self._left_out
+        known = [
+            frozenset(i if i < lead else i - gone for i in places if i < lead or i >= lead + gone)
+            for places in (self._held, self._clean)
+        ]
+        return {"messages": (*messages[:lead], *messages[lead + gone :]), "past": Past(*known)}
+
     @property
-    def _past(self) -> Past:
-        return Past(frozenset(self._held), frozenset(self._clean))
+    def _lead(self) -> int:
+        return int(bool(self._turns) and self._turns[0].role == "system")
+
+    def _shortener(
+        self, messages: tuple[Message, ...], turn: int
+    ) -> Callable[[Call, PromptTooLongError], Call | None] | None:
+        """Return what leaves the oldest turns out of a call that does not fit; None where that is to fail."""
+
+        def shorten(call: Call, error: PromptTooLongError) -> Call | None:
+            history = messages[self._lead + self._left_out : -1]
+            count = oldest_to_drop(history, error.prompt_tokens, error.limit + 1)
+            if not count or turn != self._latest:
+                return None
+            self._left_out += count
+            logger.info("the context is full: the oldest %d messages of a conversation are left out", self._left_out)
+            return replace(call, **self._sent(messages), screened=None)
+
+        return shorten if self._slides else None
 
     def _recorder(self, messages: tuple[Message, ...], turn: int, *, private: bool) -> Callable[[Completion], None]:
         def record(completion: Completion) -> None:
@@ -101,7 +146,8 @@ class Conversation(_History):
 
     A turn that fails or is cancelled leaves the history as it was, and so does one overtaken by a later turn.
     Privacy sticks: after one private turn, or one that stayed on the device for what was found in it, the whole
-    conversation stays there, until `clear` (`Privacy` has a gentler choice).
+    conversation stays there, until `clear` (`Privacy` has a gentler choice). When the context is full, the oldest turns
+    are left out of what is sent (`messages` keeps them), or with `when_full="fail"` a turn raises PromptTooLongError.
     """
 
     def __init__(
@@ -113,9 +159,11 @@ class Conversation(_History):
         blend: BlendLike | None = None,
         mode: Mode | str | None = None,
         private: bool = False,
+        when_full: WhenFull = "slide",
         **sampling: Unpack[SamplingOptions],
     ) -> None:
-        super().__init__(messages, system=system, private=private, drops=client._core.screen.drops)
+        drops = client._core.screen.drops
+        super().__init__(messages, system=system, private=private, drops=drops, when_full=when_full)
         self._client = client
         self._defaults = _Defaults(blend, mode, sampling)
 
@@ -152,13 +200,13 @@ class Conversation(_History):
         """Say `text` and return the answer as it is written; arguments and errors as for `Crayon.stream`."""
         messages, turn, stays = self._begin(text, private=private)
         return self._client._answer(
-            messages,
+            **self._sent(messages),
             last_profile=self._profile,
             private=stays,
             free=free,
-            past=self._past,
             timeout=timeout,
             on_done=self._recorder(messages, turn, private=stays),
+            shorten=self._shortener(messages, turn),
             **self._defaults.merged(blend, mode, sampling),
         )
 
@@ -168,7 +216,8 @@ class AsyncConversation(_History):
 
     A turn that fails or is cancelled leaves the history as it was, and so does one overtaken by a later turn.
     Privacy sticks: after one private turn, or one that stayed on the device for what was found in it, the whole
-    conversation stays there, until `clear` (`Privacy` has a gentler choice).
+    conversation stays there, until `clear` (`Privacy` has a gentler choice). When the context is full, the oldest turns
+    are left out of what is sent (`messages` keeps them), or with `when_full="fail"` a turn raises PromptTooLongError.
     """
 
     def __init__(
@@ -180,9 +229,11 @@ class AsyncConversation(_History):
         blend: BlendLike | None = None,
         mode: Mode | str | None = None,
         private: bool = False,
+        when_full: WhenFull = "slide",
         **sampling: Unpack[SamplingOptions],
     ) -> None:
-        super().__init__(messages, system=system, private=private, drops=client._core.screen.drops)
+        drops = client._core.screen.drops
+        super().__init__(messages, system=system, private=private, drops=drops, when_full=when_full)
         self._client = client
         self._defaults = _Defaults(blend, mode, sampling)
 
@@ -219,13 +270,13 @@ class AsyncConversation(_History):
         """Say `text` and return the answer as it is written; arguments and errors as for `AsyncCrayon.stream`."""
         messages, turn, stays = self._begin(text, private=private)
         return self._client._answer(
-            messages,
+            **self._sent(messages),
             last_profile=self._profile,
             private=stays,
             free=free,
-            past=self._past,
             timeout=timeout,
             on_done=self._recorder(messages, turn, private=stays),
+            shorten=self._shortener(messages, turn),
             **self._defaults.merged(blend, mode, sampling),
         )
 

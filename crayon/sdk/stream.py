@@ -43,6 +43,8 @@ class AnswerStream(Answer):
                 piece = self._settle(turn)
                 if piece is not None:
                     return piece
+                if self._turn is None:  # it begins anew
+                    return self.__next__()
                 if isinstance(self._action, Done):
                     break
                 self._action = self._step(turn)
