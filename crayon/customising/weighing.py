@@ -29,7 +29,8 @@ MODEL = 0.5
 CLASSES = (10.0, 5.0, 0.0)
 HANDICAP: Mapping[str, float] = {"examples": 0.0, "reader": 0.0, "blend": 0.3, "base": 0.6}
 NO_CLASSES = 0.6
-# How much likelier than under the plain base (nats a sample) the right answers have to be: less is chance.
+# How much likelier than under the plain base (nats a sample) the right answers have to be where no more of them are
+# found: less is chance.
 MIN_GAIN = 0.1
 
 # How the plain base is read; the first of two that are as good.
@@ -88,8 +89,8 @@ def weigh(
 ) -> Weighed:
     """Return which evidence makes the right answers of the cases likeliest, or the plain base.
 
-    A candidate goes live only if it answers no fewer judged cases rightly than the plain base does (by whichever way of
-    reading it is best), and makes the right answers likelier by `MIN_GAIN`.
+    A candidate goes live only if it answers more judged cases rightly than the plain base does (by whichever way of
+    reading it is best) and makes the right answers no less likely, or as many and makes them likelier by `MIN_GAIN`.
 
     Args:
         scored: what the model says; the first is the plain base.
@@ -121,7 +122,8 @@ def weigh(
             loss = float(-normalised(values)[rows, labels][judged].mean())
             name = f"{one.prompt}+classes" if weight else one.prompt
             tried[name] = max(tried.get(name, 0), int(right[judged].sum()))
-            if right[judged].sum() < base[judged].sum() or loss > least - MIN_GAIN:
+            gained = int(right[judged].sum()) - int(base[judged].sum())
+            if gained < 0 or loss > least - (0.0 if gained else MIN_GAIN):
                 continue
             cost = loss + HANDICAP[one.prompt] + (0.0 if weight else NO_CLASSES)
             if best is None or cost < best[0]:

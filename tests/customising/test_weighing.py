@@ -218,3 +218,17 @@ def test_classes_are_left_out():
 )
 def test_the_end_is_needed_where_an_answer_begins_another(answers, needed):
     assert needs_end(answers) is needed
+
+
+def test_more_right_answers_need_no_more_certainty():
+    """A base that is sure of most samples leaves little to gain in likelihood; what finds the others still helps."""
+    labels = np.arange(8) % 2
+    sure = leaning(labels, 4.0)
+    sure[:2] = sure[:2, ::-1] / 4  # two of eight it has wrong, and is not sure of
+    better = leaning(labels, 1.9)
+    found = weigh([scored("base", sure), scored("examples", better)], labels, labels >= 0, NOTHING, ended=False)
+    loss = -normalised(MODEL * (better - others_mean(better)))[np.arange(8), labels].mean()
+    least = min(-normalised(scale * sure)[np.arange(8), labels].mean() for scale in (0.25, 0.5, 1.0))
+    assert least - MIN_GAIN < loss <= least
+    assert found.prompt == "examples"
+    assert int(found.right.sum()) > int(found.base.sum())
