@@ -82,6 +82,8 @@ def _report(error: Exception, *, debug: bool) -> None:
         console.error(f"{error} (try again in {error.retry_after:g} s)")
     elif isinstance(error, CrayonError):
         console.error(in_words_of_the_place(str(error)))
+    elif isinstance(error, MemoryError):
+        console.error("too little memory: close other programs, raise the limit, or take a smaller model or --context")
     else:
         hint = "" if debug else "; `crayon --debug ...` shows where, please report it"
         console.error(f"unexpected {type(error).__name__}: {error}{hint}")

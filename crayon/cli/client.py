@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any, Literal
 
-from crayon.cli import console
 from crayon.cli.device_model import device_model, fetch, suited
 from crayon.completion import Mode
 from crayon.errors import ConfigError, CrayonError, ServerUnavailableError, UnauthenticatedError
@@ -50,8 +49,7 @@ def open_client(settings: Settings) -> Crayon:
         except CrayonError as error:
             if not _server_may(settings) or not is_devices_own(error):
                 raise
-            # The client finds that out again, and lets the server answer.
-            console.warning(f"the device's model cannot be used, so the server answers: {error}")
+            # The client finds that out again, says so, and lets the server answer.
     return Crayon(
         device=device,
         server=settings.server.address,

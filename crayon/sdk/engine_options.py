@@ -52,5 +52,9 @@ def _checked(field: str, name: str, value: Any) -> Any:
     if name in _PATHS and value is not None:
         if not isinstance(value, str | os.PathLike):
             raise InvalidRequestError(field, f"must be a path, not {type(value).__name__}")
+        if "\0" in os.fspath(value):
+            raise InvalidRequestError(field, "holds a null character, as no path does")
         return Path(value).expanduser()
+    if name == "pools" and value not in (None, "auto") and not isinstance(value, list | tuple):
+        raise InvalidRequestError(field, f"must be 'auto', None or a list of pools, not {value!r}")
     return value

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from crayon.completion import Source
 from crayon.engine import Engine
-from crayon.errors import EngineClosedError, InvalidRequestError
+from crayon.errors import CrayonError, EngineClosedError, EngineError, InvalidRequestError, NoMemoryError
 from crayon.local_only import check_local_only
 from crayon.sdk.device_failures import is_devices_own
 from crayon.sdk.engine_options import DEVICE_OPTIONS, SERVER_OPTIONS, check_options
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from crayon.client.balancer import EndpointStatus
     from crayon.customising.customization import Customization
     from crayon.engine import GenerateRequest, ScoreRequest
-    from crayon.errors import CrayonError
 
 logger = logging.getLogger("crayon.sdk")
 
@@ -104,8 +103,7 @@ class Engines:
         with self._locks[source]:
             self.check_open()
             if source not in self._opened:
-                opener = self._open_device if source is Source.DEVICE else _open_server
-                engine = opener(self._references[source], self._options[source])
+                engine = self._open(source)
                 self._owned.append(engine)
                 self._opened[source] = engine
                 self._lost = None if source is Source.DEVICE else self._lost
@@ -133,6 +131,18 @@ class Engines:
                 pass
         while self._owned:
             self._owned.pop().close()
+
+    def _open(self, source: Source) -> Engine:
+        """Open one; whatever goes wrong is an error of ours."""
+        opener = self._open_device if source is Source.DEVICE else _open_server
+        try:
+            return opener(self._references[source], self._options[source])
+        except CrayonError:
+            raise
+        except MemoryError:
+            raise NoMemoryError(f"too little memory to open the {source}: close other programs, or take less") from None
+        except Exception as error:
+            raise EngineError(f"the {source} cannot be opened ({type(error).__name__}: {error})") from error
 
     def _open_device(self, reference: str, options: Mapping[str, Any]) -> Engine:
         from crayon.device import DeviceEngine, auto

@@ -14,7 +14,7 @@ from crayon.customising.store import CustomizationStore
 from crayon.data import scope_names
 from crayon.device.auto import Wish
 from crayon.device.choice import Choice
-from crayon.errors import ConfigError, InvalidRequestError, ServerUnavailableError
+from crayon.errors import ConfigError, InvalidRequestError, ModelFileError, ServerUnavailableError
 from crayon.models import load_catalogue
 from crayon.router.hardness import Hardness
 from crayon.sampling import Sampling
@@ -160,3 +160,16 @@ def test_a_look_at_a_server_that_is_not_there(unused_tcp_port: int) -> None:
         server_report(load({"server.address": f"localhost:{unused_tcp_port}"}).settings.server, 5.0)
     with pytest.raises(ConfigError):
         server_report(load({"server.address": "no address at all"}).settings.server, 5.0)
+
+
+def test_a_broken_device_is_an_error_only_where_no_server_may_answer(
+    opened: Opened, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any, **__: Any) -> None:
+        raise ModelFileError("truncated")
+
+    monkeypatch.setattr("crayon.models.resolve", broken)
+    assert opened(server__address="localhost:1")["server"] == "localhost:1"
+    for flags in ({}, {"server__address": "localhost:1", "private": True}, {"mode": "only_on_device"}):
+        with pytest.raises(ModelFileError):
+            opened(**flags)

@@ -121,6 +121,8 @@ def test_scopes_that_no_device_can_judge_leave_the_answer_to_the_server(sdk, bro
         ({"device_options": {"n_ctx": "big"}}, "whole number"),
         ({"device_options": {"n_ctx": 0}}, "whole number"),
         ({"device_options": {"models_dir": 3}}, "path"),
+        ({"device_options": {"models_dir": "\0"}}, "null character"),
+        ({"device_options": {"pools": 3}}, "list of pools"),
         ({"server_options": {"tsl": True}}, "'tsl' is no such option"),
         ({"server_options": {"timeout": "soon"}}, "seconds"),
     ],
@@ -138,6 +140,14 @@ def test_a_context_beyond_the_models_is_said(tmp_path, monkeypatch, caplog):
     with caplog.at_level(logging.WARNING, "crayon.sdk"), Crayon(path, device_options={"n_ctx": 4 * CONTEXT}) as client:
         client.load()
     assert f"made for {CONTEXT}" in caplog.text
+
+
+@pytest.mark.parametrize(("error", "kind"), [(MemoryError(), NoMemoryError), (TypeError("odd"), EngineError)])
+def test_whatever_opening_raises_is_an_error_of_ours(sdk, broken, error, kind):
+    broken.error = error
+    with pytest.raises(kind):
+        sdk.call(sdk.make("some-model").ask("hi"))
+    assert sdk.call(sdk.make("some-model", FakeServer("large")).ask("hi")).route.source is Source.SERVER
 
 
 def test_the_options_are_those_that_the_engines_take():
