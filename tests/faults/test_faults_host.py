@@ -93,11 +93,15 @@ def test_stopped_under_load(fault: Callable[..., Fault], tiny_path: Path, engine
     found.checked.append("the server exits with 0")
 
 
-def test_no_room_for_logs(fault: Callable[..., Fault], tmp_path: Path) -> None:
-    found = fault("disk full for logs", "`crayon serve 2>/dev/full`", "nothing: answers")
+@pytest.mark.parametrize(
+    ("name", "redirected"),
+    [("disk full for logs", ">/dev/full 2>/dev/full"), ("standard streams closed", "<&- >&- 2>&-")],
+)
+def test_nowhere_to_write(fault: Callable[..., Fault], tmp_path: Path, name: str, redirected: str) -> None:
+    found = fault(name, f"`crayon serve {redirected}`", "nothing: answers")
     ready = tmp_path / "address"
     command = [sys.executable, "-m", "crayon", "serve", "--engine", "echo", "--port", "0", "--ready-file", str(ready)]
-    with Path("/dev/full").open("w") as full, subprocess.Popen(command, stderr=full, stdout=full) as process:
+    with subprocess.Popen(["sh", "-c", f'exec "$@" {redirected}', "sh", *command]) as process:
         until(lambda: ready.exists() or process.poll() is not None)
         assert process.poll() is None
         client = remote(ready.read_text().strip())
