@@ -7,27 +7,50 @@ import json
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from jinja2 import nodes
+from jinja2.compiler import CodeGenerator
 from jinja2.exceptions import SecurityError
 from jinja2.ext import Extension
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from crayon.errors import ChatTemplateError
+from crayon.llama import budget
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from jinja2 import Environment
+    from jinja2.compiler import Frame
     from jinja2.parser import Parser
 
-# Jinja's sandbox keeps a template from the interpreter, not from our time and memory. These bounds are far above what
-# a real template needs and stop the plain ways to waste both; a model file is still something that one chooses to run.
+# Jinja's sandbox keeps a template from the interpreter, not from our time and memory: `budget` does.
+# These bounds are far above what a real template needs.
 _MOST = 1_000_000  # items of all ranges of one rendering, characters of one repetition, size of a number
 
 
+class _Generator(CodeGenerator):
+    """Writes `~` as a call that is bounded."""
+
+    def visit_Concat(self, node: nodes.Concat, frame: Frame) -> None:  # noqa: N802 - Jinja's name
+        self.write("environment.joined((")
+        for part in node.nodes:
+            self.visit(part, frame)
+            self.write(", ")
+        self.write("))")
+
+
 class _Sandbox(ImmutableSandboxedEnvironment):
-    intercepted_binops = frozenset({"*", "**", "%"})
+    intercepted_binops = frozenset({"+", "*", "**", "%"})
+    code_generator_class = _Generator
+    joined = staticmethod(budget.joined)
+    concat = staticmethod(budget.joined)
+
+    def call(self, context: Any, obj: Any, /, *args: Any, **named: Any) -> Any:  # Jinja's signature
+        budget.check_call(obj, args, named)
+        return budget.sized(super().call(context, obj, *args, **named))
 
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:  # Jinja's signature
+        if operator == "+":
+            return budget.sized(super().call_binop(context, operator, left, right))
         sizes = [abs(side) if isinstance(side, int | float) else len(side) for side in (left, right)]
         if (
             (operator == "*" and sizes[0] * sizes[1] > _MOST)
@@ -56,6 +79,7 @@ def environment() -> Environment:
     )  # not escaped: the output is a prompt, not HTML
     del made.globals["lipsum"]  # pages of filler text
     made.filters["tojson"] = _to_json
+    made.filters.update({name: budget.guarded(filter_) for name, filter_ in made.filters.items()})
     made.globals["raise_exception"] = _refuse
     made.globals["strftime_now"] = lambda form: dt.datetime.now().astimezone().strftime(form)
     return made

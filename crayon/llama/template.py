@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 import jinja2
 
 from crayon.errors import ChatTemplateError, InvalidRequestError, ModelFileError
-from crayon.llama import dialect
+from crayon.llama import budget, dialect
 from crayon.messages import Message
 
 if TYPE_CHECKING:
@@ -85,12 +85,13 @@ class ChatTemplate:
             ChatTemplateError: the template refuses these messages (for example two user turns in a row).
         """
         try:
-            return self._template.render(
-                messages=[{"role": m.role, "content": self._content(m)} for m in messages],
-                add_generation_prompt=True,
-                **dialect.values(),
-                **self._tokens,
-            )
+            with budget.limited():
+                return self._template.render(
+                    messages=[{"role": m.role, "content": self._content(m)} for m in messages],
+                    add_generation_prompt=True,
+                    **dialect.values(),
+                    **self._tokens,
+                )
         except ChatTemplateError:
             raise
         except _FAILURES as error:
