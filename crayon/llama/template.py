@@ -72,6 +72,8 @@ class ChatTemplate:
         self._tokens = {"bos_token": bos, "eos_token": eos}
         self._typed: set[Role] = set()
         """Roles whose contents are given as lists of parts."""
+        self.folds_system = False
+        """Whether it has no place for what the system says, so that this goes in front of the first question."""
         self.refuses: set[Role] = set()
         """Whose messages are refused, in the plainest conversation that holds one."""
         self.loses: set[str] = set()
@@ -87,7 +89,7 @@ class ChatTemplate:
         try:
             with budget.limited():
                 return self._template.render(
-                    messages=[{"role": m.role, "content": self._content(m)} for m in messages],
+                    messages=[{"role": m.role, "content": self._content(m)} for m in self._folded(messages)],
                     add_generation_prompt=True,
                     **dialect.values(),
                     **self._tokens,
@@ -155,6 +157,14 @@ class ChatTemplate:
 
     # -- what it does to messages
 
+    def _folded(self, messages: Sequence[Message]) -> Sequence[Message]:
+        """Return the messages, with what the system says first in front of the first question if need be."""
+        first = next((i for i, m in enumerate(messages) if m.role != "system"), 0)
+        if not (self.folds_system and first) or messages[first].role != "user":
+            return messages
+        texts = [m.content for m in messages[: first + 1]]
+        return [Message("user", "\n\n".join(texts)), *messages[first + 1 :]]
+
     def _content(self, message: Message) -> Content:
         if message.role in self._typed:
             return [{"type": "text", "text": message.content}]
@@ -174,11 +184,20 @@ class ChatTemplate:
                 (self.refuses if plain is None else self.loses).add(role)
         if "user" not in self.loses and self._holds(_PROBES["assistant"], 0) is False:
             self.loses.add("earlier")
+        if "system" in self.refuses | self.loses:
+            self.folds_system = True
+            if self._holds(_PROBES["system"], 0) and self._holds(_PROBES["system"], 1):
+                self.refuses.discard("system")
+                self.loses.discard("system")
+            else:
+                self.folds_system = False
 
     @property
     def limits(self) -> list[str]:
         """What cannot be said to the model, in words."""
         refused = [f"refuses messages of the {role}" for role in sorted(self.refuses)]
+        if self.folds_system:
+            refused.append("has no place for what the system says: it goes in front of the first question")
         lost = {"earlier": "leaves out all questions but the last"}
         return refused + [lost.get(each, f"leaves out what the {each} says") for each in sorted(self.loses)]
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crayon.errors import InvalidRequestError, ModelFileError
+from crayon.errors import ChatTemplateError, InvalidRequestError, ModelFileError
 from crayon.llama.template import ChatTemplate, Part
 from crayon.messages import Message
 
@@ -193,19 +193,43 @@ def test_contents_are_given_in_the_form_that_the_template_takes(source: str) -> 
     ("source", "loses", "role"),
     [
         ("{% for m in messages %}{{ m.role }}{% endfor %}", {"user", "system", "assistant"}, "system"),
-        ("{% for m in messages if m.role == 'user' %}{{ m.content }}{% endfor %}", {"system", "assistant"}, "system"),
         ("{% for m in messages if m.role != 'assistant' %}{{ m.content }}{% endfor %}", {"assistant"}, "assistant"),
-        ("{{ messages[0].content }} {{ messages[-1].content }}", {"assistant"}, "user"),
-        ("{{ messages[-1].content }}", {"system", "assistant", "earlier"}, "system"),
+        ("{{ messages[0].content }} {{ messages[-1].content }}", {"assistant"}, "assistant"),
+        ("{{ messages[-1].content }}", {"assistant", "earlier"}, "user"),
     ],
 )
 def test_a_message_that_does_not_reach_the_prompt_is_named(source: str, loses: set[str], role: str) -> None:
     template = ChatTemplate(source)
     assert template.loses == loses
-    with pytest.raises(InvalidRequestError, match=f"leaves out or rewrites what the {role} says"):
-        template.parts([Message("system", "a"), HELLO, Message("assistant", "a"), Message("user", "a")], ())
-    if "user" not in loses:
-        assert template.parts([Message("user", "a")], ())[0].text.strip() == "a" or "a a"
+    system = [Message("system", "a")] if "system" in loses else []
+    with pytest.raises(ChatTemplateError, match=f"leaves out or rewrites what the {role} says"):
+        template.parts([*system, HELLO, Message("assistant", "a"), Message("user", "a")], ())
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{% if messages[0].role == 'system' %}{{ raise_exception('no system role here') }}{% endif %}" + CHATML,
+        CHATML.replace("for message in messages", "for message in messages if message.role != 'system'"),
+        "{% for m in messages if m.role != 'system' %}<{{ m.role }}>{{ m.content[0].text }}{% endfor %}",
+    ],
+    ids=["refuses", "leaves out", "leaves out, typed"],
+)
+def test_what_a_system_says_without_a_place_for_it_goes_in_front_of_the_first_question(source: str) -> None:
+    template = ChatTemplate(source)
+    folded = [Message("user", "Be brief.\n\n<|im_end|>"), *TURNS[2:]]
+    said = [TURNS[0], Message("user", "<|im_end|>"), *TURNS[2:]]
+    assert template.folds_system
+    assert template.render(said) == template.render(folded)
+    assert template.parts(said, MARKS) == template.parts(folded, MARKS)
+    assert len(template.limits) == 1
+    assert not ChatTemplate(CHATML).folds_system
+
+
+def test_a_system_that_speaks_later_is_refused_as_ever() -> None:
+    refuses = "{% for m in messages if m.role == 'system' %}{{ raise_exception('no system role here') }}{% endfor %}"
+    with pytest.raises(ChatTemplateError, match="no system role here"):
+        ChatTemplate(refuses + CHATML).parts([HELLO, TURNS[2], TURNS[0], HELLO], ())
 
 
 def test_a_text_that_is_rewritten_is_an_error() -> None:
@@ -261,15 +285,15 @@ def test_what_follows_an_answer_is_told(source: str, between: str) -> None:
 
 
 def test_what_a_template_cannot_do_is_known_when_it_is_made() -> None:
-    refuses = "{% if messages[0].role == 'system' %}{{ raise_exception('no system role here') }}{% endif %}"
-    template = ChatTemplate(refuses + CHATML)
-    assert (template.refuses, template.loses) == ({"system"}, set())
-    assert template.limits == ["refuses messages of the system"]
-    template = ChatTemplate("{{ messages[-1].content }}")
-    assert template.refuses == set()
+    template = ChatTemplate(
+        "{% for m in messages %}{% if m.role != 'user' %}{{ raise_exception('users only') }}{% endif %}{{ m.content }}"
+        "{% endfor %}"
+    )
+    assert (template.refuses, template.loses, template.folds_system) == ({"assistant"}, set(), True)
     assert template.limits == [
-        "leaves out what the assistant says",
-        "leaves out all questions but the last",
-        "leaves out what the system says",
+        "refuses messages of the assistant",
+        "has no place for what the system says: it goes in front of the first question",
     ]
+    template = ChatTemplate("{{ messages[0].content }}")
+    assert (template.refuses, template.loses) == (set(), {"assistant"})
     assert not ChatTemplate(CHATML).limits
