@@ -35,7 +35,7 @@ demo: $(VENV)/.installed  ## Watch real questions being answered on the device a
 	@$(BIN)/crayon demo
 
 test: $(VENV)/.installed  ## Run the tests that need neither torch nor vLLM.
-	$(BIN)/python -m pytest --ignore=tests/train --ignore=tests/vllm
+	$(BIN)/python -m pytest --ignore=tests/train --ignore=tests/vllm -n logical --maxprocesses 4 --dist loadfile
 
 test-faults: $(VENV)/.installed  ## Inject every fault, the slow ones too, and write the table of docs/reliability.md.
 	$(BIN)/python -m pytest tests/faults -m "long or not long" --fault-table docs/reliability.md

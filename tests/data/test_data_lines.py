@@ -40,7 +40,11 @@ def test_there_may_be_as_many_lines_as_the_limit_and_no_more(tmp_path: Path, mon
         list(read_lines(made(tmp_path, "a\nb\nc\n"), "items"))
 
 
-@pytest.mark.parametrize("data", [b"plain text", gzip.compress(b"a\n" * 1000)[:-12], gzip.compress(b"\xff\xfe\n")])
+@pytest.mark.parametrize(
+    "data",
+    [b"plain text", gzip.compress(b"a\n" * 1000)[:-12], gzip.compress(b"\xff\xfe\n")],
+    ids=["plain", "cut", "no text"],  # gzip writes down the time: tests of a name must be the same in every process
+)
 def test_what_is_no_such_file_is_refused(tmp_path: Path, data: bytes) -> None:
     path = tmp_path / "some.jsonl.gz"
     path.write_bytes(data)
