@@ -186,7 +186,8 @@ def finish_estimate(cost: StepCost, mine: Work, running: Sequence[Work], waiting
     """Return when `mine` is done if it queues behind `waiting` now and all lengths are as said.
 
     Goes through the rules of the scheduler for one group (decodes first, then prompts in order), not step by step but
-    from change to change, of which there are a few a request.
+    from change to change, of which there are a few a request. That a client's short prompts overtake its long ones in
+    every second step is left out: beside long prompts a short one is done sooner than is said.
 
     Raises:
         InvalidRequestError: a request has nothing to write.

@@ -78,7 +78,10 @@ def test_json_has_the_choice_and_its_evidence(model: Path, runner: CliRunner) ->
     found = json.loads(result.stdout)
     assert {"model", "key", "choice", "cost", "fit", "evidence", "digest", "made"} <= set(found)
     assert {"n_batch", "n_seq_max", "threads", "kv_unified", "overlap", "quantum", "nano"} <= set(found["choice"])
-    assert {"structure", "threads", "nano", "kv_unified", "quantum", "overlap"} == set(found["evidence"]["why"])
+    why = found["evidence"]["why"]
+    searched = {"structure", "threads", "nano", "kv_unified", "quantum", "overlap"}
+    # On a busy machine two seconds may not suffice to measure two engines, twice.
+    assert set(why) == ({"structure"} if "no time" in why["structure"] else searched)
     assert found["evidence"]["measured"]
 
 

@@ -100,11 +100,15 @@ def test_nothing_to_write_is_refused() -> None:
     st.integers(1, 5),
     st.integers(0, 20),
     st.integers(0, 200),
+    st.booleans(),
 )
 def test_the_estimate_is_what_the_scheduler_does(
-    lengths: list[tuple[int, int]], seqs: int, more: int, spare: int
+    lengths: list[tuple[int, int]], seqs: int, more: int, spare: int, long: bool
 ) -> None:
-    batch, capacity = seqs + more, max(map(sum, lengths)) + spare
+    """Where prompts are alike: all fit a step, or none does. Else a client's short ones overtake its long ones."""
+    batch = seqs + more
+    lengths = [(batch + prompt if long else 1 + (prompt - 1) % batch, answer) for prompt, answer in lengths]
+    capacity = max(map(sum, lengths)) + spare
     jobs = [
         Job(request=Request(id=str(i), kind=Kind.GENERATE, prompt=prompt, max_tokens=answer))
         for i, (prompt, answer) in enumerate(lengths)

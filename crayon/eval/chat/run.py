@@ -162,7 +162,7 @@ def _talk(side: str, device: Engine, server: Engine, question: ChatQuestion, max
     # The questions are public: where the server alone is asked, nothing has to stay on the device.
     privacy = Privacy(action="off") if side == "server" else None
     with Crayon(device, server, mode=SIDES[side], privacy=privacy, timeout=PATIENCE_S) as client:
-        chat = client.chat()
+        chat = client.chat(when_full="fail")  # what was asked for is measured, not what is left of it
         replies: list[Reply] = []
         for turn in question.turns:
             started = time.perf_counter()
