@@ -20,6 +20,8 @@ SCHEMA = 1
 MAX_RANK = 1024
 MAX_SIDE = 1 << 20
 MAX_TARGETS = 10_000
+MAX_SEEDED = 1 << 27
+"""Numbers of A that a seed stands for: no file backs them, and a pool for a 7B model of rank 64 has 80 million."""
 # ggml's names have at most 63 bytes, and ".lora_a" is put behind.
 _TARGET = re.compile(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*")
 _MAX_TARGET = 56
@@ -260,6 +262,12 @@ class Manifest:
                     raise AdapterError(
                         f"pool: members: {member.name} has another rank or alpha than the pool, which shares one A"
                     )
+            seeded = self.rank * sum(target.inputs for target in self.targets)
+            if self.a_seed is not None and seeded > MAX_SEEDED:
+                raise AdapterError(
+                    f"pool: a_seed stands for {seeded:,} numbers (rank {self.rank} by the inputs of all targets), "
+                    f"at most {MAX_SEEDED:,} are made; keep A in the file instead"
+                )
         else:
             if self.rank != max(member.rank for member in self.members):
                 raise AdapterError("pool: rank must be that of the widest member of an independent pool")

@@ -113,6 +113,11 @@ def test_a_score_knows_its_gain() -> None:
         ({"tensors_sha256": "12"}, "tensors_sha256"),
         ({"tensors_sha256": ""}, "lacks the field 'tensors_sha256'"),
         ({"kind": "independent", "a_seed": 3}, "a_seed stands for the A of a shared pool"),
+        (
+            {"a_seed": 3, "targets": [target | {"inputs": 1 << 20} for target in TABLE["targets"]]}
+            | {"rank": 1024, "members": [member | {"rank": 1024} for member in TABLE["members"]]},
+            "a_seed stands for .* numbers .*keep A in the file",
+        ),
         ({"kind": "independent", "rank": 2}, "rank must be that of the widest member"),
     ],
 )
