@@ -191,6 +191,7 @@ def test_llama_cpp_gives_pefts_logits_with_a_blend_of_adapters_that_peft_saved(
         "second": LoraConfig(r=4, lora_alpha=4, target_modules=["q_proj", "down_proj"], use_rslora=True),
     }
     weights = {"first": 0.7, "second": 0.5}
+    torch.manual_seed(0)  # some random As make activations so large that their rounding shows, 30 times as much
     adapted = get_peft_model(network, configs["first"], adapter_name="first")
     try:
         adapted.add_adapter("second", configs["second"])
