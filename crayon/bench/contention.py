@@ -130,19 +130,15 @@ def _words(count: int) -> str:
 
 def _rate(engine: Engine, tokens: int, started: threading.Event | None = None) -> float:
     """Return tokens a second of an answer, after its first token; `started` is set with that."""
-    last, first, count, at = None, 0.0, 0, 0.0
+    last = None
     # A new text each time: nothing is remembered from the last.
     messages = (Message("user", f"{time.monotonic_ns()}: tell me a very long story about the sea."),)
     sampling = Sampling(max_tokens=tokens, temperature=0.0)
     for event in engine.generate(GenerateRequest(messages=messages, sampling=sampling)):
         if isinstance(event, Finished):
             last = event
-            continue
-        at = time.perf_counter()
-        first = first or at
-        if started is not None:
+        elif started is not None:
             started.set()
-        count += 1
     if last is None or last.usage.completion_tokens < 4 or not last.timings.decode_ms:
         raise EngineError("the answer ended too early to measure")
     return (last.usage.completion_tokens - 1) * 1000 / last.timings.decode_ms

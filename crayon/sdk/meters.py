@@ -74,12 +74,13 @@ class Meters:
 
     def device_ends(self, finished: Finished | None, beside: int) -> None:
         """Take in that an answer of the device ended (None: unfinished), with how many ran at most meanwhile."""
+        slowdown = 1.0 if finished is None else self._slowdown()
         with self._lock:
             beside = max(beside, self._running)
             self._running -= 1
             if finished is None:
                 return
-            usage, timings, factor = finished.usage, finished.timings, beside * self._slowdown()
+            usage, timings, factor = finished.usage, finished.timings, beside * slowdown
             self._rate("device_prompt_rate", usage.prompt_tokens - usage.cached_tokens, timings.prompt_ms, factor)
             self._rate("device_decode_rate", usage.completion_tokens - 1, timings.decode_ms, factor)
             self._add("device_wait_s", timings.queue_ms / 1000)
@@ -108,14 +109,14 @@ class Meters:
 
     def read(self) -> Measured:
         """Return everything that is known now."""
-        power = self._read_power()
+        power, slowdown = self._read_power(), self._slowdown()
         with self._lock:
             now = self._clock()
             known = {name: average.read(now) for name, average in self._averages.items()}
             return Measured(
                 **known,
                 device_running=self._running,
-                device_slowdown=self._slowdown(),
+                device_slowdown=slowdown,
                 battery_percent=None if power is None else power.percent,
                 plugged=None if power is None else power.plugged,
             )
