@@ -37,8 +37,8 @@ demo: $(VENV)/.installed  ## Watch real questions being answered on the device a
 test: $(VENV)/.installed  ## Run the tests that need neither torch nor vLLM.
 	$(BIN)/python -m pytest --ignore=tests/train --ignore=tests/vllm -n logical --maxprocesses 4 --dist loadfile
 
-test-faults: $(VENV)/.installed  ## Inject every fault, the slow ones too, and write the table of docs/reliability.md.
-	$(BIN)/python -m pytest tests/faults -m "long or not long" --fault-table docs/reliability.md
+test-faults: $(VENV)/.installed  ## Inject every fault, the slow ones too, and write the table of docs/explanation/reliability.md.
+	$(BIN)/python -m pytest tests/faults -m "long or not long" --fault-table docs/explanation/reliability.md
 
 check: $(VENV)/.installed .venv-deploy/.installed  ## Lint, types, protocol, generated and deployment files.
 	$(BIN)/ruff check .

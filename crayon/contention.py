@@ -2,7 +2,7 @@
 
 llama.cpp's threads meet at a barrier some hundred times a token. Where one of them has to wait for a core that a
 neighbour holds, all of them wait: with two neighbours on two cores, two threads write 65 tokens/s, one thread 82
-(SmolLM2; docs/models.md#threads). So a step takes as many threads as there are cores left free.
+(SmolLM2; docs/how-to/models.md#threads). So a step takes as many threads as there are cores left free.
 """
 
 from __future__ import annotations

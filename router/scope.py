@@ -25,8 +25,9 @@ MAX_EXAMPLES = 1024
 # Without background texts: this many standard deviations below the examples' own similarities.
 OWN_DEVIATIONS = 1.5
 # With fewer than 8 examples: this many standard deviations above the background's similarities. Set on real questions
-# of 16 tasks, under the encoder of before docs/encoders.md: it let in 62 % of a task's own and 21 % of foreign ones
-# after 1 example, 85 % and 29 % after 7 (16 examples and the fitted threshold: 87 % and 21 %); not measured again.
+# of 16 tasks, under the encoder of before docs/explanation/encoders.md: it let in 62 % of a task's own and 21 % of
+# foreign ones after 1 example, 85 % and 29 % after 7 (16 examples and the fitted threshold: 87 % and 21 %); not
+# measured again.
 FEW_DEVIATIONS = 1.0
 # How much nearer than the last scope another one must be before a conversation leaves it.
 STAY_MARGIN = 0.1

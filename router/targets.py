@@ -1,4 +1,4 @@
-"""What a calibration aims at; docs/routing.md tells what each one promises."""
+"""What a calibration aims at; docs/explanation/routing.md tells what each one promises."""
 
 from __future__ import annotations
 

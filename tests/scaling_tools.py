@@ -1,4 +1,4 @@
-"""The command lines of docs/scaling.md and of deploy/scaling, read, and what `crayon serve` makes of them."""
+"""The command lines of docs/how-to/scaling.md and of deploy/scaling, read, and what `crayon serve` makes of them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from crayon.cli.app import app
 from crayon.config import ServeSettings
 
 ROOT = Path(__file__).resolve().parents[1]
-TEXT = (ROOT / "docs" / "scaling.md").read_text("utf-8")
+TEXT = (ROOT / "docs" / "how-to" / "scaling.md").read_text("utf-8")
 FOLDER = ROOT / "deploy" / "scaling"
 MARKED = re.compile(r"<!-- vllm -->\n\n```sh\n(.*?)```", re.DOTALL)
 

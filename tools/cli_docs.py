@@ -1,4 +1,4 @@
-"""Write docs/cli.md from the program's own help texts, or with --check fail where it differs."""
+"""Write docs/reference/cli.md from the program's own help texts, or with --check fail where it differs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from crayon.config import load, variable
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-TARGET = Path(__file__).resolve().parents[1] / "docs" / "cli.md"
+TARGET = Path(__file__).resolve().parents[1] / "docs" / "reference" / "cli.md"
 
 
 def command_paths() -> Iterator[tuple[str, ...]]:

@@ -1,4 +1,4 @@
-"""Write the tables of docs/engines.md from the engines' code, or with --check fail where they differ."""
+"""Write the tables of docs/reference/engines.md from the engines' code, or with --check fail where they differ."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 ROOT = Path(__file__).resolve().parents[1]
-TARGET = ROOT / "docs" / "engines.md"
+TARGET = ROOT / "docs" / "reference" / "engines.md"
 # Engine to the modules that make it; the first declares its capabilities.
 ENGINES = {
     "device": ("device/engine.py",),

@@ -1,4 +1,4 @@
-"""Write docs/grpc.md from the comments of the protocol, or with --check fail where it differs."""
+"""Write docs/reference/grpc.md from the comments of the protocol, or with --check fail where it differs."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parents[1]
 PROTO = ROOT / "proto"
 SOURCE = "crayon/v1/inference.proto"
-TARGET = ROOT / "docs" / "grpc.md"
+TARGET = ROOT / "docs" / "reference" / "grpc.md"
 # Numbers of fields in descriptor.proto, of which the paths to comments are made.
 MESSAGES, ENUMS, SERVICES, MEMBERS, FIELDS, ONEOFS = 4, 5, 6, 2, 2, 8
 Path_ = tuple[int, ...]
@@ -65,8 +65,8 @@ class Document:
         yield "# The gRPC protocol"
         yield f"<!-- Written by tools/proto_docs.py; change the comments in proto/{SOURCE} instead. -->"
         yield (
-            f"Package `{package}`, file `proto/{SOURCE}`. [server.md](server.md#the-api) has the rules of deadlines,\n"
-            "limits and statuses, [examples](examples/index.md) calls from other languages."
+            f"Package `{package}`, file `proto/{SOURCE}`. [server.md](../how-to/server.md#the-api) has the rules of\n"
+            "deadlines, limits and statuses, [examples](../examples/index.md) calls from other languages."
         )
         if file_said := self._comments.get((12,), self._comments.get((2,))):
             yield file_said

@@ -1,4 +1,4 @@
-"""Write docs/results.md from result files of `crayon eval run`, `eval device`, `eval chat` and others.
+"""Write docs/explanation/results.md from result files of `crayon eval run`, `eval device`, `eval chat` and others.
 
 Plots that lie beside the files are copied into docs/images. tools/results_notes.md is added at the end: what did not
 work and stands in no file.
@@ -21,7 +21,12 @@ def main() -> None:
     """Read the files named and write the page."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("files", nargs="+", type=Path, help="run.json, device.json, chat.json, ...")
-    parser.add_argument("--out", type=Path, default=DOCS / "results.md", help="the page (default: docs/results.md)")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=DOCS / "explanation" / "results.md",
+        help="the page (default: docs/explanation/results.md)",
+    )
     parser.add_argument("--notes", type=Path, default=NOTES, help="Markdown to add at the end")
     given = parser.parse_args()
     # Links in there are written as from docs/.

@@ -37,8 +37,9 @@ def capacity(
 ) -> None:
     """Tell how many requests fit beside a model's weights, on GPUs of a size.
 
-    An upper bound: vLLM's log says how many tokens there were really room for, after its own needs. docs/scaling.md
-    shows the arithmetic. Example: crayon models capacity ./qwen3-8b --memory-gib 80 --request-tokens 2000
+    An upper bound: vLLM's log says how many tokens there were really room
+    for, after its own needs. docs/how-to/scaling.md shows the arithmetic.
+    Example: crayon models capacity ./qwen3-8b --memory-gib 80 --request-tokens 2000
     """
     from crayon.models.capacity import capacity as fit
     from crayon.models.capacity import read_sizes

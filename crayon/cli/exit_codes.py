@@ -1,4 +1,4 @@
-"""What the exit code of `crayon` says: one table for the program, `crayon --help` and docs/cli.md."""
+"""What the exit code of `crayon` says: one table for the program, `crayon --help` and docs/reference/cli.md."""
 
 from __future__ import annotations
 

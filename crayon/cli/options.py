@@ -31,7 +31,7 @@ PrivacyOption = Annotated[
         "--privacy",
         metavar="keep|redact|ask|off",
         help="What to do where something sensitive is found in a question: e-mail addresses, phone numbers, cards, "
-        "bank accounts, national ids and keys, but no names, streets or birth dates (see docs/privacy.md).",
+        "bank accounts, national ids and keys, but no names, streets or birth dates (see docs/how-to/privacy.md).",
     ),
 ]
 ServerOption = Annotated[

@@ -61,7 +61,7 @@ def serve(
     there, or CRAYON_SERVE__PORT=50051. What the command line says holds before the variable, and that before the file.
 
     Without TLS it listens on this machine only. For other machines give --tls-cert and --tls-key, and --tokens-file (or
-    CRAYON_SERVE__TOKENS) or --tls-client-ca to say who may call. docs/security.md has the rest.
+    CRAYON_SERVE__TOKENS) or --tls-client-ca to say who may call. docs/how-to/security.md has the rest.
     """
     configuration = options.load_configuration(settings_of("serve", given))
     settings = configuration.settings

@@ -69,7 +69,7 @@ class ServeSettings(Section):
         EngineKind,
         Field(
             description="llama_cpp runs a model on this machine's cores; vllm runs it on GPUs and on many machines "
-            "(docs/engines.md); echo says back what it hears, for tests."
+            "(docs/reference/engines.md); echo says back what it hears, for tests."
         ),
     ] = EngineKind.LLAMA_CPP
     model: Annotated[

@@ -22,9 +22,9 @@ MAX_PROFILES = 4
 # Fewer samples, or a smaller share of them, are no task of their own.
 MIN_PART, MIN_SHARE = 4, 0.125
 # How much nearer (cosine) to a member the samples must on average come by a split in two, and by each further part. Set
-# on real questions (16 of one of 16 tasks, or 8 each of two) under the encoder of before docs/encoders.md, where it
-# split 5 % of the single tasks and 75 % of the pairs; not measured again since. No class of a closed set becomes a part
-# by it.
+# on real questions (16 of one of 16 tasks, or 8 each of two) under the encoder of before docs/explanation/encoders.md,
+# where it split 5 % of the single tasks and 75 % of the pairs; not measured again since. No class of a closed set
+# becomes a part by it.
 MIN_GAIN, FURTHER_GAIN = 0.07, 0.05
 # The profile that stands for the plain base; no profile of the user's has this name.
 BASE = "base"

@@ -1,7 +1,7 @@
 """Which evidence answers a profile's queries: decided on its own samples, each answered by the others.
 
 Pure functions over log-probabilities and embeddings. What is believed beforehand comes from train tasks; see
-docs/customising.md, "How it is weighed".
+docs/how-to/customising.md, "How it is weighed".
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ TITLES = {
 PLOTS = {WHOLE: "run-*.png", QUANTIZED: quantized_page.PLOT, "server": "server-*.png"}
 _INTRODUCTION = (
     "Written by `tools/results_page.py` from what the commands wrote; under every table stand the command, the commit, "
-    "the machine and the hashes of the models. How to run them: [evaluating.md](evaluating.md)."
+    "the machine and the hashes of the models. How to run them: [evaluating.md](../how-to/evaluating.md)."
 )
 
 

@@ -37,7 +37,7 @@ class LayerEncoder:
     the text as one all the same, and any model may make one of a token within: so each token's state is brought to
     length 1 before the mean. A text's first tokens know nothing of the text yet: they count for less. And all texts
     share a large common part: the mean over a set of background texts, the centre, is subtracted. What was measured is
-    in docs/encoders.md.
+    in docs/explanation/encoders.md.
 
     Args:
         model: the weights; must outlive this.

@@ -26,7 +26,9 @@ if TYPE_CHECKING:
 
 _CELLS = 64
 CAUTION = 2.0
-"""Standard deviations: at 2 few steps in a hundred run out of cache, at 3 hardly any; see docs/kv-prediction.md."""
+"""Standard deviations: at 2 few steps in a hundred run out of cache, at 3 hardly any.
+
+Source: docs/explanation/kv-prediction.md."""
 
 
 @lru_cache(maxsize=8)

@@ -4,7 +4,7 @@
         + per_switch * switches
 
 The weights are read once a call, while its tokens are computed: the longer of the two is paid. Where they meet is the
-ridge. A call below it takes as long as one at the ridge; docs/cost-model.md says how the terms are measured.
+ridge. A call below it takes as long as one at the ridge. How the terms are measured: docs/explanation/cost-model.md.
 """
 
 from __future__ import annotations

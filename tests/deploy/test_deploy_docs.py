@@ -1,4 +1,4 @@
-"""docs/deployment.md names files, secrets and ports that there are."""
+"""docs/how-to/deployment.md names files, secrets and ports that there are."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import shlex
 
 from deploy_tools import COMPOSE, DEPLOYMENT, KUSTOMIZATION, POD, ROOT, unit
 
-TEXT = (ROOT / "docs" / "deployment.md").read_text("utf-8")
+TEXT = (ROOT / "docs" / "how-to" / "deployment.md").read_text("utf-8")
 SHELL = [block.replace("\\\n", " ") for block in re.findall(r"```sh\n(.*?)```", TEXT, re.DOTALL)]
 COMMANDS = [shlex.split(line) for block in SHELL for line in block.splitlines() if line.strip()]
 

@@ -1,4 +1,4 @@
-"""What linters cannot see of deploy/scaling and docs/scaling.md: that numbers, names and flags fit each other."""
+"""What linters cannot see of deploy/scaling and docs/how-to/scaling.md: numbers, names and flags fit each other."""
 
 from __future__ import annotations
 
@@ -205,8 +205,8 @@ def test_the_images_are_what_the_text_builds() -> None:
 def test_files_that_are_named_are_there() -> None:
     named = set(re.findall(r"deploy/scaling/[\w.]+", TEXT))
     assert {path.name for path in FOLDER.iterdir()} == {name.rpartition("/")[2] for name in named}
-    for name in re.findall(r"\]\(([\w-]+\.md)\)", TEXT):
-        assert (ROOT / "docs" / name).exists()
+    for name in re.findall(r"\]\(([\w./-]+\.md)\b", TEXT):
+        assert (ROOT / "docs" / "how-to" / name).exists()
 
 
 # -- the arithmetic

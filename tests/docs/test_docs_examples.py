@@ -160,7 +160,7 @@ def engine(request: pytest.FixtureRequest, phrase_book: Any) -> Iterator[Engine]
 
 
 def test_the_page_shows_what_the_engine_says() -> None:
-    page = (ROOT / "docs" / "write-an-engine.md").read_text("utf-8")
+    page = (ROOT / "docs" / "how-to" / "write-an-engine.md").read_text("utf-8")
     assert f"```text\n{run('engine.py')}```" in page
 
 

@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
 NAVIGATION = re.findall(r"^ +- (?:[^:\n]+: )?(\S+\.md)$", (ROOT / "mkdocs.yml").read_text("utf-8"), re.MULTILINE)
 TOOL = ROOT / "tools" / "proto_docs.py"
-GRPC = (DOCS / "grpc.md").read_text("utf-8")
+GRPC = (DOCS / "reference" / "grpc.md").read_text("utf-8")
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +55,7 @@ def test_the_reference_names_every_public_name() -> None:
     }
     engines = {"Engine", "ContinuationScore", "EncodeResult", "ScoreResult"}  # on the engines' page, with their module
     assert named == (set(crayon.__all__) - errors - engines) | {"errors"}
-    assert "::: crayon.engine\n" in (DOCS / "reference" / "engines.md").read_text("utf-8")
+    assert "::: crayon.engine\n" in (DOCS / "reference" / "engine-protocol.md").read_text("utf-8")
 
 
 def test_the_protocol_page_is_up_to_date_and_a_difference_is_noticed(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""docs/troubleshooting.md quotes what is really said: each message is raised here, in the way that users meet it."""
+"""docs/how-to/troubleshooting.md quotes what is really said: each message is raised here, as users meet it."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGE = (ROOT / "docs" / "troubleshooting.md").read_text("utf-8")
+PAGE = (ROOT / "docs" / "how-to" / "troubleshooting.md").read_text("utf-8")
 MARKS = re.findall(r"^<!-- error: (\S+) -->$", PAGE, re.MULTILINE)
 QUOTED = dict(re.findall(r"^<!-- error: (\S+) -->\n```text\n(.+)\n```$", PAGE, re.MULTILINE))
 RAISERS: dict[str, Callable[[Path, pytest.MonkeyPatch], Any]] = {}

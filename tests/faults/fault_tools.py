@@ -158,7 +158,7 @@ def warmed(server: FaultServer) -> FaultServer:
 
 @dataclass
 class Fault:
-    """One row of the table in docs/reliability.md."""
+    """One row of the table in docs/explanation/reliability.md."""
 
     name: str
     injected: str

@@ -1,4 +1,4 @@
-"""Every command explains itself, and docs/cli.md holds what it says."""
+"""Every command explains itself, and docs/reference/cli.md holds what it says."""
 
 from __future__ import annotations
 

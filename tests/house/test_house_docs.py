@@ -30,7 +30,17 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [path for path in (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))) if path.exists()]
-GUIDES = ("customising", "deployment", "models", "observability", "pools", "privacy", "routing", "sdk", "server")
+GUIDES = (
+    "explanation/routing",
+    "how-to/customising",
+    "how-to/deployment",
+    "how-to/models",
+    "how-to/observability",
+    "how-to/pools",
+    "how-to/privacy",
+    "how-to/server",
+    "reference/sdk",
+)
 FENCE = re.compile(r"^(?P<indent> *)```(?P<language>\w*)$")
 COMMENT = re.compile(r"^ *<!-- (run|run with a server|output) -->$")
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")  # images, too
@@ -323,12 +333,12 @@ def test_shell_lines_are_split_into_commands() -> None:
 
 
 def test_routing_names_every_reason() -> None:
-    text = (ROOT / "docs" / "routing.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs" / "explanation" / "routing.md").read_text(encoding="utf-8")
     assert [reason for reason in Reason if f"| `{reason}` |" not in text] == []
 
 
 def test_pools_names_every_field_of_a_manifest_and_every_key_of_a_recipe() -> None:
-    text = (ROOT / "docs" / "pools.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs" / "how-to" / "pools.md").read_text(encoding="utf-8")
     named = set(re.findall(r"`\[*(\w+)\]*`", text))
     keys = {
         field.name for kind in (Manifest, Encoder, Gate, Recipe, MemberRecipe) for field in dataclasses.fields(kind)
@@ -337,7 +347,7 @@ def test_pools_names_every_field_of_a_manifest_and_every_key_of_a_recipe() -> No
 
 
 def test_sdk_names_every_public_error() -> None:
-    text = (ROOT / "docs" / "sdk.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs" / "reference" / "sdk.md").read_text(encoding="utf-8")
     public = [
         name
         for name in crayon.__all__
@@ -348,6 +358,6 @@ def test_sdk_names_every_public_error() -> None:
 
 
 def test_server_names_every_status() -> None:
-    text = (ROOT / "docs" / "server.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs" / "how-to" / "server.md").read_text(encoding="utf-8")
     rows = [f"| `{code.name}` | `{kind.__name__}` | `{reason}` |" for kind, code, reason in TABLE]
     assert [row for row in rows if row not in text] == []

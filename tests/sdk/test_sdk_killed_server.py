@@ -1,4 +1,4 @@
-"""What docs/routing.md says under "Fallback", with real servers that are killed, deaf, refused or back again."""
+"""What docs/explanation/routing.md says under "Fallback", with real servers: killed, deaf, refused, back again."""
 
 from __future__ import annotations
 

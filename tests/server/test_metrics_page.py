@@ -206,7 +206,7 @@ def test_the_dashboard_asks_for_what_there_is() -> None:
 
 
 def test_the_guide_has_the_table_of_metrics() -> None:
-    assert table() in (ROOT / "docs/observability.md").read_text(encoding="utf-8")
+    assert table() in (ROOT / "docs/how-to/observability.md").read_text(encoding="utf-8")
 
 
 def test_the_page_is_prometheus_text() -> None:

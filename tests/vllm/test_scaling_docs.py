@@ -1,4 +1,4 @@
-"""Every set of flags in docs/scaling.md and deploy/scaling, by vLLM's own reading of it."""
+"""Every set of flags in docs/how-to/scaling.md and deploy/scaling, by vLLM's own reading of it."""
 
 from __future__ import annotations
 

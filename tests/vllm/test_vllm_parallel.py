@@ -33,6 +33,6 @@ def test_two_processes_answer_as_one(folder: Path, engine: VllmEngine) -> None:
 
 @pytest.mark.skipif(len(list(Path("/sys/devices/system/node").glob("node[0-9]*"))) > 1, reason="several NUMA nodes")
 def test_vllm_refuses_a_pipeline_on_one_numa_node(folder: Path) -> None:
-    """Its refusal on CPUs, as docs/engines.md records it; told to take one node for two, its processes die."""
+    """vLLM refuses on CPUs (docs/reference/engines.md); told to take one node for two, its processes die."""
     with pytest.raises(EngineError, match="vLLM does not start"), engine_on(folder, pipeline_parallel=2):
         pass

@@ -1,4 +1,4 @@
-"""gRPC's account of a failed connection, in words; docs/troubleshooting.md has those that servers really cause."""
+"""gRPC's account of a failed connection, in words; docs/how-to/troubleshooting.md has the real ones."""
 
 from __future__ import annotations
 
