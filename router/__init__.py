@@ -14,7 +14,6 @@ from crayon.router.budget import Budget, may_send, remaining
 from crayon.router.calibration import Calibration, Report, calibrate
 from crayon.router.cases import Case, Prior, Priors
 from crayon.router.circumstances import Circumstances, under
-from crayon.router.combiner import Combiner, fit_combiner
 from crayon.router.conditions import Conditions, Measured, weigh
 from crayon.router.decision import Decision
 from crayon.router.device_map import DeviceMap, fit_device_map
@@ -69,7 +68,6 @@ __all__ = [
     "ChoiceFeatures",
     "ChoiceGate",
     "Circumstances",
-    "Combiner",
     "Conditions",
     "Curve",
     "Decision",
@@ -110,7 +108,6 @@ __all__ = [
     "decide_action",
     "default_signal",
     "deferral_floor",
-    "fit_combiner",
     "fit_device_map",
     "fit_few",
     "fit_scope",

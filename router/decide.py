@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 from crayon.completion import Reason, Source
 from crayon.router.features import ChoiceFeatures, Features, RunningSignals, TokenFeatures
 from crayon.router.hardness import Verdict
-from crayon.router.record import COMBINED
 from crayon.router.signals import SIGNALS, signal_value
 
 if TYPE_CHECKING:
@@ -93,7 +92,9 @@ def decide(
     if hardness is not None and features is None and waits(record, of_choices=of_choices):
         reason = Reason.CONFIDENT if verdict is None else Reason.IN_SCOPE
         return Ruling(None, reason, rule.benefit, hardness=hardness)
-    sure = None if hardness is None else _sure(record, features or Features(scope_margin=_margin(verdict)))
+    sure = (
+        None if hardness is None else signal_value(record.signal, features or Features(scope_margin=_margin(verdict)))
+    )
     benefit = rule.benefit_of(sure)
     sent = bool(benefit > 0 and (benefit > lam or (benefit == lam and coin < tie)))
     source = Source.SERVER if sent else Source.DEVICE
@@ -111,8 +112,7 @@ def decide(
 
 def waits(record: CalibrationRecord, *, of_choices: bool = False) -> bool:
     """Return whether the record's signal is read from an answer of this kind, so that the device goes first."""
-    names = record.combiner.signals if record.combiner is not None else (record.signal,)
-    return any(name in (CHOICE_SIGNALS if of_choices else TOKEN_SIGNALS) for name in names)
+    return record.signal in (CHOICE_SIGNALS if of_choices else TOKEN_SIGNALS)
 
 
 def _rule(record: CalibrationRecord, verdict: ScopeVerdict | None, profile: str | None) -> ProfileRule | None:
@@ -120,12 +120,6 @@ def _rule(record: CalibrationRecord, verdict: ScopeVerdict | None, profile: str 
         return record.calibration.outside
     name = profile if verdict is None else verdict.name
     return next((rule for rule in record.calibration.rules if rule.profile == name), None)
-
-
-def _sure(record: CalibrationRecord, features: Features) -> float | None:
-    if record.signal == COMBINED and record.combiner is not None:
-        return record.combiner.sure(features)
-    return signal_value(record.signal, features)
 
 
 def _margin(verdict: ScopeVerdict | None) -> float | None:
@@ -234,7 +228,7 @@ class CalibratedGate:
         """The signal of the tokens seen, or None before the first."""
         if not self._seen.tokens:
             return None
-        return _sure(self._router.record, self._router.seen(self._seen.features(), self._place[0]))
+        return signal_value(self._router.record.signal, self._router.seen(self._seen.features(), self._place[0]))
 
     @property
     def tokens(self) -> int:

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 from crayon.errors import ConfigError
 from crayon.router import strict
 from crayon.router.calibration import Calibration, Report
-from crayon.router.combiner import Combiner
 from crayon.router.device_map import DeviceMap
 from crayon.router.features import MAX_HELD
 from crayon.router.metrics import Interval
@@ -30,8 +29,6 @@ if TYPE_CHECKING:
 
 VERSION = 1
 AGAIN = "run `crayon calibrate` again"
-# The name by which the combiner is the hardness signal.
-COMBINED = "combiner"
 _MOST = 1024
 _TARGETS: Mapping[str, type[Target]] = {
     "best": Best,
@@ -70,14 +67,12 @@ class CalibrationRecord:
     Args:
         binding: what it holds for.
         calibration: rules, thresholds, target, counts and curve.
-        signal: the hardness signal that `sure` was, by name in `SIGNALS`, or "combiner".
+        signal: the hardness signal that `sure` was, by name in `SIGNALS`.
         date: when it was made, ISO 8601.
         hold_tokens: over how many tokens the signal was read (1 to 64); at run time it has to be as many.
-        combiner: where `signal` is "combiner".
 
     Raises:
-        ConfigError: the date is none, the signal is unknown, the tokens are out of range, or combiner and signal do not
-            go together.
+        ConfigError: the date is none, the signal is unknown, or the tokens are out of range.
     """
 
     binding: Binding
@@ -85,17 +80,14 @@ class CalibrationRecord:
     signal: str
     date: str
     hold_tokens: int = 8
-    combiner: Combiner | None = None
 
     def __post_init__(self) -> None:
         if not _DATE.fullmatch(self.date):
             raise ConfigError("calibration.date", f"must be as 2026-11-25 or 2026-11-25T16:00:00Z, not {self.date!r}")
-        if self.signal not in {*SIGNALS, COMBINED}:
-            raise ConfigError("calibration.signal", f"must be one of {', '.join([*SIGNALS, COMBINED])}")
+        if self.signal not in SIGNALS:
+            raise ConfigError("calibration.signal", f"must be one of {', '.join(SIGNALS)}")
         if isinstance(self.hold_tokens, bool) or not 1 <= self.hold_tokens <= MAX_HELD:
             raise ConfigError("calibration.hold_tokens", f"must be 1 to {MAX_HELD}, not {self.hold_tokens!r}")
-        if (self.combiner is not None) != (self.signal == COMBINED):
-            raise ConfigError("calibration.combiner", f"must be there if, and only if, the signal is {COMBINED!r}")
 
     def check(self, binding: Binding) -> None:
         """See that the record holds for what is running.
@@ -116,8 +108,7 @@ class CalibrationRecord:
             "date": self.date,
             "signal": self.signal,
             "hold_tokens": self.hold_tokens,
-            "binding": {**_slots(self.binding), "profiles": dict(self.binding.profiles)},
-            "combiner": _slots(self.combiner) if self.combiner else None,
+            "binding": {**_texts(self.binding), "profiles": dict(self.binding.profiles)},
             "calibration": _calibration_out(self.calibration),
         }
         return json.dumps({**content, "digest": _digest(content)}, allow_nan=False, indent=1)
@@ -132,9 +123,11 @@ class CalibrationRecord:
         data = strict.read_json(text, "calibration")
         if data.get("version") != VERSION:
             raise ConfigError("calibration.version", f"must be {VERSION}, not {data.get('version')!r:.40}; {AGAIN}")
-        names = ("version", "date", "signal", "hold_tokens", "binding", "combiner", "calibration", "digest")
-        strict.mapping(data, "calibration", names)
-        content = {name: data[name] for name in names[:-1]}
+        names = ("version", "date", "signal", "hold_tokens", "binding", "calibration", "digest")
+        # Records made when signals could be combined hold a null of that name, which their digest counts.
+        old = ("combiner",) if data.get("combiner", "") is None else ()
+        strict.mapping(data, "calibration", (*names, *old))
+        content = {name: value for name, value in data.items() if name != "digest"}
         digest = strict.text(data["digest"], "calibration.digest")
         if not hmac.compare_digest(digest.encode(), _digest(content).encode()):
             raise ConfigError("calibration.digest", f"does not fit: the record was edited or damaged; {AGAIN}")
@@ -144,7 +137,6 @@ class CalibrationRecord:
             signal=strict.text(data["signal"], "calibration.signal"),
             date=strict.text(data["date"], "calibration.date"),
             hold_tokens=strict.count(data["hold_tokens"], "calibration.hold_tokens"),
-            combiner=None if data["combiner"] is None else Combiner.from_dict(data["combiner"]),
         )
 
 
@@ -154,12 +146,11 @@ def _digest(content: Mapping[str, Any]) -> str:
 
 
 def _flat(binding: Binding) -> dict[str, str]:
-    texts = {name: getattr(binding, name) for name in Binding.__slots__ if name != "profiles"}
-    return texts | {f"profiles.{name}": value for name, value in binding.profiles.items()}
+    return _texts(binding) | {f"profiles.{name}": value for name, value in binding.profiles.items()}
 
 
-def _slots(value: object) -> dict[str, Any]:
-    return {name: getattr(value, name) for name in type(value).__slots__}  # type: ignore[attr-defined] # our own
+def _texts(binding: Binding) -> dict[str, str]:
+    return {name: getattr(binding, name) for name in Binding.__slots__ if name != "profiles"}
 
 
 def _calibration_out(found: Calibration) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Named signals of how likely the device is right: each one number drawn from the features, higher for surer.
 
-A new signal is one more line in `SIGNALS`; gates, calibration and combiner take signals by name.
+A new signal is one more line in `SIGNALS`; gates and calibration take signals by name.
 """
 
 from __future__ import annotations

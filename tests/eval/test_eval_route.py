@@ -6,7 +6,6 @@ import json
 import tomllib
 from concurrent.futures import Future
 from dataclasses import replace
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -20,7 +19,7 @@ from crayon.engine import ContinuationScore, ModelInfo, ScoreResult
 from crayon.errors import InvalidRequestError
 from crayon.eval.answer_cache import AnswerCache
 from crayon.eval.customize import ModelUnderTest
-from crayon.eval.routing import beliefs, combining, page
+from crayon.eval.routing import beliefs, page
 from crayon.eval.routing.decide import Routed
 from crayon.eval.routing.run import Measured, evaluate_route
 from crayon.eval.routing.settings import RouteSettings
@@ -28,7 +27,6 @@ from crayon.eval.routing.sides import ServerSide, said
 from crayon.eval.routing.summary import points
 from crayon.eval.routing.traffic import Query, User, make_users
 from crayon.eval.subject import Subject
-from crayon.router.features import ChoiceFeatures, Features
 from crayon.sdk.listing import listed
 
 if TYPE_CHECKING:
@@ -146,7 +144,7 @@ def test_points_of_each_variant_by_hand(pool: Pool) -> None:
     task = make_users(pool.manifest, SETTINGS)[0].task
     user = User("in_pool", "u", task, tuple(Query(item, "k", own=i < 2) for i in range(4)), ((),), ())
     one = Routed(
-        inside=np.array([0.1, -0.1, -0.2, 0.2]), let_in=np.array([True, False, False, True]), features=(),
+        inside=np.array([0.1, -0.1, -0.2, 0.2]), let_in=np.array([True, False, False, True]),
         day_one=np.array([1.0, 0, 1, 0]),
         sure=np.array([0.9, 0.2, 0.4, 0.1]), device=np.array([1.0, 0, 0, 0]),
         blended=np.array([1.0, 1, 0, 0]),
@@ -236,22 +234,3 @@ def test_beliefs_are_an_entry_that_the_product_reads(
     assert found is not None
     assert found.curve is not None
     assert load_priors("a", "b", "mean_logprob") == replace(found, curve=None)
-
-
-def test_a_combination_is_judged_on_users_it_was_not_fitted_on() -> None:
-    rng = np.random.default_rng(7)
-    results = []
-    for name in ("a", "b", "c", "d"):
-        margin, scope = rng.random(200), rng.random(200)
-        device = (rng.random(200) < 1 / (1 + np.exp(-6 * (margin + scope - 1)))).astype(float)
-        features = tuple(
-            Features(choice=ChoiceFeatures(0.5, float(m), float(e), 2), scope_margin=float(at))
-            for m, e, at in zip(margin, rng.random(200), scope, strict=True)
-        )
-        one = SimpleNamespace(features=features, let_in=np.ones(200, bool), device=device, server=np.ones(200))
-        results.append((cast("Any", SimpleNamespace(name=name)), [cast("Any", one)]))
-    found = {row.variant: row.value for row in combining.rows(results, "m")}
-    assert found["combiner"] > found["margin"] + 0.03
-    assert found["combiner"] > found["scope_margin"] + 0.03
-    assert 0.4 < found["choice_entropy"] < 0.6
-    assert list(combining.rows(results[:1], "m")) == []

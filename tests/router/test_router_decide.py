@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -17,7 +16,6 @@ from crayon.router import (
     Calibration,
     CalibrationRecord,
     ChoiceFeatures,
-    Combiner,
     Features,
     ProfileRule,
     Report,
@@ -108,15 +106,11 @@ def test_a_signal_of_choices_waits_for_no_tokens_but_counts_where_it_was_measure
         assert decide(kept, place(), choice).source == source
 
 
-def test_a_combiner_waits_if_it_reads_tokens():
-    mixed = Combiner(("mean_logprob", "scope_margin"), (0.0, 0.0), (1.0, 1.0), (-1.0, -1.0), 0.0)
-    kept = record(signal="combiner", combiner=mixed)
-    assert waits(kept)
-    assert decide(kept, place()).source is None
-    early = replace(mixed, signals=("scope_margin",), mean=(0.0,), scale=(1.0,), weights=(-1.0,))
-    known = record(signal="combiner", combiner=early)
-    assert not waits(known)
-    assert decide(known, place()).source is not None
+def test_only_a_signal_of_tokens_waits_for_them():
+    assert waits(record())
+    early = record(signal="scope_margin")
+    assert not waits(early)
+    assert decide(early, place()).source is not None
     assert "margin" not in TOKEN_SIGNALS
     assert {"mean_logprob", "first_entropy"} <= TOKEN_SIGNALS
 

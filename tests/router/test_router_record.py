@@ -13,7 +13,6 @@ from crayon.router import (
     Binding,
     CalibrationRecord,
     Case,
-    Combiner,
     MaxDeviceError,
     MinQuality,
     ServerShare,
@@ -75,14 +74,11 @@ def test_json_brings_back_the_same_record_and_the_same_decisions(target):
     ]
 
 
-def test_a_combiner_travels_along_and_goes_with_its_signal():
-    combiner = Combiner(("llr",), (0.0,), (1.0,), (-1.0,), 0.0)
-    made = replace(RECORD, signal="combiner", combiner=combiner)
-    assert CalibrationRecord.from_json(made.to_json()) == made
-    with pytest.raises(ConfigError, match="combiner"):
-        replace(RECORD, signal="combiner")
-    with pytest.raises(ConfigError, match="combiner"):
-        replace(RECORD, combiner=combiner)
+def test_a_record_of_before_holds_a_null_more_and_is_read():
+    old = json.loads(RECORD.to_json()) | {"combiner": None}
+    assert CalibrationRecord.from_json(sealed(old)) == RECORD
+    with pytest.raises(ConfigError, match=r"calibration\.combiner"):
+        CalibrationRecord.from_json(sealed(old | {"combiner": {}}))
     with pytest.raises(ConfigError, match="signal"):
         replace(RECORD, signal="luck")
 

@@ -12,7 +12,6 @@ from crayon.customising.profiles import left_out_score
 from crayon.eval.cases import as_samples
 from crayon.router.calibration import calibrate
 from crayon.router.cases import Case
-from crayon.router.features import Features
 from crayon.router.scope import ScopeGate
 from crayon.router.targets import Best
 
@@ -43,7 +42,7 @@ class Routed:
     answers. Rights are 1 or 0: of the device as it answers (blended inside its scope, plain outside), of its blend
     alone, of the plain base alone, and of the server. `blends` is each query's blend, were it let in; `benefit` is the
     estimated gain of sending, and `sent` what was decided. `day_one` is who was right (1 or 0) where only the user's
-    own samples were known. `features` is what the gates could see.
+    own samples were known.
     """
 
     inside: Values
@@ -57,7 +56,6 @@ class Routed:
     benefit: Values
     sent: NDArray[np.bool_]
     day_one: Values
-    features: tuple[Features, ...]
     calibration: Calibration
     cases: tuple[Case, ...]
 
@@ -120,9 +118,6 @@ class Decider:
             benefit=benefit,
             sent=sent,
             day_one=np.where(_sent(first, benefit_first), server, _right(own_first)),
-            features=tuple(
-                Features(choice=one.choice, scope_margin=float(score)) for one, score in zip(own, inside, strict=True)
-            ),
             calibration=calibration,
             cases=tuple(cases),
         )

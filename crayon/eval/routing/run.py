@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 from crayon.data.priors import load_priors
 from crayon.eval.customize import EvalReport
-from crayon.eval.routing import combining
 from crayon.eval.routing.decide import Decider
 from crayon.eval.routing.scopes import scope_rows
 from crayon.eval.routing.sides import DeviceSide, ServerSide
@@ -91,7 +90,7 @@ def evaluate_route(
     report = EvalReport(
         "eval route",
         {name: model.sha256, served.name: served.source_sha256, f"pool {pool.id}": pool.manifest.tensors_sha256},
-        [*rows(results, both, settings), *combining.rows(results, both), *found],
+        [*rows(results, both, settings), *found],
         settings=asdict(settings),
     )
     return Measured(report, results, model.name, served.name)
