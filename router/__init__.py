@@ -24,8 +24,6 @@ from crayon.router.features import (
     RunningSignals,
     TokenFeatures,
     choice_features,
-    gate_shift,
-    likelihood_ratio,
 )
 from crayon.router.hardness import ChoiceGate, Hardness, HardnessGate, Verdict, choice_gate
 from crayon.router.language import possible_languages
@@ -51,7 +49,7 @@ from crayon.router.privacy import Action, decide_action, stay, turns_to_drop
 from crayon.router.record import Binding, CalibrationRecord
 from crayon.router.rules import ProfileRule
 from crayon.router.scope import FittedScope, Scope, ScopeGate, ScopeVerdict, fit_few, fit_scope
-from crayon.router.signals import SIGNALS, default_signal, signal_value
+from crayon.router.signals import SIGNALS, signal_value
 from crayon.router.targets import Best, MaxDeviceError, MinQuality, ServerShare, Target
 
 __all__ = [
@@ -106,16 +104,13 @@ __all__ = [
     "cpt",
     "curve",
     "decide_action",
-    "default_signal",
     "deferral_floor",
     "fit_device_map",
     "fit_few",
     "fit_scope",
     "fixed_sequence",
-    "gate_shift",
     "ibc_lift",
     "is_private",
-    "likelihood_ratio",
     "lower_bound",
     "may_send",
     "min_kept",

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 # Tokens held for the quantile.
 MAX_HELD = 64
 _LOW = 0.1
-_SMALL = 1e-6
 _NONE_SEEN: Mapping[str, float] = MappingProxyType({})
 
 
@@ -65,18 +64,12 @@ class Features:
         tokens: aggregates of the answer's tokens read so far.
         choice: where options were scored instead.
         scope_margin: scope score minus threshold of the closest scope, 0 or more inside.
-        gate_shift: how far the query's own gate weights are from the profile's, see `gate_shift`.
-        llr: how much likelier the query is to the blend than to the base, per token, see `likelihood_ratio`.
-        prompt_tokens: length of the prompt.
     """
 
     scope_similarity: Mapping[str, float] = field(default_factory=lambda: _NONE_SEEN)
     tokens: TokenFeatures = field(default_factory=TokenFeatures)
     choice: ChoiceFeatures | None = None
     scope_margin: float | None = None
-    gate_shift: float | None = None
-    llr: float | None = None
-    prompt_tokens: int | None = None
 
 
 def choice_features(logprobs: Sequence[float]) -> ChoiceFeatures:
@@ -98,50 +91,6 @@ def choice_features(logprobs: Sequence[float]) -> ChoiceFeatures:
     probs = [part / total for part in parts]
     entropy = -sum(p * math.log(p) for p in probs if p > 0)
     return ChoiceFeatures(probs[0], probs[0] - (probs[1] if len(probs) > 1 else 0.0), max(0.0, entropy), len(probs))
-
-
-def gate_shift(query: Sequence[float], profile: Sequence[float]) -> float:
-    """Return KL(query || profile), 0 or more: how far a query's own gate weights are from its profile's.
-
-    Both are made to sum to 1, with a millionth added to each so that a weight of 0 is far and not infinitely far.
-
-    Args:
-        query: weights of 0 or more over the pool's members, shape (members,).
-        profile: likewise.
-
-    Raises:
-        InvalidRequestError: sizes that differ, none, a weight that is negative or not finite, or all 0.
-    """
-    if not len(query) or len(query) != len(profile):
-        raise InvalidRequestError("gate weights", f"must be as many for both, not {len(query)} and {len(profile)}")
-    own, other = _shares(query), _shares(profile)
-    return max(0.0, sum(p * math.log(p / q) for p, q in zip(own, other, strict=True)))
-
-
-def likelihood_ratio(blend: Sequence[float], base: Sequence[float]) -> float:
-    """Return the mean of log p_blend - log p_base over the query's tokens: above 0 looks like the blend's own task.
-
-    "Your finetuned LLM is already a powerful out-of-distribution detector" (arXiv 2404.08679), by length.
-
-    Args:
-        blend: log-probability of each token with the blend, shape (tokens,).
-        base: with the plain base, shape (tokens,).
-
-    Raises:
-        InvalidRequestError: sizes that differ, none, or a value that is not finite.
-    """
-    if not len(blend) or len(blend) != len(base):
-        raise InvalidRequestError("logprobs", f"must be as many of blend and base: {len(blend)}, {len(base)}")
-    if not all(map(math.isfinite, (*blend, *base))):
-        raise InvalidRequestError("logprobs", "holds a value that is not finite")
-    return (math.fsum(blend) - math.fsum(base)) / len(blend)
-
-
-def _shares(weights: Sequence[float]) -> list[float]:
-    if not all(math.isfinite(weight) and weight >= 0 for weight in weights) or not sum(weights) > 0:
-        raise InvalidRequestError("gate weights", "must be finite, 0 or more, and not all 0")
-    total = sum(weights)
-    return [(weight / total + _SMALL) / (1 + _SMALL * len(weights)) for weight in weights]
 
 
 class RunningSignals:

@@ -29,16 +29,6 @@ def _choice(read: Callable[[ChoiceFeatures], float]) -> Signal:
     return lambda features: None if features.choice is None else read(features.choice)
 
 
-def _less(read: Callable[[Features], float | None]) -> Signal:
-    """Return the signal turned round: the more of it, the less sure."""
-
-    def turned(features: Features) -> float | None:
-        value = read(features)
-        return None if value is None else -value
-
-    return turned
-
-
 SIGNALS: Mapping[str, Signal] = MappingProxyType(
     {
         "mean_logprob": _text(lambda tokens: tokens.mean_logprob),
@@ -52,9 +42,6 @@ SIGNALS: Mapping[str, Signal] = MappingProxyType(
         "margin": _choice(lambda choice: choice.margin),
         "choice_entropy": _choice(lambda choice: -choice.entropy),
         "scope_margin": lambda features: features.scope_margin,
-        "gate_shift": _less(lambda features: features.gate_shift),
-        "llr": lambda features: features.llr,
-        "prompt_tokens": _less(lambda features: features.prompt_tokens),
     }
 )
 
@@ -79,8 +66,3 @@ def check_signal(name: str) -> Signal:
     if found is None:
         raise InvalidRequestError("signal", f"must be one of {', '.join(SIGNALS)}, not {name!r}")
     return found
-
-
-def default_signal(features: Features) -> str:
-    """Return the signal to judge a query by where none is named: `margin` of a choice, else `mean_logprob`."""
-    return DEFAULT_TEXT if features.choice is None else DEFAULT_CHOICE

@@ -14,9 +14,6 @@ from crayon.router import (
     Features,
     RunningSignals,
     choice_features,
-    default_signal,
-    gate_shift,
-    likelihood_ratio,
     signal_value,
 )
 
@@ -72,37 +69,15 @@ def test_the_first_entropy_is_that_of_the_first_token():
     assert signal_value("first_entropy", found) == -2.5
 
 
-def test_gate_shift_by_hand():
-    assert gate_shift([0.5, 0.5], [0.5, 0.5]) == pytest.approx(0)
-    assert gate_shift([2.0, 0.0], [1.0, 1.0]) == pytest.approx(math.log(2), abs=1e-4)
-    assert 5 < gate_shift([1, 0], [0, 1]) < math.inf
-    for query, profile in (([1], [1, 1]), ([], []), ([-1, 2], [1, 1]), ([0, 0], [1, 1]), ([math.nan, 1], [1, 1])):
-        with pytest.raises(InvalidRequestError, match="gate weights"):
-            gate_shift(query, profile)
-
-
-def test_likelihood_ratio_is_per_token():
-    assert likelihood_ratio([-1, -1], [-2, -3]) == pytest.approx(1.5)
-    for blend, base in (([], []), ([-1], [-1, -2]), ([-math.inf], [-1])):
-        with pytest.raises(InvalidRequestError, match="logprobs"):
-            likelihood_ratio(blend, base)
-
-
 SURE = Features(
     tokens=read(TokenSignal(-0.1, 0.2, 0.9), TokenSignal(-0.2, 0.3, 0.8)).tokens,
     choice=choice_features([-0.1, -5.0]),
     scope_margin=0.2,
-    gate_shift=0.1,
-    llr=1.0,
-    prompt_tokens=10,
 )
 UNSURE = Features(
     tokens=read(TokenSignal(-3.0, 3.0, 0.1), TokenSignal(-4.0, 4.0, 0.0)).tokens,
     choice=choice_features([-1.0, -1.1]),
     scope_margin=-0.2,
-    gate_shift=2.0,
-    llr=-1.0,
-    prompt_tokens=1000,
 )
 
 
@@ -116,9 +91,7 @@ def test_a_signal_that_is_no_number_counts_as_not_measured():
     assert signal_value("first_entropy", read(TokenSignal(-1, math.nan, 0.1))) is None
 
 
-def test_defaults_and_unknown_names():
-    assert default_signal(SURE) == "margin"
-    assert default_signal(Features()) == "mean_logprob"
+def test_a_signal_that_there_is_not_is_refused_with_those_there_are():
     with pytest.raises(InvalidRequestError, match=r"must be one of mean_logprob, .*not 'luck'"):
         signal_value("luck", SURE)
 

@@ -11,14 +11,11 @@ from crayon.customising.customise import customise
 from crayon.data.qa import load_items
 from crayon.eval.cases import as_samples
 from crayon.eval.routing.traffic import shuffled
-from crayon.router.features import gate_shift
 from crayon.router.metrics import auroc
 from crayon.router.scope import ScopeGate
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    from numpy.typing import NDArray
 
     from crayon.adapters.pool import Pool
     from crayon.eval.routing.settings import RouteSettings
@@ -30,20 +27,13 @@ OUT_OF_SCOPE = "oos"
 def scope_rows(
     pool: Pool, subject: Subject, settings: RouteSettings, model: str, tell: Callable[[str], None]
 ) -> list[Row]:
-    """Return the mean AUROC over the domains in turn: against queries of no domain, and against the other domains.
-
-    Beside the scope score stands the gate shift, how far a query's own weights are from the samples': the pool's
-    members as they would share the query, without the gate's thresholds.
-    """
+    """Return the mean AUROC over the domains in turn: against queries of no domain, and against the other domains."""
     test = load_items(settings.intents, "test")
     domains = sorted({item.task for item in test} - {OUT_OF_SCOPE})
     tell(f"scope: embedding {len(test)} queries of {len(domains)} domains")
     vectors, _, _ = subject.calls.vectors(pool, [item.prompt for item in test])
     task = np.array([item.task for item in test])
-    shares = _shares(pool, vectors)
-    found: dict[tuple[str, str | None], dict[str, list[float]]] = {
-        (name, signal): {} for signal in (None, "gate_shift") for name in ("scope_auroc_oos", "scope_auroc_domains")
-    }
+    found: dict[str, dict[str, list[float]]] = {"scope_auroc_oos": {}, "scope_auroc_domains": {}}
     for domain in domains:
         train = load_items(settings.intents, "train", domain)
         for draw in range(settings.draws):
@@ -52,33 +42,23 @@ def scope_rows(
             gate = ScopeGate([profile.scope() for profile in draft.customization.profiles])
             verdicts = [gate.judge(vector) for vector in vectors]
             inside = np.array([verdict.score - verdict.threshold for verdict in verdicts])
-            profile = _shares(pool, draft.vectors).mean(axis=0)
-            near = np.array([-gate_shift(share, profile) for share in shares])
             own = task == domain
             for name, others in (
                 ("scope_auroc_oos", task == OUT_OF_SCOPE),
                 ("scope_auroc_domains", ~own & (task != OUT_OF_SCOPE)),
             ):
                 part = own | others
-                for signal, sure in ((None, inside), ("gate_shift", near)):
-                    value = auroc(own[part].astype(float), sure[part])
-                    if value is not None:
-                        found[name, signal].setdefault(domain, []).append(value)
+                value = auroc(own[part].astype(float), inside[part])
+                if value is not None:
+                    found[name].setdefault(domain, []).append(value)
     rows = []
-    for (name, signal), by_domain in found.items():
+    for name, by_domain in found.items():
         if not by_domain:
             continue  # the data set has no such queries
         means = [float(np.mean(values)) for values in by_domain.values()]
         note = ", ".join(f"{domain} {mean:.3f}" for domain, mean in zip(by_domain, means, strict=True))
         rows.append(
             Row(name, float(np.mean(means)), "ratio", tuple(means), model, f"{settings.samples} samples", note=note,
-                n=len(test), draws=settings.draws, variant=signal)
+                n=len(test), draws=settings.draws)
         )  # fmt: skip
     return rows
-
-
-def _shares(pool: Pool, vectors: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Return how each query would be shared among the members, shape (queries, members), rows that sum to 1."""
-    near = vectors.astype(np.float64) @ pool.keys.astype(np.float64).T / pool.manifest.gate.temperature
-    parts = np.exp(near - near.max(axis=1, keepdims=True))
-    return np.asarray(parts / parts.sum(axis=1, keepdims=True))
