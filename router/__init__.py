@@ -6,7 +6,6 @@ from crayon.router.bounds import (
     Passed,
     deferral_floor,
     fixed_sequence,
-    lower_bound,
     min_kept,
     upper_bound,
 )
@@ -111,7 +110,6 @@ __all__ = [
     "fixed_sequence",
     "ibc_lift",
     "is_private",
-    "lower_bound",
     "may_send",
     "min_kept",
     "oracle_curve",

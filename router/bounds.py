@@ -58,16 +58,6 @@ def upper_bound(errors: int, n: int, delta: float) -> float:
     return high
 
 
-def lower_bound(errors: int, n: int, delta: float) -> float:
-    """Return the Clopper-Pearson lower bound: a true rate below it gives so many errors with chance `delta` at most.
-
-    Raises:
-        InvalidRequestError: counts or `delta` out of range.
-    """
-    _check_counts(errors, n)
-    return 1.0 - upper_bound(n - errors, n, delta)
-
-
 def binomial_cdf(k: int, n: int, p: float) -> float:
     """Return P(Binomial(n, p) <= k), as the regularised incomplete beta function I_{1-p}(n - k, k + 1)."""
     if k < 0:

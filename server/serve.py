@@ -144,11 +144,6 @@ class Server:
         reflection.enable_server_reflection(names, self._server)
 
     @property
-    def health_address(self) -> str:
-        """Where only health is told; empty where there is no such port."""
-        return self._probed.address
-
-    @property
     def running(self) -> int:
         """How many RPCs are being answered."""
         return self._service.running

@@ -87,6 +87,11 @@ class Serving:
         return self._bound.result(PATIENCE)
 
     @property
+    def health_address(self) -> str:
+        """Where only health is told; empty where there is no such port."""
+        return self.server._probed.address
+
+    @property
     def port(self) -> int:
         return int(self.address.rpartition(":")[2])
 

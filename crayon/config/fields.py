@@ -34,7 +34,6 @@ SPLIT_LIST = BeforeValidator(_split_list)
 Int = Annotated[int, BeforeValidator(_refuse_bool)]
 Float = Annotated[float, BeforeValidator(_refuse_bool), Field(allow_inf_nan=False)]
 OptionalInt = Annotated[Int | None, EMPTY_IS_NONE]
-OptionalFloat = Annotated[Float | None, EMPTY_IS_NONE]
 OptionalBool = Annotated[bool | None, EMPTY_IS_NONE]
 JOINED = BeforeValidator(_join_list)
 OptionalText = Annotated[str | None, EMPTY_IS_NONE]

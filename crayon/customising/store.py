@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import shutil
 import tempfile
 from dataclasses import replace as changed
@@ -33,7 +32,6 @@ PREFIX = "prefix-"
 MAX_RECORD_BYTES = 16 * 2**20
 # A reader that meets a replacement reads again; this often it meets none.
 _ATTEMPTS = 8
-_PREFIX_KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
 def default_folder() -> Path:
@@ -107,19 +105,6 @@ class CustomizationStore:
         if vectors is None:
             raise _gone(name)
         return Material(samples, vectors)
-
-    def prefix_path(self, name: str, key: str) -> Path:
-        """Return where an engine may keep what it computed from a customisation's samples; it need not be there.
-
-        It is removed with the customisation, and when its samples become others; it is never exported. Write it with
-        `write_private`.
-
-        Raises:
-            InvalidRequestError: the customisation cannot have this name, or the key is no part of a file's name.
-        """
-        if not _PREFIX_KEY.fullmatch(key):
-            raise InvalidRequestError("key", "must be letters, digits, dots, dashes or underscores")
-        return self._folder(name) / f"{PREFIX}{key}"
 
     def save(
         self,

@@ -220,11 +220,6 @@ class Context:
         """Let decoding go on after `abort`."""
         self._abort_flag[0] = b"\x00"
 
-    def set_threads(self, threads: int) -> None:
-        """Use at most this many compute threads from now on."""
-        self._api.llama_set_n_threads(self.handle, threads, threads)
-        self.threads = self._running = threads
-
     def set_adapters(self, adapters: Sequence[tuple[Adapter, float]] = ()) -> None:
         """Apply exactly these adapters, each times its scale; a scale of 0 leaves it out.
 
@@ -299,10 +294,6 @@ class Context:
     def keep(self, sequence: int) -> None:
         """Forget every sequence but this one."""
         self._api.llama_memory_seq_keep(self._memory_handle, sequence)
-
-    def shift(self, sequence: int, start: int, end: int, by: int) -> None:
-        """Move positions of a sequence by `by`."""
-        self._api.llama_memory_seq_add(self._memory_handle, sequence, start, end, by)
 
     def length(self, sequence: int) -> int:
         """Return how many positions a sequence has."""

@@ -22,7 +22,7 @@ class Counters:
 
     `wall_s` is the time from a step's plan to its last result, `compute_s` that in which lanes computed, and
     `beside_s` the part of it in which the next step was planned. `room_tokens` is what the steps could have held.
-    `useful_s` to `switches_s` are what the fitted cost says that time in lanes went for (see `losses.Loss`).
+    `useful_s` to `switches_s` are what the fitted cost says that time in lanes went for (see `losses.Spent`).
 
     Not sums but as of now: `cost_error` is the median relative error of the cost's predictions for calls that came
     after it was fitted, `line_error` what it would have been with a straight line, both None until there are enough;

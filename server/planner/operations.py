@@ -88,16 +88,6 @@ class Workload:
         whole = operation.fixed + (operation.measured - operation.fixed) * tokens / self.tokens
         return whole / self.layers
 
-    def busiest(self) -> float:
-        """Return the time of one layer in ms that the busiest class needs, uncut and alone: no plan is faster."""
-        return (
-            max(
-                sum(operation.measured for operation in self.operations if operation.resource is resource)
-                for resource in Class
-            )
-            / self.layers
-        )
-
     def tokens_per_second(self, makespan: float) -> float:
         """Return tokens/s of one GPU where an iteration takes `makespan` ms."""
         return self.tokens / makespan * 1000 / self.gpus

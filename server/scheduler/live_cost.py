@@ -126,7 +126,7 @@ class LiveCost:
             cost = cost.in_calls(batches)
         if cost.seconds(mix.resized(most)) <= target:
             return most  # the usual case, and much the quickest to find out
-        return batch_for(cost, target, mix, engine=most).tokens
+        return batch_for(cost, target, mix, most)
 
     def stretch(self, context: int) -> float:
         """Return how many times as long a token takes that attends to `context` others as one that attends to none."""

@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from crayon.server.scheduler.step_fit import Fitted, fit
-
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
@@ -28,12 +26,12 @@ class Pace:
     """Predicts calls, and learns from those that ran.
 
     A busy neighbour slows every call by about the same factor, which comes and goes quickly. What the terms are to each
-    other changes slowly, if at all. So the factor follows each call, and the terms change only in `refit`, which takes
-    as long as several steps: call it when nobody waits.
+    other changes slowly, if at all. So the factor follows each call, and the terms change only when
+    somebody fits new ones to what is `remembered` and has them adopted.
 
     Args:
         cost: from a profile.
-        anchors: shapes of the profile. A refit keeps to `cost` there as far as later calls do not say otherwise, so
+        anchors: shapes of the profile. A fit keeps to `cost` there as far as later calls do not say otherwise, so
             that a term that no call showed lately is not forgotten.
     """
 
@@ -49,10 +47,6 @@ class Pace:
     def seconds(self, shape: StepShape) -> float:
         """Return the time that a call takes now."""
         return self.factor * self.cost.seconds(shape)
-
-    def tokens_within(self, seconds: float, rest: StepShape) -> int:
-        """Return the most tokens a call may have to take no longer than `seconds` now; `rest` is all else in it."""
-        return self.cost.tokens_within(seconds / self.factor, rest)
 
     def observed(self, shape: StepShape, seconds: float) -> None:
         """Learn from a call that ran."""
@@ -81,15 +75,6 @@ class Pace:
             self._anchors = tuple(anchors)
         self._ratios.extend(self._seen_ratios(_RECENT))
         self.factor = _middle(self._ratios) if self._ratios else 1.0
-
-    def refit(self) -> Fitted | None:
-        """Fit the terms to what is remembered; None if that is nothing."""
-        samples = self.remembered()
-        if not samples:
-            return None
-        fitted = fit(samples, folds=0)
-        self.adopt(fitted.cost)
-        return fitted
 
     def _seen_ratios(self, last: int) -> list[float]:
         return [seconds / self.cost.seconds(shape) for shape, seconds in list(self._seen)[-last:]]

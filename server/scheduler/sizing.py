@@ -5,60 +5,13 @@ from __future__ import annotations
 import math
 from collections import deque
 from dataclasses import dataclass
-from enum import StrEnum
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple
 
 from crayon.errors import InvalidRequestError
 from crayon.server.scheduler.step_cost import StepCost, StepShape, attended, most
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-
-class Bound(StrEnum):
-    """What decided the size of a batch."""
-
-    LATENCY = "latency"
-    """A larger one would take longer than the target."""
-    MEMORY = "memory"
-    """The cache holds no more requests than fill this one."""
-    ENGINE = "engine"
-    """The engine takes no more."""
-    RIDGE = "ridge"
-    """A smaller one would take as long: the target, or the cache, is too small for this machine."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Batch:
-    """A constant batch.
-
-    Args:
-        tokens: tokens in each step.
-        why: which bound binds.
-        seconds: predicted time of a full step.
-        latency, memory: what these would have allowed; None where there is no such bound.
-        ridge: fewest tokens that are worth a step.
-    """
-
-    tokens: int
-    why: Bound
-    seconds: float
-    latency: int | None
-    memory: int | None
-    ridge: int
-
-
-class Resizable(Protocol):
-    """A call that may have more tokens or fewer."""
-
-    @property
-    def tokens(self) -> int:
-        """Tokens, at least 1."""
-        ...
-
-    def resized(self, tokens: int) -> StepShape:
-        """Return what a call of `tokens` tokens computes."""
-        ...
 
 
 class Mix(NamedTuple):
@@ -72,11 +25,6 @@ class Mix(NamedTuple):
     decodes: StepShape
     prompt: int | None = None
 
-    @property
-    def tokens(self) -> int:
-        """The fewest tokens."""
-        return max(1, self.decodes.tokens)
-
     def resized(self, tokens: int) -> StepShape:
         """Return the call with `tokens` tokens; with fewer than there are answers, they are left out in proportion."""
         decodes = self.decodes
@@ -87,58 +35,17 @@ class Mix(NamedTuple):
         return StepShape(tokens, decodes.context + context, decodes.outputs + bool(read), decodes.switches)
 
 
-def batch_for(
-    cost: StepCost,
-    itl_target_s: float | None,
-    typical: Resizable,
-    *,
-    engine: int,
-    memory: int | None = None,
-) -> Batch:
-    """Return the largest batch within all bounds, but none below the ridge, where smaller is not faster.
+def batch_for(cost: StepCost, target_s: float, mix: Mix, engine: int) -> int:
+    """Return the tokens of the largest call within the target, but none below the ridge, where smaller is not faster.
 
     Args:
         cost: what a call costs.
-        itl_target_s: most seconds between two tokens of an answer; None for throughput only.
-        typical: any call with the usual mix (a `StepShape` grows in proportion, a `Mix` by its prompts).
+        target_s: most seconds that the call may take.
+        mix: what is in it.
         engine: most tokens that the engine takes.
-        memory: tokens that the cache can keep busy (`memory_batch`).
-
-    Raises:
-        InvalidRequestError: a size is below 1.
     """
-    for name, size in (("typical", typical.tokens), ("engine", engine), ("memory", 1 if memory is None else memory)):
-        if size < 1:
-            raise InvalidRequestError(name, f"must be at least 1 token, not {size}")
     ridge = max(1, math.ceil(min(cost.ridge, engine)))
-    bounds = {Bound.ENGINE: engine}
-    if memory is not None:
-        bounds[Bound.MEMORY] = memory
-    if itl_target_s is not None:
-        bounds[Bound.LATENCY] = most(lambda tokens: cost.seconds(typical.resized(tokens)) <= itl_target_s, engine)
-    why = min(bounds, key=lambda bound: bounds[bound])
-    tokens = bounds[why]
-    if tokens < ridge:
-        tokens, why = ridge, Bound.RIDGE
-    return Batch(
-        tokens=tokens,
-        why=why,
-        seconds=cost.seconds(typical.resized(tokens)),
-        latency=bounds.get(Bound.LATENCY),
-        memory=memory,
-        ridge=ridge,
-    )
-
-
-def memory_batch(kv_capacity: int, prompt: float, answer: float) -> int:
-    """Return the tokens a step that a full cache keeps busy, for requests of these mean lengths; at least 1.
-
-    Of a step of B tokens, B * answer / (prompt + answer) are decoded, one a request, and a request holds on average
-    its prompt and half of its answer.
-    """
-    if not (kv_capacity >= 1 and prompt >= 0 and answer > 0):
-        raise InvalidRequestError("answer", "lengths must be above 0 and the cache must hold a token")
-    return max(1, int(kv_capacity * (prompt + answer) / (answer * (prompt + answer / 2))))
+    return max(ridge, most(lambda tokens: cost.seconds(mix.resized(tokens)) <= target_s, engine))
 
 
 class Work(NamedTuple):

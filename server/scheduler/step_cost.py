@@ -109,7 +109,7 @@ class StepCost:
     def seconds(self, shape: StepShape) -> float:
         """Return the time that a call takes."""
         tokens, context, outputs, switches = shape
-        # Each operation is monotonic, so the sum is too, rounding included: `tokens_within` relies on it.
+        # Each operation is monotonic, so the sum is too, rounding included: `most` relies on it.
         return (
             self.base
             + max(self.per_token * tokens, self.weights)
@@ -117,15 +117,6 @@ class StepCost:
             + self.per_output * outputs
             + self.per_switch * switches
         )
-
-    def tokens_within(self, seconds: float, rest: StepShape) -> int:
-        """Return the most tokens a call may have to take no longer than `seconds`; 0 if even an empty one does.
-
-        Args:
-            seconds: the time there is.
-            rest: context, outputs and switches of the call; its `tokens` do not matter.
-        """
-        return most(lambda tokens: self.seconds(rest._replace(tokens=tokens)) <= seconds, MOST_TOKENS)
 
     def scaled(self, factor: float) -> StepCost:
         """Return the cost on a machine that needs `factor` times as long."""

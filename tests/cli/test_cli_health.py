@@ -26,7 +26,7 @@ def server() -> Iterator[Serving]:
 
 @pytest.mark.parametrize("options", [[], ["--service", SERVICE]])
 def test_a_server_that_serves_is_healthy(runner: CliRunner, server: Serving, options: list[str]) -> None:
-    for address in (server.address, server.server.health_address):
+    for address in (server.address, server.health_address):
         result = runner.invoke(app, ["health", address, *options])
         assert (result.exit_code, result.stdout) == (0, "SERVING\n")
 
@@ -51,7 +51,7 @@ def test_a_server_that_loads_is_not_healthy_yet(runner: CliRunner) -> None:
         return EchoEngine()
 
     with Serving(slow, wait=False, health_port=0) as serving:
-        for address in (serving.address, serving.server.health_address):
+        for address in (serving.address, serving.health_address):
             result = runner.invoke(app, ["health", address])
             assert (result.exit_code, result.stdout) == (1, "NOT_SERVING\n")
         loaded.set()
@@ -67,7 +67,7 @@ def test_without_an_address_it_asks_the_server_of_the_settings(
     # With TLS on the first port, only the second one can be asked without a certificate.
     monkeypatch.setenv("CRAYON_SERVE__PORT", "1")
     monkeypatch.setenv("CRAYON_SERVE__HEALTH_HOST", "0.0.0.0")
-    monkeypatch.setenv("CRAYON_SERVE__HEALTH_PORT", server.server.health_address.rpartition(":")[2])
+    monkeypatch.setenv("CRAYON_SERVE__HEALTH_PORT", server.health_address.rpartition(":")[2])
     assert runner.invoke(app, ["health"]).exit_code == 0
     monkeypatch.delenv("CRAYON_SERVE__HEALTH_PORT")
     monkeypatch.setenv("CRAYON_SERVE__PORT", "0")

@@ -84,7 +84,7 @@ def begin(folder: Path, *, new: bool) -> None:
     store.save(made("other"), OLD, OLD_VECTORS)
     if not new:
         store.save(made(note="old"), OLD, OLD_VECTORS)
-        write_private(store.prefix_path("travel", "kept"), b"x")
+        write_private(folder / "travel" / "prefix-kept.kv", b"x")
 
 
 def save(folder: Path) -> None:

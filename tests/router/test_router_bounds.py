@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from crayon.errors import InvalidRequestError
-from crayon.router.bounds import binomial_cdf, deferral_floor, fixed_sequence, lower_bound, min_kept, upper_bound
+from crayon.router.bounds import binomial_cdf, deferral_floor, fixed_sequence, min_kept, upper_bound
 
 DELTAS = st.floats(0.001, 0.5)
 
@@ -46,17 +46,11 @@ def test_upper_bounds_known_from_elsewhere(errors, n, delta, bound):
     assert upper_bound(errors, n, delta) == pytest.approx(bound, abs=5e-5)
 
 
-def test_lower_bounds_known_from_elsewhere():
-    assert lower_bound(0, 10, 0.1) == 0
-    assert lower_bound(2, 10, 0.025) == pytest.approx(0.0252, abs=5e-5)
-    assert lower_bound(10, 10, 0.1) == pytest.approx(0.1 ** (1 / 10))
-
-
 @given(st.integers(1, 200), DELTAS, st.data())
-def test_bounds_enclose_the_rate_and_solve_their_equation(n, delta, data):
+def test_the_bound_is_above_the_rate_and_solves_its_equation(n, delta, data):
     k = data.draw(st.integers(0, n))
-    low, high = lower_bound(k, n, delta), upper_bound(k, n, delta)
-    assert low <= k / n <= high
+    high = upper_bound(k, n, delta)
+    assert k / n <= high
     if k < n:
         assert binomial_cdf(k, n, high) == pytest.approx(delta, abs=1e-6)
         assert upper_bound(k + 1, n, delta) >= high

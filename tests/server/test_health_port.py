@@ -25,9 +25,9 @@ def status(stub: health_pb2_grpc.HealthStub) -> int:
 def test_it_answers_for_health_only() -> None:
     with (
         Serving(EchoEngine, health_port=0) as serving,
-        grpc.insecure_channel(serving.server.health_address) as channel,
+        grpc.insecure_channel(serving.health_address) as channel,
     ):
-        assert serving.server.health_address != serving.address
+        assert serving.health_address != serving.address
         assert status(health_pb2_grpc.HealthStub(channel)) == health_pb2.HealthCheckResponse.SERVING
         stub = inference_pb2_grpc.InferenceServiceStub(channel)
         with pytest.raises(grpc.RpcError) as caught:
@@ -46,7 +46,7 @@ def test_it_answers_for_health_only() -> None:
 def test_it_says_not_serving_while_answers_are_still_being_written() -> None:
     with (
         Serving(lambda: EchoEngine(delay=0.05), health_port=0, drain_seconds=PATIENCE) as serving,
-        grpc.insecure_channel(serving.server.health_address) as channel,
+        grpc.insecure_channel(serving.health_address) as channel,
     ):
         stub = health_pb2_grpc.HealthStub(channel)
         remote = RemoteEngine(serving.address, timeout=PATIENCE)
@@ -60,7 +60,7 @@ def test_it_says_not_serving_while_answers_are_still_being_written() -> None:
 
 def test_no_port_no_server() -> None:
     with Serving(EchoEngine) as serving:
-        assert serving.server.health_address == ""
+        assert serving.health_address == ""
 
 
 def test_a_port_that_is_taken_is_named() -> None:

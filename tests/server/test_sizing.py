@@ -12,57 +12,29 @@ from hypothesis import strategies as st
 from crayon.errors import InvalidRequestError
 from crayon.server.engines.simulated import Job, SimulatedEngine
 from crayon.server.scheduler import Caps, Kind, LinearCost, Request
-from crayon.server.scheduler.losses import Ran, lost_time
+from crayon.server.scheduler.losses import Spent, spent
 from crayon.server.scheduler.profile import Recipe, expected_errors, profile_for
-from crayon.server.scheduler.sizing import Bound, Finish, Room, Work, batch_for, finish_estimate, memory_batch
+from crayon.server.scheduler.sizing import Finish, Mix, Room, Work, batch_for, finish_estimate
 from crayon.server.scheduler.step_cost import StepCost, StepShape
 
 COST = StepCost(base=0.01, per_token=0.002, weights=0.016, per_context=1e-6, per_output=0.001, per_switch=0.005)
-TYPICAL = StepShape(10, 1000, 2)  # a token costs 2 ms, and 0.3 ms for what comes with it
+READING = Mix(StepShape(0), 150)  # a token costs 2 ms, and 0.15 ms for what it attends
 
 
 @pytest.mark.parametrize(
-    ("target", "memory", "engine", "tokens", "why"),
-    [
-        (None, None, 512, 512, Bound.ENGINE),
-        (0.1, None, 512, 39, Bound.LATENCY),
-        (0.1, 20, 512, 20, Bound.MEMORY),
-        (0.1, 20, 16, 16, Bound.ENGINE),
-        (0.02, None, 512, 8, Bound.RIDGE),
-        (0.1, 3, 512, 8, Bound.RIDGE),
-        (0.02, None, 4, 4, Bound.RIDGE),
-    ],
+    ("target", "engine", "tokens"), [(9.0, 512, 512), (0.1, 512, 41), (0.1, 16, 16), (0.02, 512, 8), (0.02, 4, 4)]
 )
-def test_the_tightest_bound_decides(
-    target: float | None, memory: int | None, engine: int, tokens: int, why: Bound
-) -> None:
-    batch = batch_for(COST, target, TYPICAL, engine=engine, memory=memory)
-    assert (batch.tokens, batch.why) == (tokens, why)
-    assert batch.ridge == min(8, engine)
-    assert batch.seconds == COST.seconds(TYPICAL.resized(tokens))
+def test_the_target_decides_within_the_engine_and_the_ridge(target: float, engine: int, tokens: int) -> None:
+    assert batch_for(COST, target, READING, engine) == tokens
 
 
 def test_a_batch_within_the_target_takes_no_longer() -> None:
-    batch = batch_for(COST, 0.1, TYPICAL, engine=512)
-    assert batch.seconds <= 0.1 < COST.seconds(TYPICAL.resized(batch.tokens + 1))
+    tokens = batch_for(COST, 0.1, READING, 512)
+    assert COST.seconds(READING.resized(tokens)) <= 0.1 < COST.seconds(READING.resized(tokens + 1))
 
 
 def test_an_endless_ridge_is_the_engines_most() -> None:
-    assert batch_for(StepCost(weights=1), 0.5, TYPICAL, engine=64).tokens == 64
-
-
-@pytest.mark.parametrize("more", [{"engine": 0}, {"engine": 8, "memory": 0}])
-def test_sizes_below_one_are_refused(more: dict[str, int]) -> None:
-    with pytest.raises(InvalidRequestError, match="at least 1"):
-        batch_for(COST, None, TYPICAL, **more)
-
-
-def test_a_full_cache_keeps_this_many_tokens_busy() -> None:
-    # 100 + 100 tokens: a request holds 150 on average, so 10 fit, and each decoded token goes with one read.
-    assert memory_batch(1500, 100, 100) == 20
-    assert memory_batch(1, 100, 100) == 1
-    with pytest.raises(InvalidRequestError):
-        memory_batch(10, 10, 0)
+    assert batch_for(StepCost(weights=1), 0.5, READING, 64) == 64
 
 
 # -- when a request is done
@@ -127,38 +99,13 @@ def test_the_estimate_is_what_the_scheduler_does(
 # -- where the time went
 
 
-def test_shares_by_hand() -> None:
+def test_what_a_call_went_for_by_hand() -> None:
     cost = StepCost(base=1.0, per_token=0.25, weights=1.0, per_context=0.125, per_output=0.5, per_switch=2.0)
     # A full call of 8 takes 1 + 2 s: 0.375 s a token. One of 2 takes 1 + 1 s, of which 0.75 s are useful.
-    calls = [Ran(StepShape(8), 3.0, 3.5), Ran(StepShape(2, 4, 1, 1), 5.0, 6.0), Ran(StepShape(8), 3.5, 6.5)]
-    loss = lost_time(calls, cost, 8)
-    assert {name: share * 16 for name, share in loss.shares().items()} == pytest.approx(
-        {
-            "useful": 6.75,
-            "fill": 0.75,
-            "memory": 0.5,
-            "attention": 0.5,
-            "outputs": 0.5,
-            "switches": 2.0,
-            "host": 4.5,
-            "rest": 0.5,
-        },
-        abs=1e-9,
-    )
-    assert lost_time(calls, cost, 8, best=2.0).useful == pytest.approx(9 / 16)
+    assert spent(StepShape(8), cost, 8) == Spent(3.0, 0.0, 0.0, 0.0, 0.0, 0.0)
+    assert spent(StepShape(2, 4, 1, 1), cost, 8) == Spent(0.75, 0.75, 0.5, 0.5, 0.5, 2.0)
 
 
-times = st.floats(1e-3, 100)
-calls_ran = st.lists(
-    st.builds(
-        lambda shape, engine, gap: Ran(shape, engine, engine + gap),
-        st.builds(StepShape, st.integers(1, 600), st.integers(0, 10**5), st.integers(0, 64), st.integers(0, 4)),
-        times,
-        st.floats(0, 1),
-    ),
-    min_size=1,
-    max_size=30,
-)
 term, small = st.floats(0, 0.1), st.floats(0, 1e-3)
 any_cost = st.builds(
     StepCost, base=term, per_token=term, weights=term, per_context=small, per_output=term, per_switch=term
@@ -166,29 +113,15 @@ any_cost = st.builds(
 
 
 @settings(deadline=None)
-@given(calls_ran, any_cost, st.integers(1, 600), st.none() | st.floats(1, 1e5))
-def test_shares_sum_to_one_exactly(calls: list[Ran], cost: StepCost, batch: int, best: float | None) -> None:
-    shares = list(lost_time(calls, cost, batch, best).shares().values())
-    assert sum(shares) == 1
-    assert sum(reversed(shares)) == 1
-    assert math.fsum(shares) == 1
-    assert min(shares[:-1]) >= 0
-
-
-@settings(deadline=None)
-@given(calls_ran, st.integers(8, 600))
-def test_a_cost_that_is_right_leaves_no_rest(calls: list[Ran], batch: int) -> None:
-    run = [
-        Ran(shape, COST.seconds(shape), COST.seconds(shape) + 0.01)
-        for shape in (call.shape._replace(tokens=min(call.shape.tokens, batch)) for call in calls)
-    ]
-    assert lost_time(run, COST, batch).rest == pytest.approx(0, abs=1e-9)
-
-
-@pytest.mark.parametrize("calls", [[], [Ran(StepShape(1), 2.0, 1.0)], [Ran(StepShape(1), 0.0, 0.0)]])
-def test_a_run_that_cannot_be_is_refused(calls: list[Ran]) -> None:
-    with pytest.raises(InvalidRequestError, match="calls"):
-        lost_time(calls, COST, 8)
+@given(
+    st.builds(StepShape, st.integers(1, 600), st.integers(0, 10**5), st.integers(0, 64), st.integers(0, 4)),
+    any_cost,
+    st.integers(1, 600),
+)
+def test_the_parts_of_a_call_are_its_time(shape: StepShape, cost: StepCost, more: int) -> None:
+    parts = spent(shape, cost, shape.tokens + more)
+    assert min(parts) >= 0
+    assert math.fsum(parts) == pytest.approx(cost.seconds(shape), abs=1e-9)
 
 
 # -- what to time

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from crayon.errors import ConfigError, InvalidRequestError
 from crayon.server.scheduler.pace import Pace
 from crayon.server.scheduler.step import Row
-from crayon.server.scheduler.step_cost import MOST_TOKENS, TERMS, StepCost, StepShape, attended, most, shape_of
+from crayon.server.scheduler.step_cost import TERMS, StepCost, StepShape, attended, most, shape_of
 from crayon.server.scheduler.step_fit import fit, nnls
 
 COST = StepCost(base=1.0, per_token=0.5, weights=4.0, per_context=0.25, per_output=2.0, per_switch=8.0)
@@ -56,44 +56,10 @@ def test_the_ridge_is_where_computing_takes_as_long_as_reading(cost: StepCost, r
     assert cost.ridge == ridge
 
 
-@pytest.mark.parametrize(
-    ("seconds", "rest", "tokens"),
-    [
-        (4.9, StepShape(0), 0),
-        (5.0, StepShape(0), 8),
-        (5.5, StepShape(999), 9),
-        (16.0, StepShape(0, 4, 1, 1), 8),
-        (15.9, StepShape(0, 4, 1, 1), 0),
-        (-1.0, StepShape(0), 0),
-    ],
-)
-def test_tokens_within_by_hand(seconds: float, rest: StepShape, tokens: int) -> None:
-    assert COST.tokens_within(seconds, rest) == tokens
-
-
-def test_free_tokens_have_no_end() -> None:
-    assert StepCost(base=1).tokens_within(2, StepShape(0)) == MOST_TOKENS
-
-
-@settings(deadline=None)
-@given(costs, shapes, st.floats(0, 1e6))
-def test_tokens_within_is_the_inverse(cost: StepCost, rest: StepShape, seconds: float) -> None:
-    tokens = cost.tokens_within(seconds, rest)
-    assert tokens == 0 or cost.seconds(rest._replace(tokens=tokens)) <= seconds
-    assert tokens == MOST_TOKENS or cost.seconds(rest._replace(tokens=tokens + 1)) > seconds
-
-
 @settings(deadline=None)
 @given(costs, shapes, shapes)
 def test_more_of_anything_never_costs_less(cost: StepCost, shape: StepShape, more: StepShape) -> None:
     assert cost.seconds(StepShape(*(a + b for a, b in zip(shape, more, strict=True)))) >= cost.seconds(shape)
-
-
-@settings(deadline=None)
-@given(costs, shapes, st.floats(0, 1e6), st.floats(0, 1e6))
-def test_more_time_never_holds_fewer_tokens(cost: StepCost, rest: StepShape, one: float, other: float) -> None:
-    low, high = sorted((one, other))
-    assert cost.tokens_within(low, rest) <= cost.tokens_within(high, rest)
 
 
 @settings(deadline=None)
@@ -213,7 +179,7 @@ def test_a_slow_spell_does_not_change_the_terms() -> None:
     draw.shuffle(mix)
     for number, shape in enumerate(mix):
         pace.observed(shape, (3 if 100 <= number < 200 else 1) * cost.seconds(shape))
-    pace.refit()
+    pace.adopt(fit(pace.remembered()).cost)
     assert pace.cost.terms() == pytest.approx(cost.terms(), rel=0.01)
     assert pace.factor == pytest.approx(1, rel=0.01)
 
@@ -265,7 +231,6 @@ def test_a_machine_that_gets_three_times_slower_is_followed_in_five_steps() -> N
         pace.observed(shape, 3 * COST.seconds(shape) * draw.gauss(1, 0.05))
     assert pace.factor == pytest.approx(3, rel=0.15)
     assert pace.seconds(mix[0]) == pytest.approx(pace.factor * COST.seconds(mix[0]))
-    assert pace.tokens_within(pace.seconds(StepShape(20)), StepShape(0)) in {19, 20}
 
 
 def test_four_slow_steps_change_nothing() -> None:
@@ -280,7 +245,7 @@ def test_times_that_mean_nothing_are_left_out() -> None:
     pace.observed(StepShape(1), 1.0)
     pace = Pace(COST)
     pace.observed(StepShape(1), 0.0)
-    assert (pace.factor, pace.refit()) == (1.0, None)
+    assert (pace.factor, pace.remembered()) == (1.0, [])
 
 
 def test_a_refit_learns_the_terms_and_leaves_the_level_to_the_factor() -> None:
@@ -293,7 +258,7 @@ def test_a_refit_learns_the_terms_and_leaves_the_level_to_the_factor() -> None:
     for _ in range(4):
         for shape in mix:
             pace.observed(shape, 2 * after.seconds(shape))
-        pace.refit()
+        pace.adopt(fit(pace.remembered()).cost)
     off = [pace.seconds(shape) / (2 * after.seconds(shape)) - 1 for shape in design() if shape.switches == 0]
     assert float(np.median(np.abs(off))) < 0.05
     assert pace.cost.per_switch == pytest.approx(before.per_switch, rel=0.5)  # never seen, not forgotten

@@ -34,11 +34,6 @@ _OTHERS = {
 }
 
 
-def is_peft_folder(path: Path) -> bool:
-    """Whether `path` is a folder with a PEFT configuration in it."""
-    return (path / CONFIG).is_file()
-
-
 def read_peft(folder: Path, base: BaseShapes) -> LoraTensors:
     """Return the adapter in a PEFT folder, the rows of q and k in llama.cpp's order.
 

@@ -73,11 +73,6 @@ class Workload:
         longest = max(pair.total for pair in self.pairs)
         return math.ceil((longest + 1) / ALIGN) * ALIGN
 
-    @property
-    def mean_tokens(self) -> float:
-        """Mean tokens of a request."""
-        return self.tokens / len(self.pairs)
-
     def describe(self) -> str:
         """Say how many requests these are, and which rows are not among them."""
         text = f"{len(self.pairs)} requests, {self.tokens} tokens"

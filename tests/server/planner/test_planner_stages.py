@@ -16,6 +16,12 @@ COMPUTE, MEMORY, NETWORK = Class.COMPUTE, Class.MEMORY, Class.NETWORK
 SECONDS = 200
 
 
+def busiest(case: Workload) -> float:
+    """Return the time of one layer in ms that the busiest class needs, uncut and alone: no plan is faster."""
+    times = [sum(one.measured for one in case.operations if one.resource is resource) for resource in Class]
+    return max(times) / case.layers
+
+
 def exactly() -> Budget:
     return Budget.of(SECONDS, 100_000, 1e-6)
 
@@ -139,7 +145,7 @@ def test_no_plan_beats_the_busiest_class_nor_loses_to_none(
     chain = workload(*operations)
     found = search([chain], seconds=SECONDS)
     assert faults(found.pipeline) == []
-    assert chain.busiest() - 1e-6 <= found.pipeline.period <= chain.sequential() + 1e-6
+    assert busiest(chain) - 1e-6 <= found.pipeline.period <= chain.sequential() + 1e-6
     assert found.pipeline == search([chain], seconds=SECONDS).pipeline
 
 
@@ -152,7 +158,7 @@ def test_the_papers_case_gains_by_overlap() -> None:
     assert plan is not None
     assert faults(plan) == []
     assert 225.05 / plan.makespan > 1.1
-    assert case.busiest() < structure.period <= plan.period
+    assert busiest(case) < structure.period <= plan.period
 
 
 @pytest.mark.parametrize("reduce", [False, True])
