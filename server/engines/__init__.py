@@ -1,1 +1,1 @@
-"""Engines a server can run, behind the `Engine` protocol: llama.cpp, echo, simulated."""
+"""Engines a server can run, behind the `Engine` protocol: llama.cpp, vLLM, echo."""

@@ -7,9 +7,9 @@ from itertools import pairwise
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from simulated import Job, SimulatedEngine
 
 from crayon.errors import ConfigError
-from crayon.server.engines.simulated import Job, SimulatedEngine
 from crayon.server.scheduler import (
     Caps,
     Kind,

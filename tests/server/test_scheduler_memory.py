@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from simulated import Job, Report, SimulatedCache, SimulatedEngine
 
-from crayon.server.engines.simulated import Job, Report, SimulatedCache, SimulatedEngine
 from crayon.server.scheduler import (
     Caps,
     Kind,

@@ -8,9 +8,9 @@ from itertools import pairwise
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from simulated import Job, Report, SimulatedCache, SimulatedEngine
 
 from crayon.errors import EngineError
-from crayon.server.engines.simulated import Job, Report, SimulatedCache, SimulatedEngine
 from crayon.server.scheduler import Caps, DropReason, Kind, KvOp, LinearCost, Request, Resource, Row
 
 CLOCK = st.floats(0, 3, allow_nan=False)

@@ -8,9 +8,9 @@ import random
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from simulated import Job, SimulatedEngine
 
 from crayon.errors import InvalidRequestError
-from crayon.server.engines.simulated import Job, SimulatedEngine
 from crayon.server.scheduler import Caps, Kind, LinearCost, Request
 from crayon.server.scheduler.losses import Spent, spent
 from crayon.server.scheduler.profile import Recipe, expected_errors, profile_for
