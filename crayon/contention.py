@@ -28,11 +28,13 @@ LATELY_S = 60.0  # of what is asked for between questions, a longer while says e
 # Of a core: so much may be missing before a thread is given up, and has to be free on top before one is taken back.
 SLACK = 0.5
 SPARE = 0.7
+# Of a core's times; guest time is counted in user, too.
+_KINDS = ("user", "system", "irq", "softirq")
 
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """What was computed so far, in seconds: `when` by the clock, `busy` by everybody on our cores, `own` by us."""
+    """What was computed so far, in seconds: `when` by the clock, `busy` by who does not give way on our cores, `own` by us."""
 
     when: float
     busy: float
@@ -40,14 +42,21 @@ class Look:
 
 
 def look() -> Look:
-    """Return the figures of now. Time that a hypervisor kept from us is nobody's."""
+    """Return the figures of now. Time that a hypervisor kept from us is nobody's.
+
+    What runs at a lower priority than we do gives way, so it is no neighbour, unless we run at a lower one ourselves.
+    """
     cores = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
     busy = 0.0
+    kinds = _KINDS if _own_nice() <= 0 else (*_KINDS, "nice")
     for number, core in enumerate(psutil.cpu_times(percpu=True)):
         if cores is None or number in cores:
-            # guest time is counted in user, too
-            busy += sum(getattr(core, kind, 0.0) for kind in ("user", "nice", "system", "irq", "softirq"))
+            busy += sum(getattr(core, kind, 0.0) for kind in kinds)
     return Look(time.monotonic(), busy, time.process_time())
+
+
+def _own_nice() -> int:
+    return os.getpriority(os.PRIO_PROCESS, 0) if hasattr(os, "getpriority") else 0
 
 
 def others(before: Look, now: Look) -> float:
