@@ -34,7 +34,7 @@ _KINDS = ("user", "system", "irq", "softirq")
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """What was computed so far, in seconds: `when` by the clock, `busy` by who does not give way on our cores, `own` by us."""
+    """Seconds computed so far, `when` by the clock: `busy` by all on our cores who do not give way, `own` by us."""
 
     when: float
     busy: float

@@ -4,7 +4,9 @@ import os
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
+import psutil
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -172,3 +174,13 @@ def test_a_neighbour_on_our_core_is_seen_and_one_elsewhere_is_not() -> None:
         os.sched_setaffinity(0, allowed)
         burner.kill()
         burner.wait()
+
+
+@pytest.mark.parametrize(("nice", "busy"), [(0, 4.0), (5, 14.0)], ids=["they give way", "so do we"])
+def test_who_gives_way_is_no_neighbour(monkeypatch: pytest.MonkeyPatch, nice: int, busy: float) -> None:
+    """Work at a low priority takes what we leave: a thread that is given up for it loses speed for nothing."""
+    times = SimpleNamespace(user=1.0, nice=10.0, system=1.0, irq=1.0, softirq=1.0, idle=7.0)
+    monkeypatch.setattr(psutil, "cpu_times", lambda percpu: [times])
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0}, raising=False)
+    monkeypatch.setattr(os, "getpriority", lambda which, who: nice, raising=False)
+    assert look().busy == busy
