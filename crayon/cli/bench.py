@@ -249,24 +249,6 @@ def wire(
 
 
 @app.command()
-def kv(
-    *,
-    answers: Annotated[int, typer.Option("--answers", min=1, help="Answers in each replay, about.")] = 500,
-    seeds: Annotated[int, typer.Option("--seeds", min=1, max=99, help="Replays of each rule; medians are shown.")] = 3,
-    as_json: options.JsonOption = False,
-) -> None:
-    """Compare rules for admission to a server's cache that is too small, beside an oracle that knows every length.
-
-    No model runs and no clock is read: figures are the same everywhere, and take minutes. Example:
-    crayon bench kv --answers 200 --seeds 1
-    """
-    making = Making.of(sys.argv[1:])
-    from crayon.bench.kv_prediction import bench_kv
-
-    _print(bench_kv(answers, seeds, console.message), making, as_json=as_json)
-
-
-@app.command()
 def plan(
     *,
     steps: Annotated[int, typer.Option("--steps", min=10, max=10_000, help="Measured steps; medians are shown.")] = 300,
