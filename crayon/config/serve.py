@@ -154,9 +154,8 @@ class ServeSettings(Section):
         Rule | None,
         EMPTY_IS_NONE,
         Field(
-            description="Room for an answer in the cache: all it may get (worst), as much as answers seen got (mean, "
-            "quantile, paper), or shares of them step by step, which fills the cache best and moves a little; mean if "
-            "not given."
+            description="Room for an answer in the cache: all it may get (worst), or as much as answers seen got on "
+            "average (mean); mean if not given."
         ),
     ] = None
     spill: Annotated[

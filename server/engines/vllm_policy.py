@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from crayon.server.scheduler.occupancy import Holder, occupancy
+from crayon.server.scheduler.occupancy import Holder, Occupancy
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -80,7 +80,7 @@ def admitted(
         places: how many more may be computed at a time.
         block: tokens of the pages that the cache is given out in; each request is taken to waste one.
     """
-    forecast = occupancy(capacity, lengths, [_paged(holder, block) for holder in running])
+    forecast = Occupancy(capacity, lengths, [_paged(holder, block) for holder in running])
     found: list[str] = []
     for one in line[: max(places, 0)]:
         holder = _paged(one.holder, block)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from crayon.server.scheduler.occupancy import Holder, occupancy
+from crayon.server.scheduler.occupancy import Holder, Occupancy
 from crayon.server.scheduler.prefixes import best_source
 from crayon.server.scheduler.request import Kind, Request
 from crayon.server.scheduler.step import Admission, Prefix, Restore
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
     from crayon.server.scheduler.draft import Draft
     from crayon.server.scheduler.lengths import LengthModel
-    from crayon.server.scheduler.occupancy import Occupancy
     from crayon.server.scheduler.prefixes import PrefixIndex
     from crayon.server.scheduler.state import State
 
@@ -100,7 +99,7 @@ class Room:
             own = 0 if request.id in draft.shares else request.computed - request.shared
             others -= own
             holders.append(_holder(request, own + max(0, request.prompt - draft.start(request))))
-        return occupancy(draft.caps.kv_capacity - others, lengths, holders)
+        return Occupancy(draft.caps.kv_capacity - others, lengths, holders)
 
 
 def _holder(request: Request, held: int) -> Holder:

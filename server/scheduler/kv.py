@@ -13,16 +13,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from crayon.errors import ConfigError
-
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
-
-
-def peak(held: ArrayLike, remaining: ArrayLike) -> int:
-    """Return the most tokens in the cache at any step from now on, of requests given by two arrays."""
-    _, _, used = _sorted(held, remaining)
-    return int(used.max(initial=0))
 
 
 def _sorted(held: ArrayLike, remaining: ArrayLike) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
@@ -40,24 +32,13 @@ class KvForecast:
     Args:
         capacity: tokens that the cache can hold.
         held, remaining: of each running request the tokens in the cache (a prompt in full) and those to come.
-        margin: share of the capacity left free for wrong predictions. It is not for a request that is alone: the
-            first is refused only if it does not fit at all, else it would wait for ever.
-
-    Raises:
-        ConfigError: the margin is no share.
     """
 
-    def __init__(self, capacity: int, held: ArrayLike = (), remaining: ArrayLike = (), *, margin: float = 0.0) -> None:
-        if not 0 <= margin < 1:
-            raise ConfigError("margin", f"must be from 0 to less than 1, not {margin}")
+    def __init__(self, capacity: int, held: ArrayLike = (), remaining: ArrayLike = ()) -> None:
         self.capacity = capacity
-        self.limit = int(capacity * (1 - margin))
         self._ends, self._held, self._used = _sorted(held, remaining)
         self.peak = int(self._used.max(initial=0))
         """Most tokens in the cache at any step from now on."""
-
-    def __len__(self) -> int:
-        return len(self._ends)
 
     def peak_with(self, prompt: int, remaining: int) -> int:
         """Return what the peak would be with one more request."""
@@ -66,8 +47,8 @@ class KvForecast:
         return max(self.peak, own, int(earlier))
 
     def fits(self, prompt: int, remaining: int) -> bool:
-        """Whether the peak stays within the capacity, less the margin, with one more request."""
-        return self.peak_with(prompt, remaining) <= (self.limit if len(self) else self.capacity)
+        """Whether the peak stays within the capacity with one more request."""
+        return self.peak_with(prompt, remaining) <= self.capacity
 
     def add(self, prompt: int, remaining: int) -> None:
         """Count one more request, whether it fits or not."""

@@ -41,14 +41,6 @@ class LengthModel(Protocol):
         ...
 
 
-class ShareModel(Protocol):
-    """Predicts how many of several answers are still being written, step by step."""
-
-    def shares(self, generated: NDArray[np.int64], steps: NDArray[np.int64], *, group: str = "") -> NDArray[np.float64]:
-        """Return one row an answer: the share of those with `generated` tokens that get more than each of `steps`."""
-        ...
-
-
 class Curve:
     """Share of answers that get more than k tokens: a product-limit estimate from weighted answers.
 
@@ -58,7 +50,7 @@ class Curve:
         weights: how much each counts; None is once.
     """
 
-    __slots__ = ("_area", "_ends", "_fallen", "_share", "_table", "total")
+    __slots__ = ("_area", "_ends", "_fallen", "_share", "total")
 
     def __init__(self, lengths: ArrayLike, ended: ArrayLike, weights: ArrayLike | None = None) -> None:
         times, index = np.unique(np.asarray(lengths, dtype=np.int64), return_inverse=True)
@@ -73,22 +65,12 @@ class Curve:
         self._share: list[float] = [1.0, *share.tolist()]
         self._fallen: list[float] = [-1.0, *(-share).tolist()]  # ascending, for bisection
         self._area: list[float] = [0.0, *area.tolist()]
-        self._table: NDArray[np.float64] = np.repeat(self._share, np.diff(self._ends, append=self._ends[-1] + 1))
         self.total = self._area[-1]
         """Mean length, as far as lengths are known."""
 
     def share(self, tokens: int) -> float:
         """Return the share of answers that get more than `tokens` tokens."""
         return self._share[bisect_right(self._ends, tokens) - 1]
-
-    def shares(self, generated: NDArray[np.int64], steps: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Return `share(generated + step) / share(generated)`, a row an answer; 1 where nothing is known."""
-        last = len(self._table) - 1
-        now = self._table[np.minimum(generated, last)]
-        known = now > 0
-        factor = np.where(known, 1 / np.where(known, now, 1), 0)
-        then = self._table[np.minimum(np.add.outer(generated, steps), last)]
-        return np.asarray(then * factor[:, None] + ~known[:, None])
 
     def mean(self, generated: int, most: int) -> float:
         """Return the mean of `min(L - generated, most)` over answers with `L > generated`."""
@@ -120,22 +102,18 @@ class Lengths:
 
     Args:
         rule: what is predicted.
-        quantile: the share of `Rule.QUANTILE`.
         half_life: answers after which one counts half.
 
     Raises:
         ConfigError: there is no such rule, or a number is out of its range.
     """
 
-    def __init__(self, rule: str = Rule.QUANTILE, *, quantile: float = 0.9, half_life: int = 256) -> None:
+    def __init__(self, rule: str = Rule.MEAN, *, half_life: int = 256) -> None:
         if rule not in {*Rule}:
             raise ConfigError("rule", f"must be one of {', '.join(Rule)}, not {rule!r}")
-        if not 0 < quantile <= 1:
-            raise ConfigError("quantile", f"must be more than 0 and at most 1, not {quantile}")
         if half_life < MIN_SEEN:
             raise ConfigError("half_life", f"must be at least {MIN_SEEN}, not {half_life}")
         self.rule = Rule(rule)
-        self.quantile = quantile
         self.half_life = half_life
         self._all = _History(half_life)
         self._groups: dict[str, _History] = {}
@@ -167,21 +145,8 @@ class Lengths:
         curve = self._curve(group)
         if curve is None or self.rule is Rule.WORST or most <= 1:
             return max(most, 1)
-        if self.rule is Rule.QUANTILE:
-            return curve.quantile(generated, most, self.quantile)
-        left = curve.total - generated if self.rule is Rule.PAPER else curve.mean(generated, most)
         # Up to the next token, and a sum's last bits do not make one.
-        return min(max(int(-(-left // _ROUNDING)), 1), most)
-
-    def shares(self, generated: NDArray[np.int64], steps: NDArray[np.int64], *, group: str = "") -> NDArray[np.float64]:
-        """Return one row an answer: the share of those with `generated` tokens that get more than each of `steps`.
-
-        It is 1 for `Rule.WORST` and until enough was seen; the other rules make no difference.
-        """
-        curve = self._curve(group)
-        if curve is None or self.rule is Rule.WORST:
-            return np.ones((len(generated), len(steps)))
-        return curve.shares(generated, steps)
+        return min(max(int(-(-curve.mean(generated, most) // _ROUNDING)), 1), most)
 
     def mean(self, generated: int, most: int, *, group: str = "") -> float | None:
         """Return the mean of the tokens still to come, whatever the rule; None until enough was seen."""

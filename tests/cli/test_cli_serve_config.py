@@ -95,7 +95,7 @@ def test_printing_loads_no_model_and_asks_no_port(runner: CliRunner, monkeypatch
         ("[serve]\nslot = 3", "did you mean serve.slots?"),
         ("[serve]\nslots = 0", "serve.slots (from file"),
         ("[serve]\nslots = true", "must be a number"),
-        ('[serve]\npredict = "meen"', "'worst', 'mean', 'quantile', 'paper' or 'shares'"),
+        ('[serve]\npredict = "meen"', "'worst' or 'mean'"),
         ('[serve]\nhost = "192.0.2.1"', "serve.host (from file"),
         ("[serve]\nport = 65536", "serve.port (from file"),
         ("[serve]\nhealth_port = 50051", "serve.health_port (from file"),

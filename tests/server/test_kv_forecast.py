@@ -6,8 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from crayon.errors import ConfigError
-from crayon.server.scheduler.kv import KvForecast, peak
+from crayon.server.scheduler.kv import KvForecast
 
 REQUESTS = st.lists(st.tuples(st.integers(0, 50), st.integers(1, 40)), max_size=20)
 
@@ -20,8 +19,8 @@ def by_steps(requests: list[tuple[int, int]]) -> int:
     )
 
 
-def forecast(requests: list[tuple[int, int]], capacity: int = 1000, margin: float = 0.0) -> KvForecast:
-    return KvForecast(capacity, [held for held, _ in requests], [remaining for _, remaining in requests], margin=margin)
+def forecast(requests: list[tuple[int, int]], capacity: int = 1000) -> KvForecast:
+    return KvForecast(capacity, [held for held, _ in requests], [remaining for _, remaining in requests])
 
 
 @pytest.mark.parametrize(
@@ -37,7 +36,6 @@ def forecast(requests: list[tuple[int, int]], capacity: int = 1000, margin: floa
     ],
 )
 def test_the_peak_by_hand(requests: list[tuple[int, int]], expected: int) -> None:
-    assert peak([held for held, _ in requests], [remaining for _, remaining in requests]) == expected
     assert forecast(requests).peak == expected
     assert by_steps(requests) == expected
 
@@ -57,27 +55,11 @@ def test_candidates_are_counted_one_after_the_other() -> None:
         if taken[-1]:
             ahead.add(prompt, remaining)
     assert taken == [True, True, True, False, True]
-    assert (len(ahead), ahead.peak) == (4, 60)
-
-
-def test_the_margin_is_kept_free_except_by_a_request_alone() -> None:
-    ahead = forecast([], capacity=100, margin=0.2)
-    assert ahead.fits(60, 40)
-    assert not ahead.fits(60, 41)
-    ahead.add(30, 10)
-    assert ahead.fits(30, 10)
-    assert ahead.fits(30, 11)  # the other has ended by then
-    assert not ahead.fits(31, 10)
+    assert ahead.peak == 60
 
 
 def test_nobody_is_let_in_while_too_much_is_expected_already() -> None:
     assert not forecast([(10, 100)], capacity=100).fits(1, 1)
-
-
-@pytest.mark.parametrize("margin", [-0.1, 1.0])
-def test_a_margin_that_is_no_share_is_refused(margin: float) -> None:
-    with pytest.raises(ConfigError, match="margin"):
-        KvForecast(10, margin=margin)
 
 
 @settings(deadline=None)
@@ -102,6 +84,6 @@ def test_adding_is_the_same_as_having_had(first: list[tuple[int, int]], more: li
 def test_what_fits_fits_a_larger_cache_and_a_smaller_request(
     running: list[tuple[int, int]], prompt: int, remaining: int, capacity: int, extra: int
 ) -> None:
-    if forecast(running, capacity, 0.1).fits(prompt, remaining):
-        assert forecast(running, capacity + extra, 0.1).fits(prompt, remaining)
-        assert forecast(running, capacity, 0.1).fits(max(prompt - extra, 0), max(remaining - extra, 1))
+    if forecast(running, capacity).fits(prompt, remaining):
+        assert forecast(running, capacity + extra).fits(prompt, remaining)
+        assert forecast(running, capacity).fits(max(prompt - extra, 0), max(remaining - extra, 1))

@@ -82,33 +82,21 @@ def test_the_worst_is_expected_until_enough_was_seen(rule: Rule) -> None:
 
 def test_each_rule_in_a_case_worked_out_by_hand() -> None:
     answers = [(10, True)] * 30 + [(100, True)] * 10
-    expected = {Rule.WORST: [400, 380], Rule.MEAN: [33, 80], Rule.QUANTILE: [100, 80], Rule.PAPER: [33, 13]}
+    expected = {Rule.WORST: [400, 380], Rule.MEAN: [33, 80]}
     for rule, values in expected.items():
         lengths = learnt(rule, answers, half_life=10**6)
         assert [lengths.remaining(0, 400), lengths.remaining(20, 380)] == values
 
 
-def test_after_the_mean_the_paper_expects_every_next_token_to_be_the_last() -> None:
-    assert learnt(Rule.PAPER, [(10, True)] * 40).remaining(25, 400) == 1
-
-
-@pytest.mark.parametrize("rule", [Rule.MEAN, Rule.QUANTILE])
-def test_answers_cut_at_a_low_limit_are_not_taken_for_short_ones(rule: Rule) -> None:
+def test_answers_cut_at_a_low_limit_are_not_taken_for_short_ones() -> None:
     answers = [(10, True), (50, False)] * 50
-    assert learnt(rule, answers).remaining(10, 50) == 50
+    assert learnt(Rule.MEAN, answers).remaining(10, 50) == 50
     as_if_ended = [(generated, True) for generated, _ in answers]
-    assert learnt(rule, as_if_ended).remaining(10, 50) == 40
+    assert learnt(Rule.MEAN, as_if_ended).remaining(10, 50) == 40
 
 
-def test_the_quantile_of_skewed_lengths_is_above_their_mean() -> None:
-    quantile, mean = drawn(Rule.QUANTILE, 200), drawn(Rule.MEAN, 200)
-    for generated in (0, 50, 200, 400):
-        assert quantile.remaining(generated, 4000) > mean.remaining(generated, 4000)
-
-
-def test_a_long_answer_is_expected_to_go_on_for_longer_than_the_paper_says() -> None:
+def test_an_answer_above_the_mean_is_expected_to_go_on() -> None:
     assert drawn(Rule.MEAN, 200).remaining(300, 4000) > 50
-    assert drawn(Rule.PAPER, 200).remaining(300, 4000) == 1
 
 
 def test_a_drift_is_followed() -> None:
@@ -150,7 +138,7 @@ def test_an_answer_cut_before_its_first_token_says_nothing() -> None:
     assert lengths.seen == 0
 
 
-@pytest.mark.parametrize(("key", "value"), [("rule", "best"), ("quantile", 0), ("quantile", 1.1), ("half_life", 3)])
+@pytest.mark.parametrize(("key", "value"), [("rule", "best"), ("half_life", 3)])
 def test_settings_out_of_range_are_refused(key: str, value: object) -> None:
     with pytest.raises(ConfigError, match=key):
         Lengths(**{key: value})  # type: ignore[arg-type]  # wrong on purpose
@@ -160,16 +148,16 @@ def test_settings_out_of_range_are_refused(key: str, value: object) -> None:
 
 
 @settings(deadline=None)
-@given(st.sampled_from(Rule), ANSWERS, st.integers(0, 80), st.integers(1, 80), st.sampled_from([0.1, 0.5, 0.9, 1]))
+@given(st.sampled_from(Rule), ANSWERS, st.integers(0, 80), st.integers(1, 80))
 def test_a_prediction_is_a_number_of_tokens_that_may_come(
-    rule: Rule, answers: list[tuple[int, bool]], generated: int, most: int, quantile: float
+    rule: Rule, answers: list[tuple[int, bool]], generated: int, most: int
 ) -> None:
-    model: LengthModel = learnt(rule, answers, quantile=quantile)
+    model: LengthModel = learnt(rule, answers)
     left = model.remaining(generated, most)
     assert isinstance(left, int)
     assert 1 <= left <= most
     assert left <= model.remaining(generated, most + 1)
-    assert left == learnt(rule, answers, quantile=quantile).remaining(generated, most)
+    assert left == learnt(rule, answers).remaining(generated, most)
 
 
 @settings(deadline=None)

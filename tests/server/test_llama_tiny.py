@@ -198,7 +198,7 @@ SIZES = [
     {"n_ctx": 512, "n_seq_max": 4, "n_batch": 64, "outputs": 4},
     {"n_ctx": 1024, "n_seq_max": 8, "n_batch": 32, "kv_unified": False, "idle_prefixes": 4},
     {"n_ctx": 512, "n_seq_max": 8, "n_batch": 32, "overlap": "dual", "threads": None, "idle_prefixes": 4},
-    {"n_ctx": 512, "n_seq_max": 8, "n_batch": 64, "nano_batches": 4, "predict": "shares"},
+    {"n_ctx": 512, "n_seq_max": 8, "n_batch": 64, "nano_batches": 4},
 ]
 
 
