@@ -100,7 +100,7 @@ def server(
         typer.Option(
             "--only",
             metavar="PARTS",
-            help="Of offline,online,long_prompt,single,blends,prefix,ablation,concurrency, with commas between.",
+            help="Of offline,online,long_prompt,single,blends,prefix,concurrency, with commas between.",
         ),
     ] = None,
     models: Annotated[

@@ -1,4 +1,4 @@
-"""The race as pictures: throughput against clients, latency against the rate of arrivals, bars of the ablation."""
+"""The race as pictures: throughput against clients, latency against the rate of arrivals."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from crayon.bench.serving.race_online import Online
 
-THROUGHPUT, LATENCY, ABLATION = "server-throughput.png", "server-latency.png", "server-ablation.png"
+THROUGHPUT, LATENCY = "server-throughput.png", "server-latency.png"
 Curve = list[tuple[float, float]]
 
 
@@ -26,12 +26,10 @@ class Curves:
     Args:
         throughput: tokens a second by clients, by system, by title.
         latency: searches for a rate, by title.
-        ablation: tokens a second by variant, by title.
     """
 
     throughput: dict[str, dict[str, Curve]] = field(default_factory=dict)
     latency: dict[str, Online] = field(default_factory=dict)
-    ablation: dict[str, list[tuple[str, float]]] = field(default_factory=dict)
 
 
 def draw(curves: Curves, folder: Path) -> list[Path]:
@@ -58,13 +56,6 @@ def draw(curves: Curves, folder: Path) -> list[Path]:
                     at.plot(*zip(*points, strict=True), marker="o", label=system)
             _finish(at, title, "requests/s", "p95 latency per token, ms")
         written.append(_save(figure, folder / LATENCY))
-    if curves.ablation:
-        figure, axes = _figure(len(curves.ablation))
-        for (title, bars), at in zip(curves.ablation.items(), axes, strict=True):
-            at.bar([name for name, _ in bars], [speed for _, speed in bars])
-            at.tick_params(axis="x", rotation=30)
-            _finish(at, title, "", "tokens/s", legend=False)
-        written.append(_save(figure, folder / ABLATION))
     return written
 
 
@@ -87,13 +78,13 @@ def _figure(panels: int) -> tuple[Figure, list[Axes]]:
     return figure, [figure.add_subplot(1, panels, place + 1) for place in range(panels)]
 
 
-def _finish(axes: Axes, title: str, across: str, up: str, *, legend: bool = True) -> None:
+def _finish(axes: Axes, title: str, across: str, up: str) -> None:
     axes.set_title(title, fontsize=9)
     axes.set_xlabel(across)
     axes.set_ylabel(up)
     axes.set_ylim(bottom=0)
     axes.grid(alpha=0.3)
-    if legend and axes.lines:
+    if axes.lines:
         axes.legend(fontsize=8)
 
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from crayon.adapters import Pool, find_pool
 from crayon.bench.report import Report
 from crayon.bench.serving import plan as parts
-from crayon.bench.serving.ablation import race_ablation, race_concurrency
 from crayon.bench.serving.bed import Bed
+from crayon.bench.serving.concurrency import race_concurrency
 from crayon.bench.serving.offline import race_offline
 from crayon.bench.serving.optimum import measure
 from crayon.bench.serving.peers import Peers
@@ -164,10 +164,6 @@ def _parts(bed: Bed, pool: Pool | None, curves: Curves) -> Iterator[list[Row]]:
         yield race_blends(bed, pool)
     if parts.PREFIX in wanted:
         yield race_prefix(bed)
-    if parts.ABLATION in wanted:
-        found, bars = race_ablation(bed)
-        curves.ablation[bed.label] = bars
-        yield found
     if parts.CONCURRENCY in wanted:
         found, lines = race_concurrency(bed)
         curves.throughput[bed.label] = lines

@@ -41,7 +41,7 @@ class Settings:
         batch: most tokens of a step (`-b`); None is the server's own choice.
         ubatch: most tokens of one graph (`-ub`), for servers that tell the two apart.
         parts: engine calls that a step is computed in (`--nano-batches` of ours); None is the server's own choice.
-        options: further options of ours, for ablations.
+        options: further options of ours.
     """
 
     slots: int

@@ -41,7 +41,6 @@ METRICS = {
     "single": {"b1_decode_ratio_vs_library"},
     "blends": {"many_blends_ratio_vs_one"},
     "prefix": {"prefix_ratio_vs_llama_server"},
-    "ablation": {"ablation_tokens_per_s"},
     "concurrency": {"tokens_per_s_at_concurrency"},
 }
 
@@ -142,7 +141,7 @@ def test_every_part_prints_its_rows_and_pictures(
     (mean,) = [row for row in rows if "geometric" in row["workload"]]
     assert len(mean["runs"]) == 2
     assert json.loads((out / "server.json").read_text())["rows"] == rows
-    assert sorted(path.suffix for path in out.iterdir()) == [".json", ".png", ".png", ".png"]
+    assert sorted(path.suffix for path in out.iterdir()) == [".json", ".png", ".png"]
 
 
 def test_our_own_server_is_raced_over_the_wire(small: list[str]) -> None:

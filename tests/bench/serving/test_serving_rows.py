@@ -12,7 +12,7 @@ from crayon.bench.report import Row
 from crayon.bench.serving.client import Job, Run, Timing
 from crayon.bench.serving.online import Found, Verdict
 from crayon.bench.serving.optimum import Optimum, decode_rate, measure
-from crayon.bench.serving.plots import ABLATION, LATENCY, THROUGHPUT, Curves, draw
+from crayon.bench.serving.plots import LATENCY, THROUGHPUT, Curves, draw
 from crayon.bench.serving.prompts import Prompt
 from crayon.bench.serving.race_online import Online
 from crayon.bench.serving.rows import Raced, fraction_row, geometric_mean_row, offline_row, online_rows
@@ -131,10 +131,9 @@ def test_pictures_are_drawn_of_what_there_is(tmp_path: Path) -> None:
     curves = Curves(
         {"m": {"crayon": [(1.0, 50.0), (4.0, 150.0)], "llama-server": [(1.0, 40.0)]}},
         {"m, 128/64": Online("128/64", found, Found(0.0, ()), "llama-server -np 8", "crayon -np 8")},
-        {"m": [("sequential", 50.0), ("+ constant batch", 200.0)]},
     )
     written = draw(curves, tmp_path)
-    assert [path.name for path in written] == [THROUGHPUT, LATENCY, ABLATION]
+    assert [path.name for path in written] == [THROUGHPUT, LATENCY]
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in written)
 
 
