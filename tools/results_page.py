@@ -1,4 +1,4 @@
-"""Write docs/explanation/results.md from result files of `crayon eval run`, `eval device`, `eval chat` and others.
+"""Write docs/explanation/results.md from result files of `crayon eval run`, `eval device` and others.
 
 Plots that lie beside the files are copied into docs/images. tools/results_notes.md is added at the end: what did not
 work and stands in no file.
@@ -20,7 +20,7 @@ NOTES = Path(__file__).with_name("results_notes.md")
 def main() -> None:
     """Read the files named and write the page."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("files", nargs="+", type=Path, help="run.json, device.json, chat.json, ...")
+    parser.add_argument("files", nargs="+", type=Path, help="run.json, device.json, server.json, ...")
     parser.add_argument(
         "--out",
         type=Path,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from crayon.cli import console, eval_chat, eval_device, eval_route, eval_run, eval_setup, eval_strangers, options
+from crayon.cli import console, eval_device, eval_route, eval_run, eval_setup, eval_strangers, options
 from crayon.errors import MissingExtraError
 from crayon.machine import usable_cores
 
@@ -190,7 +190,6 @@ def customize(
 app.command("route")(eval_route.route)
 app.command("run")(eval_run.run)
 app.command("device")(eval_device.device)
-app.command("chat")(eval_chat.chat)
 app.command("route-metrics")(eval_route.route_metrics)
 
 

@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from crayon.errors import InvalidRequestError
 from crayon.eval import tables
-from crayon.eval.chat import page as chat_page
-from crayon.eval.chat.run import BENCH as CHAT
 from crayon.eval.quantized import page as quantized_page
 from crayon.eval.quantized.run import BENCH as QUANTIZED
 from crayon.eval.whole import page as whole_page
@@ -24,7 +22,6 @@ if TYPE_CHECKING:
 TITLES = {
     WHOLE: "Customising and routing",
     QUANTIZED: "Quantizations of the device's model",
-    CHAT: "Chats",
 }
 PLOTS = {WHOLE: "run-*.png", QUANTIZED: quantized_page.PLOT, "server": "server-*.png"}
 _INTRODUCTION = (
@@ -63,8 +60,6 @@ def _sections(record: Record, plots: Sequence[str]) -> list[str]:
         return whole_page.sections(record, plots)
     if bench == QUANTIZED:
         return quantized_page.sections(record, plots)
-    if bench == CHAT:
-        return chat_page.sections(record)
     return _rows(record, plots)
 
 
