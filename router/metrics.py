@@ -92,31 +92,6 @@ class Curve:
         return float(self.share[after - 1] + part * (self.share[after] - self.share[after - 1]))
 
 
-@dataclass(frozen=True, slots=True)
-class Outcomes:
-    """Shares of queries that both, one or neither got right (shares count as independent chances)."""
-
-    both: float
-    only_device: float
-    only_server: float
-    neither: float
-
-
-def outcomes(device_right: ArrayLike, server_right: ArrayLike) -> Outcomes:
-    """Return who is right how often.
-
-    Raises:
-        InvalidRequestError: empty, of different sizes, or a value outside [0, 1].
-    """
-    device, server = _labels(device_right, server_right)
-    return Outcomes(
-        both=float(np.mean(device * server)),
-        only_device=float(np.mean(device * (1 - server))),
-        only_server=float(np.mean((1 - device) * server)),
-        neither=float(np.mean((1 - device) * (1 - server))),
-    )
-
-
 def curve(device_right: ArrayLike, server_right: ArrayLike, need: ArrayLike) -> Curve:
     """Return the curve of the router that sends by `need`, shape (queries,), highest first.
 

@@ -190,7 +190,6 @@ def customize(
 app.command("route")(eval_route.route)
 app.command("run")(eval_run.run)
 app.command("device")(eval_device.device)
-app.command("route-metrics")(eval_route.route_metrics)
 
 
 def _no_use_for(users: str, **given: object) -> None:

@@ -1,8 +1,7 @@
-"""`crayon eval route` and `route-metrics`: how good the router is, and its metrics on known answers."""
+"""`crayon eval route`: how good the router is."""
 
 from __future__ import annotations
 
-import json
 import sys
 from contextlib import ExitStack
 from typing import Annotated, Any
@@ -79,24 +78,3 @@ def route(
         markdown=lambda drawn: page.markdown(measured.report, drawn),
         as_json=as_json,
     )
-
-
-def route_metrics(*, as_json: options.JsonOption = False) -> None:
-    """Try the router's metrics on known answers: who of two real models was right on public questions.
-
-    The labels are RouteLLM's, from the file routing/small_vs_large.jsonl.gz in the folder of datasets. They say what
-    the best and a random order of sending reach; no model of ours is in them.
-    Example: crayon eval route-metrics --json
-    """
-    from crayon.eval.route_labels import GROUPS, load_labels, measure
-
-    labels = load_labels()
-    found = [measure(labels, group).as_json() for group in GROUPS]
-    if as_json:
-        print(json.dumps(found, indent=2))
-        return
-    for metrics in found:
-        print(f"{metrics.pop('group')}, {metrics.pop('n')} questions")
-        for name, value in metrics.items():
-            shown = "-" if value is None else f"{value:.3f}" if "apgr" in name else f"{value:.2f} %"
-            print(f"  {name.replace('_', ' '):20} {shown:>9}")
