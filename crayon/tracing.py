@@ -43,9 +43,6 @@ class Span:
     def __init__(self, span: OtelSpan | None = None) -> None:
         self._span = span
 
-    def __bool__(self) -> bool:
-        return self._span is not None
-
     @property
     def trace_id(self) -> str:
         """The trace's id, 32 hexadecimal digits; empty where nobody traces."""

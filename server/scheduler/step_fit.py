@@ -41,7 +41,6 @@ class Fitted:
         error: median of the absolute errors.
         error_out: the same for shapes that the fit did not see; None if there were too few to leave some out.
         worst: the largest absolute error.
-        worst_shape: where it is.
         noise: median distance of a repeat from the median of its shape: what no cost can explain.
         samples: calls used.
         shapes: different ones.
@@ -52,7 +51,6 @@ class Fitted:
     error: float
     error_out: float | None
     worst: float
-    worst_shape: StepShape
     noise: float
     samples: int
     shapes: int
@@ -102,13 +100,11 @@ def fitting(samples: Sequence[Sample], folds: int = FOLDS) -> Generator[None, No
     cost = yield from _fit(table, typical, counts)
     errors = np.abs(_errors(cost, table, typical))
     error_out = yield from _left_out(table, typical, counts, folds)
-    worst = int(errors.argmax())
     return Fitted(
         cost=cost,
         error=float(np.median(errors)),
         error_out=error_out,
-        worst=float(errors[worst]),
-        worst_shape=shapes[worst],
+        worst=float(errors.max()),
         noise=noise,
         samples=len(samples),
         shapes=len(shapes),

@@ -166,7 +166,6 @@ def test_the_errors_tell_what_the_formula_cannot_follow() -> None:
     odd = design()[5]
     samples = [(shape, cost.seconds(shape) * (3 if shape == odd else 1)) for shape in set(design())]
     fitted = fit(samples)
-    assert fitted.worst_shape == odd
     assert fitted.worst == pytest.approx(2 / 3, rel=0.01)
     assert fitted.error < 0.001
 
