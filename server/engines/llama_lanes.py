@@ -19,7 +19,7 @@ from crayon.llama.context import Context
 from crayon.machine import usable_core_ids
 from crayon.server.engines.llama_sequences import Sequences
 from crayon.server.scheduler import Kind, Resource
-from crayon.server.scheduler.nano import in_parts
+from crayon.server.scheduler.nano_batches import in_parts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
@@ -80,7 +80,7 @@ class OneLane:
 
     Args:
         lane: the lane.
-        parts: engine calls that one blend's tokens of a step are computed in, at most (see `nano.in_parts`).
+        parts: engine calls that one blend's tokens of a step are computed in, at most (see `in_parts`).
     """
 
     def __init__(self, lane: Lane, parts: int = 1) -> None:

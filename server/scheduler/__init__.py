@@ -13,7 +13,6 @@ from crayon.server.scheduler.lengths import LengthModel, Lengths
 from crayon.server.scheduler.policy import plan
 from crayon.server.scheduler.prefixes import PrefixIndex
 from crayon.server.scheduler.request import Kind, Lane, Request
-from crayon.server.scheduler.split import split
 from crayon.server.scheduler.state import State
 from crayon.server.scheduler.step import (
     Admission,
@@ -63,5 +62,4 @@ __all__ = [
     "commit",
     "plan",
     "plan_after",
-    "split",
 ]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from crayon.blending import PoolBlends
 from crayon.completion import Blend
 from crayon.llama.context import Context
-from crayon.server.scheduler.nano import in_parts
+from crayon.server.scheduler.nano_batches import in_parts
 from crayon.server.scheduler.step import NanoBatch, Resource, Row
 from crayon.server.scheduler.step_cost import StepShape, shape_of
 from crayon.server.tuning.filled import Filled

@@ -14,7 +14,7 @@ from crayon.server.scheduler import Caps, Kind, Lengths, NanoBatch, Request, Res
 from crayon.server.scheduler.cost import Beside, LinearCost
 from crayon.server.scheduler.deadlines import late_alone, late_in_queue, margin
 from crayon.server.scheduler.live_cost import LiveCost
-from crayon.server.scheduler.nano import in_parts
+from crayon.server.scheduler.nano_batches import in_parts
 from crayon.server.scheduler.step_cost import StepCost, StepShape
 from crayon.server.scheduler.step_fit import fit
 
@@ -221,8 +221,6 @@ def test_encoding_stays_whole() -> None:
 
 
 def test_no_parts_are_refused() -> None:
-    with pytest.raises(ConfigError):
-        in_parts([NanoBatch("", Resource.PREFILL, (Row("a", 0, 0, 100, 1),))], 0)
     with pytest.raises(ConfigError, match="parts"):
         Caps(max_tokens=8, max_seqs=4, kv_capacity=64, parts=0)
 
