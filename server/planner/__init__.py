@@ -1,4 +1,8 @@
-"""NanoFlow's search for a pipeline, over published times: which pieces of which operations run when, with which share.
+"""The auto-search of NanoFlow's paper: which pieces of which operations run when, and with which share of the GPU.
+
+This is the one room that holds it. It plans over published times (LLaMA-2-70B on eight A100s, `llama2_70b`) and says
+what the pipeline would take; `crayon tune paper` prints that beside what the paper measured. No engine runs by its
+plans: `server/tuning` finds how a server works best on a machine, by a fitted cost and by measuring.
 
 Two mixed integer programs, as in the paper: `structure` cuts and orders, `shares` divides the GPU among what overlaps.
 Pure data in, decision out; needs the extra 'plan' (SciPy's HiGHS).
