@@ -9,7 +9,7 @@ from crayon.cli import console
 from crayon.errors import MissingExtraError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
     from pathlib import Path
 
 
@@ -21,7 +21,6 @@ def write(
     markdown: Callable[[list[str]], str],
     draw: Callable[[], list[str]] = list,
     page: str = "",
-    shown: Sequence[str] = (),
     as_json: bool = False,
 ) -> None:
     """Write the results, the plots and the page, and print one of them.
@@ -33,7 +32,6 @@ def write(
         markdown: makes the page, from the names of the plots.
         draw: writes the plots into the folder and returns their names; without the extra 'plots' there are none.
         page: the page's name, where it is not NAME.md.
-        shown: lines to print in place of the page.
         as_json: print the results.
     """
     text = json.dumps(record, indent=2, ensure_ascii=False)
@@ -47,4 +45,4 @@ def write(
     told = markdown(drawn)
     (folder / page).write_text(told, encoding="utf-8")
     console.message(f"written to {folder}: {', '.join([results, page, *drawn])}")
-    print(text if as_json else "\n".join(shown) or told)
+    print(text if as_json else told)

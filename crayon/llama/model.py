@@ -174,10 +174,11 @@ class Model:
 
     # -- tokens
 
-    def tokenize(self, text: str, *, special: bool = False, add_bos: bool = False) -> list[int]:
+    def tokenize(self, text: str, *, special: bool = False) -> list[int]:
         """Return the tokens of `text`. Only with `special` do control tokens such as <|im_end|> count as such."""
         data = text.encode("utf-8")
         size = len(data) + 2
+        add_bos = False  # who wants it puts it in front
         while True:
             tokens = (self._api.llama_token * size)()
             n = self._api.llama_tokenize(self.vocab, data, len(data), tokens, size, add_bos, special)
