@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from crayon.errors import (
         AdapterError,
         AdapterMismatchError,
+        AnswerFormatError,
         BudgetError,
         CancelledError,
         ChatTemplateError,
@@ -97,10 +98,10 @@ _HOMES = {
     "crayon.data": ("load_scope", "scope_names"),
     "crayon.engine": ("ContinuationScore", "EncodeResult", "Engine", "ScoreResult"),
     "crayon.errors": (
-        "AdapterError", "AdapterMismatchError", "BudgetError", "CancelledError", "ChatTemplateError",
-        "ConfigError", "CrayonError", "DeadlineExceededError", "DownloadError", "EngineClosedError",
-        "EngineError", "HashMismatchError", "InvalidRequestError", "LibraryError", "MissingExtraError",
-        "ModelError", "ModelFileError", "NoMemoryError", "NoSpaceError", "OverloadedError",
+        "AdapterError", "AdapterMismatchError", "AnswerFormatError", "BudgetError", "CancelledError",
+        "ChatTemplateError", "ConfigError", "CrayonError", "DeadlineExceededError", "DownloadError",
+        "EngineClosedError", "EngineError", "HashMismatchError", "InvalidRequestError", "LibraryError",
+        "MissingExtraError", "ModelError", "ModelFileError", "NoMemoryError", "NoSpaceError", "OverloadedError",
         "PermissionDeniedError", "PrivacyError", "PromptTooLongError", "ServerError",
         "ServerInterruptedError", "ServerRejectedError", "ServerUnavailableError", "UnauthenticatedError",
         "UnknownModelError",
@@ -123,6 +124,7 @@ _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 __all__ = [
     "AdapterError",
     "AdapterMismatchError",
+    "AnswerFormatError",
     "AnswerStream",
     "AsyncAnswerStream",
     "AsyncConversation",

@@ -6,8 +6,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Any
 
-from crayon.errors import InvalidRequestError
+from crayon.errors import AnswerFormatError, InvalidRequestError
 
 MAX_POOL_ID_CHARS = 256
 MAX_WEIGHTS = 1024
@@ -85,11 +86,17 @@ class Reason(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Tokens read and written, as OpenAI counts them. `cached_tokens` is the part of the prompt not recomputed."""
+    """Tokens read and written, as OpenAI counts them.
+
+    `cached_tokens` is the part of the prompt not recomputed, `shown_tokens` the part that told the model of the
+    request's constraint, `forced_tokens` the part of the answer that the constraint left no choice about.
+    """
 
     prompt_tokens: int = 0
     completion_tokens: int = 0
     cached_tokens: int = 0
+    shown_tokens: int = 0
+    forced_tokens: int = 0
 
     @property
     def total_tokens(self) -> int:
@@ -203,11 +210,21 @@ class Route:
 
 
 @dataclass(frozen=True, slots=True)
+class Document:
+    """What an answer in JSON says: `value`, or the `problem` with it."""
+
+    value: Any = None
+    problem: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Completion:
     """One whole answer.
 
     `probability` is how likely the device finds the answer among a customisation's closed set; None where a text was
-    written.
+    written. `withheld` is how much of its probability the device's model gave to what the call's constraint did not
+    allow, on average over the tokens that it chose: near 1 where it wanted to say something else. None without a
+    constraint, and of a server's answer.
     """
 
     text: str
@@ -219,6 +236,21 @@ class Completion:
     ttft_ms: float = 0.0
     total_ms: float = 0.0
     probability: float | None = None
+    document: Document | None = field(default=None, repr=False)
+    withheld: float | None = None
+
+    @property
+    def parsed(self) -> Any:
+        """What the answer says, by the call's `response_format`: an object of its type, or plain values; else None.
+
+        Raises:
+            AnswerFormatError: the answer was cut, or is not what was asked for; what there is stands in `partial`.
+        """
+        if self.document is None:
+            return None
+        if self.document.problem:
+            raise AnswerFormatError(f"the answer {self.document.problem}", self.text)
+        return self.document.value
 
     @property
     def tokens_per_s(self) -> float:

@@ -14,7 +14,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol, TypeVar, runtime_checkable
 
 from crayon.completion import Usage
-from crayon.errors import CancelledError, CrayonError, DeadlineExceededError, InvalidRequestError
+from crayon.errors import (
+    CancelledError,
+    CrayonError,
+    DeadlineExceededError,
+    InvalidRequestError,
+    ServerRejectedError,
+)
 from crayon.events import Delta as Delta
 from crayon.events import Event as Event
 from crayon.events import Finished as Finished
@@ -33,6 +39,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from crayon.completion import Blend
+    from crayon.constraint import Constraint
     from crayon.messages import Message
 
 
@@ -76,6 +83,27 @@ def wait_for(future: Future[T], until: float | None, what: str = "the call") -> 
         future.cancel()
 
 
+class _Begun(Protocol):
+    """`Started`, or the message of it."""
+
+    @property
+    def model(self) -> str: ...
+
+    @property
+    def constrained(self) -> bool: ...
+
+
+def check_kept(constraint: Constraint | None, started: _Begun) -> None:
+    """Check by the first event of an answer that its engine keeps the request's constraint, and did not overlook it.
+
+    Raises:
+        ServerRejectedError: it does not; nothing of the answer may be used.
+    """
+    if constraint is not None and not started.constrained:
+        who = f"{started.model!r}" if started.model else "the engine"
+        raise ServerRejectedError(f"{who} does not know constraints, so {constraint.field} would be ignored; update it")
+
+
 def _not_empty(messages: Sized) -> None:
     if not messages:
         raise InvalidRequestError("messages", "is empty; pass at least one user message")
@@ -112,7 +140,8 @@ class GenerateRequest:
 
     `client` says whose request it is (for a server: token, certificate or address): clients share an engine fairly.
     Without `signals` the caller reads none, and `Delta.signals` may be empty: they cost an engine time at every token.
-    `prefix` says which messages other requests begin with as well.
+    `prefix` says which messages other requests begin with as well. `constraint` is what the answer must look like: an
+    engine that keeps it says so in `Started`, and every other one refuses it.
     """
 
     messages: tuple[Message, ...]
@@ -124,10 +153,14 @@ class GenerateRequest:
     client: str = ""
     signals: bool = True
     prefix: Prefix | None = None
+    constraint: Constraint | None = None
 
     def __post_init__(self) -> None:
         _not_empty(self.messages)
         _check_prefix(self.prefix, self.messages)
+        if self.constraint is not None and self.sampling.ignore_eos:
+            problem = f"cannot be set beside {self.constraint.field}, under which an answer has an end of its own"
+            raise InvalidRequestError("ignore_eos", problem)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -266,6 +299,7 @@ GENERATE = "generate"
 SCORE = "score"
 ENCODE = "encode"
 BLEND = "blend"
+CONSTRAIN = "constrain"
 
 
 @runtime_checkable

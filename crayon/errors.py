@@ -25,6 +25,7 @@
     │   ├── NotFiniteError           the model computes nan, not numbers
     │   ├── AbortedError             a running step was aborted from another thread
     │   └── EngineClosedError        used after close()
+    ├── AnswerFormatError            the answer is not what response_format asks for; carries the text
     ├── CancelledError               the caller cancelled
     ├── DeadlineExceededError        the deadline passed, queued or decoding
     ├── OverloadedError              no room now; carries retry_after
@@ -177,6 +178,14 @@ class AbortedError(EngineError):
 
 class EngineClosedError(EngineError):
     """The engine, or the object that owns it, was closed before or during the call."""
+
+
+class AnswerFormatError(CrayonError, ValueError):
+    """The answer was cut before its end, or is not what `response_format` asks for; `partial` holds its text."""
+
+    def __init__(self, message: str, partial: str = "") -> None:
+        super().__init__(message)
+        self.partial = partial
 
 
 class CancelledError(CrayonError):

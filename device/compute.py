@@ -6,17 +6,19 @@ import logging
 import time
 from typing import TYPE_CHECKING, TypeAlias
 
-from crayon.completion import FinishReason, Timings, Usage
+from crayon.completion import Timings, Usage
+from crayon.constraints.vocabulary import Constraining
 from crayon.device.branches import Group, groups
 from crayon.device.slots import Slot, SlotTable
 from crayon.device.turns import Turns
 from crayon.engine import ContinuationScore, Delta, Finished, ScoreResult, Started
 from crayon.errors import EngineError, NotFiniteError
+from crayon.llama.answer import AnswerWriter
 from crayon.llama.batch import Batch
 from crayon.llama.context import Context
 from crayon.llama.sampler import Sampler
 from crayon.llama.signals import SignalMeter, log_softmax_at
-from crayon.llama.text import TextAssembler
+from crayon.llama.vocabulary import ModelVocabulary
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator, Sequence
@@ -59,6 +61,7 @@ class Compute:
         pins = range(SLOTS + BRANCHES, SLOTS + BRANCHES + PINS)
         self._slots = SlotTable(self._context, slots=SLOTS, capacity=self._context.n_ctx, pins=pins)
         self._meter = SignalMeter(model.n_vocab)
+        self._constraining = Constraining(ModelVocabulary(model))
         self._entry = Turns()  # a large request is not overtaken for ever by small ones
         self._branching = Turns()  # the branch sequences are there once
 
@@ -94,48 +97,51 @@ class Compute:
         blend: Blend | None,
         hold: Hold,
         prefix: SharedPrefix | None = None,
+        shown: int = 0,
     ) -> Iterator[None]:
         """Answer a prompt into `stream`; `blend` is what `hold` applies (None: the base), and keys the cache.
 
-        `prefix` are the prompt's first tokens that are worth keeping for others.
+        `prefix` are the prompt's first tokens that are worth keeping for others, `shown` how many of its tokens tell
+        of the constraint.
         """
+        # Before anything is computed: it may be one that cannot be kept.
+        rule = None if request.constraint is None else self._constraining.matcher(request.constraint)
         limit = min(request.sampling.max_tokens, self.n_ctx - len(tokens))
         slot, cached = yield from self._entry.held(self._admit(blend, tokens, len(tokens) + limit))
         try:
-            with hold() as adapters, Sampler(request.sampling, self._meter) as sampler:
+            with hold() as adapters, Sampler(request.sampling, self._meter, rule) as sampler:
                 started = time.monotonic()
-                stream.push(Started(request.request_id, self._name, request.blend))
+                stream.push(Started(request.request_id, self._name, request.blend, rule is not None))
                 sampler.prime(tokens)
+                answer = AnswerWriter(self._model, request.sampling, limit, rule)
+                given = answer.begin()
+                sampler.take(given)
                 cached = self._recall(slot, cached, prefix)
-                yield from self._read(slot, tokens, adapters, prefix)
-                row = self._batch.size - 1
-                assembler = TextAssembler(request.sampling.stop)
-                written, first, reason = 0, 0.0, FinishReason.LENGTH
-                while True:
-                    token, signal = sampler.sample(self._context, row)
+                first = 0.0
+                if answer.reason is None:
+                    yield from self._read(slot, [*tokens, *given], adapters, prefix)
+                while answer.reason is None:
+                    token, signal = sampler.sample(self._context, self._batch.size - 1)
                     first = first or time.monotonic()
-                    if self._model.is_end(token) and not request.sampling.ignore_eos:
-                        reason = FinishReason.STOP
-                        break
-                    written += 1
-                    text = assembler.push(self._model.piece(token))
-                    job.partial += text
-                    stream.push(Delta(text, (signal,)))
-                    if assembler.stopped:
-                        reason = FinishReason.STOP
-                        break
-                    if written >= limit:
-                        break
-                    yield
-                    row = self._compute(slot, [token], adapters, last=True)
-                rest = assembler.finish()
-                if rest:
-                    stream.push(Delta(rest, tokens=0))
+                    given = answer.take(token)
+                    sampler.take(given[1:])
+                    if given:
+                        text, count = answer.fresh()
+                        job.partial += text
+                        stream.push(Delta(text, (signal,), count))
+                    if answer.reason is None:
+                        yield
+                        yield from self._prefill(slot, given, adapters)
+                rest, count = answer.finish()
+                if rest or count:
+                    stream.push(Delta(rest, tokens=count))
                 ended = time.monotonic()
+                first = first or ended
+                usage = Usage(len(tokens), answer.written, cached, shown, answer.forced)
                 stream.push(
                     Finished(
-                        reason,
-                        Usage(len(tokens), written, cached),
+                        answer.reason,
+                        usage,
                         Timings(1000 * (started - job.submitted), 1000 * (first - started), 1000 * (ended - first)),
                     )
                 )

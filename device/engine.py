@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from crayon.blending import Lease, PoolBlends, check_bases
 from crayon.completion import Usage
+from crayon.constraints import read_prompt
 from crayon.data.texts import background_texts, everyday_groups
 from crayon.device import opening
 from crayon.device.auto import Wish, pick
@@ -21,6 +22,7 @@ from crayon.device.prefixes import Prefixes
 from crayon.device.worker import Worker
 from crayon.engine import (
     BLEND,
+    CONSTRAIN,
     ENCODE,
     GENERATE,
     POOLING,
@@ -201,7 +203,7 @@ class DeviceEngine:
     def models(self) -> tuple[ModelInfo, ...]:
         """Return the one model that runs here."""
         blends = bool(self._adapters or self._held.blends or self._shipped)
-        capabilities = {GENERATE, SCORE, ENCODE} | ({BLEND} if blends else set())
+        capabilities = {GENERATE, SCORE, ENCODE, CONSTRAIN} | ({BLEND} if blends else set())
         return (ModelInfo(self._name, self.n_ctx, self._source_sha256, self._quantization, frozenset(capabilities)),)
 
     @property
@@ -233,16 +235,17 @@ class DeviceEngine:
             PromptTooLongError: the prompt leaves no room for an answer.
             AdapterError: the blend cannot be applied.
             OverloadedError: too many requests wait.
+            InvalidRequestError: the constraint cannot be kept; it fails the stream.
         """
         self._check_model(request.model)
         with self._used():
             worker = self._running()
-            tokens = self._prompt(request.messages)
+            tokens, told = read_prompt(request.messages, request.constraint, self._prompt)
             blend, hold = self._resolve(request.blend)
             prefix = self._shared(request, tokens, blend)
         stream = Stream(on_cancel=lambda: self._cancelled(worker, job))
         job = Job(stream, request.deadline)
-        job.steps = self._compute.generate(job, stream, request, tokens, blend, hold, prefix)
+        job.steps = self._compute.generate(job, stream, request, tokens, blend, hold, prefix, told)
         worker.submit(job)
         return stream
 

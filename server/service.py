@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from crayon.engine import (
     BLEND,
+    CONSTRAIN,
     ENCODE,
     GENERATE,
     SCORE,
@@ -113,6 +114,8 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
             wanted = replace(generate_request_from_proto(request, self._deadline(context)), client=caller.name)
             (seen := observed()).asked(wanted)
             _check(engine, wanted.model, GENERATE, wanted.blend)
+            if wanted.constraint is not None:
+                _check(engine, wanted.model, CONSTRAIN, None)
             characters = _characters(wanted)
             began = self._preparing.run(partial(engine.generate, wanted), characters, wanted.deadline, caller.name)
             with (

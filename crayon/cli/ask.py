@@ -14,10 +14,18 @@ from crayon.cli import console, options
 from crayon.cli.exit_codes import exit_code
 from crayon.cli.report import completion_json, cut_line, route_line
 from crayon.cli.sign_of_life import sign_of_life, waiting_for
-from crayon.errors import CrayonError, DeadlineExceededError, InvalidRequestError, ServerInterruptedError
+from crayon.errors import (
+    AnswerFormatError,
+    CrayonError,
+    DeadlineExceededError,
+    InvalidRequestError,
+    ServerInterruptedError,
+)
 from crayon.messages import Message
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from crayon.completion import Completion
 
 MAX_STDIN_BYTES = 16 * 2**20
@@ -49,6 +57,10 @@ def ask(
     min_p: options.MinPOption = None,
     seed: options.SeedOption = None,
     stop: options.StopOption = None,
+    json_schema: options.SchemaOption = None,
+    regex: options.RegexOption = None,
+    choice: options.ChoiceOption = None,
+    show_format: options.ShowFormatOption = True,
     timeout: options.TimeoutOption = None,
     as_json: options.JsonOption = False,
     no_stream: Annotated[bool, typer.Option("--no-stream", help="Print the answer only when complete.")] = False,
@@ -87,7 +99,12 @@ def ask(
         if system:
             messages.insert(0, Message("system", system))
         with open_client(suited(settings, blend)) as client:
-            completion = _answer(client, messages, blend, free=free, show=not (as_json or no_stream))
+            given = {
+                **({} if blend is None else {"blend": blend}),
+                **({"free": True} if free else {}),
+                **_form(json_schema, regex, choice, show=show_format),
+            }
+            completion = _answer(client, messages, given, show=not (as_json or no_stream))
     except CrayonError as error:
         if as_json:
             print(json.dumps(failure(error), ensure_ascii=False))
@@ -102,13 +119,46 @@ def ask(
         console.message(cut, "dim")
     if not quiet and (verbose or sys.stderr.isatty()):
         console.message(route_line(completion), "dim")
+    if completion.document is not None and completion.document.problem:
+        raise AnswerFormatError(f"the answer {completion.document.problem}", completion.text)
 
 
-def _answer(client: Any, messages: list[Message], blend: str | None, *, free: bool, show: bool) -> Completion:
+def _form(schema: Path | None, regex: str | None, choices: list[str] | None, *, show: bool) -> dict[str, Any]:
+    """Return the keywords that say what the answer must look like."""
+    given: dict[str, Any] = {"regex": regex, "choices": choices or None}
+    if schema is not None:
+        given["response_format"] = read_schema_file(schema)
+    wanted = {name: value for name, value in given.items() if value is not None}
+    return {**wanted, "show_format": show} if wanted else {}
+
+
+def read_schema_file(path: Path) -> dict[str, Any]:
+    """Return the JSON schema in a file.
+
+    Raises:
+        InvalidRequestError: it cannot be read, or is none.
+    """
+    from crayon.constraint import MAX_CONSTRAINT_BYTES, read_schema
+
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_CONSTRAINT_BYTES + 1)
+        if len(data) > MAX_CONSTRAINT_BYTES:
+            raise InvalidRequestError("--json-schema", f"{path} is larger than {MAX_CONSTRAINT_BYTES} bytes")
+        schema = read_schema(data.decode("utf-8-sig"))
+    except OSError as error:
+        raise InvalidRequestError("--json-schema", f"{path}: {error.strerror or error}") from None
+    except UnicodeDecodeError as error:
+        raise InvalidRequestError("--json-schema", f"{path} is not UTF-8 text (byte {error.start})") from None
+    if not isinstance(schema, dict):
+        raise InvalidRequestError("--json-schema", f"{path} must hold a JSON object")
+    return schema
+
+
+def _answer(client: Any, messages: list[Message], given: dict[str, Any], *, show: bool) -> Completion:
     """Stream the answer; its line ends even where it breaks off, before any error message."""
     last = "\n"
     try:
-        given = {**({} if blend is None else {"blend": blend}), **({"free": True} if free else {})}
         with sign_of_life(lambda: waiting_for(client)) as sign, client.stream(messages, **given) as stream:
             for piece in stream:
                 sign.stop()

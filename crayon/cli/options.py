@@ -92,6 +92,20 @@ SeedOption = Annotated[int | None, typer.Option("--seed", metavar="N", help="Fix
 StopOption = Annotated[
     list[str] | None, typer.Option("--stop", metavar="TEXT", help="End the answer here; may be given again.")
 ]
+SchemaOption = Annotated[
+    Path | None,
+    typer.Option("--json-schema", metavar="FILE", help="Answer with JSON that fits the JSON schema in this file."),
+]
+RegexOption = Annotated[
+    str | None, typer.Option("--regex", metavar="REGEX", help="Answer with a text that this expression matches whole.")
+]
+ChoiceOption = Annotated[
+    list[str] | None, typer.Option("--choice", metavar="TEXT", help="Answer with one of these; give it once for each.")
+]
+ShowFormatOption = Annotated[
+    bool,
+    typer.Option("--show-format/--no-show-format", help="Whether the model is told of the schema or choices."),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 

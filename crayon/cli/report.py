@@ -105,6 +105,7 @@ def route_details(completion: Completion) -> list[tuple[str, str]]:
             "tokens",
             f"{usage.prompt_tokens} read ({usage.cached_tokens} cached), {usage.completion_tokens} written",
         ),
+        ("form", _form(completion)),
         ("discarded", f"{route.discarded_tokens} device tokens" if route.discarded_tokens else None),
         ("probability", f"{completion.probability:.2f}" if completion.probability is not None else None),
         ("finish", str(completion.finish_reason)),
@@ -118,9 +119,25 @@ def route_details(completion: Completion) -> list[tuple[str, str]]:
     return [(label, value) for label, value in rows if value is not None]
 
 
+def _form(completion: Completion) -> str | None:
+    """Return what the constraint on an answer did, if there was one that did anything."""
+    usage, withheld = completion.usage, completion.withheld
+    told = f"told in {usage.shown_tokens} tokens" if usage.shown_tokens else None
+    forced = f"{usage.forced_tokens} tokens forced" if usage.forced_tokens else None
+    kept = None if withheld is None else f"{withheld:.0%} of the model's probability withheld"
+    return ", ".join(part for part in (told, forced, kept) if part) or None
+
+
 def completion_json(completion: Completion) -> dict[str, Any]:
     """Return the whole completion as plain JSON values."""
-    return {**dataclasses.asdict(completion), "tokens_per_s": round(completion.tokens_per_s, 3)}
+    record = dataclasses.asdict(completion)
+    document = record.pop("document")
+    return {
+        **record,
+        "parsed": document["value"] if document else None,
+        "problem": document["problem"] or None if document else None,
+        "tokens_per_s": round(completion.tokens_per_s, 3),
+    }
 
 
 def _found(kinds: Sequence[str]) -> str:

@@ -14,7 +14,7 @@ from crayon.client.balancer import Outcome
 from crayon.client.breaker import Breaker
 from crayon.client.fleet import Fleet
 from crayon.client.retry_budget import RetryBudget
-from crayon.engine import Delta, Finished, ScoreRequest, Stream
+from crayon.engine import Delta, Finished, ScoreRequest, Stream, check_kept
 from crayon.errors import (
     CancelledError,
     ConfigError,
@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from crayon.client.balancer import EndpointStatus
     from crayon.client.breakers import Breakers
     from crayon.client.check import ServerStatus
+    from crayon.constraint import Constraint
     from crayon.engine import EncodeRequest, EncodeResult, GenerateRequest, ModelInfo, ScoreResult
 
     Start = Callable[[grpc.Channel], Callable[..., Any]]
@@ -150,7 +151,7 @@ class RemoteEngine:
             stream.fail(attempts)
             return stream
         stream = Stream(on_cancel=attempts.cancel)
-        self._in_thread(attempts, lambda: self._feed(attempts, stream))
+        self._in_thread(attempts, lambda: self._feed(attempts, stream, request.constraint))
         return stream
 
     def score(self, request: ScoreRequest) -> Future[ScoreResult]:
@@ -254,12 +255,14 @@ class RemoteEngine:
             self._running[thread] = attempts
             thread.start()
 
-    def _feed(self, attempts: Attempts, stream: Stream) -> None:
-        """Carry events from the call to the stream."""
+    def _feed(self, attempts: Attempts, stream: Stream, constraint: Constraint | None) -> None:
+        """Carry events from the call to the stream, of an answer that keeps the request's constraint."""
         text: list[str] = []
 
         def read(call: Any) -> None:
             for message in call:
+                if message.HasField("started"):  # before it counts as begun: it is a refusal
+                    check_kept(constraint, message.started)
                 attempts.begin()
                 event = event_from_proto(message)
                 if isinstance(event, Delta):

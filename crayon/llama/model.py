@@ -215,12 +215,12 @@ class Model:
         tokens = [self.bos] if self.add_bos and not begun else []
         for i, part in enumerate(parts):
             # The space that some tokenizers put before a text belongs before the prompt and behind control tokens.
-            within = i > 0 and not self._is_control(tokens[-1])
-            read = self._tokenize_within if within else self.tokenize
+            within = i > 0 and not self.is_control(tokens[-1])
+            read = self.tokenize_more if within else self.tokenize
             # llama.cpp takes user-defined tokens for tokens in any text: cut in two, they are none.
             cut = 1 if part.is_content and part.text in self._defined_marks else len(part.text)
             tokens += read(part.text[:cut], special=not part.is_content)
-            tokens += self._tokenize_within(part.text[cut:])
+            tokens += self.tokenize_more(part.text[cut:])
         return tokens
 
     def tokenize_answer(self, text: str, prompt: Sequence[int]) -> list[int]:
@@ -229,9 +229,9 @@ class Model:
         Where the prompt ends in white space, a tokenizer that puts a space before texts puts none there.
         """
         spaced = bool(prompt) and self.piece(prompt[-1])[-1:].isspace()
-        return self._tokenize_within(text) if spaced else self.tokenize(text)
+        return self.tokenize_more(text) if spaced else self.tokenize(text)
 
-    def _tokenize_within(self, text: str, *, special: bool = False) -> list[int]:
+    def tokenize_more(self, text: str, *, special: bool = False) -> list[int]:
         """Return the tokens of a text that goes on another one: without a space that the tokenizer puts before it."""
         if text and self._adds_space:
             for start in _STARTS:
@@ -245,7 +245,8 @@ class Model:
         """Whether the tokenizer puts a space before each text."""
         return b"".join(map(self.piece, self.tokenize("a"))) == b" a"
 
-    def _is_control(self, token: int) -> bool:
+    def is_control(self, token: int) -> bool:
+        """Whether a token is no text by itself: a control token, or one that the model defines for its users."""
         kinds = self._api.LLAMA_TOKEN_ATTR_CONTROL | self._api.LLAMA_TOKEN_ATTR_USER_DEFINED
         return bool(self._api.llama_vocab_get_attr(self.vocab, token) & kinds)
 
@@ -313,7 +314,7 @@ class Model:
         end = next((token for token in after if known(self.vocab, token)), -1)
         if end >= 0:
             return end
-        mark = next((token for token in after if self._is_control(token) and token != self.bos), -1)
+        mark = next((token for token in after if self.is_control(token) and token != self.bos), -1)
         # Where this one is no end, what follows it is another part of the same answer (gpt-oss).
         if mark >= 0 and self.token_text(mark) != "<|end|>":
             return mark

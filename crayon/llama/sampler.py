@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import ctypes
 import secrets
 from typing import TYPE_CHECKING, Any, Self
 
+import numpy as np
+
+from crayon.errors import EngineError
 from crayon.llama import library
-from crayon.llama.signals import check_finite
+from crayon.llama.signals import check_finite, likeliest_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from numpy.typing import NDArray
+
     from crayon.engine import TokenSignal
     from crayon.llama.context import Context
+    from crayon.llama.rule import Rule
     from crayon.llama.signals import SignalMeter
     from crayon.sampling import Sampling
 
@@ -20,12 +27,24 @@ PENALTY_WINDOW = 64  # tokens; llama.cpp's default
 COLD = 1e-6  # a temperature that only the likeliest token survives; logits divided by less overflow
 
 
-class Sampler:
-    """The sampling state of one answer: its random draws and the tokens that penalties look back on."""
+# As llama.cpp's `llama_token_data`.
+_CANDIDATE = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])
 
-    def __init__(self, sampling: Sampling, meter: SignalMeter) -> None:
+
+class Sampler:
+    """The sampling state of one answer: its random draws and the tokens that penalties look back on.
+
+    Args:
+        sampling: how it draws.
+        meter: measures signals.
+        rule: which tokens may be drawn; None: all. The chain of samplers sees no others, so that top_k=1 is the
+            likeliest that may.
+    """
+
+    def __init__(self, sampling: Sampling, meter: SignalMeter, rule: Rule | None = None) -> None:
         self._api = library.load().api
         self._meter = meter
+        self._rule = rule
         self._chain: Any = None if sampling.greedy else _chain(self._api, sampling, meter.n_vocab)
 
     def prime(self, prompt: Sequence[int]) -> None:
@@ -37,7 +56,8 @@ class Sampler:
     def sample(self, context: Context, row: int) -> tuple[int, TokenSignal]:
         """Draw from a row of the context's last batch; the signal is of the model's unmodified distribution."""
         logits = context.logits(row)
-        return self._meter.measure(logits, None if self.greedy else self.draw(context, row))
+        allowed = None if self._rule is None else self._rule.mask()
+        return self._meter.measure(logits, None if self.greedy else self.draw(context, row), allowed)
 
     def draw(self, context: Context, row: int) -> int:
         """Draw from a row of the context's last batch.
@@ -49,9 +69,34 @@ class Sampler:
         if self._chain is None:
             token = int(logits.argmax())
             check_finite(float(logits[token]))
-            return token
+            # The likeliest is asked for by itself: to know all that may come takes many times as long.
+            if self._rule is None or self._rule.allows(token):
+                return token
+            return likeliest_of(logits, self._rule.mask())
         check_finite(float(logits.max()))  # the chain would draw anything
+        if self._rule is not None:
+            return self._draw_of(logits, self._rule.mask())
         return int(self._api.llama_sampler_sample(self._chain, context.handle, row))
+
+    def take(self, tokens: Sequence[int]) -> None:
+        """Let penalties see tokens that were written without being drawn."""
+        if self._chain is not None:
+            for token in tokens:
+                self._api.llama_sampler_accept(self._chain, token)
+
+    def _draw_of(self, logits: NDArray[np.float32], allowed: NDArray[np.bool_]) -> int:
+        """Draw as `llama_sampler_sample` does, from the tokens that are allowed."""
+        api, tokens = self._api, np.flatnonzero(allowed)
+        candidates = np.zeros(len(tokens), _CANDIDATE)
+        candidates["id"], candidates["logit"] = tokens, logits[tokens]
+        data = ctypes.cast(ctypes.c_void_p(candidates.ctypes.data), ctypes.POINTER(api.llama_token_data))
+        found = api.llama_token_data_array(data=data, size=len(tokens), selected=-1, sorted=False)
+        api.llama_sampler_apply(self._chain, ctypes.byref(found))
+        if not 0 <= found.selected < found.size:
+            raise EngineError("llama.cpp's samplers drew no token")
+        token = int(found.data[found.selected].id)
+        api.llama_sampler_accept(self._chain, token)
+        return token
 
     @property
     def greedy(self) -> bool:

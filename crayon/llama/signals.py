@@ -38,10 +38,13 @@ class SignalMeter:
         self._exp: NDArray[np.float32] = np.empty(n_vocab, np.float32)
         self._ones: NDArray[np.float32] = np.ones(n_vocab, np.float32)
 
-    def measure(self, logits: NDArray[np.float32], token: int | None = None) -> tuple[int, TokenSignal]:
+    def measure(
+        self, logits: NDArray[np.float32], token: int | None = None, allowed: NDArray[np.bool_] | None = None
+    ) -> tuple[int, TokenSignal]:
         """Return `token` (by default the likeliest) and its signal. `logits` has shape (n_vocab,) and is not changed.
 
-        With p = softmax(logits): logprob = ln p[token], entropy = -sum p ln p, margin = p(1) - p(2).
+        With p = softmax(logits): logprob = ln p[token], entropy = -sum p ln p, margin = p(1) - p(2), and withheld the
+        sum of p over the tokens that are not `allowed`, shape (n_vocab,), of which the likeliest is then one.
 
         Raises:
             NotFiniteError: the logits are not finite.
@@ -60,11 +63,17 @@ class SignalMeter:
             np.maximum(shifted, np.float32(-80.0), out=shifted)
             weighted = float(exp.dot(shifted))
         entropy = log_total - weighted / total
+        withheld = 0.0
+        if allowed is not None:
+            np.multiply(exp, allowed, out=shifted)
+            withheld = min(max(1.0 - float(shifted.dot(self._ones)) / total, 0.0), 1.0)
+            if token is None and not allowed[best]:
+                token = likeliest_of(logits, allowed)
         chosen = best if token is None else token
         logprob = float(logits[chosen]) - top - log_total
         exp[best] = 0.0
         margin = (1.0 - float(exp.max())) / total
-        return chosen, TokenSignal(logprob, max(entropy, 0.0), margin)
+        return chosen, TokenSignal(logprob, max(entropy, 0.0), margin, withheld)
 
     def measure_rows(
         self, logits: NDArray[np.float32], tokens: Sequence[int | None] | None = None
@@ -92,6 +101,18 @@ def likeliest(logits: NDArray[np.float32]) -> list[int]:
     for row, token in zip(logits, tokens, strict=True):
         check_finite(row[token])
     return tokens
+
+
+def likeliest_of(logits: NDArray[np.float32], allowed: NDArray[np.bool_]) -> int:
+    """Return the likeliest token of those `allowed`, of which there is one; both have shape (n_vocab,).
+
+    Raises:
+        NotFiniteError: logits are not finite.
+    """
+    tokens = np.flatnonzero(allowed)
+    chosen = int(tokens[logits[tokens].argmax()])
+    check_finite(float(logits[chosen]))
+    return chosen
 
 
 def log_softmax_at(logits: NDArray[np.float32], tokens: Sequence[int]) -> NDArray[np.float64]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from crayon import tracing
 from crayon.completion import Source
@@ -84,6 +84,14 @@ class Answer:
     def text(self) -> str:
         """The text so far."""
         return self._turn.text if self._turn else ""
+
+    @property
+    def partial(self) -> Any:
+        """What the JSON written so far says, as plain values: a text that has begun is there as far as it goes.
+
+        None before the first, and without a `response_format`.
+        """
+        return self._call.form.so_far(self.text) if self._call.form else None
 
     @property
     def ended(self) -> bool:

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from crayon.sdk.calibrations import CalibrationLike
     from crayon.sdk.conversation import WhenFull
     from crayon.sdk.customizations import CustomizationLike
-    from crayon.sdk.options import BlendLike, Call, SamplingOptions
+    from crayon.sdk.options import AnswerOptions, BlendLike, Call, SamplingOptions
     from crayon.sdk.privacy import Past, Privacy
     from crayon.sdk.status import ClientStatus
 
@@ -98,7 +98,7 @@ class AsyncCrayon(AsyncRouteCalls, AsyncCustomCalls):
         mode: Mode | str | None = None,
         private: bool | None = None,
         timeout: float | None = None,  # noqa: ASYNC109 # one meaning on both clients: the deadline of the whole call
-        **sampling: Unpack[SamplingOptions],
+        **sampling: Unpack[AnswerOptions],
     ) -> Completion:
         """Return the whole answer to `messages` (a text, or a list of role and content)."""
         async with self.stream(
@@ -125,7 +125,7 @@ class AsyncCrayon(AsyncRouteCalls, AsyncCustomCalls):
         mode: Mode | str | None = None,
         private: bool | None = None,
         timeout: float | None = None,
-        **sampling: Unpack[SamplingOptions],
+        **sampling: Unpack[AnswerOptions],
     ) -> AsyncAnswerStream:
         """Return the answer as it is written; it starts when its first piece is asked for. As `ask` otherwise."""
         return self._answer(

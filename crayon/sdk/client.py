@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from crayon.sdk.calibrations import CalibrationLike
     from crayon.sdk.conversation import WhenFull
     from crayon.sdk.customizations import CustomizationLike
-    from crayon.sdk.options import BlendLike, Call, SamplingOptions
+    from crayon.sdk.options import AnswerOptions, BlendLike, Call, SamplingOptions
     from crayon.sdk.privacy import Past, Privacy
     from crayon.sdk.status import ClientStatus
 
@@ -126,7 +126,7 @@ class Crayon(RouteCalls, CustomCalls):
         mode: Mode | str | None = None,
         private: bool | None = None,
         timeout: float | None = None,
-        **sampling: Unpack[SamplingOptions],
+        **sampling: Unpack[AnswerOptions],
     ) -> Completion:
         """Return the whole answer to `messages` (a text, or a list of role and content).
 
@@ -141,7 +141,7 @@ class Crayon(RouteCalls, CustomCalls):
             mode: which sides may answer.
             private: True keeps this call on the device.
             timeout: seconds for all attempts together (math.inf: for ever).
-            sampling: see `Sampling`.
+            sampling: see `Sampling`; and what the answer must look like, see `FormatOptions`.
 
         Raises:
             InvalidRequestError: an argument is wrong; the field names it.
@@ -175,7 +175,7 @@ class Crayon(RouteCalls, CustomCalls):
         mode: Mode | str | None = None,
         private: bool | None = None,
         timeout: float | None = None,
-        **sampling: Unpack[SamplingOptions],
+        **sampling: Unpack[AnswerOptions],
     ) -> AnswerStream:
         """Return the answer as it is written; it starts when its first piece is asked for. As `ask` otherwise."""
         return self._answer(

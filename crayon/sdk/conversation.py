@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from crayon.sdk.async_client import AsyncCrayon
     from crayon.sdk.async_stream import AsyncAnswerStream
     from crayon.sdk.client import Crayon
-    from crayon.sdk.options import BlendLike, Call, SamplingOptions
+    from crayon.sdk.options import AnswerOptions, BlendLike, Call, SamplingOptions
     from crayon.sdk.stream import AnswerStream
 
 WhenFull: TypeAlias = Literal["slide", "fail"]
@@ -176,7 +176,7 @@ class Conversation(_History):
         mode: Mode | str | None = None,
         private: bool | None = None,
         timeout: float | None = None,
-        **sampling: Unpack[SamplingOptions],
+        **sampling: Unpack[AnswerOptions],
     ) -> Completion:
         """Say `text` and return the whole answer; arguments and errors as for `Crayon.ask`."""
         with self.stream(
@@ -195,7 +195,7 @@ class Conversation(_History):
         mode: Mode | str | None = None,
         private: bool | None = None,
         timeout: float | None = None,
-        **sampling: Unpack[SamplingOptions],
+        **sampling: Unpack[AnswerOptions],
     ) -> AnswerStream:
         """Say `text` and return the answer as it is written; arguments and errors as for `Crayon.stream`."""
         messages, turn, stays = self._begin(text, private=private)
@@ -246,7 +246,7 @@ class AsyncConversation(_History):
         mode: Mode | str | None = None,
         private: bool | None = None,
         timeout: float | None = None,  # noqa: ASYNC109 # one meaning on both clients: the whole turn's deadline
-        **sampling: Unpack[SamplingOptions],
+        **sampling: Unpack[AnswerOptions],
     ) -> Completion:
         """Say `text` and return the whole answer; arguments and errors as for `AsyncCrayon.ask`."""
         async with self.stream(
@@ -265,7 +265,7 @@ class AsyncConversation(_History):
         mode: Mode | str | None = None,
         private: bool | None = None,
         timeout: float | None = None,
-        **sampling: Unpack[SamplingOptions],
+        **sampling: Unpack[AnswerOptions],
     ) -> AsyncAnswerStream:
         """Say `text` and return the answer as it is written; arguments and errors as for `AsyncCrayon.stream`."""
         messages, turn, stays = self._begin(text, private=private)
@@ -290,7 +290,7 @@ class _Defaults:
         resolve_sampling(Sampling(), sampling)
         self._sampling = sampling
 
-    def merged(self, blend: BlendLike | None, mode: Mode | str | None, sampling: SamplingOptions) -> dict[str, Any]:
+    def merged(self, blend: BlendLike | None, mode: Mode | str | None, sampling: AnswerOptions) -> dict[str, Any]:
         """Return the keywords of one turn."""
         return {
             "blend": self._blend if blend is None else blend,

@@ -22,7 +22,7 @@ from crayon.sdk.arguments import check_hardness, check_list, system_message
 from crayon.sdk.calibrations import AUTO, Calibrations
 from crayon.sdk.customizations import Customizations, samples_of
 from crayon.sdk.engines import Engines
-from crayon.sdk.options import Call, check_timeout, resolve_private, resolve_sampling
+from crayon.sdk.options import Call, check_timeout, resolve_format, resolve_private, resolve_sampling
 from crayon.sdk.privacy import Past, Screen
 from crayon.sdk.query_gate import Choice, QueryGate, choice_of
 from crayon.sdk.scopes import ClientScopes
@@ -126,10 +126,11 @@ class Core:
         """Resolve every default and ask the policy.
 
         Raises:
-            InvalidRequestError, PrivacyError, ServerUnavailableError: see `allowed_sources` and `Sampling`.
+            InvalidRequestError, PrivacyError, ServerUnavailableError: see `allowed_sources`, `Sampling`, `form_of`.
             BudgetError: the budget is used up, and only the server may answer.
         """
         self.engines.check_open()
+        form, sampling = resolve_format(sampling)
         customised = self._customised(blend)
         self.engines.suit(customised.get("customization"))
         call = Call(
@@ -141,6 +142,7 @@ class Core:
             last_profile=_profile(last_profile),
             free=_flag("free", free),
             past=past or Past(),
+            form=form,
             **customised,
         )
         allowed = allowed_sources(

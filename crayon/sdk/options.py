@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict
 
@@ -13,6 +13,8 @@ from crayon.sdk.privacy import Past
 
 if TYPE_CHECKING:
     from crayon.completion import Blend, Mode
+    from crayon.constraint import Constraint
+    from crayon.constraints.response_format import Form
     from crayon.customising.customization import Customization
     from crayon.messages import Message
     from crayon.sdk.privacy import Screened
@@ -37,6 +39,43 @@ class SamplingOptions(TypedDict, total=False):
     ignore_eos: bool
 
 
+class FormatOptions(TypedDict, total=False):
+    """What an answer must look like: one of the first four keywords.
+
+    `response_format` is "json", a JSON schema, OpenAI's object around one, or a type: a Pydantic model, a dataclass, a
+    TypedDict, or what else pydantic knows. `regex` is an expression, `choices` texts of which one is written, `grammar`
+    one in Lark's syntax. `show_format` says whether the model is told in its prompt (True).
+    """
+
+    response_format: Any
+    regex: str | None
+    choices: Iterable[str] | None
+    grammar: str | None
+    show_format: bool
+
+
+class AnswerOptions(SamplingOptions, FormatOptions, total=False):
+    """The keywords of every call that has an answer written: how it is drawn, and what it must look like."""
+
+
+_FORMAT_FIELDS = frozenset(FormatOptions.__annotations__)
+
+
+def resolve_format(options: Mapping[str, Any]) -> tuple[Form | None, dict[str, Any]]:
+    """Return what the answer must look like, and the options that say something else.
+
+    Raises:
+        InvalidRequestError: it cannot be kept; the message names the keyword.
+    """
+    given = {name: value for name, value in options.items() if name in _FORMAT_FIELDS}
+    rest = {name: value for name, value in options.items() if name not in _FORMAT_FIELDS}
+    if not given:
+        return None, rest
+    from crayon.constraints.response_format import form_of
+
+    return form_of(**given), rest
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Call:
     """One resolved call; `timeout` in seconds, or None to wait for ever.
@@ -44,7 +83,7 @@ class Call:
     `always`: the caller named the customisation, so it is applied whatever the query is like. `free`: a text is wanted
     even where the customisation's answers are a closed set. `last_profile`: the
     profile that the conversation is in. `past`: what a conversation knows of its messages. `screened`: what a server
-    may be sent, once it was looked at.
+    may be sent, once it was looked at. `form`: what the answer must look like.
     """
 
     messages: tuple[Message, ...]
@@ -59,6 +98,17 @@ class Call:
     last_profile: str | None = None
     past: Past = field(default_factory=Past)
     screened: Screened | None = None
+    form: Form | None = None
+
+    @property
+    def constraint(self) -> Constraint | None:
+        """What the engine has to keep."""
+        return self.form.constraint if self.form else None
+
+    @property
+    def wants_text(self) -> bool:
+        """Whether the answer is written, even where the customisation's answers are a closed set."""
+        return self.free or self.form is not None
 
 
 def resolve_sampling(base: Sampling, changes: Mapping[str, Any]) -> Sampling:

@@ -140,9 +140,14 @@ class Screen:
         if Source.SERVER not in allowed.sources or call.screened is not None:
             return call, allowed
         stops = call.sampling.stop
-        verdict = self._judge(call, allowed, call.messages, (*stops, *others), call.past)
+        form = call.constraint.texts if call.constraint else ()
+        verdict = self._judge(call, allowed, call.messages, (*stops, *others, *form), call.past)
+        if verdict.texts[len(verdict.texts) - len(form) :] != form:
+            # With placeholders in it, it would be another one.
+            kinds = verdict.report.found if verdict.report else ()
+            verdict = self._stay(call.mode, allowed, call.messages, (*stops, *others, *form), kinds)
         messages = _with_texts(call.messages, verdict)
-        sent = verdict.texts[len(verdict.kept) :]
+        sent = verdict.texts[len(verdict.kept) : len(verdict.texts) - len(form)]
         sampling = replace(call.sampling, stop=sent[: len(stops)]) if stops else call.sampling
         screened = Screened(messages, sampling, sent[len(stops) :], verdict.originals, verdict.report)
         return replace(call, screened=screened), verdict.allowed

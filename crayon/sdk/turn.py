@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from crayon.completion import Completion, Reason, Source
-from crayon.engine import Delta, Finished, GenerateRequest, Prefix, Started, new_request_id
+from crayon.engine import Delta, Finished, GenerateRequest, Prefix, Started, check_kept, new_request_id
 from crayon.errors import (
     CrayonError,
     DeadlineExceededError,
@@ -96,7 +96,7 @@ class Turn:
         self._t0 = clock()
         self.deadline = None if call.timeout is None else self._t0 + call.timeout
         report = call.screened.report if call.screened else None
-        self.ledger = Ledger(new_request_id(), server, call.last_profile, choice, call.free, report)
+        self.ledger = Ledger(new_request_id(), server, call.last_profile, choice, call.wants_text, report)
         self._attempts = 0
         self._attempt: Attempt | None = None
         self._text: list[str] = []
@@ -172,13 +172,17 @@ class Turn:
         attempt = self._running()
         match event:
             case Started():
+                try:
+                    check_kept(attempt.request.constraint, event)
+                except CrayonError as error:
+                    return self.failed(error)
                 attempt.started = event
                 return self._read()
             case Delta():
                 if self._late():
                     return self.timed_out()
                 attempt.first_by = None
-                attempt.tokens += event.tokens
+                attempt.see(event)
                 if attempt.closed and event.signals:
                     attempt.probability = math.exp(event.signals[0].logprob)
                 if attempt.restorer is not None:
@@ -265,7 +269,7 @@ class Turn:
     def _support(self) -> Support | None:
         """What the samples say of the query, on the device."""
         support = self.ledger.choice.support if self.ledger.choice else None
-        return support.free() if support and self.call.free else support
+        return support.free() if support and self.call.wants_text else support
 
     @property
     def _closed(self) -> bool:
@@ -344,6 +348,7 @@ class Turn:
             deadline=self.deadline,
             request_id=request_id if self._attempts == 1 else f"{request_id}-{self._attempts}",
             signals=gate is not None,
+            constraint=self.call.constraint,
             prefix=Prefix(shared, support.folder) if support and shared else None,
         )
         self._attempt = Attempt(source, request, gate, first_by, closed=bool(support and support.answers))
@@ -392,6 +397,8 @@ class Turn:
                 ttft_ms=1000.0 * (total if self._ttft is None else self._ttft),
                 total_ms=1000.0 * total,
                 probability=attempt.probability,
+                document=self.call.form.read(self.text, finished.finish_reason) if self.call.form else None,
+                withheld=attempt.mean_withheld,
             )
         )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from crayon.completion import Blend
+from crayon.constraint import Constraint, ConstraintKind
 from crayon.engine import EncodeRequest, GenerateRequest, ScoreRequest, new_request_id
 from crayon.errors import InvalidRequestError
 from crayon.messages import normalise_messages
@@ -33,6 +34,7 @@ def generate_request_to_proto(request: GenerateRequest) -> pb.GenerateRequest:
         blend=blend_to_proto(request.blend),
         request_id=request.request_id,
         signals=None if request.signals else False,  # not set means true
+        constraint=_constraint_to_proto(request.constraint),
     )
 
 
@@ -55,6 +57,24 @@ def encode_request_to_proto(request: EncodeRequest) -> pb.EncodeRequest:
 def blend_to_proto(blend: Blend | None) -> pb.Blend | None:
     """Return the message, or None for no blend."""
     return None if blend is None else pb.Blend(pool_id=blend.pool_id, weights=blend.weights)
+
+
+def _constraint_to_proto(constraint: Constraint | None) -> pb.Constraint | None:
+    if constraint is None:
+        return None
+    message = pb.Constraint(show=None if constraint.show else False)  # not set means true
+    match constraint.kind:
+        case ConstraintKind.SCHEMA:
+            message.json_schema = constraint.text
+        case ConstraintKind.JSON:
+            message.any_json.SetInParent()
+        case ConstraintKind.REGEX:
+            message.regex = constraint.text
+        case ConstraintKind.CHOICES:
+            message.choices.texts.extend(constraint.choices)
+        case ConstraintKind.GRAMMAR:
+            message.grammar = constraint.text
+    return message
 
 
 def _messages_to_proto(messages: Iterable[Message]) -> list[pb.Message]:
@@ -83,6 +103,7 @@ def generate_request_from_proto(message: pb.GenerateRequest, deadline: float | N
         request_id=_request_id(message.request_id),
         model=_model(message.model),
         signals=message.signals if message.HasField("signals") else True,
+        constraint=_constraint_from_proto(message.constraint) if message.HasField("constraint") else None,
     )
 
 
@@ -125,6 +146,23 @@ def blend_from_proto(message: pb.Blend) -> Blend:
         InvalidRequestError: no pool, no weights, too many, or one that is not a finite number.
     """
     return Blend(message.pool_id, tuple(message.weights))
+
+
+def _constraint_from_proto(message: pb.Constraint) -> Constraint:
+    show = message.show if message.HasField("show") else True
+    match message.WhichOneof("kind"):
+        case "json_schema":
+            return Constraint(ConstraintKind.SCHEMA, message.json_schema, show=show)
+        case "any_json":
+            return Constraint(ConstraintKind.JSON, show=show)
+        case "regex":
+            return Constraint(ConstraintKind.REGEX, message.regex, show=show)
+        case "choices":
+            return Constraint(ConstraintKind.CHOICES, choices=tuple(message.choices.texts), show=show)
+        case "grammar":
+            return Constraint(ConstraintKind.GRAMMAR, message.grammar, show=show)
+        case _:
+            raise InvalidRequestError("constraint", "is of no kind that this server knows; use a newer server")
 
 
 def _messages_from_proto(messages: Iterable[pb.Message]) -> tuple[Message, ...]:

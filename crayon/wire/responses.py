@@ -41,9 +41,16 @@ def event_to_proto(event: Event) -> pb.GenerateResponse:
     match event:
         case Started():
             blend = blend_to_proto(event.blend)
-            return pb.GenerateResponse(started=pb.Started(request_id=event.request_id, model=event.model, blend=blend))
+            return pb.GenerateResponse(
+                started=pb.Started(
+                    request_id=event.request_id, model=event.model, blend=blend, constrained=event.constrained
+                )
+            )
         case Delta():
-            signals = [pb.TokenSignal(logprob=s.logprob, entropy=s.entropy, margin=s.margin) for s in event.signals]
+            signals = [
+                pb.TokenSignal(logprob=s.logprob, entropy=s.entropy, margin=s.margin, withheld=s.withheld)
+                for s in event.signals
+            ]
             return pb.GenerateResponse(delta=pb.Delta(text=event.text, signals=signals, tokens=event.tokens))
         case Finished():
             timings = event.timings
@@ -95,6 +102,8 @@ def _usage_to_proto(usage: Usage) -> pb.Usage:
         prompt_tokens=usage.prompt_tokens,
         completion_tokens=usage.completion_tokens,
         cached_tokens=usage.cached_tokens,
+        shown_tokens=usage.shown_tokens,
+        forced_tokens=usage.forced_tokens,
     )
 
 
@@ -114,12 +123,12 @@ def event_from_proto(message: pb.GenerateResponse) -> Event | None:
                 blend = blend_from_proto(started.blend) if started.HasField("blend") else None
             except InvalidRequestError as error:
                 raise _broken(f"started.{error}") from None
-            return Started(started.request_id, started.model, blend)
+            return Started(started.request_id, started.model, blend, started.constrained)
         case "delta":
             delta = message.delta
             if delta.tokens < 0:
                 raise _broken(f"delta.tokens: {delta.tokens} is less than 0")
-            signals = tuple(TokenSignal(s.logprob, s.entropy, s.margin) for s in delta.signals)
+            signals = tuple(TokenSignal(s.logprob, s.entropy, s.margin, s.withheld) for s in delta.signals)
             return Delta(delta.text, signals, delta.tokens)
         case "finished":
             finished, timings = message.finished, message.finished.timings
@@ -184,7 +193,13 @@ def models_from_proto(message: pb.ListModelsResponse) -> tuple[ModelInfo, ...]:
 
 
 def _usage_from_proto(message: pb.Usage) -> Usage:
-    return Usage(message.prompt_tokens, message.completion_tokens, message.cached_tokens)
+    return Usage(
+        message.prompt_tokens,
+        message.completion_tokens,
+        message.cached_tokens,
+        message.shown_tokens,
+        message.forced_tokens,
+    )
 
 
 def _broken(what: str) -> ServerError:

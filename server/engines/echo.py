@@ -1,8 +1,8 @@
 """An engine without a model: it says back the last message, word by word.
 
 A stand-in for tests and for trying out clients and deployments. Words count as tokens, and signals, scores and vectors
-are fixed functions of the text (hashes), with the right shapes and no meaning. Everything else behaves like a real
-engine: limits, deadlines, cancellation, stop texts.
+are fixed functions of the text (hashes), with the right shapes and no meaning. Under a constraint it writes a short
+text that fits. Everything else behaves like a real engine: limits, deadlines, cancellation, stop texts.
 """
 
 from __future__ import annotations
@@ -18,8 +18,11 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 
 from crayon.completion import FinishReason, Timings, Usage
+from crayon.constraints.instance import Instances
+from crayon.constraints.shown import shown
 from crayon.engine import (
     BLEND,
+    CONSTRAIN,
     ENCODE,
     GENERATE,
     SCORE,
@@ -57,6 +60,8 @@ if TYPE_CHECKING:
 Result = TypeVar("Result", ScoreResult, EncodeResult)
 
 DIMENSIONS = 32
+MOST_MADE = 1024
+"""Bytes of an answer under a constraint."""
 
 
 class _Job:
@@ -91,10 +96,11 @@ class EchoEngine:
     """
 
     def __init__(self, *, name: str = "echo", delay: float = 0.0, context_tokens: int = 4096, slots: int = 64) -> None:
-        capabilities = frozenset({GENERATE, SCORE, ENCODE, BLEND})
+        capabilities = frozenset({GENERATE, SCORE, ENCODE, BLEND, CONSTRAIN})
         self._info = ModelInfo(name=name, context_tokens=context_tokens, capabilities=capabilities)
         self._delay = delay
         self._slots = slots
+        self._instances = Instances()
         self._lock = threading.Lock()
         self._jobs: dict[_Job, threading.Thread] = {}
         self._closed = False
@@ -120,11 +126,17 @@ class EchoEngine:
             PromptTooLongError: the messages leave no room for a word.
             UnknownModelError: `request.model` is another name.
             OverloadedError: every slot is taken.
+            InvalidRequestError: the constraint cannot be kept.
         """
         prompt_words = self._check(request.model, request.messages)
+        told = shown(request.messages, request.constraint)
+        shown_words = self._check(request.model, told) - prompt_words
         job = _Job(self, request.deadline)
         stream = Stream(on_cancel=job.stop)
-        self._run(job, lambda: self._answer(job, stream, request, prompt_words))
+        made = None
+        if request.constraint is not None:
+            made = self._instances.of(request.constraint, MOST_MADE)
+        self._run(job, lambda: self._answer(job, stream, request, prompt_words + shown_words, shown_words, made))
         return stream
 
     def score(self, request: ScoreRequest) -> Future[ScoreResult]:
@@ -219,12 +231,22 @@ class EchoEngine:
         self._run(job, work)
         return promise.future
 
-    def _answer(self, job: _Job, stream: Stream, request: GenerateRequest, prompt_words: int) -> None:
-        words, reason = _echo(request, self._info.context_tokens - prompt_words)
+    def _answer(
+        self,
+        job: _Job,
+        stream: Stream,
+        request: GenerateRequest,
+        prompt_words: int,
+        shown_words: int,
+        made: tuple[str, bool] | None,
+    ) -> None:
+        text, whole = (request.messages[-1].content, True) if made is None else made
+        words, reason = _echo(request, text, self._info.context_tokens - prompt_words)
+        reason = reason if whole else FinishReason.LENGTH
         said = 0
         first_at = job.started
         try:
-            stream.push(Started(request.request_id, self._info.name, request.blend))
+            stream.push(Started(request.request_id, self._info.name, request.blend, made is not None))
             for word in words:
                 job.pause(self._delay, "".join(words[:said]))
                 first_at = time.monotonic() if said == 0 else first_at
@@ -241,7 +263,7 @@ class EchoEngine:
             prompt_steps=min(said, 1),
             decode_steps=max(said - 1, 0),
         )
-        stream.push(Finished(reason, Usage(prompt_words, said), timings))
+        stream.push(Finished(reason, Usage(prompt_words, said, shown_tokens=shown_words), timings))
 
 
 def _words(text: str) -> list[str]:
@@ -249,8 +271,7 @@ def _words(text: str) -> list[str]:
     return re.findall(r"\s*\S+\s*$|\s*\S+|\s+$", text)
 
 
-def _echo(request: GenerateRequest, room: int) -> tuple[list[str], FinishReason]:
-    text = request.messages[-1].content
+def _echo(request: GenerateRequest, text: str, room: int) -> tuple[list[str], FinishReason]:
     ends = [at for at in (text.find(stop) for stop in request.sampling.stop) if at >= 0]
     words = _words(text[: min(ends)] if ends else text)
     most = min(request.sampling.max_tokens, room)

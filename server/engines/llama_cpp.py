@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Self
 
 from crayon.blending import CAPACITY, Lease, PoolBlends, check_bases
+from crayon.constraints import Constraining, read_prompt
 from crayon.engine import (
     BLEND,
+    CONSTRAIN,
     ENCODE,
     GENERATE,
     SCORE,
@@ -34,6 +36,7 @@ from crayon.llama import smoke
 from crayon.llama.model import Model
 from crayon.llama.signals import SignalMeter
 from crayon.llama.trial import ensure_opens
+from crayon.llama.vocabulary import ModelVocabulary
 from crayon.promise import Promise
 from crayon.room import check_continuations, check_prompt
 from crayon.server.engines.llama_encoder import LlamaEncoder
@@ -184,10 +187,11 @@ class LlamaCppEngine:
             self._model.close()
             raise
         self._meter = SignalMeter(self._model.n_vocab)
+        self._constraining = Constraining(ModelVocabulary(self._model))
         if pools:
             contexts = tuple(lane.context for lane in self._lanes.lanes)
             self._blends = PoolBlends(self._model, pools, contexts=contexts, capacity=max(CAPACITY, n_seq_max))
-        capabilities = frozenset({GENERATE, SCORE, ENCODE} | ({BLEND} if pools else set()))
+        capabilities = frozenset({GENERATE, SCORE, ENCODE, CONSTRAIN} | ({BLEND} if pools else set()))
         self._info = ModelInfo(self._name, self.context_tokens, source_sha256, quantization, capabilities)
         self._loop = LlamaLoop(
             self._lanes,
@@ -221,10 +225,12 @@ class LlamaCppEngine:
             PromptTooLongError: the prompt leaves no room for an answer.
             OverloadedError: too many requests wait.
             EngineClosedError: the engine is closed.
+            InvalidRequestError: the constraint cannot be kept.
         """
         with self._calling(request.model):
-            ids = self._prompt(request.messages)
+            ids, told = read_prompt(request.messages, request.constraint, self._prompt)
             blend, hold = self._resolve(request.blend)
+            rule = None if request.constraint is None else self._constraining.matcher(request.constraint)
         stream = Stream(on_cancel=lambda: self._loop.inbox.cancel(task))
         work = Request(
             id=next(self._ids),
@@ -244,8 +250,15 @@ class LlamaCppEngine:
             model=self._model,
             meter=self._meter,
             hold=hold,
+            rule=rule,
+            shown=told,
         )
-        self._submit(task)
+        if task.complete:
+            task.start()
+            task.end()
+            task.close()
+        else:
+            self._submit(task)
         return stream
 
     def score(self, request: ScoreRequest) -> Future[ScoreResult]:

@@ -100,6 +100,8 @@ class LlamaLoop:
         """Whether this step went otherwise than the plan of the next one took for granted."""
         self._broken: set[str] = set()
         """Requests that have failed within this step."""
+        self._forced: dict[str, int] = {}
+        """Tokens that follow the ones drawn in this step, of requests whose constraint leaves no choice."""
         self._spoilt = False
         """Whether cells may hold what is no number, of requests that the next plan drops."""
         self.counters = self._ledger.counters
@@ -177,9 +179,11 @@ class LlamaLoop:
         step = self._plan()
         self._surprised = False
         self._broken.clear()
+        self._forced = {}
         self._begin(step)
         ended = self._compute(step)
-        changes = commit(self._state, step, Outcome(ended=frozenset(ended), failed=frozenset(self._broken)))
+        outcome = Outcome(ended=frozenset(ended), failed=frozenset(self._broken), forced=self._forced)
+        changes = commit(self._state, step, outcome)
         for request_id in changes.finished:
             self._finish(self._tasks.pop(request_id))
         if self._lanes.neighbours:
@@ -384,7 +388,10 @@ class LlamaLoop:
                 self._give_up([row.request], error)
         sampled = sample_rows(context, answers)
         ended.update(sampled.ended)
-        if any(self._state.get(name).generated + 1 < self._state.get(name).max_tokens for name in sampled.ended):
+        self._forced.update(sampled.forced)
+        if sampled.forced or any(
+            self._state.get(name).generated + 1 < self._state.get(name).max_tokens for name in sampled.ended
+        ):
             self._surprised = True  # nobody could know
         for failed, why in sampled.failed:
             self._give_up([failed.request.id], why)

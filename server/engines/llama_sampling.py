@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from crayon.constraints.matcher import fill
 from crayon.llama.signals import likeliest
 
 if TYPE_CHECKING:
@@ -15,10 +16,14 @@ if TYPE_CHECKING:
 
 
 class Sampled(NamedTuple):
-    """What came of a step: ids of the requests whose answers ended, and the tasks that failed."""
+    """What came of a step: ids of the requests whose answers ended, and the tasks that failed.
+
+    `forced`: how many tokens follow the next one of a request, whatever the model thinks, where there are any.
+    """
 
     ended: list[str]
     failed: list[tuple[GenerateTask, Exception]]
+    forced: dict[str, int]
 
 
 class _Row(NamedTuple):
@@ -35,12 +40,15 @@ def sample_rows(context: Context, rows: Iterable[tuple[GenerateTask, int]]) -> S
     Does what `task.sample(context, row)` does for one after the other; an error of one leaves the others alone. The
     logits are read in place if the rows are given in the batch's order.
     """
-    found = Sampled([], [])
+    found = Sampled([], [], {})
+    ruled: list[tuple[GenerateTask, int]] = []
     measured: list[_Row] = []
     plain: list[_Row] = []
     for task, row in rows:
         try:
-            if not task.greedy:
+            if task.rule is not None:
+                ruled.append((task, row))
+            elif not task.greedy:
                 token = task.draw(context, row)
                 if task.wanted.signals:
                     measured.append(_Row(task, row, token))
@@ -52,7 +60,20 @@ def sample_rows(context: Context, rows: Iterable[tuple[GenerateTask, int]]) -> S
             found.failed.append((task, error))
     _together(context, measured, found, signals=True)
     _together(context, plain, found, signals=False)
+    _under_rules(context, ruled, found)
     return found
+
+
+def _under_rules(context: Context, rows: list[tuple[GenerateTask, int]], found: Sampled) -> None:
+    """Draw the tokens of answers under constraints: what all of them allow is found out at the same time."""
+    fill([task.rule for task, row in rows if task.rule is not None and task.needs_mask(context, row)])
+    for task, row in rows:
+        try:
+            token, signal = task.pick(context, row)
+        except Exception as error:  # noqa: BLE001 - its batch mates are not to suffer
+            found.failed.append((task, error))
+        else:
+            _take(found, task, token, signal)
 
 
 def _together(context: Context, rows: list[_Row], found: Sampled, *, signals: bool) -> None:
@@ -81,5 +102,7 @@ def _take(found: Sampled, task: GenerateTask, token: int, signal: TokenSignal | 
     try:
         if task.take(token, signal):
             found.ended.append(task.request.id)
+        if task.forced:
+            found.forced[task.request.id] = task.forced
     except Exception as error:  # noqa: BLE001 - its batch mates are not to suffer
         found.failed.append((task, error))

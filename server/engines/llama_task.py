@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 import numpy as np
 
 from crayon.blending.lease import Lease
-from crayon.completion import FinishReason, Timings, Usage
+from crayon.completion import Timings, Usage
 from crayon.engine import ContinuationScore, Delta, EncodeResult, Finished, ScoreResult, Started
 from crayon.errors import CancelledError, CrayonError, DeadlineExceededError, EngineError
+from crayon.llama.answer import AnswerWriter
 from crayon.llama.encoder import add_states
 from crayon.llama.sampler import Sampler
 from crayon.llama.signals import log_softmax_at
-from crayon.llama.text import TextAssembler
 from crayon.server.scheduler import DropReason
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from crayon.constraints import Matcher
     from crayon.engine import GenerateRequest, Stream, TokenSignal
     from crayon.llama.context import Context
     from crayon.llama.model import Model
@@ -115,22 +116,41 @@ class Task(ABC):
 
 @dataclass(slots=True, eq=False, kw_only=True)
 class GenerateTask(Task):
-    """An answer being written. `ids` is the prompt, later followed by the answer's tokens."""
+    """An answer being written. `ids` is the prompt, later followed by the answer's tokens.
+
+    What every answer under the constraint begins with is read with the prompt: for the scheduler it is a part of it.
+    """
 
     wanted: GenerateRequest
     ids: list[int]
     stream: Stream
     model: Model
     meter: SignalMeter
-    _assembler: TextAssembler = field(init=False)
+    rule: Matcher | None = None
+    """What the answer must look like."""
+    shown: int = 0
+    """Tokens of the prompt that say so."""
+    forced: int = 0
+    """Tokens that the last one taken left no choice about, and that are computed with it."""
+    _prompt: int = field(init=False)
+    _answer: AnswerWriter = field(init=False)
     _sampler: Sampler | None = None
     _pieces: list[str] = field(default_factory=list)
-    _written: int = 0
     _first_at: float = 0.0
     _first_steps: int = 0
 
     def __post_init__(self) -> None:
-        self._assembler = TextAssembler(self.wanted.sampling.stop)
+        self._prompt = len(self.ids)
+        self._answer = AnswerWriter(self.model, self.wanted.sampling, self.request.max_tokens, self.rule)
+        begun = self._answer.begin()
+        self.ids += begun
+        self.request.prompt += len(begun)
+        self.request.max_tokens -= len(begun)
+
+    @property
+    def complete(self) -> bool:
+        """Whether the constraint left no choice at all, so that nothing is to be computed."""
+        return self._answer.reason is not None
 
     @property
     def cancelled(self) -> bool:
@@ -163,15 +183,26 @@ class GenerateTask(Task):
     def start(self) -> None:
         """Note that the request has left the queue, and get ready to sample."""
         Task.start(self)
-        self._sampler = Sampler(self.wanted.sampling, self.meter)
+        self._sampler = Sampler(self.wanted.sampling, self.meter, self.rule)
         self._sampler.prime(self.ids)
-        self.stream.push(Started(self.wanted.request_id, self.model_name, self.wanted.blend))
+        constrained = self.rule is not None
+        self.stream.push(Started(self.wanted.request_id, self.model_name, self.wanted.blend, constrained))
 
     def sample(self, context: Context, row: int) -> bool:
         """Take the next token from a row of logits; return whether the answer ends with it."""
+        return self.take(*self.pick(context, row))
+
+    def pick(self, context: Context, row: int) -> tuple[int, TokenSignal | None]:
+        """Return the next token from a row of logits, and its signal where it is wanted, as `draw`."""
         if not self.wanted.signals:
-            return self.take(self.draw(context, row))
-        return self.take(*self._started_sampler.sample(context, row))
+            return self.draw(context, row), None
+        return self._started_sampler.sample(context, row)
+
+    def needs_mask(self, context: Context, row: int) -> bool:
+        """Whether all tokens that may come next have to be known, and not only whether the likeliest may."""
+        if self.wanted.signals or not self.greedy:
+            return True
+        return self.rule is not None and not self.rule.allows(int(context.logits(row).argmax()))
 
     @property
     def greedy(self) -> bool:
@@ -195,22 +226,16 @@ class GenerateTask(Task):
         if not self._first_at:
             self._first_at = time.monotonic()
             self._first_steps = self.steps
-        if not self.wanted.sampling.ignore_eos and self.model.is_end(token):
-            self._end(FinishReason.STOP)
-            return True
-        self.ids.append(token)
-        self._written += 1
-        text = self._assembler.push(self.model.piece(token))
-        if text:
-            self._pieces.append(text)
-        self.stream.push(Delta(text, () if signal is None else (signal,)))
-        if self._assembler.stopped:
-            self._end(FinishReason.STOP)
-            return True
-        if self._written >= self.request.max_tokens:
-            self._end(FinishReason.LENGTH)
-            return True
-        return False
+        given = self._answer.take(token)
+        self.forced = max(len(given) - 1, 0)
+        if given:
+            self.ids += given
+            self._started_sampler.take(given[1:])
+            self._tell(() if signal is None else (signal,))
+        if self._answer.reason is None:
+            return False
+        self.end()
+        return True
 
     def close(self) -> None:
         """Free the sampler and what else the task holds. Safe to call twice."""
@@ -225,21 +250,32 @@ class GenerateTask(Task):
             raise EngineError("the request was never started")
         return self._sampler
 
-    def _end(self, reason: FinishReason) -> None:
-        rest = self._assembler.finish()
-        if rest:
+    def _tell(self, signals: tuple[TokenSignal, ...]) -> None:
+        text, count = self._answer.fresh()
+        if text:
+            self._pieces.append(text)
+        self.stream.push(Delta(text, signals, count))
+
+    def end(self) -> None:
+        """Tell the caller that the answer, for which there is a reason, has ended."""
+        answer = self._answer
+        if answer.reason is None:
+            raise EngineError("an answer was ended before its end")
+        rest, count = answer.finish()
+        if rest or count:
             self._pieces.append(rest)
-            self.stream.push(Delta(rest, tokens=0))
-        prompt = self.request.prompt
-        started = self.started or self.submitted
+            self.stream.push(Delta(rest, tokens=count))
+        now = time.monotonic()
+        started, first = self.started or self.submitted, self._first_at or now
         timings = Timings(
             queue_ms=1000 * (started - self.submitted),
-            prompt_ms=1000 * (self._first_at - started),
-            decode_ms=1000 * (time.monotonic() - self._first_at),
+            prompt_ms=1000 * (first - started),
+            decode_ms=1000 * (now - first),
             prompt_steps=self._first_steps,
             decode_steps=self.steps - self._first_steps,
         )
-        self.stream.push(Finished(reason, Usage(prompt, self._written), timings))
+        usage = Usage(self._prompt, answer.written, shown_tokens=self.shown, forced_tokens=answer.forced)
+        self.stream.push(Finished(answer.reason, usage, timings))
 
 
 @dataclass(slots=True, eq=False, kw_only=True)

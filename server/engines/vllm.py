@@ -9,8 +9,10 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from crayon.constraints import check_constraint, read_prompt
 from crayon.engine import (
     BLEND,
+    CONSTRAIN,
     GENERATE,
     SCORE,
     EncodeRequest,
@@ -37,7 +39,7 @@ from crayon.server.engines.vllm_holding import Holding, as_request
 from crayon.server.engines.vllm_job import AnswerJob, Job, ScoreJob
 from crayon.server.engines.vllm_loop import VllmLoop, prepare_environment
 from crayon.server.engines.vllm_lora import rank_needed, shapes_of
-from crayon.server.engines.vllm_sampling import arguments
+from crayon.server.engines.vllm_sampling import STRUCTURED, arguments
 from crayon.server.engines.vllm_stats import VllmStats
 from crayon.server.engines.vllm_tokens import Tokens
 from crayon.server.scheduler import Kind, Request
@@ -69,7 +71,9 @@ def capabilities(*, blends: bool, adapters: bool, native: bool) -> frozenset[str
         adapters: whether LoRA is enabled, for pools or adapters.
         native: whether vLLM runs without our sampler chain.
     """
-    return frozenset({GENERATE} | ({BLEND} if blends else set()) | (set() if adapters and native else {SCORE}))
+    return frozenset(
+        {GENERATE, CONSTRAIN} | ({BLEND} if blends else set()) | (set() if adapters and native else {SCORE})
+    )
 
 
 class VllmEngine:
@@ -204,12 +208,19 @@ class VllmEngine:
             OverloadedError: too many requests wait.
             EngineClosedError: the engine is closed.
             EngineError: vLLM has broken down.
+            InvalidRequestError: the constraint cannot be kept.
         """
         model, hold = self._resolve(request.model, request.blend)
-        ids = self._prompt(request.messages)
-        room = self.context_tokens - len(ids)
+        if request.constraint is not None:
+            check_constraint(request.constraint)  # before vLLM does, whose words are others
+        ids, told = read_prompt(request.messages, request.constraint, self._prompt)
         params = arguments(
-            request.sampling, room=room, ends=self._tokens.ends, signals=request.signals, native=self._native
+            request.sampling,
+            room=self.context_tokens - len(ids),
+            ends=self._tokens.ends,
+            signals=request.signals,
+            native=self._native,
+            constraint=request.constraint,
         )
         entry = self._entry(Kind.GENERATE, len(ids), request.client, most=params["max_tokens"])
         stream = Stream(on_cancel=lambda: self._loop.cancel(job))
@@ -222,6 +233,7 @@ class VllmEngine:
             wanted=request,
             model=model,
             ids=ids,
+            shown=told,
             params=params,
             ends=frozenset(self._tokens.ends),
             stream=stream,
@@ -346,8 +358,10 @@ class VllmEngine:
     def _outputs(self, ids: Sequence[int], params: dict[str, Any], lora: Lora | None) -> Any:
         from vllm import SamplingParams
         from vllm.inputs.engine import tokens_input
-        from vllm.sampling_params import RequestOutputKind
+        from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
 
+        if STRUCTURED in params:  # anew each time: vLLM writes into it
+            params = {**params, STRUCTURED: StructuredOutputsParams(**params[STRUCTURED])}
         return self._loop.llm.generate(
             tokens_input(list(ids)),
             SamplingParams(**params, output_kind=RequestOutputKind.DELTA),

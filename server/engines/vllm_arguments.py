@@ -35,6 +35,7 @@ _OURS = {
     "enable_lora": "it follows from --pool and --adapter",
     "disable_log_stats": "metrics are made of them",
     "runner": "answers are generated",
+    "structured_outputs_config": "constraints mean the same on every engine by one of vLLM's backends alone",
 }
 
 
@@ -115,6 +116,8 @@ def engine_arguments(shape: Shape, trained_tokens: int | None) -> dict[str, Any]
     given |= shape.more
     given |= {"model": str(shape.folder), "generation_config": "vllm", "disable_log_stats": True}
     given["enable_lora"] = shape.lora_rank > 0
+    # "auto" takes another backend for some schemas, and each allows other answers.
+    given["structured_outputs_config"] = {"backend": "guidance"}
     if shape.nano is not None and chained(shape):
         given["logits_processors"] = [CHAIN]
     return given

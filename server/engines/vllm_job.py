@@ -93,6 +93,7 @@ class AnswerJob(Job):
     params: dict[str, Any]
     ends: frozenset[int]
     stream: Stream
+    shown: int = 0
 
     @property
     def cancelled(self) -> bool:
@@ -112,7 +113,8 @@ class AnswerJob(Job):
                 if not first:
                     first = time.monotonic()
                     self.begun()
-                    self.stream.push(Started(self.wanted.request_id, self.model, self.wanted.blend))
+                    constrained = self.wanted.constraint is not None
+                    self.stream.push(Started(self.wanted.request_id, self.model, self.wanted.blend, constrained))
                 part = output.outputs[0]
                 tokens = len(part.token_ids) - self._ended_by_token(part)
                 signals = tuple(map(_signal, part.token_ids, part.logprobs or ()))[:tokens]
@@ -122,7 +124,7 @@ class AnswerJob(Job):
                     self.stream.push(Delta(part.text, signals if self.wanted.signals else (), tokens))
         if output is None or output.outputs[0].finish_reason not in _REASONS:
             raise EngineError("vLLM ended an answer without a reason")
-        usage = Usage(len(self.ids), written, output.num_cached_tokens or 0)
+        usage = Usage(len(self.ids), written, output.num_cached_tokens or 0, self.shown)
         reason = _REASONS[output.outputs[0].finish_reason]
         self.stream.push(Finished(reason, usage, self._timings(output.metrics, first)))
 

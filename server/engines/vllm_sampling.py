@@ -12,17 +12,22 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from crayon.constraint import ConstraintKind
+from crayon.constraints.grammar import schema_of
 from crayon.text_form import every_form
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from crayon.constraint import Constraint
     from crayon.sampling import Sampling
 
 KEY = "crayon"
 """Where `Chain` finds its parameters in a request's `extra_args`."""
 FORCED = "forced"
 """Under `KEY`, instead of parameters: the tokens that are the whole answer, for their log-probabilities."""
+STRUCTURED = "structured_outputs"
+"""The parameter that holds a constraint; the `guided_*` ones of older versions are ignored without a word."""
 COLD = 1e-6
 """As in crayon/llama/sampler.py: a temperature that only the likeliest token survives."""
 LIKELIEST = 20
@@ -65,7 +70,13 @@ TABLE: tuple[Parameter, ...] = (
 
 
 def arguments(
-    sampling: Sampling, *, room: int, ends: Sequence[int], signals: bool, native: bool = False
+    sampling: Sampling,
+    *,
+    room: int,
+    ends: Sequence[int],
+    signals: bool,
+    native: bool = False,
+    constraint: Constraint | None = None,
 ) -> dict[str, Any]:
     """Return the keyword arguments of vLLM's `SamplingParams`.
 
@@ -75,6 +86,7 @@ def arguments(
         ends: tokens that end an answer.
         signals: whether the caller reads them.
         native: whether vLLM computes every row, since there is no chain.
+        constraint: what the answer must look like; it can be kept.
     """
     given: dict[str, Any] = {"stop_token_ids": [] if sampling.ignore_eos else list(ends)}
     for row in TABLE:
@@ -85,7 +97,26 @@ def arguments(
         given["extra_args"] = {KEY: dict(chain)}
     if signals:
         given["logprobs"] = LIKELIEST
+    if constraint is not None:
+        given[STRUCTURED] = structured(constraint)
     return given
+
+
+def structured(constraint: Constraint) -> dict[str, Any]:
+    """Return the keyword argument of vLLM's `StructuredOutputsParams` for a constraint.
+
+    Its backend is llguidance (`vllm_arguments` sees to that), to which a schema itself says how JSON is written: so the
+    same answers are allowed as on the other engines. Structural tags are not used: that backend refuses them all.
+    """
+    match constraint.kind:
+        case ConstraintKind.SCHEMA | ConstraintKind.JSON:
+            return {"json": schema_of(constraint)}
+        case ConstraintKind.REGEX:
+            return {"regex": constraint.text}
+        case ConstraintKind.CHOICES:
+            return {"choice": list(constraint.choices)}
+        case ConstraintKind.GRAMMAR:
+            return {"grammar": constraint.text}
 
 
 def scoring(text: Sequence[int]) -> dict[str, Any]:

@@ -40,8 +40,9 @@ def commit(state: State, plan: StepPlan, outcome: Outcome) -> Changes:
                 continue
             request.computed += row.tokens
             if row.logits and request.kind is Kind.GENERATE:
-                request.generated += 1
-                written[request.client] = written.get(request.client, 0) + 1
+                count = 1 + outcome.forced.get(row.request, 0)
+                request.generated += count
+                written[request.client] = written.get(request.client, 0) + count
         group = touched[nano.rows[0].request].group
         state.served[group] = state.step
         state.spent[group] = state.spent.get(group, 0) + tokens

@@ -58,6 +58,7 @@ class Filler:
         draft, lanes = self._draft, self._draft.lanes
         add = {group: rows.append for group, rows in self._decode.items()}
         decoding, row = 0, tuple.__new__
+        longer: list[Request] = []
         for request in draft.generating:
             if request.generated:
                 decoding += 1
@@ -66,13 +67,17 @@ class Filler:
                     seq = (request.lanes or lanes[request.id])[0].seq
                     # As `Row(...)`, which takes twice as long; there is one for every running request.
                     to(row(Row, (request.id, seq, request.computed, 1, 1, None)))
+                    if request.pending > 1:
+                        longer.append(request)
         taken = sum(map(len, self._decode.values()))
         self._left -= taken
         self._outputs -= taken
         self._grown = taken
+        if longer:
+            self._lengthen(longer, draft.room - decoding)
         # Those that decode need a cell now, whether their group runs or not, and one in the next step: a prompt that
         # took it would be spilled for it, unless it is the oldest and never is.
-        self._room, self._margin = draft.room - decoding, decoding
+        self._room, self._margin = draft.room - decoding - (self._grown - taken), decoding
         self._ends = sum(1 for request in self._reading if request.computed < request.prompt)
         oldest = draft.generating[0] if draft.generating else None
         if oldest is not None and any(request is oldest for request in self._reading):
@@ -89,6 +94,20 @@ class Filler:
                 full.add(request.client)
         draft.settle(self._grown)
         draft.kv.extend(self._branch_kv)
+
+    def _lengthen(self, requests: Sequence[Request], room: int) -> None:
+        """Have tokens that are forced computed with those before them, as far as there is budget and room."""
+        wanted = {request.id: request.pending for request in requests}
+        for rows in self._decode.values():
+            for i, row in enumerate(rows):
+                if row.request not in wanted:
+                    continue
+                tokens = min(wanted[row.request], 1 + max(min(self._left, room), 0))
+                # Only the last one is followed by a token that nobody knows.
+                rows[i] = row._replace(tokens=tokens, logits=int(tokens == wanted[row.request]))
+                self._left -= tokens - 1
+                self._grown += tokens - 1
+                room -= tokens - 1
 
     def _prompt(self, request: Request) -> bool:
         """Add as much of the request's prompt, or of its branches, as there is budget for; False: the cache is full."""

@@ -113,6 +113,11 @@ class Request:
         return self.generated > 0
 
     @property
+    def pending(self) -> int:
+        """Tokens of the answer that are known and not computed: one while it is written, and those that are forced."""
+        return self.prompt + self.generated - self.computed
+
+    @property
     def complete(self) -> bool:
         """Whether nothing is left to compute."""
         if self.kind is Kind.GENERATE:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 Group: TypeAlias = tuple[str, bool]
 """A blend, and whether it encodes: requests of one group may share a nano-batch."""
@@ -166,12 +169,13 @@ class Outcome:
     `ran` nano-batches were computed, in the plan's order (None: all). `ended` are the generating requests
     whose last sampled token ends the answer (end of sequence, stop text); `max_tokens` needs no word. Rows of `failed`
     requests count as run, but complete nothing: their sequences may hold less, and the next plan, which drops the
-    requests, empties them.
+    requests, empties them. `forced` says how many tokens follow the one that a request sampled, without a choice.
     """
 
     ran: int | None = None
     ended: frozenset[str] = frozenset()
     failed: frozenset[str] = frozenset()
+    forced: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self
 
 import pytest
 from typer.testing import CliRunner
 
-from crayon.completion import Completion, FinishReason, Reason, Route, Source, Timings, Usage
+from crayon.completion import Completion, Document, FinishReason, Reason, Route, Source, Timings, Usage
 from crayon.errors import InvalidRequestError
 
 if TYPE_CHECKING:
@@ -55,9 +56,12 @@ class Piece:
 class FakeStream:
     """Hands out words, or raises what stands among them."""
 
-    def __init__(self, script: list[str | BaseException], route: dict[str, Any]) -> None:
+    def __init__(
+        self, script: list[str | BaseException], route: dict[str, Any], document: Document | None = None
+    ) -> None:
         self._script = script
         self._route = route
+        self._document = document
         self._shown: list[str] = []
         self.closed = False
 
@@ -70,7 +74,7 @@ class FakeStream:
 
     @property
     def completion(self) -> Completion:
-        return completion("".join(self._shown), **self._route)
+        return replace(completion("".join(self._shown), **self._route), document=self._document)
 
     def __enter__(self) -> Self:
         return self
@@ -85,6 +89,7 @@ class FakeClient:
     def __init__(self) -> None:
         self.scripts: list[list[str | BaseException]] = []
         self.route: dict[str, Any] = {}
+        self.document: Document | None = None
         self.asked: list[list[tuple[str, str]]] = []
         self.options: list[dict[str, Any]] = []
         self.streams: list[FakeStream] = []
@@ -98,7 +103,7 @@ class FakeClient:
         self.asked.append([(message.role, message.content) for message in messages])
         self.options.append(options)
         script = self.scripts.pop(0) if self.scripts else ["echo ", messages[-1].content]
-        self.streams.append(FakeStream(script, self.route))
+        self.streams.append(FakeStream(script, self.route, self.document))
         return self.streams[-1]
 
     def __enter__(self) -> Self:

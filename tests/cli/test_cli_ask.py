@@ -8,9 +8,11 @@ import pytest
 from crayon import errors
 from crayon.cli.app import app
 from crayon.cli.ask import MAX_STDIN_BYTES
-from crayon.completion import Mode, Reason, Source
+from crayon.completion import Document, Mode, Reason, Source
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from typer.testing import CliRunner
 
 
@@ -73,7 +75,9 @@ def test_json_is_one_object_with_everything(runner: CliRunner, client: Any) -> N
     assert record["text"] == "é!"
     assert record["route"]["source"] == "server"
     assert record["route"]["reason"] == "out_of_scope"
-    assert record["usage"] == {"prompt_tokens": 10, "completion_tokens": 5, "cached_tokens": 2}
+    usage = {"prompt_tokens": 10, "completion_tokens": 5, "cached_tokens": 2, "shown_tokens": 0, "forced_tokens": 0}
+    assert record["usage"] == usage
+    assert record["parsed"] is None
     assert record["timings"]["prompt_ms"] == 20.0
     assert record["tokens_per_s"] == 100.0
     assert {"model", "finish_reason", "ttft_ms", "total_ms"} <= set(record)
@@ -153,3 +157,49 @@ def test_values_out_of_range_are_wrong_usage(runner: CliRunner, client: Any, opt
     assert result.exit_code == 2
     assert "from command line" in result.stderr
     assert client.asked == []
+
+
+def test_a_form_becomes_keywords(runner: CliRunner, client: Any, tmp_path: Path) -> None:
+    file = tmp_path / "city.json"
+    file.write_text('\ufeff{"type": "string"}', encoding="utf-8")
+    runner.invoke(app, ["ask", "x", "--json-schema", str(file)])
+    runner.invoke(app, ["ask", "x", "--choice", "yes", "--choice", "no", "--no-show-format"])
+    runner.invoke(app, ["ask", "x", "--regex", "[a-z]+"])
+    runner.invoke(app, ["ask", "x"])
+    assert client.options == [
+        {"response_format": {"type": "string"}, "show_format": True},
+        {"choices": ["yes", "no"], "show_format": False},
+        {"regex": "[a-z]+", "show_format": True},
+        {},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (None, "No such file"),
+        (b"{", "is no JSON"),
+        (b"[]", "must be a JSON schema"),
+        (b"true", "must hold a JSON object"),
+        (b"\xff", "is not UTF-8"),
+        (b" " * (2**18 + 1), "is larger than"),
+    ],
+)
+def test_a_file_that_is_no_schema_is_named(
+    runner: CliRunner, client: Any, tmp_path: Path, content: bytes | None, words: str
+) -> None:
+    file = tmp_path / "schema.json"
+    if content is not None:
+        file.write_bytes(content)
+    result = runner.invoke(app, ["ask", "x", "--json-schema", str(file)])
+    assert result.exit_code == 2
+    assert words in " ".join(result.stderr.split())
+    assert client.asked == []
+
+
+def test_a_cut_document_is_shown_and_is_a_failure(runner: CliRunner, client: Any) -> None:
+    client.document = Document(problem="was cut at max_tokens")
+    client.scripts = [['{"a']]
+    result = runner.invoke(app, ["ask", "x"])
+    assert (result.exit_code, result.stdout) == (1, '{"a\n')
+    assert "the answer was cut at max_tokens" in result.stderr

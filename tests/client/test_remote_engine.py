@@ -11,6 +11,7 @@ import sys
 import threading
 from concurrent.futures import CancelledError as FutureCancelledError
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -20,6 +21,7 @@ from serving_tools import LONG, PATIENCE, ScriptedEngine, Serving, ask, until
 
 from crayon.client import Breaker, BreakerState, RemoteEngine
 from crayon.completion import Blend, FinishReason, Timings, Usage
+from crayon.constraint import Constraint, ConstraintKind
 from crayon.engine import (
     Delta,
     EncodeRequest,
@@ -38,6 +40,7 @@ from crayon.errors import (
     OverloadedError,
     ServerError,
     ServerInterruptedError,
+    ServerRejectedError,
     ServerUnavailableError,
     UnknownModelError,
 )
@@ -357,6 +360,21 @@ def odd(*answers: pb.GenerateResponse) -> Iterator[RemoteEngine]:
     yield remote
     remote.close()
     server.stop(None).wait()
+
+
+def test_a_server_that_does_not_know_constraints_is_not_taken_to_keep_one() -> None:
+    """An old server reads past the field; what it writes is none of what was asked for."""
+    written = (
+        pb.GenerateResponse(started=pb.Started(request_id="r", model="old")),
+        pb.GenerateResponse(delta=pb.Delta(text="prose", tokens=1)),
+        pb.GenerateResponse(finished=pb.Finished(finish_reason=pb.FINISH_REASON_STOP)),
+    )
+    constraint = Constraint(ConstraintKind.REGEX, "[0-9]+")
+    with odd(*written) as remote:
+        assert "".join(event.text for event in remote.generate(ask()) if isinstance(event, Delta)) == "prose"
+        stream = remote.generate(replace(ask(), constraint=constraint))
+        with pytest.raises(ServerRejectedError, match="'old' does not know constraints, so regex would be ignored"):
+            list(stream)
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import re
 import threading
 import time
 from concurrent.futures import CancelledError as FutureCancelledError
@@ -17,6 +18,7 @@ from serving_tools import Serving
 
 from crayon.client import RemoteEngine
 from crayon.completion import FinishReason
+from crayon.constraint import Constraint, ConstraintKind
 from crayon.engine import (
     Delta,
     EncodeRequest,
@@ -32,6 +34,7 @@ from crayon.errors import (
     CancelledError,
     DeadlineExceededError,
     EngineClosedError,
+    InvalidRequestError,
     OverloadedError,
     PromptTooLongError,
     ServerRejectedError,
@@ -126,8 +129,11 @@ def engine(made: Made) -> Iterator[Engine]:
     engine.close()
 
 
+FIELDS = ("deadline", "request_id", "model", "signals", "constraint")
+
+
 def ask(text: str, **more: Any) -> GenerateRequest:
-    request = {name: more.pop(name) for name in ("deadline", "request_id", "model", "signals") if name in more}
+    request = {name: more.pop(name) for name in FIELDS if name in more}
     sampling = Sampling(**{"max_tokens": 12, **more})
     return GenerateRequest(messages=(Message("user", text),), sampling=sampling, **request)
 
@@ -169,6 +175,36 @@ def test_an_answer_is_the_same_without_signals(engine: Engine) -> None:
     assert without[-1].finish_reason is with_signals[-1].finish_reason
     # How much of the prompt was cached is another matter: the second one finds what the first left.
     assert without[-1].usage.completion_tokens == with_signals[-1].usage.completion_tokens
+
+
+@pytest.mark.parametrize(
+    ("constraint", "pattern"),
+    [
+        (
+            Constraint(ConstraintKind.SCHEMA, '{"type": "array", "items": {"type": "boolean"}, "maxItems": 3}'),
+            r"\[.*\]",
+        ),
+        (Constraint(ConstraintKind.REGEX, "[a-c]{2}-[0-9]"), "[a-c]{2}-[0-9]"),
+        (Constraint(ConstraintKind.CHOICES, choices=("red", "dark green", "größe")), "red|dark green|größe"),
+        (Constraint(ConstraintKind.GRAMMAR, 'start: "no" | "yes" /[!?]/'), "no|yes[!?]"),
+    ],
+    ids=["schema", "regex", "choices", "grammar"],
+)
+def test_a_constraint_is_kept(engine: Engine, constraint: Constraint, pattern: str) -> None:
+    started, *_, finished = events = read(engine.generate(ask("Say something", max_tokens=60, constraint=constraint)))
+    assert started.constrained
+    assert re.fullmatch(pattern, text_of(events))
+    assert finished.finish_reason is FinishReason.STOP
+    assert (finished.usage.shown_tokens > 0) is (constraint.kind in {ConstraintKind.SCHEMA, ConstraintKind.CHOICES})
+    assert "constrain" in engine.models()[0].capabilities
+
+
+def test_a_constraint_that_cannot_be_kept_is_refused_in_one_way(engine: Engine) -> None:
+    constraint = Constraint(ConstraintKind.SCHEMA, '{"properties": {"x": {"not": {}}}}')
+    with pytest.raises(InvalidRequestError) as caught:
+        read(engine.generate(ask("Say something", constraint=constraint)))
+    said = "response_format: the keyword 'not' at /properties/x cannot be kept; leave out, and check in the answer"
+    assert str(caught.value) == said
 
 
 def test_max_tokens_ends_an_answer(engine: Engine) -> None:

@@ -6,10 +6,12 @@ from typing import Any
 
 import pytest
 
+from crayon.constraint import Constraint, ConstraintKind
+from crayon.constraints.grammar import OPTIONS
 from crayon.llama.sampler import COLD, PENALTY_WINDOW
 from crayon.sampling import SAMPLING_FIELDS, Sampling
 from crayon.server.engines import vllm_sampling
-from crayon.server.engines.vllm_sampling import KEY, TABLE, arguments, chained
+from crayon.server.engines.vllm_sampling import KEY, TABLE, arguments, chained, structured
 
 
 def of(sampling: Sampling, **more: Any) -> dict[str, Any]:
@@ -56,3 +58,24 @@ def test_an_answer_never_leaves_the_context() -> None:
     assert of(Sampling(max_tokens=7))["max_tokens"] == 7
     assert "logprobs" not in of(Sampling())
     assert of(Sampling(), signals=True)["logprobs"] == vllm_sampling.LIKELIEST
+
+
+@pytest.mark.parametrize(
+    ("constraint", "given"),
+    [
+        (Constraint(ConstraintKind.REGEX, "[ab]"), {"regex": "[ab]"}),
+        (Constraint(ConstraintKind.CHOICES, choices=("a", "b")), {"choice": ["a", "b"]}),
+        (Constraint(ConstraintKind.GRAMMAR, 'start: "a"'), {"grammar": 'start: "a"'}),
+        (Constraint(ConstraintKind.SCHEMA, '{"type": "null"}'), {"json": {"type": "null", "x-guidance": OPTIONS}}),
+        (Constraint(ConstraintKind.JSON), {"json": {"type": "object", "x-guidance": OPTIONS}}),
+    ],
+    ids=str,
+)
+def test_a_constraint_is_what_vllm_calls_structured_outputs(constraint: Constraint, given: dict[str, Any]) -> None:
+    assert of(Sampling(), constraint=constraint)["structured_outputs"] == given
+    assert "structured_outputs" not in of(Sampling())
+
+
+def test_vllm_is_asked_to_write_json_as_the_other_engines_do_whatever_a_schema_says() -> None:
+    wild = Constraint(ConstraintKind.SCHEMA, '{"x-guidance": {"whitespace_flexible": true, "lenient": true}}')
+    assert structured(wild)["json"]["x-guidance"] == OPTIONS

@@ -22,11 +22,11 @@ FOLDERS = {
 }
 CONTRACTS = {
     "errors", "messages", "sampling", "completion", "events", "stream", "promise", "room", "engine", "machine",
-    "local_only", "tracing", "private_file", "text_form", "contention",
+    "local_only", "tracing", "private_file", "text_form", "contention", "constraint",
 }  # fmt: skip
 BELOW_SDK = {
     "contracts", "data", "llama", "adapters", "blending", "customising", "models", "wire", "v1", "router", "device",
-    "client", "privacy",
+    "client", "privacy", "constraints",
 }  # fmt: skip
 # Room to the rooms it may import; its own is always allowed.
 ARROWS: dict[str, set[str]] = {
@@ -38,12 +38,13 @@ ARROWS: dict[str, set[str]] = {
     "blending": {"contracts", "adapters", "llama", "models"},
     "customising": {"contracts", "adapters", "router"},
     "models": {"contracts", "data"},
+    "constraints": {"contracts"},
     "wire": {"contracts", "v1"},
     "router": {"contracts"},
     "privacy": {"contracts"},
-    "device": {"contracts", "data", "adapters", "blending", "models", "llama"},
+    "device": {"contracts", "constraints", "data", "adapters", "blending", "models", "llama"},
     "client": {"contracts", "wire", "v1"},
-    "server": {"contracts", "adapters", "blending", "llama", "wire", "v1"},
+    "server": {"contracts", "constraints", "adapters", "blending", "llama", "wire", "v1"},
     "training": {"contracts", "data", "llama", "adapters", "customising", "models", "device"},
     "sdk": BELOW_SDK,
     "config": {"contracts", "privacy", "server"},
@@ -59,7 +60,9 @@ LIBRARIES: dict[str, set[str]] = {
     "ctypes": {"llama"},
     "grpc": {"client", "wire", "v1", "server"},
     "google": {"client", "wire", "v1", "server"},
-    "pydantic": {"config"},
+    "pydantic": {"config", "constraints"},
+    "pydantic_core": {"constraints"},
+    "llguidance": {"constraints"},
     "pydantic_settings": {"config"},
     "typer": {"cli"},
     "prompt_toolkit": {"cli"},

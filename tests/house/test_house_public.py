@@ -14,6 +14,7 @@ import crayon
 PUBLIC = [
     "AdapterError",
     "AdapterMismatchError",
+    "AnswerFormatError",
     "AnswerStream",
     "AsyncAnswerStream",
     "AsyncConversation",

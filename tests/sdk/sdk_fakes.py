@@ -60,6 +60,7 @@ class Fake:
     scored: list = field(default_factory=list)
     streams: list = field(default_factory=list)
     blend_applied: bool = True
+    constrained: bool = True
     closed: int = 0
 
     def models(self):
@@ -80,7 +81,9 @@ class Fake:
 
     def _play(self, stream, gone, request, script):
         if script and script[0] != "silent":
-            stream.push(Started(request.request_id, self.name, request.blend if self.blend_applied else None))
+            blend = request.blend if self.blend_applied else None
+            kept = request.constraint is not None and self.constrained
+            stream.push(Started(request.request_id, self.name, blend, kept))
         for step in script:
             if gone.is_set():
                 return

@@ -110,6 +110,13 @@ def test_a_conversation_goes_on_with_closed_answers_behind_the_examples(sdk, tmp
     assert sdk.call(chat.ask(RED, free=True)).text == "a b"
 
 
+def test_a_form_asks_for_a_text_too(sdk, tmp_path, kind):
+    device, client = made(sdk, tmp_path, kind)
+    found = sdk.call(client.ask(GREEN, blend="mine", regex="[ab ]+"))
+    assert (found.text, found.probability, "answers" in found.route.evidence) == ("a b", None, False)
+    assert device.requests[-1].constraint.text == "[ab ]+"
+
+
 def test_free_asks_for_a_text_behind_the_same_examples(sdk, tmp_path, kind):
     device, client = made(sdk, tmp_path, kind)
     found = sdk.call(client.ask(GREEN, blend="mine", free=True))

@@ -139,7 +139,7 @@ def test_tokens_drawn_together_are_those_drawn_one_by_one(model: Model, context:
 
 
 def test_nothing_to_sample_is_nothing_done(context: Context) -> None:
-    assert sample_rows(context, []) == ([], [])
+    assert sample_rows(context, []) == ([], [], {})
 
 
 @pytest.mark.parametrize("bad", range(len(ASKED)))

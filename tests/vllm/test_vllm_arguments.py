@@ -39,6 +39,11 @@ def test_many_machines_are_passed_through(folder: Path) -> None:
     assert ray.distributed_executor_backend == "ray"
 
 
+def test_constraints_have_one_backend(folder: Path) -> None:
+    config = read(folder).create_structured_outputs_config()
+    assert config.backend == "guidance"
+
+
 def test_sizes_are_ours_unless_vllms_name_is_given(folder: Path) -> None:
     found = read(folder, context_tokens=4096, slots=5, batch=64, lora_rank=8)
     assert (found.max_model_len, found.max_num_seqs, found.max_num_batched_tokens) == (512, 5, 64)
@@ -56,6 +61,7 @@ def test_sizes_are_ours_unless_vllms_name_is_given(folder: Path) -> None:
         ({"model": "other"}, "--model"),
         ({"scheduler_cls": "x.Y"}, "--vllm-scheduler"),
         ({"enable_lora": True}, "--pool"),
+        ({"structured_outputs_config": {"backend": "xgrammar"}}, "constraints mean the same"),
     ],
 )
 def test_arguments_are_checked_by_name(more: dict[str, Any], words: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from crayon.completion import Blend
+from crayon.constraint import Constraint, ConstraintKind
 from crayon.engine import EncodeRequest, GenerateRequest, Prefix, ScoreRequest
 from crayon.errors import InvalidRequestError
 from crayon.messages import Message
@@ -46,6 +48,28 @@ samplings = st.builds(
 blends = st.none() | st.builds(
     Blend, st.just("pool"), st.lists(st.floats(-10, 10, width=32), min_size=1, max_size=8).map(tuple)
 )
+
+
+constraints = st.one_of(
+    st.just(Constraint(ConstraintKind.JSON)),
+    texts.map(lambda text: Constraint(ConstraintKind.REGEX, text)),
+    texts.map(lambda text: Constraint(ConstraintKind.GRAMMAR, text, show=False)),
+    st.lists(texts, min_size=1, max_size=4).map(lambda some: Constraint(ConstraintKind.CHOICES, choices=tuple(some))),
+    texts.map(lambda text: Constraint(ConstraintKind.SCHEMA, json.dumps({"const": text}), show=False)),
+)
+
+
+@given(constraints)
+def test_a_constraint_comes_out_as_it_went_in(constraint: Constraint) -> None:
+    request = GenerateRequest(messages=(Message("user", "x"),), constraint=constraint)
+    sent = generate_request_to_proto(request)
+    assert generate_request_from_proto(sent, None).constraint == constraint
+
+
+def test_a_constraint_of_an_unknown_kind_is_refused() -> None:
+    message = pb.GenerateRequest(messages=[pb.Message(role=pb.ROLE_USER, content="x")], constraint=pb.Constraint())
+    with pytest.raises(InvalidRequestError, match="constraint: is of no kind that this server knows"):
+        generate_request_from_proto(message, None)
 
 
 @given(conversations, samplings, blends, st.booleans())

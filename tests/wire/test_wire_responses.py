@@ -34,14 +34,16 @@ from crayon.wire.responses import (
 
 numbers = st.floats(-50, 50, width=32)
 counts = st.integers(0, 2**40)
-signals = st.lists(st.builds(TokenSignal, numbers, numbers, numbers), max_size=4).map(tuple)
+signals = st.lists(st.builds(TokenSignal, numbers, numbers, numbers, numbers), max_size=4).map(tuple)
 events = st.one_of(
-    st.builds(Started, st.text(max_size=9), st.text(max_size=9), st.none() | st.just(Blend("p", (0.5, -1.0)))),
+    st.builds(
+        Started, st.text(max_size=9), st.text(max_size=9), st.none() | st.just(Blend("p", (0.5, -1.0))), st.booleans()
+    ),
     st.builds(Delta, st.text(st.characters(codec="utf-8")), signals),
     st.builds(
         Finished,
         st.sampled_from(FinishReason),
-        st.builds(Usage, counts, counts, counts),
+        st.builds(Usage, counts, counts, counts, counts, counts),
         st.builds(Timings, numbers, numbers, numbers),
     ),
 )

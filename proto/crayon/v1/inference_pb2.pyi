@@ -238,6 +238,103 @@ class Blend(_message.Message):
 Global___Blend: _TypeAlias = Blend  # noqa: Y015
 
 @_typing.final
+class Constraint(_message.Message):
+    """Constraint is what an answer must look like. What cannot be kept is INVALID_ARGUMENT before anything is generated, and
+    the violated field is called response_format, regex, choices or grammar. An answer that ends with FINISH_REASON_LENGTH
+    fits as far as it goes.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JSON_SCHEMA_FIELD_NUMBER: _builtins.int
+    ANY_JSON_FIELD_NUMBER: _builtins.int
+    REGEX_FIELD_NUMBER: _builtins.int
+    CHOICES_FIELD_NUMBER: _builtins.int
+    GRAMMAR_FIELD_NUMBER: _builtins.int
+    SHOW_FIELD_NUMBER: _builtins.int
+    json_schema: _builtins.str
+    """A JSON schema, as JSON. Answers are written as one line, with a space after each colon and comma."""
+    regex: _builtins.str
+    """A regular expression that the whole answer fits; no look-around, no references back."""
+    grammar: _builtins.str
+    """A grammar in Lark's syntax, whose first rule is start."""
+    show: _builtins.bool
+    """Whether the model is told in its prompt, of json_schema, any_json and choices; not set means it is."""
+    @_builtins.property
+    def any_json(self) -> Global___AnyJson:
+        """Any JSON object."""
+
+    @_builtins.property
+    def choices(self) -> Global___Choices:
+        """One of these texts."""
+
+    def __init__(
+        self,
+        *,
+        json_schema: _builtins.str = ...,
+        any_json: Global___AnyJson | None = ...,
+        regex: _builtins.str = ...,
+        choices: Global___Choices | None = ...,
+        grammar: _builtins.str = ...,
+        show: _builtins.bool | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_show", b"_show", "any_json", b"any_json", "choices", b"choices", "grammar", b"grammar", "json_schema", b"json_schema", "kind", b"kind", "regex", b"regex", "show", b"show"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_show", b"_show", "any_json", b"any_json", "choices", b"choices", "grammar", b"grammar", "json_schema", b"json_schema", "kind", b"kind", "regex", b"regex", "show", b"show"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__show: _TypeAlias = _typing.Literal["show"]  # noqa: Y015
+    _WhichOneofArgType__show: _TypeAlias = _typing.Literal["_show", b"_show"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["json_schema", "any_json", "regex", "choices", "grammar"]  # noqa: Y015
+    _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__show) -> _WhichOneofReturnType__show | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
+
+Global___Constraint: _TypeAlias = Constraint  # noqa: Y015
+
+@_typing.final
+class AnyJson(_message.Message):
+    """AnyJson allows every JSON object."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AnyJson: _TypeAlias = AnyJson  # noqa: Y015
+
+@_typing.final
+class Choices(_message.Message):
+    """Choices are texts to choose from."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TEXTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def texts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """1 to 1000, none of them empty."""
+
+    def __init__(
+        self,
+        *,
+        texts: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["texts", b"texts"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Choices: _TypeAlias = Choices  # noqa: Y015
+
+@_typing.final
 class GenerateRequest(_message.Message):
     """GenerateRequest asks for one answer."""
 
@@ -249,6 +346,7 @@ class GenerateRequest(_message.Message):
     BLEND_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     SIGNALS_FIELD_NUMBER: _builtins.int
+    CONSTRAINT_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """Which model; empty is the server's default."""
     request_id: _builtins.str
@@ -269,6 +367,12 @@ class GenerateRequest(_message.Message):
     def blend(self) -> Global___Blend:
         """The customisation to answer with; not set is the model as it is."""
 
+    @_builtins.property
+    def constraint(self) -> Global___Constraint:
+        """What the answer must look like; not set is anything. Started says that it is kept: a server that does not say so
+        does not know constraints, and what it writes is not to be used.
+        """
+
     def __init__(
         self,
         *,
@@ -278,19 +382,24 @@ class GenerateRequest(_message.Message):
         blend: Global___Blend | None = ...,
         request_id: _builtins.str = ...,
         signals: _builtins.bool | None = ...,
+        constraint: Global___Constraint | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_blend", b"_blend", "_sampling", b"_sampling", "_signals", b"_signals", "blend", b"blend", "sampling", b"sampling", "signals", b"signals"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_blend", b"_blend", "_constraint", b"_constraint", "_sampling", b"_sampling", "_signals", b"_signals", "blend", b"blend", "constraint", b"constraint", "sampling", b"sampling", "signals", b"signals"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_blend", b"_blend", "_sampling", b"_sampling", "_signals", b"_signals", "blend", b"blend", "messages", b"messages", "model", b"model", "request_id", b"request_id", "sampling", b"sampling", "signals", b"signals"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_blend", b"_blend", "_constraint", b"_constraint", "_sampling", b"_sampling", "_signals", b"_signals", "blend", b"blend", "constraint", b"constraint", "messages", b"messages", "model", b"model", "request_id", b"request_id", "sampling", b"sampling", "signals", b"signals"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__blend: _TypeAlias = _typing.Literal["blend"]  # noqa: Y015
     _WhichOneofArgType__blend: _TypeAlias = _typing.Literal["_blend", b"_blend"]  # noqa: Y015
+    _WhichOneofReturnType__constraint: _TypeAlias = _typing.Literal["constraint"]  # noqa: Y015
+    _WhichOneofArgType__constraint: _TypeAlias = _typing.Literal["_constraint", b"_constraint"]  # noqa: Y015
     _WhichOneofReturnType__sampling: _TypeAlias = _typing.Literal["sampling"]  # noqa: Y015
     _WhichOneofArgType__sampling: _TypeAlias = _typing.Literal["_sampling", b"_sampling"]  # noqa: Y015
     _WhichOneofReturnType__signals: _TypeAlias = _typing.Literal["signals"]  # noqa: Y015
     _WhichOneofArgType__signals: _TypeAlias = _typing.Literal["_signals", b"_signals"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__blend) -> _WhichOneofReturnType__blend | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__constraint) -> _WhichOneofReturnType__constraint | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__sampling) -> _WhichOneofReturnType__sampling | None: ...
     @_typing.overload
@@ -345,10 +454,13 @@ class Started(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     MODEL_FIELD_NUMBER: _builtins.int
     BLEND_FIELD_NUMBER: _builtins.int
+    CONSTRAINED_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """The request's id: the caller's, or the one the server chose."""
     model: _builtins.str
     """The model that answers."""
+    constrained: _builtins.bool
+    """Whether the request's constraint is kept."""
     @_builtins.property
     def blend(self) -> Global___Blend:
         """The customisation that is applied."""
@@ -359,10 +471,11 @@ class Started(_message.Message):
         request_id: _builtins.str = ...,
         model: _builtins.str = ...,
         blend: Global___Blend | None = ...,
+        constrained: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_blend", b"_blend", "blend", b"blend"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_blend", b"_blend", "blend", b"blend", "model", b"model", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_blend", b"_blend", "blend", b"blend", "constrained", b"constrained", "model", b"model", "request_id", b"request_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__blend: _TypeAlias = _typing.Literal["blend"]  # noqa: Y015
     _WhichOneofArgType__blend: _TypeAlias = _typing.Literal["_blend", b"_blend"]  # noqa: Y015
@@ -385,7 +498,9 @@ class Delta(_message.Message):
     """Tokens since the last Delta; the model's end is none. 0 where only text came that was held back."""
     @_builtins.property
     def signals(self) -> _containers.RepeatedCompositeFieldContainer[Global___TokenSignal]:
-        """What the model thought of each token since the last Delta, in order; may be empty where the request wants none."""
+        """What the model thought of each token since the last Delta, in order; may be empty where the request wants none.
+        Tokens that a constraint left no choice about have none.
+        """
 
     def __init__(
         self,
@@ -411,22 +526,26 @@ class TokenSignal(_message.Message):
     LOGPROB_FIELD_NUMBER: _builtins.int
     ENTROPY_FIELD_NUMBER: _builtins.int
     MARGIN_FIELD_NUMBER: _builtins.int
+    WITHHELD_FIELD_NUMBER: _builtins.int
     logprob: _builtins.float
     """Natural logarithm of the token's probability."""
     entropy: _builtins.float
     """Entropy of the whole distribution, in nats."""
     margin: _builtins.float
     """Difference of the two largest probabilities."""
+    withheld: _builtins.float
+    """Probability of all tokens that the request's constraint did not allow."""
     def __init__(
         self,
         *,
         logprob: _builtins.float = ...,
         entropy: _builtins.float = ...,
         margin: _builtins.float = ...,
+        withheld: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["entropy", b"entropy", "logprob", b"logprob", "margin", b"margin"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["entropy", b"entropy", "logprob", b"logprob", "margin", b"margin", "withheld", b"withheld"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -475,22 +594,30 @@ class Usage(_message.Message):
     PROMPT_TOKENS_FIELD_NUMBER: _builtins.int
     COMPLETION_TOKENS_FIELD_NUMBER: _builtins.int
     CACHED_TOKENS_FIELD_NUMBER: _builtins.int
+    SHOWN_TOKENS_FIELD_NUMBER: _builtins.int
+    FORCED_TOKENS_FIELD_NUMBER: _builtins.int
     prompt_tokens: _builtins.int
     """Tokens of the prompt."""
     completion_tokens: _builtins.int
     """Tokens of the answer."""
     cached_tokens: _builtins.int
     """The part of the prompt that was not computed again."""
+    shown_tokens: _builtins.int
+    """The part of the prompt that told the model of the constraint."""
+    forced_tokens: _builtins.int
+    """The part of the answer that the constraint left no choice about."""
     def __init__(
         self,
         *,
         prompt_tokens: _builtins.int = ...,
         completion_tokens: _builtins.int = ...,
         cached_tokens: _builtins.int = ...,
+        shown_tokens: _builtins.int = ...,
+        forced_tokens: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached_tokens", b"cached_tokens", "completion_tokens", b"completion_tokens", "prompt_tokens", b"prompt_tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached_tokens", b"cached_tokens", "completion_tokens", b"completion_tokens", "forced_tokens", b"forced_tokens", "prompt_tokens", b"prompt_tokens", "shown_tokens", b"shown_tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -762,7 +889,7 @@ class Model(_message.Message):
     """Quantization type; empty if unknown."""
     @_builtins.property
     def capabilities(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """What it can do: "generate", "score", "encode", "blend". Readers ignore words they do not know."""
+        """What it can do: "generate", "score", "encode", "blend", "constrain". Readers ignore words they do not know."""
 
     def __init__(
         self,
