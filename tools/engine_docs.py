@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from write_or_check import run
 
-from crayon.engine import BLEND, ENCODE, GENERATE, SCORE
+from crayon.engine import BLEND, CONSTRAIN, ENCODE, GENERATE, SCORE
 from crayon.server.engines.vllm_sampling import TABLE
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ ENGINES = {
     "vllm": ("server/engines/vllm.py",),
     "echo": ("server/engines/echo.py",),
 }
-NAMES = {"GENERATE": GENERATE, "SCORE": SCORE, "ENCODE": ENCODE, "BLEND": BLEND}
+NAMES = {"GENERATE": GENERATE, "SCORE": SCORE, "ENCODE": ENCODE, "BLEND": BLEND, "CONSTRAIN": CONSTRAIN}
 # What a method of an engine's class means for who operates it.
 METHODS = {"on_failure": "tells of its own death (health says NOT_SERVING)", "stats": "metrics"}
 

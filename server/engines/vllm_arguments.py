@@ -97,6 +97,8 @@ def engine_arguments(shape: Shape, trained_tokens: int | None) -> dict[str, Any]
         ConfigError: a further argument is unknown, or is set twice.
     """
     check_names(shape.more)
+    from vllm.config import StructuredOutputsConfig
+
     most = [tokens for tokens in (shape.context_tokens, trained_tokens) if tokens]
     ours: dict[str, Any] = {
         "max_model_len": min(most) if most else None,
@@ -117,7 +119,7 @@ def engine_arguments(shape: Shape, trained_tokens: int | None) -> dict[str, Any]
     given |= {"model": str(shape.folder), "generation_config": "vllm", "disable_log_stats": True}
     given["enable_lora"] = shape.lora_rank > 0
     # "auto" takes another backend for some schemas, and each allows other answers.
-    given["structured_outputs_config"] = {"backend": "guidance"}
+    given["structured_outputs_config"] = StructuredOutputsConfig(backend="guidance")
     if shape.nano is not None and chained(shape):
         given["logits_processors"] = [CHAIN]
     return given

@@ -40,8 +40,7 @@ def test_many_machines_are_passed_through(folder: Path) -> None:
 
 
 def test_constraints_have_one_backend(folder: Path) -> None:
-    config = read(folder).create_structured_outputs_config()
-    assert config.backend == "guidance"
+    assert read(folder).structured_outputs_config.backend == "guidance"
 
 
 def test_sizes_are_ours_unless_vllms_name_is_given(folder: Path) -> None:
