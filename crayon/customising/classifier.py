@@ -27,7 +27,7 @@ class Classifier:
     Args:
         rows: (n, D) unit rows, n at least 1.
         labels: (n,) numbers of their answers.
-        classes: how many answers there are; one that no row has gets the value 0.
+        classes: how many answers there are; one that no row has is as likely as the others are on average.
         ridge: the penalty.
 
     Raises:
@@ -53,15 +53,24 @@ class Classifier:
         found = inverse @ targets
         self._weights, self._intercept = found[:n], found[n]
         self._targets = targets[:n]
+        self._counts = np.bincount(numbers, minlength=classes)
         self._own = np.diag(inverse)[:n]
 
     def values(self, queries: NDArray[np.floating]) -> NDArray[np.float64]:
         """Return how much each query, (m, D) unit rows, is like each answer's samples: (m, classes), 0 to 1 or so."""
         similar = np.asarray(queries, np.float64) @ self._rows.T
-        return np.asarray(similar @ self._weights + self._intercept, np.float64)
+        return _with_unseen(similar @ self._weights + self._intercept, self._counts > 0)
 
     def left_out(self) -> NDArray[np.float64]:
         """Return the values of each row as the classifier of all other rows gives them, shape (n, classes)."""
         if len(self._rows) == 1:
             return np.zeros_like(self._targets)
-        return np.asarray(self._targets - self._weights / np.maximum(self._own, 1e-12)[:, None], np.float64)
+        found = self._targets - self._weights / np.maximum(self._own, 1e-12)[:, None]
+        return _with_unseen(found, self._counts - self._targets > 0.5)
+
+
+def _with_unseen(values: NDArray[np.float64], seen: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Return values, (m, classes), with each row's mean where a class has no samples, which says nothing against it."""
+    seen = np.broadcast_to(seen, values.shape)
+    mean = np.where(seen, values, 0.0).sum(axis=1) / np.maximum(seen.sum(axis=1), 1)
+    return np.asarray(np.where(seen, values, mean[:, None]), np.float64)

@@ -241,7 +241,10 @@ def _trial(calls: DeviceCalls, draft: Draft, part: int, held: Refined | None) ->
     reader: tuple[float, ...] = ()
     if draft.pool is not None and draft.pool.reader is not None:
         reader = tuple(float(k == draft.pool.reader) for k in range(len(draft.pool)))
-    return Trial(part, samples, numbers, cases, draft.vectors, examples, weights, draft.customization.pool_id, reader)
+    # Members that share a task have less than 1 together.
+    own = held is None and max(draft.customization.profiles[part].weights, default=0.0) == 1.0
+    pool_id = draft.customization.pool_id
+    return Trial(part, samples, numbers, cases, draft.vectors, examples, weights, pool_id, reader, own)
 
 
 def _refine(

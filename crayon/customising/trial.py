@@ -88,6 +88,7 @@ class Trial:
         weights: for each case the blend's weights by the other samples; None or zeros where no member fits.
         pool_id: of the weights.
         reader: weights of the pool's reader, a member that was taught to do what examples show; () where there is none.
+        own: whether the pool's gate says that this is a member's own task, so that the blend is that member alone.
     """
 
     part: int
@@ -99,6 +100,7 @@ class Trial:
     weights: Sequence[tuple[float, ...] | None]
     pool_id: str
     reader: tuple[float, ...] = ()
+    own: bool = False
     answers: tuple[str, ...] = field(init=False)
     kind: Kind = field(init=False)
     jobs: tuple[Job, ...] = field(init=False)
@@ -177,6 +179,7 @@ class Trial:
                 prompt=prompt,
                 whole=np.stack([self._values[prompt][case].by_rule["whole"] for case in cases]),
                 ended=np.stack([self._values[prompt][case].by_rule["ended"] for case in cases]),
+                own=self.own and prompt == "blend",
             )
             for prompt in tried
         ]
@@ -196,6 +199,10 @@ class Trial:
             sure = 100.0 * (right.sum() - answers.max()) >= MIN_ABOVE * len(right)
             alone = Evidence(answers=self.answers, model=MODEL, rule=done.rule) if sure else NONE
             return Found(alone, prompt="base", outcomes=outcomes, harmed=harmed)
+        if done.taught:
+            # A member knows answers that the samples do not show: it is held to these only if they are all.
+            known = Evidence(answers=self.answers, rule="ended") if self._all_answers(labels) else NONE
+            return Found(known, prompt=done.prompt, outcomes=outcomes, harmed=harmed)
         evidence = Evidence(
             examples=self.examples if done.prompt in SHOWING else (),
             answers=self.answers,
@@ -207,6 +214,14 @@ class Trial:
         )
         return Found(evidence, prompt=done.prompt, outcomes=outcomes, harmed=harmed)
 
+    def _all_answers(self, labels: NDArray[np.intp]) -> bool:
+        """Return whether the answers are all that there are: the user named them, or none of them came just once.
+
+        The share that came once is about the chance that the next answer is a new one (Good and Turing).
+        """
+        named = any(self.samples[i].choices for i in self.numbers)
+        return named or bool((np.bincount(labels) > 1).all())
+
     def _open(self, cases: Sequence[int], tried: Sequence[Prompt]) -> Found:
         worth = {prompt: self._worth(cases, prompt) for prompt in tried}
         best: Prompt = "base"
@@ -216,9 +231,12 @@ class Trial:
                 harmed = float(worth["blend"].mean())
             else:
                 best = "blend"
-        least = float(base.mean()) + (MIN_NATS if self.kind == "free" else MIN_POINTS)
+        chance = MIN_NATS if self.kind == "free" else MIN_POINTS
         for prompt in SHOWING:
-            if prompt in worth and worth[prompt].mean() >= max(least, worth[best].mean()):
+            # A member on its own task is believed to need nothing to be shown.
+            spared = chance if self.own and best == "blend" else 0.0
+            least = max(float(base.mean()) + chance, float(worth[best].mean()) + spared)
+            if prompt in worth and worth[prompt].mean() >= least:
                 best = prompt
         now = worth[best]
         outcomes = tuple(Outcome(self.part, *pair) for pair in zip(base.tolist(), now.tolist(), strict=True))

@@ -140,7 +140,7 @@ class Subject:
         """Return what a customisation answers to items, asked by its name; `step` is called for each answer."""
         work: list[tuple[str, Callable[[_Side], bytes]]] = []
         for item in items:
-            key = self._cache.key("given-1", self._key, product.key, item.prompt, item.choices)
+            key = self._cache.key("given-2", self._key, product.key, item.prompt, item.choices)
             work.append((key, functools.partial(_given, product.customization.name, item)))
         found = []
         for data in self._each(work):

@@ -21,12 +21,16 @@ def data(n, dimensions, classes, seed):
 
 
 def plain_ridge(rows, labels, classes, ridge, queries):
-    """In the primal form: weights (D, classes) of centred columns, with an intercept that is not penalised."""
+    """In the primal form: weights (D, classes) of centred columns, with an intercept that is not penalised.
+
+    A class without rows has the mean of the others, which add up to 1.
+    """
     targets = np.eye(classes)[labels]
     mean, middle = rows.mean(axis=0), targets.mean(axis=0)
     centred = rows - mean
     weights = np.linalg.solve(centred.T @ centred + ridge * np.eye(rows.shape[1]), centred.T @ (targets - middle))
-    return (queries - mean) @ weights + middle
+    seen = middle > 0
+    return np.where(seen, (queries - mean) @ weights + middle, 1.0 / seen.sum())
 
 
 shapes = st.tuples(
@@ -67,14 +71,16 @@ def test_rows_of_a_class_are_told_from_another_and_values_add_up_to_one():
     assert classifier.values(queries).sum(axis=1) == pytest.approx(np.ones(18))
 
 
-def test_an_answer_without_a_row_gets_nothing():
-    rows, labels = data(6, 8, 2, 0)
-    assert Classifier(rows, labels, 4).values(rows)[:, 2:] == pytest.approx(np.zeros((6, 2)))
+def test_an_answer_without_a_row_is_as_likely_as_the_others_are_on_average():
+    rows, labels = data(6, 8, 3, 0)
+    found = Classifier(rows, [label % 2 for label in labels], 4).values(rows)
+    assert found[:, 2:] == pytest.approx(np.full((6, 2), 0.5)), "two answers have rows, and add up to one"
+    assert found[:, :2].sum(axis=1) == pytest.approx(np.ones(6))
 
 
 def test_one_row_and_equal_rows_are_no_trouble():
     one = Classifier(np.eye(1, 4), [1], 2)
-    assert one.values(np.eye(4)).argmax(axis=1).tolist() == [1, 1, 1, 1]
+    assert one.values(np.eye(4)).tolist() == [[1.0, 1.0]] * 4, "one answer tells nothing of another"
     assert one.left_out().tolist() == [[0.0, 0.0]]
     same = Classifier(np.repeat(np.eye(1, 4), 4, axis=0), [0, 0, 1, 1], 2)
     assert same.values(np.eye(1, 4))[0] == pytest.approx([0.5, 0.5])

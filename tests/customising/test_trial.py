@@ -60,7 +60,7 @@ def choices(count=12):
     return [Sample(f"question {i}?", f"right {i}", (f"right {i}", f"wrong {i}")) for i in range(count)]
 
 
-def trial_of(samples, *, cases=None, examples=None, weights=(0.5, 0.0, 0.0), reader=(), vectors=None):
+def trial_of(samples, *, cases=None, examples=None, weights=(0.5, 0.0, 0.0), reader=(), vectors=None, own=False):
     numbers = [i for i, sample in enumerate(samples) if sample.answer is not None]
     cases = numbers if cases is None else cases
     return Trial(
@@ -74,6 +74,7 @@ def trial_of(samples, *, cases=None, examples=None, weights=(0.5, 0.0, 0.0), rea
         [weights] * len(cases),
         "pool@0",
         reader,
+        own,
     )
 
 
@@ -229,6 +230,43 @@ def test_where_every_answer_came_once_the_blend_alone_is_judged():
     assert (found.prompt, found.evidence, len(found.outcomes)) == ("blend", NONE, 4)
     _, _, found = tried(samples, likely(base=4.0, blend=-4.0, examples=9.0))
     assert (found.prompt, found.harmed) == ("base", 0.0)
+
+
+# -- a member's own task
+
+
+@pytest.mark.parametrize("samples", [closed(), [Sample(f"question {i}?", LABELS[i % 2], LABELS) for i in range(12)]])
+def test_a_member_on_its_own_task_chooses_among_the_answers_as_it_was_taught_to(samples):
+    _, _, found = tried(samples, likely(blend=2.0, examples=4.0), own=True)
+    assert found.prompt == "blend"
+    assert found.evidence == Evidence(answers=LABELS, rule="ended")
+    assert [outcome.customised for outcome in found.outcomes] == [100.0] * 12
+
+
+def test_a_member_is_not_held_to_answers_that_the_samples_show_only_in_part():
+    """One answer came once, so others will come that no sample has; and the member knows them."""
+    samples = [*closed(), Sample("what else?", "blue")]
+    _, _, found = tried(samples, likely(blend=2.0), own=True)
+    assert (found.prompt, found.evidence) == ("blend", NONE)
+    named = [Sample(sample.question, sample.answer, (*LABELS, "blue", "brown")) for sample in samples]
+    _, _, found = tried(named, likely(blend=2.0), own=True)
+    assert (found.prompt, found.evidence.answers) == ("blend", (*LABELS, "blue", "brown"))
+
+
+def test_a_member_that_loses_on_its_own_task_is_refused():
+    _, _, found = tried(closed(), likely(base=1.0, blend=-1.0), examples=(), own=True)
+    assert (found.prompt, found.harmed) == ("base", 0.0)
+
+
+@pytest.mark.parametrize("samples", [choices(), free()])
+def test_where_a_member_fits_examples_have_to_gain_more_than_chance_over_it(samples):
+    told = likely(base=-1.0, blend=1.0, examples=1.0)
+    _, _, found = tried(samples, told, own=False)
+    assert found.prompt == "examples"
+    _, _, found = tried(samples, told, own=True)
+    assert (found.prompt, found.evidence) == ("blend", NONE)
+    _, _, found = tried(samples, likely(base=-1.0, blend=-1.0, examples=4.0), own=True)
+    assert found.prompt == "examples", "but they may"
 
 
 # -- choices of each question's own, and free answers

@@ -14,6 +14,7 @@ from crayon.customising.weighing import (
     MIN_GAIN,
     MODEL,
     NO_CLASSES,
+    OWN,
     PROMPTS,
     Scored,
     left_out_classes,
@@ -25,9 +26,9 @@ from crayon.customising.weighing import (
 NOTHING = np.zeros((8, 2))
 
 
-def scored(prompt, whole, ended=None):
+def scored(prompt, whole, ended=None, *, own=False):
     whole = np.asarray(whole, float)
-    return Scored(prompt=prompt, whole=whole, ended=whole if ended is None else np.asarray(ended, float))
+    return Scored(prompt=prompt, whole=whole, ended=whole if ended is None else np.asarray(ended, float), own=own)
 
 
 def leaning(labels, by, answers=2):
@@ -40,6 +41,8 @@ def leaning(labels, by, answers=2):
 def right_of(weighed, evidence, labels, classes, *, ended=False):
     """Answer the cases anew with what was decided, each with the bias of the others."""
     by_name = {one.prompt: one for one in evidence}
+    if weighed.taught:
+        return by_name[weighed.prompt].ended.argmax(axis=1) == labels
     model = normalised(by_name[weighed.prompt].ended if ended else by_name[weighed.prompt].whole)
     values = MODEL * (model - others_mean(model)) + weighed.classes * classes
     return values.argmax(axis=1) == labels
@@ -58,7 +61,7 @@ def test_nothing_goes_live_that_answers_fewer_judged_cases_rightly(cases, answer
     labels = rng.integers(answers, size=cases)
     judged = rng.random(cases) < 0.8
     evidence = [
-        scored(prompt, *rng.normal(scale=rng.choice([0.3, 3.0]), size=(2, cases, answers)))
+        scored(prompt, *rng.normal(scale=rng.choice([0.3, 3.0]), size=(2, cases, answers)), own=prompt == "blend")
         for prompt in ("base", *prompts)
     ]
     classes = rng.normal(scale=0.3, size=(cases, answers)) + leaning(labels, rng.choice([-0.5, 0.0, 0.5]), answers)
@@ -71,7 +74,7 @@ def test_nothing_goes_live_that_answers_fewer_judged_cases_rightly(cases, answer
         assert found.right.tolist() == found.base.tolist()
     else:
         assert found.classes in CLASSES
-        assert len(found.bias) == answers
+        assert len(found.bias) == (0 if found.taught else answers)
         assert found.right.tolist() == right_of(found, evidence, labels, classes, ended=ended).tolist()
 
 
@@ -232,3 +235,27 @@ def test_more_right_answers_need_no_more_certainty():
     assert least - MIN_GAIN < loss <= least
     assert found.prompt == "examples"
     assert int(found.right.sum()) > int(found.base.sum())
+
+
+def test_a_member_on_its_own_task_answers_as_it_was_taught_to():
+    """Its end counts, no bias is taken off, and what is a little likelier on the samples does not stand in its way."""
+    labels = np.arange(8) % 2
+    base, member = scored("base", NOTHING), leaning(labels, 1.5)
+    other = scored("reader", leaning(labels, 8.0))
+    at_home = scored("blend", -member, member, own=True)
+    found = weigh([base, at_home, other], labels, labels >= 0, NOTHING, ended=False)
+    assert (found.prompt, found.taught, found.classes, found.bias) == ("blend", True, 0.0, ())
+    assert found.right.all()
+    stranger = scored("blend", member, own=False)
+    assert weigh([base, stranger, other], labels, labels >= 0, NOTHING, ended=False).prompt == "reader"
+    assert OWN < 0.0
+
+
+def test_a_member_on_its_own_task_needs_no_gain_but_must_not_lose():
+    labels = np.arange(8) % 2
+    base = scored("base", leaning(labels, 1.0))
+    as_good = scored("blend", leaning(labels, 1.0), own=True)
+    assert weigh([base, as_good], labels, labels >= 0, NOTHING, ended=False).taught
+    worse = leaning(labels, 1.0)
+    worse[0] = [-1.0, 0.0]
+    assert weigh([base, scored("blend", worse, own=True)], labels, labels >= 0, NOTHING, ended=False).prompt is None
