@@ -28,7 +28,7 @@ PATIENCE_S = 600.0
 WRITTEN = 48
 # Customising is slow and opening a model slower; a few runs tell.
 MOST_RUNS = 5
-NAME = "bench"
+NAME, WRITING = "bench", "bench-writing"
 # What reaches a small bicycle workshop. Each text begins with a number, so that no run finds what another computed.
 LETTERS = (
     ("the chain jumps whenever I stand up on the pedals, could somebody have a look?", "repair"),
@@ -116,7 +116,10 @@ def _stamp(times: list[float], _: object) -> None:
 
 
 def _keep(engine: DeviceEngine, folder: Path, run: int = 0) -> Blend | None:
-    """Keep a customisation in which all takes part that can, whatever a check would say; return its blend."""
+    """Keep a customisation in which all takes part that can, whatever a check would say; return its blend.
+
+    Beside it stands one of the same examples without a closed set, so that answers are written behind them.
+    """
     draft = customise(DeviceCalls(engine, patience=PATIENCE_S), NAME, as_samples(letters(run)))
     everyone = tuple(range(len(draft.samples)))
     evidence = Evidence(
@@ -131,7 +134,10 @@ def _keep(engine: DeviceEngine, folder: Path, run: int = 0) -> Blend | None:
     first = draft.customization.profiles[0]
     weights = tuple(float(k == reader) for k in range(len(first.weights)))
     profile = replace(first, weights=weights, evidence=evidence, samples=len(draft.samples))
-    CustomizationStore(folder).save(replace(draft.customization, profiles=(profile,)), draft.samples, draft.vectors)
+    open_profile = replace(profile, evidence=Evidence(examples=everyone))
+    for name, one in ((NAME, profile), (WRITING, open_profile)):
+        made = replace(draft.customization, name=name, profiles=(one,))
+        CustomizationStore(folder).save(made, draft.samples, draft.vectors)
     return None if pool is None or reader is None else Blend(pool.id, weights)
 
 
@@ -147,7 +153,7 @@ def _answers(engine: DeviceEngine, setup: Setup) -> list[Row]:
         for run in range(setup.runs + 1):
             plain = ask(question(4 * run), blend="base")
             closed = client.ask(question(4 * run + 1), blend=NAME)
-            free = ask(question(4 * run + 2), blend=NAME, free=True)
+            free = ask(question(4 * run + 2), blend=WRITING)
             # What a blend costs is measured elsewhere: here, the same weights without examples stand beside it.
             bare = plain if blend is None else ask(question(4 * run + 3), blend=blend)
             free_ms.append(free.ttft_ms - plain.ttft_ms)

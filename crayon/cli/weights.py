@@ -27,9 +27,7 @@ def weight_lines(customization: Customization, current: str | None = None) -> It
     for profile in customization.profiles:
         mark = " (in use)" if profile.name == current else ""
         refined = ", refined on the samples" if profile.refined else ""
-        # A profile is named after a member of the pool; where none is blended that says what the task is not.
-        alone = len(customization.profiles) == 1 and (profile.evidence.examples or not profile.fits)
-        what = f"task {customization.name}" if alone else f"profile {profile.name}"
+        what = f"{'task' if profile.name == customization.name else 'profile'} {profile.name}"
         yield f"{what}: {_count(profile.samples, 'sample')}{refined}{mark}"
         yield from _evidence_lines(profile)
         refused = customization.refused(profile.name)

@@ -83,6 +83,9 @@ def customise(calls: DeviceCalls, name: str, samples: Sequence[Sample], *, pool_
         profiles, parts = make_profiles(vectors, background, pool.keys, pool.names, manifest.gate)
         if _tears_apart(samples, parts):
             profiles, parts = make_profiles(vectors, background, pool.keys, pool.names, manifest.gate, 1)
+        if len(profiles) == 1 and not _at_home(profiles[0]):
+            # Named for the nearest member it would say what the task is not.
+            profiles = (replace(profiles[0], name=name),)
         base, base_sha256 = manifest.base.name, manifest.base.source_sha256
     customization = Customization(
         name=name,
@@ -241,10 +244,14 @@ def _trial(calls: DeviceCalls, draft: Draft, part: int, held: Refined | None) ->
     reader: tuple[float, ...] = ()
     if draft.pool is not None and draft.pool.reader is not None:
         reader = tuple(float(k == draft.pool.reader) for k in range(len(draft.pool)))
-    # Members that share a task have less than 1 together.
-    own = held is None and max(draft.customization.profiles[part].weights, default=0.0) == 1.0
+    own = held is None and _at_home(draft.customization.profiles[part])
     pool_id = draft.customization.pool_id
     return Trial(part, samples, numbers, cases, draft.vectors, examples, weights, pool_id, reader, own)
+
+
+def _at_home(profile: Profile) -> bool:
+    """Return whether the gate says that this is a member's own task; members that share a task have less than 1."""
+    return max(profile.weights, default=0.0) == 1.0
 
 
 def _refine(

@@ -66,10 +66,6 @@ class Support:
         """Return what is left where the turns do not fit the context."""
         return replace(self, turns=(), folder=None)
 
-    def free(self) -> Support | None:
-        """Return what is left where a text is wanted: the turns alone, if there are any."""
-        return replace(self, answers=(), odds=()) if self.turns else None
-
     def values(self, choices: Sequence[str], scores: Sequence[ContinuationScore]) -> NDArray[np.float64] | None:
         """Return one value for each choice, or None: one or no choice is an answer of the samples.
 

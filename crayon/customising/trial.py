@@ -164,8 +164,10 @@ class Trial:
         if self.kind != "closed":
             return self._open(cases, tried)
         labels = np.array([place_of(self.samples[i], self.answers) for i in self.numbers], np.intp)
-        # An answer that no other sample has cannot be found by the others.
-        again = np.bincount(labels, minlength=len(self.answers))[labels] > 1
+        # An answer that no other sample has cannot be found by the others. Where the user names answers that no sample
+        # has, such a case is what a question with one of these will be; and about as often (Good and Turing).
+        counts = np.bincount(labels, minlength=len(self.answers))
+        again = (counts[labels] > 1) | (not counts.all())
         places = [self.numbers.index(case) for case in cases]
         if not again[places].any():
             return self._open(cases, [prompt for prompt in tried if prompt not in SHOWING])

@@ -29,7 +29,6 @@ class Ledger:
     server: str | None = None
     last_profile: str | None = None
     choice: Choice | None = None
-    free: bool = False
     privacy: PrivacyReport | None = None
     decisions: list[Decision] = field(default_factory=list)
     failures: dict[Source, CrayonError] = field(default_factory=dict)
@@ -65,8 +64,6 @@ class Ledger:
         # What was chosen for the device is not what a server answered with, unless the weights were sent there.
         chosen = self.choice if decision.source is Source.DEVICE or blend is not None else None
         support = chosen.support if chosen and decision.source is Source.DEVICE else None
-        if support and self.free:
-            support = support.free()
         switched = chosen is not None and self.last_profile not in {None, chosen.profile}
         return Route(
             source=decision.source,

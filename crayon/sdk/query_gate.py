@@ -39,6 +39,13 @@ class Choice:
     blend: Blend | None
     support: Support | None = None
 
+    def for_text(self) -> Choice:
+        """Return it as it writes a text: without what a closed set brings, and without who reads its examples."""
+        if self.support is None or not self.support.answers:
+            return self
+        # Weights behind examples are the pool's reader's, who writes what examples show.
+        return replace(self, blend=None if self.support.turns else self.blend, support=None)
+
 
 @dataclass(frozen=True, slots=True)
 class QueryVerdict:

@@ -96,7 +96,7 @@ class Turn:
         self._t0 = clock()
         self.deadline = None if call.timeout is None else self._t0 + call.timeout
         report = call.screened.report if call.screened else None
-        self.ledger = Ledger(new_request_id(), server, call.last_profile, choice, call.wants_text, report)
+        self.ledger = Ledger(new_request_id(), server, call.last_profile, choice, report)
         self._attempts = 0
         self._attempt: Attempt | None = None
         self._text: list[str] = []
@@ -147,7 +147,8 @@ class Turn:
     def embedded(self, verdict: ScopeVerdict | None, encode_ms: float, choice: Choice | None = None) -> Action:
         """Take in the verdict on the query: where it belongs, and what the device would answer with."""
         self.ledger.encode_ms, self._choosing = encode_ms, False
-        self.ledger.choice = choice or self.ledger.choice
+        if choice:
+            self.ledger.choice = choice.for_text() if self.call.wants_text else choice
         if self._waiting is not None or verdict is None:
             gated, self._waiting = bool(self._waiting), None
             return self._run(Source.DEVICE, gated=gated)
@@ -268,8 +269,7 @@ class Turn:
     @property
     def _support(self) -> Support | None:
         """What the samples say of the query, on the device."""
-        support = self.ledger.choice.support if self.ledger.choice else None
-        return support.free() if support and self.call.wants_text else support
+        return self.ledger.choice.support if self.ledger.choice else None
 
     @property
     def _closed(self) -> bool:

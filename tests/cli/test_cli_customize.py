@@ -462,9 +462,9 @@ def test_a_failing_customize_changes_nothing_in_the_chat(client: Any, capsys: py
     assert "samples: are no good" in capsys.readouterr().err
 
 
-def made(weights: tuple[float, ...], evidence: Evidence = NONE, **values: Any) -> Customization:
-    profile = Profile(
-        name="a",
+def made(weights: tuple[float, ...], evidence: Evidence = NONE, profile: str = "a", **values: Any) -> Customization:
+    one = Profile(
+        name=profile,
         weights=weights,
         similarity=(0.5, 0.4, 0.3),
         samples=1,
@@ -480,7 +480,7 @@ def made(weights: tuple[float, ...], evidence: Evidence = NONE, **values: Any) -
             "base_sha256": "0" * 64,
             "members": ("a", "bank", "c"),
             "layer": 1,
-            "profiles": (profile,),
+            "profiles": (one,),
             "samples": 1,
             "answered": 1,
             "created": "2026-01-01T00:00:00+00:00",
@@ -502,7 +502,7 @@ def test_bars_show_large_weights_first_count_small_ones_and_give_the_base_its_sh
 def test_each_kind_of_evidence_is_told_and_the_base_only_where_it_answers_alone() -> None:
     answers = ("billing", "delivery", "returns", "account", "other")
     both = Evidence(examples=(0,), answers=answers, labelled=(0, 1, 2), classes=10.0)
-    assert list(weight_lines(made((0.0, 0.0, 0.0), both))) == [
+    assert list(weight_lines(made((0.0, 0.0, 0.0), both, "mine"))) == [
         "task mine: 1 sample",
         "  answers: 5, billing, delivery, returns, account and 1 more",
         "  classes: 3 samples tell which answer a question is like",
@@ -514,7 +514,7 @@ def test_each_kind_of_evidence_is_told_and_the_base_only_where_it_answers_alone(
         "  examples: 2 samples shown before each question, under the pool's reader",
     ], "weights beside examples are the reader's, which was not chosen by similarity"
     assert list(weight_lines(made((0.0, 0.0, 0.0)))) == [
-        "task mine: 1 sample",
+        "profile a: 1 sample",
         "  no member of the pool takes part (closest: a, similarity 0.50): the plain base is kept",
     ]
 

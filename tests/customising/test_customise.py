@@ -83,7 +83,8 @@ def test_where_no_member_fits_the_base_is_kept(model_path):
         draft = customise(DeviceCalls(engine), "mine", labelled("vowels", 8))
         found = check(DeviceCalls(engine), draft)
     assert not draft.customization.fits
-    assert found.blend(found.profiles[0].name) is None
+    assert found.profiles[0].name == "mine", "the nearest member would say what the task is not"
+    assert found.blend("mine") is None
     assert found.expectation is not None
     assert found.expectation.gain >= 0.0
 

@@ -168,16 +168,12 @@ def test_an_example_without_an_answer_is_an_error():
         turns_of(SAMPLES)
 
 
-def test_what_is_left_where_turns_do_not_fit_and_where_a_text_is_wanted(tmp_path):
+def test_what_is_left_where_turns_do_not_fit(tmp_path):
     full = ProfileSupport(FULL, MATERIAL, tmp_path).of(VECTORS[0])
     assert (full.kinds, full.folder) == (("examples", "classes", "answers"), tmp_path)
     shorter = full.without_turns()
     assert (shorter.turns, shorter.folder, shorter.kinds) == ((), None, ("classes", "answers"))
     assert (shorter.answers, shorter.odds) == (full.answers, full.odds)
-    free = full.free()
-    assert (free.turns, free.folder, free.answers, free.odds) == (full.turns, tmp_path, (), ())
-    assert free.kinds == ("examples",)
-    assert shorter.free() is None, "nothing is left"
 
 
 # -- values

@@ -223,6 +223,18 @@ def test_an_answer_that_no_other_sample_has_is_not_judged():
     assert found.evidence.answers == (*LABELS, "blue")
 
 
+def test_where_answers_are_named_that_no_sample_has_every_sample_is_judged():
+    """What does well only on answers that the samples show does not go live: here the examples."""
+    named = (*LABELS, "blue", "brown", "black")
+    samples = [Sample(f"question {i}?", named[i % 2] if i < 8 else named[i % 2 + 2], named) for i in range(10)]
+    shown = {sample.question: 4.0 if i < 8 else -9.0 for i, sample in enumerate(samples)}
+    _, _, found = tried(samples, likely(blend=2.0, examples=shown))
+    assert (found.prompt, len(found.outcomes)) == ("blend", 10)
+    covered = [*samples, *(Sample(f"more {i}?", name, named) for i, name in enumerate(named))]
+    _, _, found = tried(covered, likely(blend=2.0, examples=shown | {f"more {i}?": 4.0 for i in range(5)}))
+    assert len(found.outcomes) == 15 - 1, "black came once"
+
+
 def test_where_every_answer_came_once_the_blend_alone_is_judged():
     labels = ("a", "b", "c", "d")
     samples = [Sample(f"question {i}?", label, labels) for i, label in enumerate(labels)]

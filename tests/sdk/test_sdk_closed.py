@@ -10,9 +10,11 @@ import pytest
 from custom_fakes import CENTRE, Device, about, topic_vector
 from sdk_fakes import SURE, USAGE, FakeServer, answer
 
-from crayon import Crayon, InvalidRequestError, PromptTooLongError, Reason, Source
+from crayon import Blend, Crayon, InvalidRequestError, Message, PromptTooLongError, Reason, Source
+from crayon.customising.support import Support
 from crayon.engine import ContinuationScore, EverydayStates, ModelInfo, ScoreResult
 from crayon.sdk import customizations
+from crayon.sdk.query_gate import Choice
 
 ANSWERS = ("red", "green")
 GREEN, RED = "which colour has thing 21", "which colour has thing 22"
@@ -117,13 +119,20 @@ def test_a_form_asks_for_a_text_too(sdk, tmp_path, kind):
     assert device.requests[-1].constraint.text == "[ab ]+"
 
 
-def test_free_asks_for_a_text_behind_the_same_examples(sdk, tmp_path, kind):
+def test_free_asks_for_a_text_without_what_would_make_it_a_label(sdk, tmp_path, kind):
+    """Neither the set takes part, nor the examples of it, nor a member of the pool that reads examples."""
     device, client = made(sdk, tmp_path, kind)
     found = sdk.call(client.ask(GREEN, blend="mine", free=True))
-    assert (found.text, found.probability) == ("a b", None)
-    assert found.route.evidence == (("examples",) if kind["reads"] else ())
-    assert (len(device.requests[0].messages) > 2) is kind["reads"]
-    assert device.requests[0].messages[-1].content == GREEN
+    assert (found.text, found.probability, found.route.evidence) == ("a b", None, ())
+    assert [message.content for message in device.requests[0].messages] == [GREEN]
+    blend = Blend("pool@0", (0.0, 1.0))
+    turns = (Message("user", RED), Message("assistant", "red"))
+    label, text = Support(turns, answers=ANSWERS, odds=(0.0, 0.0)), Support(turns)
+    assert Choice("mine", "mine", blend, label).for_text() == Choice("mine", "mine", None)
+    assert Choice("mine", "mine", blend, replace(label, turns=())).for_text() == Choice("mine", "mine", blend)
+    assert Choice("mine", "mine", blend, text).for_text() == Choice("mine", "mine", blend, text), (
+        "examples of texts stay"
+    )
 
 
 def test_a_question_outside_gets_a_text(sdk, tmp_path, kind):
