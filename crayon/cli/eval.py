@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from crayon.cli import console, eval_device, eval_route, eval_run, eval_setup, eval_strangers, options
+from crayon.cli import console, eval_device, eval_route, eval_run, eval_schema, eval_setup, eval_strangers, options
 from crayon.errors import MissingExtraError
 from crayon.machine import usable_cores
 
@@ -190,6 +190,7 @@ def customize(
 app.command("route")(eval_route.route)
 app.command("run")(eval_run.run)
 app.command("device")(eval_device.device)
+app.command("schema")(eval_schema.schema)
 
 
 def _no_use_for(users: str, **given: object) -> None:

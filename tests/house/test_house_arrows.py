@@ -63,6 +63,7 @@ LIBRARIES: dict[str, set[str]] = {
     "pydantic": {"config", "constraints"},
     "pydantic_core": {"constraints"},
     "llguidance": {"constraints"},
+    "jsonschema": {"eval"},
     "pydantic_settings": {"config"},
     "typer": {"cli"},
     "prompt_toolkit": {"cli"},
