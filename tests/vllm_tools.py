@@ -12,7 +12,7 @@ import tiny_chat
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from crayon.server.engines.vllm import VllmEngine
+    from crayon.server.engines.vllm.engine import VllmEngine
 
 # Before torch is imported, here and in vLLM's processes: compiling small functions takes longer than all tests.
 os.environ["TORCH_COMPILE_DISABLE"] = "1"
@@ -44,7 +44,7 @@ def tiny_folder(gguf: Path, folder: Path) -> Path:
 def engine_on(folder: Path, **more: Any) -> VllmEngine:
     """Start vLLM on the small model."""
     from crayon.models.exported import read_exported
-    from crayon.server.engines.vllm import VllmEngine
+    from crayon.server.engines.vllm.engine import VllmEngine
 
     exported = read_exported(folder)
     assert exported is not None

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from write_or_check import run
 
 from crayon.engine import BLEND, CONSTRAIN, ENCODE, GENERATE, SCORE
-from crayon.server.engines.vllm_sampling import TABLE
+from crayon.server.engines.vllm.sampling import TABLE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,8 +21,8 @@ TARGET = ROOT / "docs" / "reference" / "engines.md"
 # Engine to the modules that make it; the first declares its capabilities.
 ENGINES = {
     "device": ("device/engine.py",),
-    "llama_cpp": ("server/engines/llama_cpp.py",),
-    "vllm": ("server/engines/vllm.py",),
+    "llama_cpp": ("server/engines/llama/engine.py",),
+    "vllm": ("server/engines/vllm/engine.py",),
     "echo": ("server/engines/echo.py",),
 }
 NAMES = {"GENERATE": GENERATE, "SCORE": SCORE, "ENCODE": ENCODE, "BLEND": BLEND, "CONSTRAIN": CONSTRAIN}

@@ -43,7 +43,7 @@ def schema(
     from crayon.device import DeviceEngine
     from crayon.eval.schema import evaluate_schemas, read_cases
     from crayon.models import resolve
-    from crayon.server.engines.llama_cpp import LlamaCppEngine
+    from crayon.server.engines.llama.engine import LlamaCppEngine
 
     models_dir = options.load_settings({}).models_dir
     cases = read_cases(folder, items)

@@ -205,7 +205,7 @@ def _llama_cpp(settings: Settings, given: Mapping[str, Any]) -> Callable[[], Eng
 
     def make() -> Engine:
         from crayon.data.texts import background_texts
-        from crayon.server.engines.llama_cpp import LlamaCppEngine
+        from crayon.server.engines.llama.engine import LlamaCppEngine
 
         # Here, where health says NOT_SERVING already: a first start measures for half a minute.
         sizes = engine_sizes(

@@ -65,7 +65,7 @@ def vllm_factory(
     console.message(f"loading {folder.name if exported is None else exported.name} from {folder} into vLLM", "dim")
 
     def make() -> Engine:
-        from crayon.server.engines.vllm import VllmEngine
+        from crayon.server.engines.vllm.engine import VllmEngine
 
         return VllmEngine(
             folder,

@@ -65,7 +65,7 @@ def engine_sizes(
         # What was measured together is not to be mixed with what was not: a batch of 64 is no batch for 100 requests.
         console.message(f"tuned on {profile.made}, whose sizes are not used: {_and(by_hand)} given by hand", "dim")
     else:
-        from crayon.server.engines.llama_cpp import LlamaCppEngine
+        from crayon.server.engines.llama.engine import LlamaCppEngine
         from crayon.server.tuning import engine_arguments
 
         sizes |= engine_arguments(profile.choice, set(inspect.signature(LlamaCppEngine).parameters))

@@ -17,7 +17,7 @@ from crayon.config import ServeSettings
 from crayon.errors import ConfigError, EngineError
 from crayon.machine import usable_cores
 from crayon.models import LocalModel, resolve
-from crayon.server.engines.llama_cpp import LlamaCppEngine
+from crayon.server.engines.llama.engine import LlamaCppEngine
 from crayon.server.tuning import Choice, Key, TunedProfile, Workload, engine_arguments
 from crayon.server.tuning.record import keep
 

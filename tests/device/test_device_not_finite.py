@@ -14,7 +14,7 @@ from crayon.engine import Delta, EncodeRequest, GenerateRequest, ScoreRequest
 from crayon.errors import NotFiniteError
 from crayon.messages import Message
 from crayon.sampling import Sampling
-from crayon.server.engines.llama_cpp import LlamaCppEngine
+from crayon.server.engines.llama.engine import LlamaCppEngine
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -81,7 +81,7 @@ def made(request: pytest.FixtureRequest) -> Made:
     path = request.getfixturevalue("device_model_path")
     background = ("The weather is nice.", "How do I cook rice?", "Stocks fell on Monday.", "She plays the violin.")
     if request.param == "llama_cpp":
-        from crayon.server.engines.llama_cpp import LlamaCppEngine
+        from crayon.server.engines.llama.engine import LlamaCppEngine
 
         def llama_cpp(slots: int) -> Engine:
             seqs = min(slots, 8)

@@ -7,7 +7,7 @@ from contextlib import closing
 
 import pytest
 
-from crayon.server.engines.llama_beside import Beside
+from crayon.server.engines.llama.background import Beside
 
 
 def test_it_runs_beside_and_is_waited_for() -> None:

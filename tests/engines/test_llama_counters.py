@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from crayon.server.engines.llama_counters import Counters, shares
+from crayon.server.engines.llama.counters import Counters, shares
 
 
 def test_shares_by_hand() -> None:

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from crayon.server.engines.llama_calls import Call
-from crayon.server.engines.llama_ledger import Ledger
+from crayon.server.engines.llama.batch import Call
+from crayon.server.engines.llama.step_timing import Ledger
 from crayon.server.scheduler import Caps, Kind, Request, Row
 from crayon.server.scheduler.live_cost import LiveCost
 from crayon.server.scheduler.step_cost import StepCost, StepShape

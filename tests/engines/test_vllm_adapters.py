@@ -15,15 +15,15 @@ from crayon.adapters.formats.matrices import BaseShapes
 from crayon.adapters.formats.peft_folder import read_peft
 from crayon.completion import Blend
 from crayon.errors import AdapterError, AdapterMismatchError, ConfigError, EngineClosedError, InvalidRequestError
-from crayon.server.engines.vllm_adapters import Adapters
-from crayon.server.engines.vllm_lora import RANKS, rank_needed, shapes_of, write_blend
+from crayon.server.engines.vllm.adapters import Adapters
+from crayon.server.engines.vllm.lora_folder import RANKS, rank_needed, shapes_of, write_blend
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
     from crayon.adapters.pool import Pool
-    from crayon.server.engines.vllm_adapters import Lora
+    from crayon.server.engines.vllm.adapters import Lora
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crayon.server.engines.vllm_policy import PATIENCE, Candidate, admitted, in_turn
+from crayon.server.engines.vllm.admission import PATIENCE, Candidate, admitted, in_turn
 from crayon.server.scheduler.lengths import MIN_SEEN, Lengths
 from crayon.server.scheduler.occupancy import Holder
 

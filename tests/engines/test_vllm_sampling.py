@@ -10,8 +10,8 @@ from crayon.constraint import Constraint, ConstraintKind
 from crayon.constraints.grammar import OPTIONS
 from crayon.llama.sampler import COLD, PENALTY_WINDOW
 from crayon.sampling import SAMPLING_FIELDS, Sampling
-from crayon.server.engines import vllm_sampling
-from crayon.server.engines.vllm_sampling import KEY, TABLE, arguments, chained, structured
+from crayon.server.engines.vllm import sampling as vllm_sampling
+from crayon.server.engines.vllm.sampling import KEY, TABLE, arguments, chained, structured
 
 
 def of(sampling: Sampling, **more: Any) -> dict[str, Any]:

@@ -36,7 +36,7 @@ from crayon.server import service as service_module
 from crayon.server.certificates import TlsFiles
 from crayon.server.config import ServeConfig
 from crayon.server.engines.echo import EchoEngine
-from crayon.server.engines.llama_cpp import LlamaCppEngine
+from crayon.server.engines.llama.engine import LlamaCppEngine
 
 SECRET = "the words of a prompt"
 STUCK = 3

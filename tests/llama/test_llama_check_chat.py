@@ -42,7 +42,7 @@ def test_a_usable_template_passes(tmp_path):
 
 
 def test_a_servers_engine_does_not_open_what_can_answer_nobody(tmp_path):
-    from crayon.server.engines.llama_cpp import LlamaCppEngine
+    from crayon.server.engines.llama.engine import LlamaCppEngine
 
     path = with_template(tmp_path / "m.gguf", None)
     with pytest.raises(ModelFileError, match="holds no chat template"):

@@ -13,7 +13,7 @@ from crayon.engine import EncodeRequest, GenerateRequest, ScoreRequest
 from crayon.errors import InvalidRequestError, PromptTooLongError
 from crayon.llama.model import Model
 from crayon.messages import Message
-from crayon.server.engines.llama_cpp import LlamaCppEngine
+from crayon.server.engines.llama.engine import LlamaCppEngine
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

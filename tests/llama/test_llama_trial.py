@@ -38,7 +38,7 @@ def test_a_file_that_ends_the_library_is_a_model_file_error(deadly, tmp_path):
 def test_the_device_the_client_and_the_servers_engine_refuse_it(deadly):
     from crayon import Crayon
     from crayon.device import DeviceEngine
-    from crayon.server.engines.llama_cpp import LlamaCppEngine
+    from crayon.server.engines.llama.engine import LlamaCppEngine
 
     for opening in (
         lambda: DeviceEngine(deadly),

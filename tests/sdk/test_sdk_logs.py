@@ -11,7 +11,7 @@ from tiny_chat import write_model
 
 from crayon import Crayon, Hardness, InvalidRequestError, PrivacyError, PromptTooLongError, Source
 from crayon.device import DeviceEngine
-from crayon.server.engines.llama_cpp import LlamaCppEngine
+from crayon.server.engines.llama.engine import LlamaCppEngine
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

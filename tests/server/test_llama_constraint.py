@@ -16,7 +16,7 @@ from crayon.device import DeviceEngine
 from crayon.engine import Delta, Finished, GenerateRequest
 from crayon.messages import Message
 from crayon.sampling import Sampling
-from crayon.server.engines.llama_cpp import LlamaCppEngine
+from crayon.server.engines.llama.engine import LlamaCppEngine
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -22,7 +22,7 @@ from crayon.errors import (
 )
 from crayon.messages import Message
 from crayon.sampling import Sampling
-from crayon.server.engines.llama_cpp import LlamaCppEngine
+from crayon.server.engines.llama.engine import LlamaCppEngine
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

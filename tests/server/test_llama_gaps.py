@@ -14,8 +14,7 @@ from tiny_chat import write_model
 from crayon.llama.batch import Batch
 from crayon.llama.context import Context
 from crayon.llama.model import Model
-from crayon.server.engines.llama_calls import call_of, decode, fill
-from crayon.server.engines.llama_gaps import MAX_GAP, gaps
+from crayon.server.engines.llama.batch import MAX_GAP, call_of, decode, fill, gaps
 from crayon.server.scheduler import NanoBatch, Resource, Row
 
 if TYPE_CHECKING:

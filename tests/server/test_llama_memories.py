@@ -15,7 +15,7 @@ from crayon.errors import EngineError
 from crayon.llama.context import Context
 from crayon.messages import Message
 from crayon.sampling import Sampling
-from crayon.server.engines.llama_cpp import LlamaCppEngine
+from crayon.server.engines.llama.engine import LlamaCppEngine
 
 if TYPE_CHECKING:
     from pathlib import Path

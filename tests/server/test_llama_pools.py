@@ -20,7 +20,7 @@ from crayon.errors import AdapterError, AdapterMismatchError, EngineClosedError,
 from crayon.llama.context import Context
 from crayon.messages import Message
 from crayon.sampling import Sampling
-from crayon.server.engines.llama_cpp import LlamaCppEngine
+from crayon.server.engines.llama.engine import LlamaCppEngine
 from crayon.v1.inference_pb2_grpc import InferenceServiceStub
 from crayon.wire.requests import score_request_to_proto
 

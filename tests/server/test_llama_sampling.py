@@ -17,8 +17,8 @@ from crayon.llama.model import Model
 from crayon.llama.signals import SignalMeter
 from crayon.messages import Message
 from crayon.sampling import Sampling
-from crayon.server.engines.llama_sampling import sample_rows
-from crayon.server.engines.llama_task import GenerateTask
+from crayon.server.engines.llama.sampler import sample_rows
+from crayon.server.engines.llama.tasks import GenerateTask
 from crayon.server.scheduler import Kind, Request
 
 if TYPE_CHECKING:

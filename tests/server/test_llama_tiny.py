@@ -41,11 +41,11 @@ from crayon.llama.model import Model
 from crayon.llama.tap import Tap
 from crayon.messages import Message
 from crayon.sampling import Sampling
-from crayon.server.engines import llama_cpp
-from crayon.server.engines.llama_cpp import LlamaCppEngine
-from crayon.server.engines.llama_encoder import LlamaEncoder
-from crayon.server.engines.llama_spilled import Spilled
-from crayon.server.engines.llama_task import GenerateTask
+from crayon.server.engines.llama import engine as llama_cpp
+from crayon.server.engines.llama.encoder import LlamaEncoder
+from crayon.server.engines.llama.engine import LlamaCppEngine
+from crayon.server.engines.llama.swap import Spilled
+from crayon.server.engines.llama.tasks import GenerateTask
 from crayon.server.observing.stats import Measured
 from crayon.server.scheduler import Lengths
 from crayon.server.scheduler.live_cost import LiveCost
@@ -449,7 +449,7 @@ atexit.register(lambda: print("stopped" if not engine._loop._thread.is_alive() e
 from crayon.engine import GenerateRequest
 from crayon.messages import Message
 from crayon.sampling import Sampling
-from crayon.server.engines.llama_cpp import LlamaCppEngine
+from crayon.server.engines.llama.engine import LlamaCppEngine
 engine = LlamaCppEngine({str(tiny_path)!r}, threads=1, n_ctx=1024, kv_unified=True)
 next(engine.generate(GenerateRequest(messages=(Message("user", "the " * 300),), sampling=Sampling(max_tokens=600))))
 """

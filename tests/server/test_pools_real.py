@@ -22,7 +22,7 @@ from crayon.device import DeviceEngine
 from crayon.engine import ScoreRequest
 from crayon.messages import Message
 from crayon.models import resolve
-from crayon.server.engines.llama_cpp import LlamaCppEngine
+from crayon.server.engines.llama.engine import LlamaCppEngine
 
 if TYPE_CHECKING:
     from crayon.engine import Engine

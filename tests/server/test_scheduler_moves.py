@@ -11,8 +11,8 @@ from tiny_chat import write_model
 from crayon.engine import GenerateRequest
 from crayon.messages import Message
 from crayon.sampling import Sampling
-from crayon.server.engines import llama_loop
-from crayon.server.engines.llama_cpp import LlamaCppEngine
+from crayon.server.engines.llama import loop as llama_loop
+from crayon.server.engines.llama.engine import LlamaCppEngine
 from crayon.server.scheduler import Caps, Kind, KvOp, LinearCost, Outcome, Request, State, commit, plan
 from crayon.server.scheduler.moves import book, find_move
 

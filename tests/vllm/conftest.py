@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from crayon.adapters.pool import Pool
-    from crayon.server.engines.llama_cpp import LlamaCppEngine
-    from crayon.server.engines.vllm import VllmEngine
+    from crayon.server.engines.llama.engine import LlamaCppEngine
+    from crayon.server.engines.vllm.engine import VllmEngine
 
 
 @pytest.fixture(scope="session")
@@ -57,7 +57,7 @@ def engine(folder: Path, pool: Pool, mixed: Pool, named: Path) -> Iterator[VllmE
 
 @pytest.fixture(scope="session")
 def llama(gguf: Path, pool: Pool, mixed: Pool) -> Iterator[LlamaCppEngine]:
-    from crayon.server.engines.llama_cpp import LlamaCppEngine
+    from crayon.server.engines.llama.engine import LlamaCppEngine
 
     with LlamaCppEngine(gguf, name="it", n_ctx=4096, n_seq_max=8, threads=1, pools=[pool, mixed]) as engine:
         yield engine

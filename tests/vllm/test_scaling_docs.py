@@ -22,7 +22,7 @@ def rendered(settings: ServeSettings, folder: Path) -> Any:
     from vllm.engine.arg_utils import AsyncEngineArgs
 
     from crayon.cli.serve_vllm import further_arguments
-    from crayon.server.engines.vllm_arguments import SLOTS, Shape, engine_arguments
+    from crayon.server.engines.vllm.arguments import SLOTS, Shape, engine_arguments
 
     stock = settings.vllm_scheduler == "stock"
     shape = Shape(

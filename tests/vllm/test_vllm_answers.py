@@ -10,11 +10,11 @@ from crayon.completion import FinishReason
 from crayon.engine import Delta, Engine, GenerateRequest, ScoreRequest
 from crayon.messages import Message
 from crayon.sampling import Sampling
-from crayon.server.engines.vllm_sampling import TABLE
+from crayon.server.engines.vllm.sampling import TABLE
 
 if TYPE_CHECKING:
-    from crayon.server.engines.llama_cpp import LlamaCppEngine
-    from crayon.server.engines.vllm import VllmEngine
+    from crayon.server.engines.llama.engine import LlamaCppEngine
+    from crayon.server.engines.vllm.engine import VllmEngine
 
 pytestmark = pytest.mark.vllm
 

@@ -8,7 +8,7 @@ import pytest
 from vllm_tools import QUICK
 
 from crayon.errors import ConfigError
-from crayon.server.engines.vllm_arguments import Shape, check_names, engine_arguments, engine_config
+from crayon.server.engines.vllm.arguments import Shape, check_names, engine_arguments, engine_config
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from crayon.adapters.pool import Pool
-    from crayon.server.engines.llama_cpp import LlamaCppEngine
-    from crayon.server.engines.vllm import VllmEngine
+    from crayon.server.engines.llama.engine import LlamaCppEngine
+    from crayon.server.engines.vllm.engine import VllmEngine
 
 pytestmark = pytest.mark.vllm
 

@@ -59,7 +59,7 @@ def test_the_chain_keeps_what_llama_cpp_keeps(wanted: dict[str, float], seed: in
     import torch
 
     from crayon.llama.sampler import PENALTY_WINDOW
-    from crayon.server.engines.vllm_chain import WINDOW, apply
+    from crayon.server.engines.vllm.logits_processor import WINDOW, apply
 
     assert WINDOW == PENALTY_WINDOW
     made = torch.Generator().manual_seed(seed)

@@ -19,7 +19,7 @@ from crayon.engine import GenerateRequest, Started
 from crayon.errors import CrayonError, EngineError, OverloadedError, ServerError
 from crayon.messages import Message
 from crayon.sampling import Sampling
-from crayon.server.engines.vllm_errors import of_request, out_of_memory
+from crayon.server.engines.vllm.errors import of_request, out_of_memory
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -14,7 +14,7 @@ from crayon.messages import Message
 from crayon.sampling import Sampling
 
 if TYPE_CHECKING:
-    from crayon.server.engines.vllm import VllmEngine
+    from crayon.server.engines.vllm.engine import VllmEngine
 
 pytestmark = pytest.mark.vllm
 

@@ -11,12 +11,12 @@ from vllm_tools import QUICK, engine_on
 from crayon.engine import Delta, GenerateRequest
 from crayon.messages import Message
 from crayon.sampling import Sampling
-from crayon.server.engines.vllm_arguments import SCHEDULER, Shape, engine_config
+from crayon.server.engines.vllm.arguments import SCHEDULER, Shape, engine_config
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from crayon.server.engines.vllm import VllmEngine
+    from crayon.server.engines.vllm.engine import VllmEngine
 
 pytestmark = pytest.mark.vllm
 
@@ -80,7 +80,7 @@ def test_another_vllm_keeps_ours_out_with_a_warning(
 ) -> None:
     from vllm.v1.core.sched.scheduler import Scheduler
 
-    from crayon.server.engines import vllm_scheduler
+    from crayon.server.engines.vllm import scheduler as vllm_scheduler
 
     assert vllm_scheduler.misfit() == ""
     monkeypatch.setattr(Scheduler, "schedule", lambda self, budget, throttle_prefills=False: None)

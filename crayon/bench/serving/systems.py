@@ -18,7 +18,7 @@ from crayon.client.events import EventClient
 from crayon.engine import Delta, Finished, GenerateRequest
 from crayon.errors import ServerError
 from crayon.sampling import Sampling
-from crayon.server.engines.llama_counters import shares
+from crayon.server.engines.llama.counters import shares
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping

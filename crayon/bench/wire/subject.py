@@ -47,7 +47,7 @@ def _engine(options: dict[str, Any]) -> Engine:
         from crayon.server.engines.echo import EchoEngine
 
         return Driven(EchoEngine(context_tokens=LIMIT, slots=streams))
-    from crayon.server.engines.llama_cpp import LlamaCppEngine
+    from crayon.server.engines.llama.engine import LlamaCppEngine
 
     path, context = options["model"], int(options["context"])
     return Driven(LlamaCppEngine(path, n_seq_max=streams, n_ctx=streams * context, max_queue=4 * streams))

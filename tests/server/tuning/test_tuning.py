@@ -14,7 +14,7 @@ from tiny_chat import write_model
 from crayon.cli.tuned import DEFAULT_SLOTS
 from crayon.errors import ConfigError
 from crayon.llama.model import Model
-from crayon.server.engines.llama_cpp import LlamaCppEngine
+from crayon.server.engines.llama.engine import LlamaCppEngine
 from crayon.server.scheduler.live_cost import CLOSE
 from crayon.server.scheduler.step_cost import StepCost, StepShape
 from crayon.server.tuning import Choice, Key, TunedProfile, Workload, engine_arguments, load, tune

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from crayon.engine import TokenSignal
     from crayon.llama.context import Context
-    from crayon.server.engines.llama_task import GenerateTask
+    from crayon.server.engines.llama.tasks import GenerateTask
 
 
 class Sampled(NamedTuple):

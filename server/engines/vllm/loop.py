@@ -13,12 +13,12 @@ from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
 from crayon.errors import CancelledError, CrayonError, DeadlineExceededError, EngineClosedError, EngineError
-from crayon.server.engines.vllm_errors import is_death, of_request, of_start
+from crayon.server.engines.vllm.errors import is_death, of_request, of_start
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
-    from crayon.server.engines.vllm_job import Job
+    from crayon.server.engines.vllm.tasks import Job
 
 logger = logging.getLogger("crayon.server.vllm")
 

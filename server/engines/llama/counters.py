@@ -6,13 +6,14 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from crayon.server.observing.catalogue import STEP_TOKENS
+from crayon.server.observing.stats import EngineStats
 from crayon.server.observing.tally import Tally
 from crayon.server.scheduler import DropReason, Resource
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from crayon.server.scheduler import Caps, StepPlan
+    from crayon.server.scheduler import Caps, State, StepPlan
     from crayon.server.scheduler.losses import Spent
 
 
@@ -139,3 +140,34 @@ def shares(counters: Mapping[str, Any]) -> dict[str, float]:
         found |= explained
         found["unexplained"] = 1.0 - gap - sum(explained.values())
     return found
+
+
+def stats_of(
+    counters: Counters, state: State, caps: Caps, *, waiting: int, shares: bool, blends: int | None
+) -> EngineStats:
+    """Return the engine's numbers. From any thread: lengths and plain sums only, which the loop's thread writes.
+
+    Args:
+        counters: its sums.
+        state: who runs.
+        caps: its limits.
+        waiting: requests that wait.
+        shares: whether prompts are looked up among earlier ones.
+        blends: blends in memory; None where there are no pools.
+    """
+    return EngineStats(
+        running=len(state.running) + len(state.spilled),
+        waiting=waiting,
+        kv_cache_usage=state.cells.used / caps.kv_capacity,
+        blends_loaded=blends,
+        slowdown=counters.slowdown,
+        preemptions=counters.spilled,
+        restores=counters.restored,
+        prefix_queries=counters.prefill_tokens + counters.shared_tokens if shares else None,
+        prefix_hits=counters.shared_tokens if shares else None,
+        adapter_switches=counters.switched,
+        steps=counters.steps,
+        step_tokens=counters.tokens,
+        step_room=counters.room_tokens,
+        iteration_tokens=counters.step_tokens,
+    )

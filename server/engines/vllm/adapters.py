@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from crayon.adapters.blend import check_blend
 from crayon.errors import AdapterError, EngineClosedError
-from crayon.server.engines.vllm_lora import write_blend, write_nothing
+from crayon.server.engines.vllm.lora_folder import write_blend, write_nothing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

@@ -16,9 +16,9 @@ from vllm.v1.core.sched.async_scheduler import AsyncScheduler
 from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.request import RequestStatus
 
-from crayon.server.engines import vllm_sampling
-from crayon.server.engines.vllm_policy import Candidate, admitted, in_turn
-from crayon.server.engines.vllm_sampling import FORCED
+from crayon.server.engines.vllm import sampling as vllm_sampling
+from crayon.server.engines.vllm.admission import Candidate, admitted, in_turn
+from crayon.server.engines.vllm.sampling import FORCED
 from crayon.server.prediction import Rule
 from crayon.server.scheduler.lengths import Lengths
 from crayon.server.scheduler.occupancy import Holder

@@ -13,7 +13,7 @@ from crayon.completion import FinishReason, Timings, Usage
 from crayon.engine import ContinuationScore, Delta, Finished, ScoreResult, Started, TokenSignal
 from crayon.errors import EngineError
 from crayon.llama.signals import check_finite
-from crayon.server.engines.vllm_sampling import scoring, scoring_natively
+from crayon.server.engines.vllm.sampling import scoring, scoring_natively
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from crayon.engine import GenerateRequest, ScoreRequest, Stream
     from crayon.errors import CrayonError
     from crayon.promise import Promise
-    from crayon.server.engines.vllm_adapters import Lora
+    from crayon.server.engines.vllm.adapters import Lora
 
 _LEAST = 1e-12  # a share of probability; less is rounding
 

@@ -17,7 +17,7 @@ from crayon.errors import ConfigError, EngineError
 from crayon.llama.batch import Batch
 from crayon.llama.context import Context
 from crayon.machine import usable_core_ids
-from crayon.server.engines.llama_sequences import Sequences
+from crayon.server.engines.llama.sequences import Sequences
 from crayon.server.scheduler import Kind, Resource
 from crayon.server.scheduler.nano_batches import in_parts
 

@@ -39,10 +39,10 @@ from crayon.llama.trial import ensure_opens
 from crayon.llama.vocabulary import ModelVocabulary
 from crayon.promise import Promise
 from crayon.room import check_continuations, check_prompt
-from crayon.server.engines.llama_encoder import LlamaEncoder
-from crayon.server.engines.llama_lanes import open_lanes
-from crayon.server.engines.llama_loop import LlamaLoop
-from crayon.server.engines.llama_task import EncodeTask, GenerateTask, ScoreTask
+from crayon.server.engines.llama.encoder import LlamaEncoder
+from crayon.server.engines.llama.loop import LlamaLoop
+from crayon.server.engines.llama.runners import open_lanes
+from crayon.server.engines.llama.tasks import EncodeTask, GenerateTask, ScoreTask
 from crayon.server.scheduler import Caps, Kind, Lengths, Request, TokenIndex
 from crayon.server.scheduler.bounds import QueueBounds
 
@@ -54,8 +54,8 @@ if TYPE_CHECKING:
     from crayon.completion import Blend
     from crayon.errors import CrayonError
     from crayon.messages import Message
-    from crayon.server.engines.llama_counters import Counters
-    from crayon.server.engines.llama_task import Task
+    from crayon.server.engines.llama.counters import Counters
+    from crayon.server.engines.llama.tasks import Task
     from crayon.server.observing.stats import EngineStats
     from crayon.server.scheduler.step_cost import StepCost
 

@@ -8,12 +8,12 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 from crayon.errors import AdapterError, fault_report
-from crayon.server.engines.vllm_errors import is_death
+from crayon.server.engines.vllm.errors import is_death
 
 if TYPE_CHECKING:
     from crayon.completion import Blend
-    from crayon.server.engines.vllm_adapters import Adapters, Lora
-    from crayon.server.engines.vllm_loop import VllmLoop
+    from crayon.server.engines.vllm.adapters import Adapters, Lora
+    from crayon.server.engines.vllm.loop import VllmLoop
 
 logger = logging.getLogger("crayon.server.vllm")
 

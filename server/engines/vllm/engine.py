@@ -33,15 +33,15 @@ from crayon.errors import (
 )
 from crayon.promise import Promise
 from crayon.room import check_continuations, check_prompt
-from crayon.server.engines.vllm_adapters import Adapters
-from crayon.server.engines.vllm_arguments import SLOTS, Shape, chained, engine_config
-from crayon.server.engines.vllm_holding import Holding, as_request
-from crayon.server.engines.vllm_job import AnswerJob, Job, ScoreJob
-from crayon.server.engines.vllm_loop import VllmLoop, prepare_environment
-from crayon.server.engines.vllm_lora import rank_needed, shapes_of
-from crayon.server.engines.vllm_sampling import STRUCTURED, arguments
-from crayon.server.engines.vllm_stats import VllmStats
-from crayon.server.engines.vllm_tokens import Tokens
+from crayon.server.engines.vllm.adapter_cache import Holding, as_request
+from crayon.server.engines.vllm.adapters import Adapters
+from crayon.server.engines.vllm.arguments import SLOTS, Shape, chained, engine_config
+from crayon.server.engines.vllm.loop import VllmLoop, prepare_environment
+from crayon.server.engines.vllm.lora_folder import rank_needed, shapes_of
+from crayon.server.engines.vllm.sampling import STRUCTURED, arguments
+from crayon.server.engines.vllm.stats import VllmStats
+from crayon.server.engines.vllm.tasks import AnswerJob, Job, ScoreJob
+from crayon.server.engines.vllm.tokenizer import Tokens
 from crayon.server.scheduler import Kind, Request
 from crayon.server.scheduler.bounds import QueueBounds
 
@@ -53,7 +53,7 @@ if TYPE_CHECKING:
     from crayon.completion import Blend
     from crayon.errors import CrayonError
     from crayon.messages import Message
-    from crayon.server.engines.vllm_adapters import Lora
+    from crayon.server.engines.vllm.adapters import Lora
     from crayon.server.observing.stats import EngineStats
 
 BLENDS = 16

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 from crayon.errors import ConfigError
-from crayon.server.engines.vllm_errors import of_start
+from crayon.server.engines.vllm.errors import of_start
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("crayon.server.vllm")
 
-CHAIN = "crayon.server.engines.vllm_chain:Chain"
-SCHEDULER = "crayon.server.engines.vllm_scheduler"
+CHAIN = "crayon.server.engines.vllm.logits_processor:Chain"
+SCHEDULER = "crayon.server.engines.vllm.scheduler"
 SLOTS = 64
 LORA_SLOTS = 8
 # What the engine decides, since requests are counted, blended or answered by it.
@@ -154,7 +154,7 @@ def engine_config(shape: Shape, trained_tokens: int | None) -> Any:
 
 def install_scheduler(config: Any, rule: str) -> bool:
     """Put our scheduler into vLLM's configuration; where it does not fit this vLLM, warn and leave vLLM's own."""
-    from crayon.server.engines import vllm_scheduler
+    from crayon.server.engines.vllm import scheduler as vllm_scheduler
 
     why = vllm_scheduler.misfit()
     if not why and config.scheduler_config.policy != "fcfs":

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from crayon.llama.model import Model
     from crayon.llama.signals import SignalMeter
     from crayon.promise import Promise
-    from crayon.server.engines.llama_encoder import LlamaEncoder
+    from crayon.server.engines.llama.encoder import LlamaEncoder
     from crayon.server.scheduler import Request, Row
 
 Result = TypeVar("Result")

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from crayon.errors import CrayonError
-    from crayon.server.engines.llama_task import Task
+    from crayon.server.engines.llama.tasks import Task
     from crayon.server.scheduler.bounds import QueueBounds
 
 

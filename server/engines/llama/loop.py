@@ -18,16 +18,16 @@ from crayon.errors import (
     NotFiniteError,
     fault_report,
 )
-from crayon.server.engines.llama_beside import Beside
-from crayon.server.engines.llama_calls import adapters_of, call_of, fill, reported, work
-from crayon.server.engines.llama_deadlines import Judge
-from crayon.server.engines.llama_inbox import Inbox
-from crayon.server.engines.llama_ledger import Ledger
-from crayon.server.engines.llama_sampling import sample_rows
-from crayon.server.engines.llama_sequences import Sequences
-from crayon.server.engines.llama_spilled import Spilled
-from crayon.server.engines.llama_stats import stats_of
-from crayon.server.engines.llama_task import EncodeTask, GenerateTask, ScoreTask
+from crayon.server.engines.llama.background import Beside
+from crayon.server.engines.llama.batch import adapters_of, call_of, fill, reported, work
+from crayon.server.engines.llama.counters import stats_of
+from crayon.server.engines.llama.deadlines import Judge
+from crayon.server.engines.llama.request_queue import Inbox
+from crayon.server.engines.llama.sampler import sample_rows
+from crayon.server.engines.llama.sequences import Sequences
+from crayon.server.engines.llama.step_timing import Ledger
+from crayon.server.engines.llama.swap import Spilled
+from crayon.server.engines.llama.tasks import EncodeTask, GenerateTask, ScoreTask
 from crayon.server.scheduler import Kind, Outcome, State, commit, plan, plan_after
 from crayon.server.scheduler.live_cost import LiveCost
 from crayon.server.scheduler.moves import book, find_move
@@ -38,10 +38,10 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from crayon.server.engines.llama_calls import Call
-    from crayon.server.engines.llama_encoder import LlamaEncoder
-    from crayon.server.engines.llama_lanes import OneLane, TwoLanes
-    from crayon.server.engines.llama_task import Task
+    from crayon.server.engines.llama.batch import Call
+    from crayon.server.engines.llama.encoder import LlamaEncoder
+    from crayon.server.engines.llama.runners import OneLane, TwoLanes
+    from crayon.server.engines.llama.tasks import Task
     from crayon.server.observing.stats import EngineStats
     from crayon.server.scheduler import Caps, Lengths, StepPlan, TokenIndex
     from crayon.server.scheduler.bounds import QueueBounds

@@ -6,7 +6,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from crayon.errors import fault_report
-from crayon.server.engines.llama_counters import Counters
+from crayon.server.engines.llama.counters import Counters
 from crayon.server.scheduler.losses import spent
 from crayon.server.scheduler.step_cost import shape_of
 from crayon.server.scheduler.step_fit import fitting
@@ -14,7 +14,7 @@ from crayon.server.scheduler.step_fit import fitting
 if TYPE_CHECKING:
     from collections.abc import Generator, Sequence
 
-    from crayon.server.engines.llama_calls import Call
+    from crayon.server.engines.llama.batch import Call
     from crayon.server.scheduler import Caps
     from crayon.server.scheduler.live_cost import LiveCost
     from crayon.server.scheduler.losses import Spent

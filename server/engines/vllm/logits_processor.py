@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from vllm.v1.sample.logits_processor import AdapterLogitsProcessor
 
-from crayon.server.engines.vllm_sampling import FORCED, KEY
+from crayon.server.engines.vllm.sampling import FORCED, KEY
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
