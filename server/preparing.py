@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from crayon.errors import DeadlineExceededError, OverloadedError
-from crayon.server.scheduler.bounds import CLIENT_FACTOR
+from crayon.server.scheduler.queue_limits import CLIENT_FACTOR
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from crayon.adapters import Pool
     from crayon.config import ServeSettings
     from crayon.models import LocalModel
-    from crayon.server.scheduler.step_cost import StepCost
+    from crayon.server.cost.step_cost import StepCost
     from crayon.server.tuning import TunedProfile
 
 DEFAULT_SLOTS = 8
@@ -83,7 +83,7 @@ def _and(names: Sequence[str]) -> str:
 
 def _cost(profile: TunedProfile) -> StepCost | None:
     """Return what steps cost as it was measured; None where the record does not hold it as this version wants it."""
-    from crayon.server.scheduler.step_cost import StepCost
+    from crayon.server.cost.step_cost import StepCost
 
     try:
         return StepCost(**profile.cost)

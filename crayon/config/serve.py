@@ -19,7 +19,7 @@ from crayon.config.fields import (
     Texts,
 )
 from crayon.server.config import ServeConfig
-from crayon.server.prediction import Rule  # noqa: TC001 - pydantic evaluates the annotations at run time
+from crayon.server.forecast.rules import Rule  # noqa: TC001 - pydantic evaluates the annotations at run time
 
 MOST_NANO_BATCHES = 16
 # Where it listens and how it stops has its defaults where it is checked.

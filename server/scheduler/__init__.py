@@ -4,17 +4,17 @@ One step: `plan(state, caps, cost, lengths, index)` says what to run, an engine 
 books it.
 """
 
+from crayon.server.cost.model import CostModel, LinearCost
+from crayon.server.forecast.kv_peak import KvForecast
+from crayon.server.forecast.lengths import LengthModel, Lengths
 from crayon.server.scheduler.ahead import plan_after
-from crayon.server.scheduler.caps import Caps
 from crayon.server.scheduler.commit import commit
-from crayon.server.scheduler.cost import CostModel, LinearCost
-from crayon.server.scheduler.kv import KvForecast
-from crayon.server.scheduler.lengths import LengthModel, Lengths
-from crayon.server.scheduler.policy import plan
-from crayon.server.scheduler.prefixes import PrefixIndex
-from crayon.server.scheduler.request import Kind, Lane, Request
+from crayon.server.scheduler.plan import plan
+from crayon.server.scheduler.prefix_cache import PrefixIndex, TokenIndex
 from crayon.server.scheduler.state import State
-from crayon.server.scheduler.step import (
+from crayon.server.steps.limits import Caps
+from crayon.server.steps.request import Kind, Lane, Request
+from crayon.server.steps.step_plan import (
     Admission,
     Changes,
     Drop,
@@ -30,7 +30,6 @@ from crayon.server.scheduler.step import (
     Spill,
     StepPlan,
 )
-from crayon.server.scheduler.token_index import TokenIndex
 
 __all__ = [
     "Admission",

@@ -9,17 +9,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from crayon.server.scheduler.occupancy import Holder, Occupancy
-from crayon.server.scheduler.prefixes import best_source
-from crayon.server.scheduler.request import Kind, Request
-from crayon.server.scheduler.step import Admission, Prefix, Restore
+from crayon.server.forecast.occupancy import Holder, Occupancy
+from crayon.server.scheduler.prefix_cache import best_source
+from crayon.server.steps.request import Kind, Request
+from crayon.server.steps.step_plan import Admission, Prefix, Restore
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from crayon.server.forecast.lengths import LengthModel
     from crayon.server.scheduler.draft import Draft
-    from crayon.server.scheduler.lengths import LengthModel
-    from crayon.server.scheduler.prefixes import PrefixIndex
+    from crayon.server.scheduler.prefix_cache import PrefixIndex
     from crayon.server.scheduler.state import State
 
 

@@ -11,16 +11,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from crayon.server.scheduler.commit import commit
-from crayon.server.scheduler.policy import plan
-from crayon.server.scheduler.step import Outcome
+from crayon.server.scheduler.plan import plan
+from crayon.server.steps.step_plan import Outcome
 
 if TYPE_CHECKING:
-    from crayon.server.scheduler.caps import Caps
-    from crayon.server.scheduler.cost import CostModel
-    from crayon.server.scheduler.lengths import LengthModel
-    from crayon.server.scheduler.prefixes import PrefixIndex
+    from crayon.server.cost.model import CostModel
+    from crayon.server.forecast.lengths import LengthModel
+    from crayon.server.scheduler.prefix_cache import PrefixIndex
     from crayon.server.scheduler.state import State
-    from crayon.server.scheduler.step import StepPlan
+    from crayon.server.steps.limits import Caps
+    from crayon.server.steps.step_plan import StepPlan
 
 
 def plan_after(

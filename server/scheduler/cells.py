@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from crayon.errors import EngineError
 
 if TYPE_CHECKING:
-    from crayon.server.scheduler.step import KvOp
+    from crayon.server.steps.step_plan import KvOp
 
 
 @dataclass(slots=True)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from crayon.errors import EngineError
-from crayon.server.scheduler.request import Kind, Lane, Request
-from crayon.server.scheduler.step import Changes, KvOp, Outcome, Prefix, Row, Share, StepPlan
+from crayon.server.steps.request import Kind, Lane, Request
+from crayon.server.steps.step_plan import Changes, KvOp, Outcome, Prefix, Row, Share, StepPlan
 
 if TYPE_CHECKING:
     from crayon.server.scheduler.state import State

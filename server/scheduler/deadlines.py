@@ -12,15 +12,15 @@ from __future__ import annotations
 from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
-from crayon.server.scheduler.request import Kind
-from crayon.server.scheduler.sizing import Room, Work, finish_estimate
+from crayon.server.cost.sizing import Room, Work, finish_estimate
+from crayon.server.steps.request import Kind
 
 if TYPE_CHECKING:
-    from crayon.server.scheduler.caps import Caps
-    from crayon.server.scheduler.lengths import Lengths
-    from crayon.server.scheduler.request import Request
+    from crayon.server.cost.step_cost import StepCost
+    from crayon.server.forecast.lengths import Lengths
     from crayon.server.scheduler.state import State
-    from crayon.server.scheduler.step_cost import StepCost
+    from crayon.server.steps.limits import Caps
+    from crayon.server.steps.request import Request
 
 MARGIN = 1.5
 """How many times the time that is left an estimate must exceed, if predictions were exact."""

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from crayon.server.scheduler.request import Kind, Lane, Request
-from crayon.server.scheduler.step import KvOp, Prefix, Share
+from crayon.server.steps.request import Kind, Lane, Request
+from crayon.server.steps.step_plan import KvOp, Prefix, Share
 
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-    from crayon.server.scheduler.caps import Caps
     from crayon.server.scheduler.state import State
+    from crayon.server.steps.limits import Caps
 
 
 class Draft:

@@ -32,7 +32,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
 
-    from crayon.server.scheduler.request import Request
+    from crayon.server.steps.request import Request
 
 PRIORITY_TOKENS = 512
 

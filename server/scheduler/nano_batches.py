@@ -10,7 +10,7 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from crayon.server.scheduler.step import NanoBatch, Resource
+from crayon.server.steps.step_plan import NanoBatch, Resource
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -10,16 +10,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from crayon.server.scheduler.request import Kind
-from crayon.server.scheduler.step import Spill
+from crayon.server.steps.request import Kind
+from crayon.server.steps.step_plan import Spill
 
 if TYPE_CHECKING:
     from collections.abc import Collection
 
     from crayon.server.scheduler.admission import Room
     from crayon.server.scheduler.draft import Draft
-    from crayon.server.scheduler.request import Request
     from crayon.server.scheduler.state import State
+    from crayon.server.steps.request import Request
 
 
 def who_has_none(draft: Draft, state: State, gone: Collection[str]) -> Request | None:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from crayon.server.scheduler.request import Request
+    from crayon.server.steps.request import Request
 
 
 OWED = 4096

@@ -9,13 +9,13 @@ from crayon.errors import EngineError
 from crayon.server.scheduler.cells import Cells
 from crayon.server.scheduler.fairness import Queue
 from crayon.server.scheduler.reading import Readers
-from crayon.server.scheduler.request import Kind, Lane, copy_of
+from crayon.server.steps.request import Kind, Lane, copy_of
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
 
-    from crayon.server.scheduler.request import Request
-    from crayon.server.scheduler.step import Group, KvOp, Prefix
+    from crayon.server.steps.request import Request
+    from crayon.server.steps.step_plan import Group, KvOp, Prefix
 
 
 @dataclass(slots=True)

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from crayon.llama.batch import Logits
     from crayon.llama.context import Context
-    from crayon.server.scheduler.step import Row
+    from crayon.server.steps.step_plan import Row
 
 _STRIDE = 7919  # a prime: neighbouring tokens are far apart in the vocabulary
 

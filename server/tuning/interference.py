@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from crayon.errors import EngineError
 from crayon.llama.context import Context
 from crayon.machine import usable_cores
-from crayon.server.scheduler.step import Row
+from crayon.server.steps.step_plan import Row
 from crayon.server.tuning.filled import Filled
 
 if TYPE_CHECKING:

@@ -7,14 +7,14 @@ from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 from crayon.errors import InvalidRequestError
-from crayon.server.scheduler.profile import Recipe, profile_for
-from crayon.server.scheduler.step_cost import StepCost, StepShape
-from crayon.server.scheduler.step_fit import Fitted, fit
+from crayon.server.cost.fit import Fitted, fit
+from crayon.server.cost.profile import Recipe, profile_for
+from crayon.server.cost.step_cost import StepCost, StepShape
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from crayon.server.scheduler.caps import Caps
+    from crayon.server.steps.limits import Caps
     from crayon.server.tuning.journal import Journal
 
 # Guesses of the budget only; the fit finds the true terms.

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 from crayon.blending import PoolBlends
 from crayon.completion import Blend
 from crayon.llama.context import Context
+from crayon.server.cost.step_cost import StepShape, shape_of
 from crayon.server.scheduler.nano_batches import in_parts
-from crayon.server.scheduler.step import NanoBatch, Resource, Row
-from crayon.server.scheduler.step_cost import StepShape, shape_of
+from crayon.server.steps.step_plan import NanoBatch, Resource, Row
 from crayon.server.tuning.filled import Filled
 from crayon.server.tuning.host_load import HostLoad, host_share
 from crayon.server.tuning.interference import interfere
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from crayon.adapters.pool import Pool
     from crayon.blending import Lease
     from crayon.llama.model import Model
-    from crayon.server.scheduler.caps import Caps
-    from crayon.server.scheduler.profile import Recipe
+    from crayon.server.cost.profile import Recipe
+    from crayon.server.steps.limits import Caps
     from crayon.server.tuning.choice import Choice
     from crayon.server.tuning.interference import Interference
     from crayon.server.tuning.profiler import Timer

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from crayon.errors import ConfigError
-from crayon.server.scheduler.step_cost import StepCost, StepShape, attended
+from crayon.server.cost.step_cost import StepCost, StepShape, attended
 
 if TYPE_CHECKING:
     from crayon.server.tuning.choice import Choice

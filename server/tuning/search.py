@@ -20,7 +20,7 @@ from crayon.server.tuning.saturation import Steady, Workload, steady
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from crayon.server.scheduler.step_cost import StepCost
+    from crayon.server.cost.step_cost import StepCost
     from crayon.server.tuning.interference import Interference
     from crayon.server.tuning.journal import Journal
     from crayon.server.tuning.rig import Rig

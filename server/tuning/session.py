@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from crayon.llama.model import Model
 from crayon.machine import usable_cores
-from crayon.server.scheduler.caps import Caps
-from crayon.server.scheduler.live_cost import CLOSE
+from crayon.server.cost.online import CLOSE
+from crayon.server.steps.limits import Caps
 from crayon.server.tuning.interference import can_bind
 from crayon.server.tuning.journal import Journal
 from crayon.server.tuning.profiler import profile

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
+from crayon.server.cost.online import LiveCost
+from crayon.server.cost.step_cost import StepCost, StepShape
 from crayon.server.engines.llama.batch import Call
 from crayon.server.engines.llama.step_timing import Ledger
 from crayon.server.scheduler import Caps, Kind, Request, Row
-from crayon.server.scheduler.live_cost import LiveCost
-from crayon.server.scheduler.step_cost import StepCost, StepShape
 
 COST = StepCost(base=0.05, per_token=0.001, per_switch=0.02)
 
@@ -118,7 +118,7 @@ def test_the_cost_is_fitted_a_piece_between_two_steps(monkeypatch: pytest.Monkey
 def test_a_cost_that_cannot_be_fitted_is_said_once_and_the_engine_goes_on(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("crayon.server.scheduler.step_fit.nnls", lambda *_: 1 / 0)
+    monkeypatch.setattr("crayon.server.cost.fit.nnls", lambda *_: 1 / 0)
     made = Ledger(Caps(max_tokens=64, max_seqs=4, kv_capacity=512), LiveCost())
     for number in range(100):
         made.computed([call(1 + number % 32)], seconds(), 0.0, 0, whole=True)

@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from crayon.server.engines.vllm.admission import PATIENCE, Candidate, admitted, in_turn
-from crayon.server.scheduler.lengths import MIN_SEEN, Lengths
-from crayon.server.scheduler.occupancy import Holder
+from crayon.server.forecast.lengths import MIN_SEEN, Lengths
+from crayon.server.forecast.occupancy import Holder
 
 names = st.sampled_from(["", "a", "b", "c", "d"])
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from crayon.server.scheduler.kv import KvForecast
+from crayon.server.forecast.kv_peak import KvForecast
 
 REQUESTS = st.lists(st.tuples(st.integers(0, 50), st.integers(1, 40)), max_size=20)
 

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from crayon.errors import ConfigError
-from crayon.server.prediction import Rule
-from crayon.server.scheduler.lengths import MIN_SEEN, Curve, LengthModel, Lengths
+from crayon.server.forecast.lengths import MIN_SEEN, Curve, LengthModel, Lengths
+from crayon.server.forecast.rules import Rule
 
 ANSWERS = st.lists(st.tuples(st.integers(1, 60), st.booleans()), min_size=1, max_size=120)
 

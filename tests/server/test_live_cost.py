@@ -9,14 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from crayon.errors import ConfigError
-from crayon.server.prediction import Rule
+from crayon.server.cost.fit import fit
+from crayon.server.cost.model import Beside, LinearCost
+from crayon.server.cost.online import LiveCost
+from crayon.server.cost.step_cost import StepCost, StepShape
+from crayon.server.forecast.rules import Rule
 from crayon.server.scheduler import Caps, Kind, Lengths, NanoBatch, Request, Resource, Row, State
-from crayon.server.scheduler.cost import Beside, LinearCost
 from crayon.server.scheduler.deadlines import late_alone, late_in_queue, margin
-from crayon.server.scheduler.live_cost import LiveCost
 from crayon.server.scheduler.nano_batches import in_parts
-from crayon.server.scheduler.step_cost import StepCost, StepShape
-from crayon.server.scheduler.step_fit import fit
 
 COST = StepCost(base=0.004, per_token=0.0005, weights=0.016, per_context=1e-6, per_output=0.0002, per_switch=0.01)
 CAPS = Caps(max_tokens=256, max_seqs=4, kv_capacity=4096, spill=True)

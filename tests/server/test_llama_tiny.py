@@ -41,6 +41,8 @@ from crayon.llama.model import Model
 from crayon.llama.tap import Tap
 from crayon.messages import Message
 from crayon.sampling import Sampling
+from crayon.server.cost.online import LiveCost
+from crayon.server.cost.step_cost import StepCost
 from crayon.server.engines.llama import engine as llama_cpp
 from crayon.server.engines.llama.encoder import LlamaEncoder
 from crayon.server.engines.llama.engine import LlamaCppEngine
@@ -48,8 +50,6 @@ from crayon.server.engines.llama.swap import Spilled
 from crayon.server.engines.llama.tasks import GenerateTask
 from crayon.server.observing.stats import Measured
 from crayon.server.scheduler import Lengths
-from crayon.server.scheduler.live_cost import LiveCost
-from crayon.server.scheduler.step_cost import StepCost
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from crayon.errors import ConfigError, InvalidRequestError, OverloadedError
 from crayon.server.scheduler import Kind, Request
-from crayon.server.scheduler.bounds import LONGEST_RETRY_S, QueueBounds
+from crayon.server.scheduler.queue_limits import LONGEST_RETRY_S, QueueBounds
 
 _ids = itertools.count()
 

@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from crayon.server.scheduler import Caps, Kind, LinearCost, Outcome, Request, State, commit, plan
-from crayon.server.scheduler.budget import MOST_CREDIT
+from crayon.server.scheduler.token_budget import MOST_CREDIT
 
 if TYPE_CHECKING:
-    from crayon.server.scheduler.step import StepPlan
+    from crayon.server.steps.step_plan import StepPlan
 
 COST = LinearCost(0.01, 0.001)
 BOUND = 0.05  # 40 tokens of COST

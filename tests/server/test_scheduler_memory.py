@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from simulated import Job, Report, SimulatedCache, SimulatedEngine
 
+from crayon.server.forecast.occupancy import LEAST_GROWTH
 from crayon.server.scheduler import (
     Caps,
     Kind,
@@ -29,7 +30,6 @@ from crayon.server.scheduler import (
     plan,
 )
 from crayon.server.scheduler.cells import Cells
-from crayon.server.scheduler.occupancy import LEAST_GROWTH
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

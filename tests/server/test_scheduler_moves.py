@@ -14,7 +14,7 @@ from crayon.sampling import Sampling
 from crayon.server.engines.llama import loop as llama_loop
 from crayon.server.engines.llama.engine import LlamaCppEngine
 from crayon.server.scheduler import Caps, Kind, KvOp, LinearCost, Outcome, Request, State, commit, plan
-from crayon.server.scheduler.moves import book, find_move
+from crayon.server.scheduler.compaction import book, find_move
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from crayon.server.cost.step_cost import StepCost
 from crayon.server.scheduler import Caps, Kind, LinearCost, Outcome, Request, State, commit, plan
 from crayon.server.scheduler.deadlines import late_in_queue
 from crayon.server.scheduler.reading import OWED
-from crayon.server.scheduler.step_cost import StepCost
 
 COST = LinearCost(0.01, 0.001)
 KINDS = (Kind.GENERATE, Kind.SCORE, Kind.ENCODE)

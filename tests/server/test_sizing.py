@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from simulated import Job, SimulatedEngine
 
 from crayon.errors import InvalidRequestError
+from crayon.server.cost.breakdown import Spent, spent
+from crayon.server.cost.profile import Recipe, expected_errors, profile_for
+from crayon.server.cost.sizing import Finish, Mix, Room, Work, batch_for, finish_estimate
+from crayon.server.cost.step_cost import StepCost, StepShape
 from crayon.server.scheduler import Caps, Kind, LinearCost, Request
-from crayon.server.scheduler.losses import Spent, spent
-from crayon.server.scheduler.profile import Recipe, expected_errors, profile_for
-from crayon.server.scheduler.sizing import Finish, Mix, Room, Work, batch_for, finish_estimate
-from crayon.server.scheduler.step_cost import StepCost, StepShape
 
 COST = StepCost(base=0.01, per_token=0.002, weights=0.016, per_context=1e-6, per_output=0.001, per_switch=0.005)
 READING = Mix(StepShape(0), 150)  # a token costs 2 ms, and 0.15 ms for what it attends

@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from crayon.errors import ConfigError, InvalidRequestError
-from crayon.server.scheduler.pace import Pace
-from crayon.server.scheduler.step import Row
-from crayon.server.scheduler.step_cost import TERMS, StepCost, StepShape, attended, most, shape_of
-from crayon.server.scheduler.step_fit import fit, nnls
+from crayon.server.cost.fit import fit, nnls
+from crayon.server.cost.slowdown import Pace
+from crayon.server.cost.step_cost import TERMS, StepCost, StepShape, attended, most, shape_of
+from crayon.server.steps.step_plan import Row
 
 COST = StepCost(base=1.0, per_token=0.5, weights=4.0, per_context=0.25, per_output=2.0, per_switch=8.0)
 

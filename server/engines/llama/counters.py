@@ -13,8 +13,8 @@ from crayon.server.scheduler import DropReason, Resource
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from crayon.server.cost.breakdown import Spent
     from crayon.server.scheduler import Caps, State, StepPlan
-    from crayon.server.scheduler.losses import Spent
 
 
 @dataclass(slots=True)

@@ -11,8 +11,8 @@ from crayon.server.scheduler.deadlines import late_alone, late_in_queue, margin
 
 if TYPE_CHECKING:
     from crayon.errors import CrayonError
+    from crayon.server.cost.online import LiveCost
     from crayon.server.scheduler import Caps, Lengths, Request, State
-    from crayon.server.scheduler.live_cost import LiveCost
 
 _BESIDE_S = 0.005
 """Seconds of a step in which waiting requests are judged: beside it, but on the same cores."""

@@ -44,7 +44,7 @@ from crayon.server.engines.llama.loop import LlamaLoop
 from crayon.server.engines.llama.runners import open_lanes
 from crayon.server.engines.llama.tasks import EncodeTask, GenerateTask, ScoreTask
 from crayon.server.scheduler import Caps, Kind, Lengths, Request, TokenIndex
-from crayon.server.scheduler.bounds import QueueBounds
+from crayon.server.scheduler.queue_limits import QueueBounds
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -54,10 +54,10 @@ if TYPE_CHECKING:
     from crayon.completion import Blend
     from crayon.errors import CrayonError
     from crayon.messages import Message
+    from crayon.server.cost.step_cost import StepCost
     from crayon.server.engines.llama.counters import Counters
     from crayon.server.engines.llama.tasks import Task
     from crayon.server.observing.stats import EngineStats
-    from crayon.server.scheduler.step_cost import StepCost
 
 OUTPUTS = 64  # rows of logits in one step; each is a vocabulary of floats
 SHORTEST_PREFIX = 16  # tokens; fewer are not worth copying

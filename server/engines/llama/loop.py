@@ -18,6 +18,7 @@ from crayon.errors import (
     NotFiniteError,
     fault_report,
 )
+from crayon.server.cost.online import LiveCost
 from crayon.server.engines.llama.background import Beside
 from crayon.server.engines.llama.batch import adapters_of, call_of, fill, reported, work
 from crayon.server.engines.llama.counters import stats_of
@@ -29,8 +30,7 @@ from crayon.server.engines.llama.step_timing import Ledger
 from crayon.server.engines.llama.swap import Spilled
 from crayon.server.engines.llama.tasks import EncodeTask, GenerateTask, ScoreTask
 from crayon.server.scheduler import Kind, Outcome, State, commit, plan, plan_after
-from crayon.server.scheduler.live_cost import LiveCost
-from crayon.server.scheduler.moves import book, find_move
+from crayon.server.scheduler.compaction import book, find_move
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -38,15 +38,15 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from crayon.server.cost.step_cost import StepCost
     from crayon.server.engines.llama.batch import Call
     from crayon.server.engines.llama.encoder import LlamaEncoder
     from crayon.server.engines.llama.runners import OneLane, TwoLanes
     from crayon.server.engines.llama.tasks import Task
     from crayon.server.observing.stats import EngineStats
     from crayon.server.scheduler import Caps, Lengths, StepPlan, TokenIndex
-    from crayon.server.scheduler.bounds import QueueBounds
-    from crayon.server.scheduler.step import Restore, Spill
-    from crayon.server.scheduler.step_cost import StepCost
+    from crayon.server.scheduler.queue_limits import QueueBounds
+    from crayon.server.steps.step_plan import Restore, Spill
 
 logger = logging.getLogger("crayon.server.llama")
 

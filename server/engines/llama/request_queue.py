@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from crayon.errors import CrayonError
     from crayon.server.engines.llama.tasks import Task
-    from crayon.server.scheduler.bounds import QueueBounds
+    from crayon.server.scheduler.queue_limits import QueueBounds
 
 
 class Inbox:

@@ -6,19 +6,19 @@ import logging
 from typing import TYPE_CHECKING
 
 from crayon.errors import fault_report
+from crayon.server.cost.breakdown import spent
+from crayon.server.cost.fit import fitting
+from crayon.server.cost.step_cost import shape_of
 from crayon.server.engines.llama.counters import Counters
-from crayon.server.scheduler.losses import spent
-from crayon.server.scheduler.step_cost import shape_of
-from crayon.server.scheduler.step_fit import fitting
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Sequence
 
+    from crayon.server.cost.breakdown import Spent
+    from crayon.server.cost.fit import Fitted
+    from crayon.server.cost.online import LiveCost
     from crayon.server.engines.llama.batch import Call
     from crayon.server.scheduler import Caps
-    from crayon.server.scheduler.live_cost import LiveCost
-    from crayon.server.scheduler.losses import Spent
-    from crayon.server.scheduler.step_fit import Fitted
 
 logger = logging.getLogger("crayon.server.llama")
 

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from crayon.server.scheduler.occupancy import Holder, Occupancy
+from crayon.server.forecast.occupancy import Holder, Occupancy
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
 
-    from crayon.server.scheduler.lengths import Lengths
+    from crayon.server.forecast.lengths import Lengths
 
 PATIENCE = 32
 """Requests that may overtake one whose adapter is not in use; after that it keeps its place."""

@@ -43,7 +43,7 @@ from crayon.server.engines.vllm.stats import VllmStats
 from crayon.server.engines.vllm.tasks import AnswerJob, Job, ScoreJob
 from crayon.server.engines.vllm.tokenizer import Tokens
 from crayon.server.scheduler import Kind, Request
-from crayon.server.scheduler.bounds import QueueBounds
+from crayon.server.scheduler.queue_limits import QueueBounds
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence

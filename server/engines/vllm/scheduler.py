@@ -19,9 +19,9 @@ from vllm.v1.request import RequestStatus
 from crayon.server.engines.vllm import sampling as vllm_sampling
 from crayon.server.engines.vllm.admission import Candidate, admitted, in_turn
 from crayon.server.engines.vllm.sampling import FORCED
-from crayon.server.prediction import Rule
-from crayon.server.scheduler.lengths import Lengths
-from crayon.server.scheduler.occupancy import Holder
+from crayon.server.forecast.lengths import Lengths
+from crayon.server.forecast.occupancy import Holder
+from crayon.server.forecast.rules import Rule
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -14,9 +14,9 @@ from tiny_chat import write_model
 from crayon.cli.tuned import DEFAULT_SLOTS
 from crayon.errors import ConfigError
 from crayon.llama.model import Model
+from crayon.server.cost.online import CLOSE
+from crayon.server.cost.step_cost import StepCost, StepShape
 from crayon.server.engines.llama.engine import LlamaCppEngine
-from crayon.server.scheduler.live_cost import CLOSE
-from crayon.server.scheduler.step_cost import StepCost, StepShape
 from crayon.server.tuning import Choice, Key, TunedProfile, Workload, engine_arguments, load, tune
 from crayon.server.tuning.host_load import MOST, PER_TOKEN_S, HostLoad, host_share
 from crayon.server.tuning.interference import Interference
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from crayon.server.scheduler.caps import Caps
-    from crayon.server.scheduler.profile import Recipe
+    from crayon.server.cost.profile import Recipe
+    from crayon.server.steps.limits import Caps
     from crayon.server.tuning.saturation import Steady
 
 # Per-token work dominates above 32 tokens; attention is dear enough to matter.

@@ -11,10 +11,10 @@ from collections import Counter, deque
 from typing import TYPE_CHECKING, Self
 
 from crayon.errors import ConfigError, InvalidRequestError, OverloadedError
-from crayon.server.scheduler.request import Kind
+from crayon.server.steps.request import Kind
 
 if TYPE_CHECKING:
-    from crayon.server.scheduler.request import Request
+    from crayon.server.steps.request import Request
 
 CLIENT_FACTOR = 3
 # Few callers have the patience to wait until a cache was filled more often than that.

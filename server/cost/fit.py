@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 
 from crayon.errors import InvalidRequestError
-from crayon.server.scheduler.step_cost import StepCost, StepShape
+from crayon.server.cost.step_cost import StepCost, StepShape
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Sequence

@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from crayon.server.scheduler.step_cost import StepCost, StepShape
+    from crayon.server.cost.step_cost import StepCost, StepShape
 
 
 class Spent(NamedTuple):

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from crayon.server.scheduler.step import Spill
+from crayon.server.steps.step_plan import Spill
 
 if TYPE_CHECKING:
     from crayon.server.scheduler.draft import Draft

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from crayon.server.scheduler.request import Kind, Lane
-from crayon.server.scheduler.step import KvOp
+from crayon.server.steps.request import Kind, Lane
+from crayon.server.steps.step_plan import KvOp
 
 if TYPE_CHECKING:
     from crayon.server.scheduler.state import State

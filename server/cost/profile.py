@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from crayon.errors import InvalidRequestError
-from crayon.server.scheduler.step import Row
-from crayon.server.scheduler.step_cost import TERMS, StepCost, StepShape, most, shape_of
+from crayon.server.cost.step_cost import TERMS, StepCost, StepShape, most, shape_of
+from crayon.server.steps.step_plan import Row
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from crayon.server.scheduler.caps import Caps
+    from crayon.server.steps.limits import Caps
 
 # Three are the fewest of which one may be an outlier; past 25 the terms get no better, only the noise is known better.
 _FEWEST, _REPEATS = 3, 25

@@ -18,7 +18,7 @@ from crayon.errors import ConfigError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from crayon.server.scheduler.step import Row
+    from crayon.server.steps.step_plan import Row
 
 MOST_TOKENS = 2**31
 """What "no limit" is, as in llama.cpp's own counters."""

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from crayon.server.scheduler.kv import KvForecast
+from crayon.server.forecast.kv_peak import KvForecast
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from crayon.server.scheduler.lengths import LengthModel
+    from crayon.server.forecast.lengths import LengthModel
 
 LEAST_GROWTH = 16
 """Every answer is taken to get at least as many tokens more as this, or all that it may: who is let in, or back in,

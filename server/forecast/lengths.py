@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from crayon.errors import ConfigError
-from crayon.server.prediction import Rule
+from crayon.server.forecast.rules import Rule
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray

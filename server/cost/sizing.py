@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from crayon.errors import InvalidRequestError
-from crayon.server.scheduler.step_cost import StepCost, StepShape, attended, most
+from crayon.server.cost.step_cost import StepCost, StepShape, attended, most
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

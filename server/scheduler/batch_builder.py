@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from crayon.server.scheduler.prefixes import best_source
-from crayon.server.scheduler.request import Kind, Request
-from crayon.server.scheduler.step import KvOp, NanoBatch, Resource, Row
+from crayon.server.scheduler.prefix_cache import best_source
+from crayon.server.steps.request import Kind, Request
+from crayon.server.steps.step_plan import KvOp, NanoBatch, Resource, Row
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from crayon.server.scheduler.draft import Draft
-    from crayon.server.scheduler.prefixes import PrefixIndex
-    from crayon.server.scheduler.request import Lane
-    from crayon.server.scheduler.step import Group
+    from crayon.server.scheduler.prefix_cache import PrefixIndex
+    from crayon.server.steps.request import Lane
+    from crayon.server.steps.step_plan import Group
 
 
 class Filler:

@@ -19,16 +19,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from crayon.server.scheduler.cost import Beside
+from crayon.server.cost.model import Beside
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Sequence
 
-    from crayon.server.scheduler.cost import CostModel
+    from crayon.server.cost.model import CostModel
     from crayon.server.scheduler.draft import Draft
-    from crayon.server.scheduler.request import Request
     from crayon.server.scheduler.state import State
-    from crayon.server.scheduler.step import Group
+    from crayon.server.steps.request import Request
+    from crayon.server.steps.step_plan import Group
 
 # Long steps that may be saved up, so that two prompts which come soon after each other need not wait.
 MOST_CREDIT = 2.0

@@ -10,7 +10,7 @@ import numpy as np
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from crayon.server.scheduler.step_cost import StepCost, StepShape
+    from crayon.server.cost.step_cost import StepCost, StepShape
 
 # The factor is the median of the last calls: a machine that is slow from now on is followed after five of them, and
 # four that were slow for their own reasons change nothing.

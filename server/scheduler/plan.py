@@ -25,21 +25,21 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from crayon.server.scheduler.adapter_turns import choose
 from crayon.server.scheduler.admission import Room, admit, restore
-from crayon.server.scheduler.budget import budget
+from crayon.server.scheduler.batch_builder import Filler
 from crayon.server.scheduler.draft import Draft
-from crayon.server.scheduler.fill import Filler
-from crayon.server.scheduler.groups import choose
 from crayon.server.scheduler.place import make_place, who_has_none
-from crayon.server.scheduler.spill import make_room
-from crayon.server.scheduler.step import Admission, Drop, DropReason, Restore, StepPlan
+from crayon.server.scheduler.preemption import make_room
+from crayon.server.scheduler.token_budget import budget
+from crayon.server.steps.step_plan import Admission, Drop, DropReason, Restore, StepPlan
 
 if TYPE_CHECKING:
-    from crayon.server.scheduler.caps import Caps
-    from crayon.server.scheduler.cost import CostModel
-    from crayon.server.scheduler.lengths import LengthModel
-    from crayon.server.scheduler.prefixes import PrefixIndex
+    from crayon.server.cost.model import CostModel
+    from crayon.server.forecast.lengths import LengthModel
+    from crayon.server.scheduler.prefix_cache import PrefixIndex
     from crayon.server.scheduler.state import State
+    from crayon.server.steps.limits import Caps
 
 
 def plan(

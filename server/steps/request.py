@@ -8,7 +8,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from crayon.server.scheduler.caps import Caps
+    from crayon.server.steps.limits import Caps
 
 # What one step of priority is worth among the requests of one client.
 PRIORITY_SECONDS = 5.0

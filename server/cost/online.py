@@ -11,15 +11,15 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING
 
-from crayon.server.scheduler.cost import ALONE, Beside, LinearCost
-from crayon.server.scheduler.pace import Pace
-from crayon.server.scheduler.sizing import Mix, batch_for
-from crayon.server.scheduler.step_cost import MOST_TOKENS, StepCost, StepShape
+from crayon.server.cost.model import ALONE, Beside, LinearCost
+from crayon.server.cost.sizing import Mix, batch_for
+from crayon.server.cost.slowdown import Pace
+from crayon.server.cost.step_cost import MOST_TOKENS, StepCost, StepShape
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from crayon.server.scheduler.step_fit import Fitted, Sample
+    from crayon.server.cost.fit import Fitted, Sample
 
 _FIRST_FIT = 64
 """Calls before the first fit; from then on as many as there were before, up to `_REFIT`: the first ones are few."""

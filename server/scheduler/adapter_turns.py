@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from crayon.server.scheduler.caps import Caps
-    from crayon.server.scheduler.request import Request
     from crayon.server.scheduler.state import State
-    from crayon.server.scheduler.step import Group
+    from crayon.server.steps.limits import Caps
+    from crayon.server.steps.request import Request
+    from crayon.server.steps.step_plan import Group
 
 
 def choose(running: Iterable[Request], state: State, caps: Caps) -> tuple[list[Group], tuple[Group, ...]]:
