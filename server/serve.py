@@ -25,7 +25,7 @@ from crayon.server.doors import Doors
 from crayon.server.health_port import HealthPort
 from crayon.server.interceptor import StatusInterceptor
 from crayon.server.limits import ClientLimits
-from crayon.server.observing.observing import Observing
+from crayon.server.observers import Observing
 from crayon.server.service import InferenceService
 from crayon.server.tokens import TokenStore
 from crayon.server.watches import BoundedHealth

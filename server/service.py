@@ -34,10 +34,9 @@ from crayon.errors import (
 )
 from crayon.promise import Work
 from crayon.server.caller import Meter, current_caller
-from crayon.server.coalesce import coalesced
-from crayon.server.observing.observation import observed
-from crayon.server.preparing import Preparing
-from crayon.server.rounds import Rounds
+from crayon.server.observability.observation import observed
+from crayon.server.stream_batching import Rounds, coalesced
+from crayon.server.tokenize_pool import Preparing
 from crayon.v1 import inference_pb2 as pb
 from crayon.v1 import inference_pb2_grpc
 from crayon.wire.requests import (

@@ -30,8 +30,8 @@ def log_lines(kind: LogLines | None) -> Iterator[None]:
     if kind is None:
         yield
         return
-    from crayon.server.observing.log_lines import LogFormat, formatter
-    from crayon.server.observing.request_log import REQUEST_LOG
+    from crayon.server.observability.log_lines import LogFormat, formatter
+    from crayon.server.observability.request_log import REQUEST_LOG
 
     chosen = LogFormat(kind)
     for handler in logging.getLogger().handlers:

@@ -15,7 +15,7 @@ from crayon.errors import ConfigError, MissingExtraError, ServerUnavailableError
 
 if TYPE_CHECKING:
     from crayon.cli.top_view import Frame
-    from crayon.server.observing.reading import Page
+    from crayon.server.observability.reading import Page
 
 app = typer.Typer(add_completion=False)
 
@@ -41,7 +41,7 @@ def top(
     if find_spec("prometheus_client") is None:
         raise MissingExtraError("server", "crayon top")
     from crayon.cli.top_view import Frame
-    from crayon.server.observing.reading import fetch
+    from crayon.server.observability.reading import fetch
     from crayon.wire.address import UNIX, check_form
 
     if check_form(address, "ADDRESS").startswith(UNIX):
@@ -68,7 +68,7 @@ def _watch(address: str, first: Page, every: float) -> None:
     from rich.live import Live
 
     from crayon.cli.top_view import Frame, away
-    from crayon.server.observing.reading import fetch
+    from crayon.server.observability.reading import fetch
 
     before: Page | None = first
     with Live(Frame.of(address, None, first).table(), auto_refresh=False, screen=False) as live:

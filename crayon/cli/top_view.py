@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Self
 
-from crayon.server.observing import catalogue as names
-from crayon.server.observing.reading import quantile, rate
+from crayon.server.observability import metric_catalogue as names
+from crayon.server.observability.reading import quantile, rate
 
 if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
 
-    from crayon.server.observing.reading import Page
+    from crayon.server.observability.reading import Page
 
 _BAR = 20  # characters
 

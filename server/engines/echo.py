@@ -49,7 +49,7 @@ from crayon.errors import (
     UnknownModelError,
 )
 from crayon.promise import Promise
-from crayon.server.observing.stats import EngineStats
+from crayon.server.observability.stats import EngineStats
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -7,7 +7,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Self
 
-from crayon.server.rounds import BUSY_SHARE
+from crayon.server.stream_batching import BUSY_SHARE
 
 if TYPE_CHECKING:
     from crayon.llama.model import Model

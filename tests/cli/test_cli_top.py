@@ -16,7 +16,7 @@ from crayon.cli.app import app
 from crayon.cli.top_view import Frame
 from crayon.client import RemoteEngine
 from crayon.server.engines.echo import EchoEngine
-from crayon.server.observing.reading import Page, fetch, quantile, rate
+from crayon.server.observability.reading import Page, fetch, quantile, rate
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

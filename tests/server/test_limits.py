@@ -10,8 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from crayon.errors import ConfigError, OverloadedError
-from crayon.server.limits import ClientLimits, Limits
-from crayon.server.token_bucket import TokenBucket
+from crayon.server.limits import ClientLimits, Limits, TokenBucket
 
 
 def refused(limits: ClientLimits, client: str = "a") -> float:

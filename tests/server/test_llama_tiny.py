@@ -48,7 +48,7 @@ from crayon.server.engines.llama.encoder import LlamaEncoder
 from crayon.server.engines.llama.engine import LlamaCppEngine
 from crayon.server.engines.llama.swap import Spilled
 from crayon.server.engines.llama.tasks import GenerateTask
-from crayon.server.observing.stats import Measured
+from crayon.server.observability.stats import Measured
 from crayon.server.scheduler import Lengths
 
 if TYPE_CHECKING:

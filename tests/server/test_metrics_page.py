@@ -26,16 +26,16 @@ from crayon.errors import ConfigError, CrayonError
 from crayon.messages import Message
 from crayon.server.config import ServeConfig
 from crayon.server.engines.echo import EchoEngine
-from crayon.server.observing.catalogue import METRICS, OF_ENGINES, table
-from crayon.server.observing.endpoint import MOST_READERS, MetricsEndpoint
-from crayon.server.observing.interceptor import METHODS
-from crayon.server.observing.reading import fetch
-from crayon.server.observing.stats import EngineStats
-from crayon.server.observing.tally import Tally
+from crayon.server.observability.endpoint import MOST_READERS, MetricsEndpoint
+from crayon.server.observability.histogram import Tally
+from crayon.server.observability.interceptor import METHODS
+from crayon.server.observability.metric_catalogue import METRICS, OF_ENGINES, table
+from crayon.server.observability.reading import fetch
+from crayon.server.observability.stats import EngineStats
 from crayon.server.serve import serve
 
 if TYPE_CHECKING:
-    from crayon.server.observing.reading import Page
+    from crayon.server.observability.reading import Page
 
 ROOT = Path(__file__).resolve().parents[2]
 FULL = EngineStats(

@@ -10,8 +10,8 @@ import time
 import pytest
 
 from crayon.errors import DeadlineExceededError, InvalidRequestError, OverloadedError
-from crayon.server import preparing
-from crayon.server.preparing import LONG_CHARACTERS, Preparing
+from crayon.server import tokenize_pool as preparing
+from crayon.server.tokenize_pool import LONG_CHARACTERS, Preparing
 from crayon.stream import Stream
 
 PATIENCE = 60.0

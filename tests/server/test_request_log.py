@@ -17,9 +17,9 @@ from crayon.engine import EncodeRequest, ScoreRequest, Started
 from crayon.errors import CrayonError
 from crayon.messages import Message
 from crayon.server.engines.echo import EchoEngine
-from crayon.server.observing.log_lines import LogFormat, formatter
-from crayon.server.observing.reading import fetch
-from crayon.server.observing.request_log import FIELDS, REQUEST_LOG
+from crayon.server.observability.log_lines import LogFormat, formatter
+from crayon.server.observability.reading import fetch
+from crayon.server.observability.request_log import FIELDS, REQUEST_LOG
 from crayon.v1 import inference_pb2 as pb
 from crayon.v1.inference_pb2_grpc import InferenceServiceStub
 from crayon.wire.requests import generate_request_to_proto

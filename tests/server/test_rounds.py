@@ -10,8 +10,7 @@ import pytest
 from crayon.completion import FinishReason, Timings, Usage
 from crayon.errors import OverloadedError
 from crayon.events import Delta, Finished, Started, TokenSignal
-from crayon.server.coalesce import MAX_JOINED, coalesced
-from crayon.server.rounds import BUSY_SHARE, LONGEST_PAUSE_S, Rounds
+from crayon.server.stream_batching import BUSY_SHARE, LONGEST_PAUSE_S, MAX_JOINED, Rounds, coalesced
 from crayon.stream import Stream
 
 if TYPE_CHECKING:
@@ -99,7 +98,9 @@ async def test_what_comes_while_a_message_is_written_waits_for_the_next_round() 
 async def test_within_an_answer_rounds_are_a_frame_apart_but_not_at_its_start_and_end(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("crayon.server.rounds.ALONE_FRAME_S", 1.0)  # long, so that a busy machine changes nothing
+    monkeypatch.setattr(
+        "crayon.server.stream_batching.ALONE_FRAME_S", 1.0
+    )  # long, so that a busy machine changes nothing
     rounds, stream = Rounds(used=lambda: 0.0), Stream()
     loop = asyncio.get_running_loop()
     came: list[tuple[float, int]] = []
@@ -136,8 +137,8 @@ async def test_within_an_answer_rounds_are_a_frame_apart_but_not_at_its_start_an
 
 @pytest.mark.parametrize(("several", "frame"), [(False, 1.0), (True, 0.0)])
 async def test_an_answer_alone_has_longer_frames(several: bool, frame: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("crayon.server.rounds.ALONE_FRAME_S", 1.0)
-    monkeypatch.setattr("crayon.server.rounds.FRAME_S", 0.0)
+    monkeypatch.setattr("crayon.server.stream_batching.ALONE_FRAME_S", 1.0)
+    monkeypatch.setattr("crayon.server.stream_batching.FRAME_S", 0.0)
     rounds, streams = Rounds(used=lambda: 0.0), [Stream() for _ in range(1 + several)]
     answers = [coalesced(stream, rounds) for stream in streams]
     loop, came = asyncio.get_running_loop(), []

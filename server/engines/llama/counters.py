@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from crayon.server.observing.catalogue import STEP_TOKENS
-from crayon.server.observing.stats import EngineStats
-from crayon.server.observing.tally import Tally
+from crayon.server.observability.histogram import Tally
+from crayon.server.observability.metric_catalogue import STEP_TOKENS
+from crayon.server.observability.stats import EngineStats
 from crayon.server.scheduler import DropReason, Resource
 
 if TYPE_CHECKING:

@@ -57,7 +57,7 @@ if TYPE_CHECKING:
     from crayon.server.cost.step_cost import StepCost
     from crayon.server.engines.llama.counters import Counters
     from crayon.server.engines.llama.tasks import Task
-    from crayon.server.observing.stats import EngineStats
+    from crayon.server.observability.stats import EngineStats
 
 OUTPUTS = 64  # rows of logits in one step; each is a vocabulary of floats
 SHORTEST_PREFIX = 16  # tokens; fewer are not worth copying

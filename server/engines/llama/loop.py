@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from crayon.server.engines.llama.encoder import LlamaEncoder
     from crayon.server.engines.llama.runners import OneLane, TwoLanes
     from crayon.server.engines.llama.tasks import Task
-    from crayon.server.observing.stats import EngineStats
+    from crayon.server.observability.stats import EngineStats
     from crayon.server.scheduler import Caps, Lengths, StepPlan, TokenIndex
     from crayon.server.scheduler.queue_limits import QueueBounds
     from crayon.server.steps.step_plan import Restore, Spill

@@ -54,7 +54,7 @@ if TYPE_CHECKING:
     from crayon.errors import CrayonError
     from crayon.messages import Message
     from crayon.server.engines.vllm.adapters import Lora
-    from crayon.server.observing.stats import EngineStats
+    from crayon.server.observability.stats import EngineStats
 
 BLENDS = 16
 """Blends kept, at least; vLLM keeps as many in its memory."""

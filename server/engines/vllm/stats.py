@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING, Any
 
-from crayon.server.observing.stats import EngineStats
+from crayon.server.observability.stats import EngineStats
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -6,7 +6,7 @@ import logging
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from crayon.server.observing.observation import Observation
+    from crayon.server.observability.observation import Observation
 
 REQUEST_LOG = "crayon.server.requests"
 FIELDS = "fields"

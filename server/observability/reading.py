@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from crayon.errors import ServerError, ServerUnavailableError
 from crayon.local_only import check_local_only
-from crayon.server.observing import catalogue as names
+from crayon.server.observability import metric_catalogue as names
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

@@ -7,8 +7,8 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Protocol
 
 from crayon.engine import Delta, Finished, Started
-from crayon.server.observing.catalogue import FIRST_TOKEN, INTER_TOKEN
-from crayon.server.observing.tally import Tally
+from crayon.server.observability.histogram import Tally
+from crayon.server.observability.metric_catalogue import FIRST_TOKEN, INTER_TOKEN
 
 if TYPE_CHECKING:
     from crayon.completion import FinishReason, Timings, Usage

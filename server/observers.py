@@ -5,18 +5,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from crayon.errors import MissingExtraError
-from crayon.server.observing.interceptor import ObservingInterceptor
-from crayon.server.observing.observation import Pace
-from crayon.server.observing.request_log import RequestLog
-from crayon.server.observing.request_spans import RequestSpans
+from crayon.server.observability.interceptor import ObservingInterceptor
+from crayon.server.observability.observation import Pace
+from crayon.server.observability.request_log import RequestLog
+from crayon.server.observability.request_spans import RequestSpans
 from crayon.tracing import tracing
 
 if TYPE_CHECKING:
     from crayon.engine import Engine
     from crayon.server.config import ServeConfig
-    from crayon.server.observing.endpoint import MetricsEndpoint
-    from crayon.server.observing.metrics import RequestMetrics
-    from crayon.server.observing.observation import Watcher
+    from crayon.server.observability.endpoint import MetricsEndpoint
+    from crayon.server.observability.metrics import RequestMetrics
+    from crayon.server.observability.observation import Watcher
 
 
 class Observing:
@@ -44,8 +44,8 @@ class Observing:
             from importlib.metadata import version
 
             try:
-                from crayon.server.observing.endpoint import MetricsEndpoint
-                from crayon.server.observing.metrics import RequestMetrics
+                from crayon.server.observability.endpoint import MetricsEndpoint
+                from crayon.server.observability.metrics import RequestMetrics
             except ModuleNotFoundError:
                 raise MissingExtraError("server", "a port for metrics") from None
 

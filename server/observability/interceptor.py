@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any, cast
 
 import grpc
 
-from crayon.server.observing.observation import CURRENT, Observation
+from crayon.server.observability.observation import CURRENT, Observation
 from crayon.v1 import inference_pb2
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
-    from crayon.server.observing.observation import Pace, Watcher
+    from crayon.server.observability.observation import Pace, Watcher
 
     Context = grpc.aio.ServicerContext[Any, Any]
     Handler = grpc.RpcMethodHandler[Any, Any]

@@ -8,10 +8,10 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Proc
 from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily
 
 from crayon.completion import FinishReason
-from crayon.server.observing import catalogue as names
-from crayon.server.observing.catalogue import Kind
-from crayon.server.observing.engine_metrics import EngineMetrics
-from crayon.server.observing.interceptor import METHODS
+from crayon.server.observability import metric_catalogue as names
+from crayon.server.observability.engine_metrics import EngineMetrics
+from crayon.server.observability.interceptor import METHODS
+from crayon.server.observability.metric_catalogue import Kind
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from prometheus_client.core import Metric as Family
 
     from crayon.engine import Engine
-    from crayon.server.observing.catalogue import Metric
-    from crayon.server.observing.observation import Observation, Pace
+    from crayon.server.observability.metric_catalogue import Metric
+    from crayon.server.observability.observation import Observation, Pace
 
 REASONS = {
     "RESOURCE_EXHAUSTED": "overloaded",

@@ -8,7 +8,7 @@ from crayon import tracing
 from crayon.tracing import start_span
 
 if TYPE_CHECKING:
-    from crayon.server.observing.observation import Observation
+    from crayon.server.observability.observation import Observation
 
 
 class RequestSpans:

@@ -6,16 +6,16 @@ from typing import TYPE_CHECKING
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 
-from crayon.server.observing.catalogue import OF_ENGINES, Kind
-from crayon.server.observing.stats import Measured
-from crayon.server.observing.tally import Tally
+from crayon.server.observability.histogram import Tally
+from crayon.server.observability.metric_catalogue import OF_ENGINES, Kind
+from crayon.server.observability.stats import Measured
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from prometheus_client.core import Metric as Family
 
-    from crayon.server.observing.catalogue import Metric
+    from crayon.server.observability.metric_catalogue import Metric
 
 
 class EngineMetrics:

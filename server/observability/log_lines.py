@@ -9,7 +9,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from crayon.errors import fault_report
-from crayon.server.observing.request_log import FIELDS
+from crayon.server.observability.request_log import FIELDS
 
 if TYPE_CHECKING:
     from types import TracebackType

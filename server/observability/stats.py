@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
-    from crayon.server.observing.tally import Tally
+    from crayon.server.observability.histogram import Tally
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
