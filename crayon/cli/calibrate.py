@@ -160,7 +160,7 @@ def _kept(settings: Settings, name: str | None, *, remove: bool, as_json: bool) 
     """Show or delete what is kept; of a customisation without opening the model."""
     from crayon.cli.customize import device_client
     from crayon.customising.store import CustomizationStore
-    from crayon.sdk.calibration_files import delete_record, kept_record, record_path
+    from crayon.sdk.calibration.files import delete_record, kept_record, record_path
 
     if name is None:
         with device_client(settings) as client:

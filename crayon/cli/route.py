@@ -15,7 +15,7 @@ from crayon.cli.route_explain import explain
 if TYPE_CHECKING:
     from crayon.client.check import ServerStatus
     from crayon.machine import Battery
-    from crayon.sdk.spending import BudgetStatus
+    from crayon.sdk.budget_guard import BudgetStatus
 
 SERVER_SECONDS = 5.0
 
@@ -45,8 +45,8 @@ def status(
     """
     from crayon.cli.client import budget_of, server_status
     from crayon.machine import battery
+    from crayon.sdk.budget_guard import Spending
     from crayon.sdk.budget_store import BudgetStore
-    from crayon.sdk.spending import Spending
 
     settings = options.load_settings(options.server_flags(server, tls, ca_file, token_file))
     store = BudgetStore()

@@ -16,7 +16,7 @@ from crayon.errors import InvalidRequestError
 from crayon.messages import Message
 
 if TYPE_CHECKING:
-    from crayon.sdk.explaining import Explanation
+    from crayon.sdk.explain import Explanation
 
 
 def explain(

@@ -27,12 +27,12 @@ if TYPE_CHECKING:
     from crayon.completion import Completion, Route
     from crayon.engine import Engine, Event, GenerateRequest, ScoreRequest, Stream
     from crayon.router.policy import Allowed
-    from crayon.sdk.accounts import Account
     from crayon.sdk.actions import Action
     from crayon.sdk.core import Core
     from crayon.sdk.options import Call
     from crayon.sdk.query_gate import Embedding, QueryGate
     from crayon.sdk.turn import Turn
+    from crayon.sdk.usage import Account
 
 
 @dataclass(frozen=True, slots=True)

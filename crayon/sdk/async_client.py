@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from crayon.router.conditions import Conditions
     from crayon.router.hardness import Hardness
     from crayon.router.scope import Scope
-    from crayon.sdk.calibrations import CalibrationLike
+    from crayon.sdk.calibration.loaded import CalibrationLike
     from crayon.sdk.conversation import WhenFull
     from crayon.sdk.customizations import CustomizationLike
     from crayon.sdk.options import AnswerOptions, BlendLike, Call, SamplingOptions

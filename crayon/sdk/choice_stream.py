@@ -15,8 +15,7 @@ from crayon.completion import Chosen, Source
 from crayon.router.hardness import choice_gate
 from crayon.sdk.answer import Answer
 from crayon.sdk.async_stream import AsyncAnswerStream
-from crayon.sdk.choosing import MAX_CHOICES, check_choices
-from crayon.sdk.listing import listed
+from crayon.sdk.choosing import MAX_CHOICES, check_choices, listed
 from crayon.sdk.scoring import Scoring, score_request
 from crayon.sdk.stream import AnswerStream
 

@@ -102,3 +102,9 @@ def ranking(
     best = float(values.max())
     parts = [math.exp(value - best) for value in values]
     return Ranking(int(values.argmax()), tuple(part / sum(parts) for part in parts), features)
+
+
+def listed(question: str, choices: Sequence[str]) -> str:
+    """Return the question with its options listed, as a larger model is asked."""
+    options = "\n".join(f"- {choice}" for choice in choices)
+    return f"{question}\n\nOptions:\n{options}\n\nAnswer with one of the options, and nothing else."

@@ -17,16 +17,24 @@ from crayon.messages import Message, normalise_messages
 from crayon.router.hardness import Hardness, HardnessGate
 from crayon.router.policy import Allowed, allowed_sources, parse_mode
 from crayon.sampling import Sampling
-from crayon.sdk.accounts import Accounts
-from crayon.sdk.arguments import check_hardness, check_list, system_message
-from crayon.sdk.calibrations import AUTO, Calibrations
+from crayon.sdk.calibration.loaded import AUTO, Calibrations
 from crayon.sdk.customizations import Customizations, samples_of
 from crayon.sdk.engines import Engines
-from crayon.sdk.options import Call, check_timeout, resolve_format, resolve_private, resolve_sampling
+from crayon.sdk.options import (
+    Call,
+    check_hardness,
+    check_list,
+    check_timeout,
+    resolve_format,
+    resolve_private,
+    resolve_sampling,
+    system_message,
+)
 from crayon.sdk.privacy import Past, Screen
 from crayon.sdk.query_gate import Choice, QueryGate, choice_of
 from crayon.sdk.scopes import ClientScopes
 from crayon.sdk.turn import Turn
+from crayon.sdk.usage import Accounts
 
 if TYPE_CHECKING:
     import os
@@ -43,7 +51,7 @@ if TYPE_CHECKING:
     from crayon.router.decide import CalibratedRouter
     from crayon.router.record import CalibrationRecord
     from crayon.router.scope import Scope
-    from crayon.sdk.calibrations import CalibrationLike
+    from crayon.sdk.calibration.loaded import CalibrationLike
     from crayon.sdk.customizations import CustomizationLike, SamplesLike
     from crayon.sdk.options import BlendLike
     from crayon.sdk.privacy import Privacy
@@ -349,7 +357,7 @@ class Core:
         **wishes: Any,
     ) -> CalibrationRecord:
         """Make a calibration and keep it; `Crayon.calibrate` documents the arguments."""
-        from crayon.sdk.calibrate_call import CalibrateCall, calibrate_call
+        from crayon.sdk.calibration.call import CalibrateCall, calibrate_call
 
         self.engines.check_open()
         call = CalibrateCall(
@@ -366,7 +374,7 @@ class Core:
 
     def calibration_path(self, customization: CustomizationLike | None) -> Path:
         """Return where the calibration of a customisation is kept, or of the device's model; it need not be there."""
-        from crayon.sdk.calibrate_call import path_of
+        from crayon.sdk.calibration.call import path_of
 
         value = self._customization if customization is None else customization
         custom = None if value is None else self.customizations.find("customization", value)

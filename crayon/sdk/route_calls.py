@@ -6,7 +6,7 @@ import asyncio
 import threading
 from typing import TYPE_CHECKING
 
-from crayon.sdk.calibration_files import delete_record, kept_record
+from crayon.sdk.calibration.files import delete_record, kept_record
 from crayon.sdk.choosing import ONE_TOKEN
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from crayon.router.targets import Target
     from crayon.sdk.core import Core
     from crayon.sdk.customizations import CustomizationLike, SamplesLike
-    from crayon.sdk.explaining import Explanation
+    from crayon.sdk.explain import Explanation
     from crayon.sdk.options import BlendLike
 
 
@@ -119,7 +119,7 @@ class RouteCalls:
         Raises:
             InvalidRequestError, PrivacyError, ConfigError, DeadlineExceededError, EngineError: as `ask`.
         """
-        from crayon.sdk.explaining import explain
+        from crayon.sdk.explain import explain
 
         return explain(
             self._core,
@@ -202,7 +202,7 @@ class AsyncRouteCalls:
         timeout: float | None = None,  # noqa: ASYNC109 # one meaning on both clients: the deadline of the whole call
     ) -> Explanation:
         """Return who would answer and why; nothing is sent. As `Crayon.explain`."""
-        from crayon.sdk.explaining import explain
+        from crayon.sdk.explain import explain
 
         call, allowed = self._core.call(
             messages,

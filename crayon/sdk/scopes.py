@@ -9,7 +9,7 @@ from crayon.completion import Source
 from crayon.data.texts import background_texts
 from crayon.engine import EncodeRequest, wait_for
 from crayon.router.scope import Scope, ScopeGate, fit_scope
-from crayon.sdk.arguments import check_scopes
+from crayon.sdk.options import check_scopes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -9,9 +9,9 @@ if TYPE_CHECKING:
     from crayon.client.balancer import EndpointStatus
     from crayon.completion import Reason
     from crayon.router.conditions import Measured
-    from crayon.sdk.accounts import Accounts
+    from crayon.sdk.budget_guard import BudgetStatus
     from crayon.sdk.engines import Engines
-    from crayon.sdk.spending import BudgetStatus
+    from crayon.sdk.usage import Accounts
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from crayon.completion import Completion, Reason, Source
@@ -25,9 +25,8 @@ from crayon.errors import (
 from crayon.privacy.redaction import Restorer
 from crayon.router.hardness import HardnessGate, Verdict, choice_gate
 from crayon.sdk.actions import Done, Embed, Emit, Fail, Generate, Read
-from crayon.sdk.attempt import Attempt
 from crayon.sdk.device_failures import is_devices_own
-from crayon.sdk.ledger import Ledger
+from crayon.sdk.route_log import Ledger
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -427,3 +426,44 @@ class Turn:
             broken.__cause__ = error
             return broken
         return error
+
+
+@dataclass(slots=True)
+class Attempt:
+    """One request at one engine. `first_by`: when its first token must be there for it to go on."""
+
+    source: Source
+    request: GenerateRequest
+    gate: HardnessGate | CalibratedGate | None = None
+    first_by: float | None = None
+    first_at: float | None = None
+    started: Started | None = None
+    held: list[str] = field(default_factory=list)
+    tokens: int = 0
+    restorer: Restorer | None = None
+    closed: bool = False  # whether the answer is one of a closed set
+    probability: float | None = None  # of that answer
+    signals: int = 0  # tokens that the model chose
+    withheld: float = 0.0  # of their probability, in all
+
+    def see(self, delta: Delta) -> None:
+        """Count a piece's tokens and signals."""
+        self.tokens += delta.tokens
+        self.signals += len(delta.signals)
+        self.withheld += sum(signal.withheld for signal in delta.signals)
+
+    @property
+    def mean_withheld(self) -> float | None:
+        """How much of its probability the model gave to what the constraint did not allow, where that is known."""
+        known = self.request.constraint is not None and self.source is Source.DEVICE and self.signals > 0
+        return self.withheld / self.signals if known else None
+
+    def hold(self, delta: Delta, clock: Callable[[], float]) -> None:
+        """Keep a piece back until the gate has decided."""
+        if self.first_at is None and delta.signals:
+            self.first_at = clock()
+        self.held.append(delta.text)
+
+    def held_ms(self, clock: Callable[[], float]) -> float:
+        """Return for how long the first token has been held back."""
+        return 0.0 if self.first_at is None else 1000.0 * (clock() - self.first_at)

@@ -14,8 +14,8 @@ from crayon.cli.client import budget_of, conditions_of
 from crayon.config import BudgetSettings, ConditionsSettings, load
 from crayon.router.budget import Budget, Cost
 from crayon.router.conditions import Conditions
+from crayon.sdk.budget_guard import Spending
 from crayon.sdk.budget_store import BudgetStore
-from crayon.sdk.spending import Spending
 from crayon.server.engines.echo import EchoEngine
 
 if TYPE_CHECKING:

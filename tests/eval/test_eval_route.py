@@ -27,7 +27,7 @@ from crayon.eval.routing.sides import ServerSide, said
 from crayon.eval.routing.summary import points
 from crayon.eval.routing.traffic import Query, User, make_users
 from crayon.eval.subject import Subject
-from crayon.sdk.listing import listed
+from crayon.sdk.choosing import listed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

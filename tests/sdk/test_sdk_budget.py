@@ -37,8 +37,8 @@ from crayon.engine import ContinuationScore, Finished, ScoreResult
 from crayon.errors import ServerUnavailableError
 from crayon.router.budget import Cost
 from crayon.sdk import budget_store
+from crayon.sdk.budget_guard import Spending
 from crayon.sdk.budget_store import BudgetStore
-from crayon.sdk.spending import Spending
 
 TOKENS = Budget(tokens_per_day=1000, money_per_day=1.0, prompt_price=1000.0, answer_price=2000.0)
 
@@ -194,7 +194,7 @@ def test_two_processes_lose_no_charge(folder):
     code = (
         "from crayon.router.budget import Budget, Cost\n"
         "from crayon.sdk.budget_store import BudgetStore\n"
-        "from crayon.sdk.spending import Spending\n"
+        "from crayon.sdk.budget_guard import Spending\n"
         "spending = Spending(Budget(tokens_per_day=10**6), BudgetStore())\n"
         "for _ in range(20):\n"
         "    spending.settle(spending.reserve(Cost(5, 100)), Cost(5, 2))\n"
@@ -381,7 +381,7 @@ def test_a_file_that_may_not_grow_sends_nothing(folder):
         "from crayon.errors import BudgetError\n"
         "from crayon.router.budget import Budget, Cost\n"
         "from crayon.sdk.budget_store import BudgetStore\n"
-        "from crayon.sdk.spending import Spending\n"
+        "from crayon.sdk.budget_guard import Spending\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (10, 10))\n"
         "try:\n"
         "    Spending(Budget(tokens_per_day=100), BudgetStore()).reserve(Cost(1, 1))\n"

@@ -37,7 +37,7 @@ from crayon.customising.store import CustomizationStore
 from crayon.data.priors import load_priors
 from crayon.engine import ContinuationScore
 from crayon.router import CalibrationRecord, MaxDeviceError, MinQuality, ServerShare, calibrate
-from crayon.sdk import calibrations
+from crayon.sdk.calibration import loaded as calibrations
 
 ELSEWHERE = "tell me a story"
 
@@ -104,7 +104,7 @@ def test_free_text_is_answered_greedily_and_compared_after_normalisation(sdk, fo
     # Answers that are no labels: each is another text.
     texts = [{"question": s["question"], "answer": s["answer"]} for s in texts]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("crayon.sdk.calibrating.closed_answers", lambda _: ())
+        patch.setattr("crayon.sdk.calibration.calibrate.closed_answers", lambda _: ())
         found = sdk.call(client.calibrate("mine", samples=samples(), ask_server=True, hold_tokens=4))
     assert (found.signal, found.hold_tokens) == ("mean_logprob", 4)
     assert found.calibration.report.device == pytest.approx(20 / 40)
@@ -153,7 +153,7 @@ def test_a_sample_is_judged_by_the_others_of_its_profile(sdk, tmp_path, monkeypa
         cases.extend(given)
         return calibrate(given, *rest, **more)
 
-    monkeypatch.setattr("crayon.sdk.calibrating.calibrate", watched)
+    monkeypatch.setattr("crayon.sdk.calibration.calibrate.calibrate", watched)
     found = sdk.call(client.calibrate("mine"))
     assert {case.inside_score >= 0 for case in cases} == {True, False}
     assert all((case.sure is not None) == (case.inside_score >= 0) for case in cases)
@@ -288,7 +288,7 @@ def calibrated(sdk, folder, *, knows=True, target=None, device=None, **options):
     client = make(sdk, folder, device, server, customization="mine", **options)
     with pytest.MonkeyPatch.context() as patch:
         if isinstance(device, Writing):
-            patch.setattr("crayon.sdk.calibrating.closed_answers", lambda _: ())
+            patch.setattr("crayon.sdk.calibration.calibrate.closed_answers", lambda _: ())
         sdk.call(client.calibrate(samples=samples(), ask_server=True, target=target))
     for side in (device, server):
         side.requests.clear()
@@ -394,7 +394,7 @@ def test_plain_calibration_decides_without_scopes(sdk, folder):
     device, server = Writing("small"), Knowing("large")
     client = make(sdk, folder, device, server)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("crayon.sdk.calibrating.closed_answers", lambda _: ())
+        patch.setattr("crayon.sdk.calibration.calibrate.closed_answers", lambda _: ())
         sdk.call(client.calibrate(samples=samples(), ask_server=True))
     kept = sdk.call(client.ask(question("colour", 90, sure=True, right=True))).route
     assert (kept.source, kept.reason) == (Source.DEVICE, Reason.CONFIDENT)
@@ -608,7 +608,7 @@ def test_what_the_server_is_asked_is_charged_and_a_used_up_budget_ends_it(sdk, f
     assert used == 40 * 8  # 5 read, 3 written, says the fake
     few = make(sdk, folder, Writing("small"), server, budget=Budget(tokens_per_day=400))
     record = record_of(folder).read_bytes()
-    monkeypatch.setattr("crayon.sdk.calibrating.closed_answers", lambda _: ())
+    monkeypatch.setattr("crayon.sdk.calibration.calibrate.closed_answers", lambda _: ())
     with pytest.raises(BudgetError):
         sdk.call(few.calibrate("mine", ask_server=True, timeout=60))
     assert len(server.requests) < 40
@@ -623,7 +623,7 @@ def test_a_server_that_fails_half_way_is_left_alone(sdk, folder, monkeypatch):
 
     server = Failing("large")
     client = make(sdk, folder, Writing("small"), server)
-    monkeypatch.setattr("crayon.sdk.calibrating.closed_answers", lambda _: ())
+    monkeypatch.setattr("crayon.sdk.calibration.calibrate.closed_answers", lambda _: ())
     with pytest.raises(ServerUnavailableError):
         sdk.call(client.calibrate("mine", ask_server=True))
     assert len(server.streams) == 4
@@ -687,7 +687,7 @@ def test_deleting_a_customisation_deletes_its_calibration(sdk, folder):
 
 def test_tokens_that_are_no_numbers_count_as_unsure(sdk, folder, monkeypatch):
     device = Writing("small")
-    monkeypatch.setattr("crayon.sdk.calibrating.closed_answers", lambda _: ())
+    monkeypatch.setattr("crayon.sdk.calibration.calibrate.closed_answers", lambda _: ())
 
     def broken(text, logprob=SURE):
         return answer(text, math.nan if logprob < -1 else logprob)

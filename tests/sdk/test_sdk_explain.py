@@ -98,7 +98,7 @@ def test_a_calibration_is_shown_and_its_share_is_not_moved(sdk, tmp_path):
     customised(tmp_path)
     client = make(Knowing("large"))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("crayon.sdk.calibrating.closed_answers", lambda _: ())
+        patch.setattr("crayon.sdk.calibration.calibrate.closed_answers", lambda _: ())
         sdk.call(client.calibrate(ask_server=True, target=ServerShare(0.3)))
     asker = make(Untouched("large"))
     got = explained(sdk, asker, question("colour", 90, sure=False, right=False))

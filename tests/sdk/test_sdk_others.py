@@ -29,7 +29,7 @@ def cases(monkeypatch):
         found[:] = given
         return calibrate(given, *rest, **more)
 
-    monkeypatch.setattr("crayon.sdk.calibrating.calibrate", watched)
+    monkeypatch.setattr("crayon.sdk.calibration.calibrate.calibrate", watched)
     return found
 
 

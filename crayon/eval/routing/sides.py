@@ -15,7 +15,7 @@ from crayon.eval.results import values
 from crayon.eval.subject import Question
 from crayon.messages import Message
 from crayon.router.features import choice_features
-from crayon.sdk.listing import listed
+from crayon.sdk.choosing import listed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -15,8 +15,8 @@ from crayon.errors import ConfigError, InvalidRequestError, ServerError
 from crayon.router.decide import CalibratedRouter
 from crayon.router.drift import ShareKeeper
 from crayon.router.targets import ServerShare
-from crayon.sdk.binding import binding_of, server_model_of
-from crayon.sdk.calibration_files import read_record, read_share, record_path, share_path, write_share
+from crayon.sdk.calibration.binding import binding_of, server_model_of
+from crayon.sdk.calibration.files import read_record, read_share, record_path, share_path, write_share
 
 if TYPE_CHECKING:
     from collections.abc import Callable

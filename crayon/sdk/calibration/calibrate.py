@@ -14,9 +14,9 @@ from crayon.router.calibration import calibrate
 from crayon.router.cases import Case, Priors
 from crayon.router.record import CalibrationRecord
 from crayon.router.rules import MIN_OWN
-from crayon.sdk.answering import asked, device_says, same_text, server_says, signal_of
-from crayon.sdk.binding import binding_of, server_model_of
-from crayon.sdk.places import places_of
+from crayon.sdk.calibration.assignment import places_of
+from crayon.sdk.calibration.binding import binding_of, server_model_of
+from crayon.sdk.calibration.labelling import asked, device_says, same_text, server_says, signal_of
 from crayon.text_form import same_key
 
 if TYPE_CHECKING:
@@ -30,9 +30,9 @@ if TYPE_CHECKING:
     from crayon.engine import Engine
     from crayon.router.calibration import Calibration
     from crayon.router.targets import Target
-    from crayon.sdk.accounts import Accounts
-    from crayon.sdk.answering import Asking, Said
-    from crayon.sdk.places import Place
+    from crayon.sdk.calibration.assignment import Place
+    from crayon.sdk.calibration.labelling import Asking, Said
+    from crayon.sdk.usage import Accounts
 
     Progress = Callable[[str, int, int], None]
 

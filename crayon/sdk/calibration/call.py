@@ -10,9 +10,9 @@ from crayon.customising.device_calls import DeviceCalls
 from crayon.customising.profile_gate import check_model
 from crayon.errors import AdapterError, CancelledError, InvalidRequestError, PrivacyError
 from crayon.router.features import MAX_HELD
-from crayon.sdk.answering import Asking, asked
-from crayon.sdk.calibrating import make_calibration
-from crayon.sdk.calibration_files import record_path, write_record
+from crayon.sdk.calibration.calibrate import make_calibration
+from crayon.sdk.calibration.files import record_path, write_record
+from crayon.sdk.calibration.labelling import Asking, asked
 from crayon.sdk.customizations import samples_of
 
 if TYPE_CHECKING:
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     from crayon.router.record import CalibrationRecord
     from crayon.router.targets import Target
     from crayon.sampling import Sampling
-    from crayon.sdk.accounts import Accounts
     from crayon.sdk.customizations import CustomizationLike, Customizations, SamplesLike
     from crayon.sdk.engines import Engines
+    from crayon.sdk.usage import Accounts
 
     # Told how many texts would be sent, and where to; False calls it off.
     Confirm = Callable[[int, str], bool]

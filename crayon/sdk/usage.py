@@ -25,9 +25,9 @@ from crayon.router.budget import Budget, Cost
 from crayon.router.circumstances import Circumstances, is_foreign, least_tokens, likely_tokens, under
 from crayon.router.conditions import Conditions, weigh
 from crayon.router.language import possible_languages
+from crayon.sdk.budget_guard import Spending
 from crayon.sdk.budget_store import BudgetStore
-from crayon.sdk.meters import Meters
-from crayon.sdk.spending import Spending
+from crayon.sdk.speed_meters import Meters
 
 if TYPE_CHECKING:
     from collections.abc import Callable
