@@ -21,14 +21,14 @@ from crayon.errors import (
     InvalidRequestError,
     ServerRejectedError,
 )
-from crayon.events import Delta as Delta
-from crayon.events import Event as Event
-from crayon.events import Finished as Finished
-from crayon.events import Started as Started
-from crayon.events import TokenSignal as TokenSignal
 from crayon.messages import check_unicode
 from crayon.sampling import Sampling
+from crayon.stream import Delta as Delta
+from crayon.stream import Event as Event
+from crayon.stream import Finished as Finished
+from crayon.stream import Started as Started
 from crayon.stream import Stream as Stream  # noqa: TC001 - it is given on to who imports it from here
+from crayon.stream import TokenSignal as TokenSignal
 
 if TYPE_CHECKING:
     from collections.abc import Sized

@@ -1,4 +1,4 @@
-"""The events of one answer on their way from an engine's thread to one reader."""
+"""The events of one answer on their way from an engine's thread to one reader; a promise does it for one result."""
 
 from __future__ import annotations
 
@@ -6,16 +6,17 @@ import asyncio
 import os
 import threading
 from collections import deque
+from concurrent.futures import Future
 from contextlib import suppress
-from typing import TYPE_CHECKING, Self
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Generic, Self, TypeAlias, TypeVar
 
 from crayon.errors import CancelledError, CrayonError, EngineClosedError
-from crayon.events import Finished
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from crayon.events import Event
+    from crayon.completion import Blend, FinishReason, Timings, Usage
 
 
 class Stream:
@@ -183,3 +184,108 @@ def _unwrap(item: Event | CrayonError) -> Event:
 def _resolve(future: asyncio.Future[None]) -> None:
     if not future.done():
         future.set_result(None)
+
+
+@dataclass(frozen=True, slots=True)
+class TokenSignal:
+    """What the model thought of one token it wrote, from its unmodified distribution (natural logarithms).
+
+    `logprob` of the token taken, `entropy` of the whole distribution, `margin` between its two largest probabilities,
+    `withheld`: the probability of all tokens that the request's constraint did not allow (0 without one).
+    """
+
+    logprob: float
+    entropy: float
+    margin: float
+    withheld: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """First event: the request has left the queue. `constrained`: its constraint is kept, where it has one."""
+
+    request_id: str
+    model: str
+    blend: Blend | None = None
+    constrained: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """More of the answer. `text` is always whole characters; a token may add none. One signal a token, if wanted.
+
+    `tokens` were written since the last Delta; none where only text came that had been held back. Tokens that a
+    constraint left no choice about have no signal: the model was not asked.
+    """
+
+    text: str
+    signals: tuple[TokenSignal, ...] = ()
+    tokens: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """Last event of an answer that succeeded."""
+
+    finish_reason: FinishReason
+    usage: Usage
+    timings: Timings
+
+
+Event: TypeAlias = Started | Delta | Finished
+
+
+Result = TypeVar("Result")
+
+
+class Work(Future[Result]):
+    """A future that tells what was done for it, from any thread."""
+
+    used: Callable[[], int] = staticmethod(lambda: 0)
+    """Tokens that were computed for it so far, whether its result is wanted or not."""
+
+
+class Promise(Generic[Result]):
+    """What `Stream` is to an answer: the engine's side of a future. One thread of the engine's keeps it.
+
+    Args:
+        on_cancel: called if the caller cancels the future before it is kept; from any thread.
+        used: tells the tokens that were computed for it so far; from any thread.
+    """
+
+    def __init__(self, on_cancel: Callable[[], None] | None = None, used: Callable[[], int] | None = None) -> None:
+        self.future: Work[Result] = Work()
+        if used is not None:
+            self.future.used = used
+        self._closed = False
+        self._on_cancel = on_cancel
+        if on_cancel is not None:
+            self.future.add_done_callback(self._done)
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether the caller no longer wants the result. From any thread."""
+        return self.future.cancelled()
+
+    def succeed(self, result: Result) -> None:
+        """Hand over the result. Ignored after the end."""
+        if self._begin_end():
+            self.future.set_result(result)
+
+    def fail(self, error: CrayonError) -> None:
+        """Hand over an error in its place. Ignored after the end."""
+        if self._begin_end():
+            self.future.set_exception(error)
+
+    def _done(self, future: Future[Result]) -> None:
+        on_cancel, self._on_cancel = self._on_cancel, None  # who keeps a result does not keep its engine
+        if on_cancel is not None and future.cancelled():
+            on_cancel()
+
+    def _begin_end(self) -> bool:
+        """Return whether the caller still waits; from then on it is too late to cancel."""
+        if self._closed:
+            return False
+        self._closed = True
+        # For a cancelled future this tells concurrent.futures.wait, which would go on waiting for it.
+        return self.future.set_running_or_notify_cancel()

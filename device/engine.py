@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 from crayon.blending import Lease, PoolBlends, check_bases
 from crayon.completion import Usage
 from crayon.constraints import read_prompt
+from crayon.context_limit import check_continuations, check_prompt
 from crayon.data.texts import background_texts, everyday_groups
 from crayon.device import opening
 from crayon.device.auto import Wish, pick
@@ -48,8 +49,7 @@ from crayon.llama.model import Model
 from crayon.llama.trial import ensure_opens
 from crayon.models import is_auto
 from crayon.models.prepared import origin
-from crayon.promise import Promise
-from crayon.room import check_continuations, check_prompt
+from crayon.stream import Promise
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

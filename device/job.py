@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from crayon.engine import Stream
-    from crayon.promise import Promise
+    from crayon.stream import Promise
 
 
 @dataclass(slots=True, eq=False)

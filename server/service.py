@@ -32,11 +32,11 @@ from crayon.errors import (
     ServerUnavailableError,
     UnknownModelError,
 )
-from crayon.promise import Work
 from crayon.server.caller import Meter, current_caller
 from crayon.server.observability.observation import observed
 from crayon.server.stream_batching import Rounds, coalesced
 from crayon.server.tokenize_pool import Preparing
+from crayon.stream import Work
 from crayon.v1 import inference_pb2 as pb
 from crayon.v1 import inference_pb2_grpc
 from crayon.wire.requests import (

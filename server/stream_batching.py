@@ -19,13 +19,12 @@ from collections import deque
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from crayon.events import Delta, Started
+from crayon.stream import Delta, Started
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
-    from crayon.events import Event
-    from crayon.stream import Stream
+    from crayon.stream import Event, Stream
 
 # The share of its time that the loop may spend with streams: what it leaves is for requests, and for the engine, whose
 # thread needs the same interpreter.

@@ -28,10 +28,10 @@ from crayon.engine import (
     Stream,
 )
 from crayon.messages import Message
-from crayon.promise import Promise
 from crayon.sampling import Sampling
 from crayon.server.config import ServeConfig
 from crayon.server.serve import Server
+from crayon.stream import Promise
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -28,7 +28,7 @@ from crayon.errors import (
     ServerUnavailableError,
 )
 from crayon.local_only import check_local_only
-from crayon.promise import Promise
+from crayon.stream import Promise
 from crayon.tracing import CLIENT, RPC, RPC_METHOD, RPC_SYSTEM, start_span
 from crayon.v1 import inference_pb2 as pb
 from crayon.v1 import inference_pb2_grpc

@@ -48,8 +48,8 @@ from crayon.errors import (
     PromptTooLongError,
     UnknownModelError,
 )
-from crayon.promise import Promise
 from crayon.server.observability.stats import EngineStats
+from crayon.stream import Promise
 
 if TYPE_CHECKING:
     from collections.abc import Callable

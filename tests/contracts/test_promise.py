@@ -7,7 +7,7 @@ from concurrent.futures import CancelledError, wait
 import pytest
 
 from crayon.errors import EngineError
-from crayon.promise import Promise
+from crayon.stream import Promise
 
 
 def test_only_the_first_end_counts() -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from crayon.context_limit import check_continuations, check_prompt
 from crayon.errors import InvalidRequestError, PromptTooLongError
-from crayon.room import check_continuations, check_prompt
 
 
 def test_a_prompt_needs_room_for_one_token_of_an_answer() -> None:

@@ -21,7 +21,7 @@ from crayon.errors import (
     KvFullError,
     OverloadedError,
 )
-from crayon.promise import Promise
+from crayon.stream import Promise
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -21,7 +21,7 @@ FOLDERS = {
     "server": "crayon.server",
 }
 CONTRACTS = {
-    "errors", "messages", "sampling", "completion", "events", "stream", "promise", "room", "engine", "machine",
+    "errors", "messages", "sampling", "completion", "stream", "context_limit", "engine", "machine",
     "local_only", "tracing", "private_file", "text_form", "contention", "constraint",
 }  # fmt: skip
 BELOW_SDK = {

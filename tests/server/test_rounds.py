@@ -9,12 +9,11 @@ import pytest
 
 from crayon.completion import FinishReason, Timings, Usage
 from crayon.errors import OverloadedError
-from crayon.events import Delta, Finished, Started, TokenSignal
 from crayon.server.stream_batching import BUSY_SHARE, LONGEST_PAUSE_S, MAX_JOINED, Rounds, coalesced
-from crayon.stream import Stream
+from crayon.stream import Delta, Finished, Started, Stream, TokenSignal
 
 if TYPE_CHECKING:
-    from crayon.events import Event
+    from crayon.stream import Event
 
 FINISHED = Finished(FinishReason.STOP, Usage(1, 1), Timings())
 

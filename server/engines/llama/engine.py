@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal, Self
 
 from crayon.blending import CAPACITY, Lease, PoolBlends, check_bases
 from crayon.constraints import Constraining, read_prompt
+from crayon.context_limit import check_continuations, check_prompt
 from crayon.engine import (
     BLEND,
     CONSTRAIN,
@@ -37,14 +38,13 @@ from crayon.llama.model import Model
 from crayon.llama.signals import SignalMeter
 from crayon.llama.trial import ensure_opens
 from crayon.llama.vocabulary import ModelVocabulary
-from crayon.promise import Promise
-from crayon.room import check_continuations, check_prompt
 from crayon.server.engines.llama.encoder import LlamaEncoder
 from crayon.server.engines.llama.loop import LlamaLoop
 from crayon.server.engines.llama.runners import open_lanes
 from crayon.server.engines.llama.tasks import EncodeTask, GenerateTask, ScoreTask
 from crayon.server.scheduler import Caps, Kind, Lengths, Request, TokenIndex
 from crayon.server.scheduler.queue_limits import QueueBounds
+from crayon.stream import Promise
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

@@ -29,9 +29,9 @@ if TYPE_CHECKING:
     from crayon.llama.context import Context
     from crayon.llama.model import Model
     from crayon.llama.signals import SignalMeter
-    from crayon.promise import Promise
     from crayon.server.engines.llama.encoder import LlamaEncoder
     from crayon.server.scheduler import Request, Row
+    from crayon.stream import Promise
 
 Result = TypeVar("Result")
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from crayon.constraints import check_constraint, read_prompt
+from crayon.context_limit import check_continuations, check_prompt
 from crayon.engine import (
     BLEND,
     CONSTRAIN,
@@ -31,8 +32,6 @@ from crayon.errors import (
     ServerRejectedError,
     UnknownModelError,
 )
-from crayon.promise import Promise
-from crayon.room import check_continuations, check_prompt
 from crayon.server.engines.vllm.adapter_cache import Holding, as_request
 from crayon.server.engines.vllm.adapters import Adapters
 from crayon.server.engines.vllm.arguments import SLOTS, Shape, chained, engine_config
@@ -44,6 +43,7 @@ from crayon.server.engines.vllm.tasks import AnswerJob, Job, ScoreJob
 from crayon.server.engines.vllm.tokenizer import Tokens
 from crayon.server.scheduler import Kind, Request
 from crayon.server.scheduler.queue_limits import QueueBounds
+from crayon.stream import Promise
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
     from crayon.engine import GenerateRequest, ScoreRequest, Stream
     from crayon.errors import CrayonError
-    from crayon.promise import Promise
     from crayon.server.engines.vllm.adapters import Lora
+    from crayon.stream import Promise
 
 _LEAST = 1e-12  # a share of probability; less is rounding
 
