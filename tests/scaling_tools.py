@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 from typer.testing import CliRunner
 
-from crayon.cli.app import app
+from crayon.cli.shared.app import app
 from crayon.config import ServeSettings
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -11,8 +11,8 @@ import typer
 from typer.testing import CliRunner
 from write_or_check import run
 
-from crayon.cli.app import app
-from crayon.cli.exit_codes import EXIT_CODES
+from crayon.cli.shared.app import app
+from crayon.cli.shared.exit_codes import EXIT_CODES
 from crayon.config import load, variable
 
 if TYPE_CHECKING:

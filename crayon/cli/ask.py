@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from crayon.cli import console, options
-from crayon.cli.exit_codes import exit_code
-from crayon.cli.report import completion_json, cut_line, route_line
-from crayon.cli.sign_of_life import sign_of_life, waiting_for
+from crayon.cli.shared import console, options
+from crayon.cli.shared.exit_codes import exit_code
+from crayon.cli.shared.report import completion_json, cut_line, route_line
+from crayon.cli.shared.sign_of_life import sign_of_life, waiting_for
 from crayon.errors import (
     AnswerFormatError,
     CrayonError,
@@ -73,8 +73,8 @@ def ask(
     material (in a loop that reads standard input itself, add < /dev/null). The answer goes to standard output;
     where it came from goes to standard error if that is a terminal.
     """
-    from crayon.cli.client import open_client
-    from crayon.cli.device_model import suited
+    from crayon.cli.shared.client import open_client
+    from crayon.cli.shared.device_model import suited
 
     flags = {
         "mode": mode,

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from crayon.bench.made import Making
-from crayon.cli import console, eval_setup, options
-from crayon.cli.exit_codes import UNEXPECTED
+from crayon.cli.eval import setup as eval_setup
+from crayon.cli.shared import console, options
+from crayon.cli.shared.exit_codes import UNEXPECTED
 from crayon.config import EngineKind
 
 if TYPE_CHECKING:

@@ -9,9 +9,9 @@ from typing import Annotated
 
 import typer
 
-from crayon.cli import console, options
 from crayon.cli.ask import failure, read_question
-from crayon.cli.report import choice_line
+from crayon.cli.shared import console, options
+from crayon.cli.shared.report import choice_line
 from crayon.errors import CrayonError
 from crayon.messages import Message
 
@@ -46,8 +46,8 @@ def choose(
     standard output; where it came from goes to standard error if that is a terminal. With --json there are the
     probabilities of all choices, too.
     """
-    from crayon.cli.client import open_client
-    from crayon.cli.device_model import suited
+    from crayon.cli.shared.client import open_client
+    from crayon.cli.shared.device_model import suited
     from crayon.sdk.choosing import check_choices
 
     flags = {

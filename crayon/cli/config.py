@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from crayon.cli import console, options
+from crayon.cli.shared import console, options
 from crayon.local_only import LOCAL_ONLY, local_only
 
 if TYPE_CHECKING:

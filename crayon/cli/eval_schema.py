@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from crayon.cli import console, eval_setup, options
+from crayon.cli.eval import setup as eval_setup
+from crayon.cli.shared import console, options
 
 if TYPE_CHECKING:
     from crayon.engine import Engine

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from crayon.cli import console
-from crayon.cli.client import quiet_grpc
-from crayon.cli.exit_codes import UNEXPECTED
-from crayon.cli.streams import OutputError, discard
-from crayon.cli.words import in_words_of_the_place
+from crayon.cli.shared import console
+from crayon.cli.shared.client import quiet_grpc
+from crayon.cli.shared.exit_codes import UNEXPECTED
+from crayon.cli.shared.streams import OutputError, discard
+from crayon.cli.shared.words import in_words_of_the_place
 from crayon.errors import ConfigError, CrayonError
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from crayon import Scope
 from crayon.bench import device as bench
 from crayon.bench.report import Report, Row
-from crayon.cli.app import app
+from crayon.cli.shared.app import app
 from crayon.device.prepare import compare, write
 from crayon.errors import ModelError
 from crayon.llama.bare import BareLoop

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from crayon.adapters import Pool
 from crayon.bench import blend as bench
 from crayon.bench import customising
-from crayon.cli.app import app
+from crayon.cli.shared.app import app
 from crayon.completion import Blend
 from crayon.customising.store import CustomizationStore
 from crayon.device import DeviceEngine

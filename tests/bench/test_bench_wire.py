@@ -10,7 +10,7 @@ from tiny_chat import write_model
 from typer.testing import CliRunner
 
 from crayon.bench.wire import bench
-from crayon.cli.app import app
+from crayon.cli.shared.app import app
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -121,5 +121,5 @@ def client(monkeypatch: pytest.MonkeyPatch) -> FakeClient:
         fake.settings = settings
         return fake
 
-    monkeypatch.setattr("crayon.cli.client.open_client", open_client)
+    monkeypatch.setattr("crayon.cli.shared.client.open_client", open_client)
     return fake

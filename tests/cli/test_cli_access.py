@@ -11,9 +11,9 @@ import pytest
 from serving_tools import PATIENCE, ServerProcess, Serving, server_process, until
 from tls_tools import Authority, server_files
 
-from crayon.cli.access_config import access_config
-from crayon.cli.app import app
-from crayon.cli.child_server import ChildServer
+from crayon.cli.serve.access_config import access_config
+from crayon.cli.shared.app import app
+from crayon.cli.shared.child_server import ChildServer
 from crayon.client import RemoteEngine
 from crayon.config import load
 from crayon.errors import ConfigError, UnauthenticatedError
@@ -72,7 +72,7 @@ def test_ask_shows_its_token_over_tls(runner: CliRunner, tmp_path: Path, tokens:
 
 
 def test_doctor_says_which_setting_a_server_wants(tokens: Path, own: Path) -> None:
-    from crayon.cli.checks import check_server
+    from crayon.cli.doctor.checks import check_server
 
     with Serving(EchoEngine, tokens_file=tokens) as running:
         (finding,) = check_server(load({"server.address": running.address}).settings)

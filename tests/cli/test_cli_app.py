@@ -7,10 +7,10 @@ import pytest
 import typer
 
 from crayon import errors
-from crayon.cli import lazy
-from crayon.cli.app import COMMANDS, app, run
-from crayon.cli.console import colour_wanted, message, paint, safe
-from crayon.cli.exit_codes import EXIT_CODES, exit_code
+from crayon.cli.shared import lazy
+from crayon.cli.shared.app import COMMANDS, app, run
+from crayon.cli.shared.console import colour_wanted, message, paint, safe
+from crayon.cli.shared.exit_codes import EXIT_CODES, exit_code
 
 if TYPE_CHECKING:
     from typer.testing import CliRunner

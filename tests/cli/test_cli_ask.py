@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from crayon import errors
-from crayon.cli.app import app
 from crayon.cli.ask import MAX_STDIN_BYTES
+from crayon.cli.shared.app import app
 from crayon.completion import Document, Mode, Reason, Source
 
 if TYPE_CHECKING:

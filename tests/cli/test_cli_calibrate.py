@@ -11,7 +11,7 @@ from keyed_pool import keyed_pool, questions
 from serving_tools import Serving
 from tiny_chat import write_model
 
-from crayon.cli.app import app
+from crayon.cli.shared.app import app
 from crayon.completion import Reason
 from crayon.router import CalibrationRecord
 from crayon.server.engines.echo import EchoEngine
@@ -121,7 +121,7 @@ def test_asking_the_server_over_grpc_says_so_first_and_needs_a_yes(
     assert refused.exit_code == 2
     assert "24 texts will be sent to " in refused.stderr
     assert "nothing was sent" in refused.stderr
-    monkeypatch.setattr("crayon.cli.calibrate._somebody_is_there", lambda: True)
+    monkeypatch.setattr("crayon.cli.route.calibrate._somebody_is_there", lambda: True)
     assert crayon("calibrate", custom, "--ask-server", "--server", address, input="n\n").exit_code == 1
     assert engine.asked == []
     done = crayon("calibrate", custom, "--ask-server", "--server", address, input="y\n")

@@ -8,11 +8,11 @@ from dataclasses import replace
 import pytest
 from test_cli_process import PROMPT_BEGINS, Terminal, serving
 
-from crayon.cli import sign_of_life
-from crayon.cli.app import app
-from crayon.cli.paragraph import Paragraph
-from crayon.cli.repl import ALIASES, COMMANDS, Repl
-from crayon.cli.words import in_words_of_the_place
+from crayon.cli.chat.repl import ALIASES, COMMANDS, Repl
+from crayon.cli.demo.paragraph import Paragraph
+from crayon.cli.shared import sign_of_life
+from crayon.cli.shared.app import app
+from crayon.cli.shared.words import in_words_of_the_place
 from crayon.completion import FinishReason, Mode, Usage
 from crayon.errors import PromptTooLongError
 
@@ -69,7 +69,7 @@ def test_the_size_of_the_context_is_an_option(runner, client, monkeypatch):
         seen["context"] = settings.device.context
         return client
 
-    monkeypatch.setattr("crayon.cli.client.open_client", opened)
+    monkeypatch.setattr("crayon.cli.shared.client.open_client", opened)
     assert runner.invoke(app, ["chat", "--context", "2048"], input="hi\n").exit_code == 0
     assert seen == {"context": 2048}
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from crayon import errors
-from crayon.cli.app import app
+from crayon.cli.shared.app import app
 from crayon.completion import Chosen, Mode, Reason, Route, Source
 from crayon.server.engines.echo import EchoEngine
 
@@ -124,6 +124,8 @@ def test_a_failure_is_told_and_as_json_too(runner: CliRunner, chooser: Chooser) 
 def test_a_real_client_chooses(runner: CliRunner, monkeypatch: pytest.MonkeyPatch) -> None:
     from crayon import Crayon
 
-    monkeypatch.setattr("crayon.cli.client.open_client", lambda settings: Crayon(EchoEngine(), mode=settings.mode))
+    monkeypatch.setattr(
+        "crayon.cli.shared.client.open_client", lambda settings: Crayon(EchoEngine(), mode=settings.mode)
+    )
     result = runner.invoke(app, ["choose", "Is water wet or dry?", "-c", "on fire", "-c", "wet"])
     assert (result.exit_code, result.stdout) == (0, "wet\n")

@@ -4,8 +4,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from crayon.cli.client import open_client, server_report
-from crayon.cli.device_model import suited
+from crayon.cli.shared.client import open_client, server_report
+from crayon.cli.shared.device_model import suited
 from crayon.completion import Mode
 from crayon.config import load
 from crayon.customising.customization import Customization

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from crayon.cli.app import app
+from crayon.cli.shared.app import app
 from crayon.completion import Mode
 from crayon.config import config_path, load, setting_keys, variable
 from crayon.errors import ConfigError

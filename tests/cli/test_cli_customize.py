@@ -12,10 +12,10 @@ from keyed_pool import BACKGROUND, keyed_pool, questions
 from tiny_chat import write_model
 
 from crayon.adapters import Gate
-from crayon.cli.app import app
-from crayon.cli.check_progress import check_progress
-from crayon.cli.repl import Repl
-from crayon.cli.weights import expectation_lines, weight_lines
+from crayon.cli.chat.repl import Repl
+from crayon.cli.customize.check_progress import check_progress
+from crayon.cli.customize.weights import expectation_lines, weight_lines
+from crayon.cli.shared.app import app
 from crayon.completion import Mode
 from crayon.customising.choices import choice_values
 from crayon.customising.customization import Customization, Expectation, Refused

@@ -22,10 +22,10 @@ from tiny_pool import shared_pool
 
 from crayon import Crayon, load_scope, scope_names
 from crayon.adapters import Gate
-from crayon.cli.child_server import ChildServer
-from crayon.cli.demo_summary import Outcome, print_summary, totals
-from crayon.cli.demo_task import is_right, tokens_per_s
-from crayon.cli.paragraph import Paragraph
+from crayon.cli.demo.paragraph import Paragraph
+from crayon.cli.demo.summary import Outcome, print_summary, totals
+from crayon.cli.demo.task import is_right, tokens_per_s
+from crayon.cli.shared.child_server import ChildServer
 from crayon.completion import Completion, FinishReason, Reason, Route, Source, Timings, Usage
 from crayon.data.demo_script import DemoTask, demo_script, demo_stranger, demo_task
 from crayon.errors import ServerInterruptedError, ServerUnavailableError

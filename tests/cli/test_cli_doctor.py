@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from crayon.cli import checks
-from crayon.cli.app import app
-from crayon.cli.checks import GIB, Finding, Status
+from crayon.cli.doctor import checks
+from crayon.cli.doctor.checks import GIB, Finding, Status
+from crayon.cli.shared.app import app
 from crayon.config import load
 from crayon.device.choice import LARGER, Facts, Speed
 from crayon.errors import ServerUnavailableError
@@ -158,7 +158,7 @@ def test_no_server_is_fine_and_one_that_is_away_is_not(monkeypatch: pytest.Monke
 
     assert the(checks.check_server(load().settings)).status is Status.OK
     settings = load({"server.address": "localhost:1"}).settings
-    monkeypatch.setattr("crayon.cli.client.server_report", away)
+    monkeypatch.setattr("crayon.cli.shared.client.server_report", away)
     finding = the(checks.check_server(settings))
     assert finding.status is Status.FAIL
     assert "connection refused" in finding.detail

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 from serving_tools import Serving
 
-from crayon.cli.app import app
+from crayon.cli.shared.app import app
 from crayon.server.engines.echo import EchoEngine
 from crayon.server.serve import SERVICE
 

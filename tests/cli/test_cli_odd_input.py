@@ -8,7 +8,7 @@ import sys
 import pytest
 from test_cli_process import CRAYON, PATIENCE
 
-from crayon.cli.app import app
+from crayon.cli.shared.app import app
 from crayon.config import load
 from crayon.data import load_scope
 from crayon.messages import Message
@@ -26,7 +26,7 @@ def test_settings_with_a_mark_are_read(tmp_path, monkeypatch):
 
 
 def test_a_scope_a_catalogue_and_a_chat_with_a_mark_are_read(tmp_path):
-    from crayon.cli.transcript import load_transcript, save_transcript
+    from crayon.cli.chat.transcript import load_transcript, save_transcript
     from crayon.models.catalogue import SHIPPED
 
     scope = tmp_path / "mine.toml"

@@ -17,7 +17,7 @@ from crayon.adapters import Pool, Rejected, Score
 from crayon.adapters.blend import blend as blended
 from crayon.adapters.formats import BaseShapes, read_adapter
 from crayon.adapters.pool import TENSORS
-from crayon.cli.app import app
+from crayon.cli.shared.app import app
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -224,8 +224,8 @@ def test_an_export_to_peft_needs_the_right_base(crayon: Crayon, ours: Pool, tmp_
 
 def test_training_is_not_imported_by_other_commands() -> None:
     program = (
-        "import sys; from crayon.cli.app import run; code = run(['pool', '--help']); "
-        "sys.exit(code or 'crayon.cli.pool_train' in sys.modules or 'numpy' in sys.modules)"
+        "import sys; from crayon.cli.shared.app import run; code = run(['pool', '--help']); "
+        "sys.exit(code or 'crayon.cli.pool.train' in sys.modules or 'numpy' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from crayon.cli.app import app
+from crayon.cli.shared.app import app
 
 if TYPE_CHECKING:
     from importlib.machinery import ModuleSpec

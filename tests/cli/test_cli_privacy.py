@@ -12,11 +12,11 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "sdk"))  # tests are no packa
 from sdk_fakes import Fake, FakeServer
 
 from crayon import Crayon, Privacy
-from crayon.cli import checks
-from crayon.cli.app import app
-from crayon.cli.privacy_prompt import ask_user
-from crayon.cli.repl import Repl
-from crayon.cli.report import route_line
+from crayon.cli.chat.repl import Repl
+from crayon.cli.doctor import checks
+from crayon.cli.shared.app import app
+from crayon.cli.shared.privacy_prompt import ask_user
+from crayon.cli.shared.report import route_line
 from crayon.completion import Completion, FinishReason, Mode, PrivacyReport, Reason, Route, Source
 from crayon.config import Settings, load
 
@@ -52,7 +52,7 @@ def test_the_option_becomes_a_setting(runner: CliRunner, monkeypatch: pytest.Mon
         seen.append(settings.privacy.action)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("crayon.cli.client.open_client", open_client)
+    monkeypatch.setattr("crayon.cli.shared.client.open_client", open_client)
     runner.invoke(app, [command, "--privacy", "redact"], input="x")
     assert seen == ["redact"]
     assert runner.invoke(app, [command, "--privacy", "sometimes"], input="x").exit_code == 2

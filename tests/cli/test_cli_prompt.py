@@ -10,9 +10,9 @@ from prompt_toolkit.document import Document
 from prompt_toolkit.input import create_pipe_input
 from prompt_toolkit.output import DummyOutput
 
-from crayon.cli.chat import talk
-from crayon.cli.prompt import CommandCompleter, history_path, make_session
-from crayon.cli.repl import COMMANDS, Repl
+from crayon.cli.chat.command import talk
+from crayon.cli.chat.prompt import CommandCompleter, history_path, make_session
+from crayon.cli.chat.repl import COMMANDS, Repl
 from crayon.completion import Mode
 
 if TYPE_CHECKING:

@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from crayon import errors
-from crayon.cli.app import app
-from crayon.cli.chat import read_blocks
-from crayon.cli.repl import COMMANDS, Repl, is_open, unquote
-from crayon.cli.transcript import MAX_BYTES, Transcript, load_transcript, save_transcript
+from crayon.cli.chat.command import read_blocks
+from crayon.cli.chat.repl import COMMANDS, Repl, is_open, unquote
+from crayon.cli.chat.transcript import MAX_BYTES, Transcript, load_transcript, save_transcript
+from crayon.cli.shared.app import app
 from crayon.completion import Mode, Reason, Source
 from crayon.errors import InvalidRequestError
 from crayon.messages import Message

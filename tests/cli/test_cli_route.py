@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import pytest
 from serving_tools import Serving
 
-from crayon.cli.app import app
-from crayon.cli.checks import Status, check_server
-from crayon.cli.client import budget_of, conditions_of
+from crayon.cli.doctor.checks import Status, check_server
+from crayon.cli.shared.app import app
+from crayon.cli.shared.client import budget_of, conditions_of
 from crayon.config import BudgetSettings, ConditionsSettings, load
 from crayon.router.budget import Budget, Cost
 from crayon.router.conditions import Conditions

@@ -9,8 +9,8 @@ import pytest
 import typer
 from pydantic import Field, SecretStr
 
-from crayon.cli.app import app
-from crayon.cli.setting_options import with_options_of
+from crayon.cli.serve.setting_options import with_options_of
+from crayon.cli.shared.app import app
 from crayon.config import Row, Section, ServeSettings, child_environment, load, toml_text, variable
 from crayon.config.secrets import holds_password, secret_keys
 from crayon.errors import ConfigError

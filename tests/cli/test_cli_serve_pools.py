@@ -12,7 +12,7 @@ from serving_tools import PATIENCE, until
 from tiny_chat import CLOSE, write_model
 from tiny_pool import independent_pool, shared_pool
 
-from crayon.cli.app import app
+from crayon.cli.shared.app import app
 from crayon.client import RemoteEngine
 from crayon.completion import Blend
 from crayon.device import DeviceEngine

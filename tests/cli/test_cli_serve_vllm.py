@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from crayon.cli.app import app
-from crayon.cli.serve_vllm import further_arguments, named_folders
+from crayon.cli.serve.vllm import further_arguments, named_folders
+from crayon.cli.shared.app import app
 from crayon.errors import ConfigError, ModelFileError
 from crayon.models.exported import RECORD, Exported, read_exported
 

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 import pytest
 from serving_tools import Serving, ask
 
-from crayon.cli import top as top_module
-from crayon.cli.app import app
-from crayon.cli.top_view import Frame
+from crayon.cli.shared.app import app
+from crayon.cli.top import command as top_module
+from crayon.cli.top.view import Frame
 from crayon.client import RemoteEngine
 from crayon.server.engines.echo import EchoEngine
 from crayon.server.observability.reading import Page, fetch, quantile, rate

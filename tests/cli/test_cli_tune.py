@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from crayon.cli.app import app
-from crayon.cli.gantt import gantt
+from crayon.cli.shared.app import app
+from crayon.cli.tune.gantt import gantt
 from crayon.server.planner import Class, Found, Operation, Piece, Pipeline, Workload, sequential
 
 if TYPE_CHECKING:

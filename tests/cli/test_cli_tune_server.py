@@ -11,8 +11,8 @@ import filelock
 import pytest
 from tiny_chat import write_model
 
-from crayon.cli.app import app
-from crayon.cli.tuned import DECIDED, engine_sizes, folder_of
+from crayon.cli.serve.tuned import DECIDED, engine_sizes, folder_of
+from crayon.cli.shared.app import app
 from crayon.config import ServeSettings
 from crayon.errors import ConfigError, EngineError
 from crayon.machine import usable_cores
@@ -264,7 +264,7 @@ def test_without_tuning_there_is_neither_search_nor_record(local: LocalModel, as
 def test_nothing_is_searched_whose_result_could_not_be_kept(
     local: LocalModel, asked: list[bool], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("crayon.cli.tuned.os.access", lambda *_: False)
+    monkeypatch.setattr("crayon.cli.serve.tuned.os.access", lambda *_: False)
     assert sizes(local) == DEFAULTS
     assert "cannot be written, and what a search finds would be lost" in " ".join(capsys.readouterr().err.split())
     assert asked == []

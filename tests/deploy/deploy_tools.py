@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 import yaml
 
-from crayon.cli.app import app
+from crayon.cli.shared.app import app
 from crayon.config import load
 
 if TYPE_CHECKING:

@@ -36,7 +36,7 @@ from deploy_tools import (
     unit,
 )
 
-from crayon.cli.app import app
+from crayon.cli.shared.app import app
 from crayon.config import NOT_SETTINGS, load, setting_keys, variable
 from crayon.server.serve import SERVICE as SERVICE_NAME
 

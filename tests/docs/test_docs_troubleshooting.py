@@ -198,7 +198,7 @@ def _(*_: Any) -> None:
 
 @raises("extra")
 def _(_: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from crayon.cli.app import app
+    from crayon.cli.shared.app import app
 
     for name in [name for name in sys.modules if name.startswith("crayon.server.serve")]:
         monkeypatch.delitem(sys.modules, name)

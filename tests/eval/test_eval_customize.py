@@ -14,7 +14,7 @@ from tiny_pool import shared_pool
 from typer.testing import CliRunner
 
 from crayon.adapters import Pool
-from crayon.cli.app import app
+from crayon.cli.shared.app import app
 from crayon.completion import Blend
 from crayon.data.qa import load_items
 from crayon.device import DeviceEngine

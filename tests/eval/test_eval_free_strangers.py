@@ -13,7 +13,7 @@ from keyed_pool import BACKGROUND
 from typer.testing import CliRunner
 
 from crayon.adapters import Pool
-from crayon.cli.app import app
+from crayon.cli.shared.app import app
 from crayon.device import DeviceEngine
 from crayon.errors import InvalidRequestError
 from crayon.eval.answer_cache import AnswerCache

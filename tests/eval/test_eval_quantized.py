@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from crayon.cli.app import app
+from crayon.cli.shared.app import app
 from crayon.data.qa import Item
 from crayon.errors import DeadlineExceededError, EngineError, InvalidRequestError
 from crayon.eval.answer_cache import AnswerCache

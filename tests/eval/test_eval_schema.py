@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from typer.testing import CliRunner
 
-from crayon.cli.app import app
+from crayon.cli.shared.app import app
 from crayon.completion import FinishReason, Timings, Usage
 from crayon.engine import Delta, Finished, Started, Stream
 from crayon.errors import InvalidRequestError

@@ -14,7 +14,7 @@ from tiny_chat import write_model
 from typer.testing import CliRunner
 
 from crayon import Crayon
-from crayon.cli.app import app
+from crayon.cli.shared.app import app
 from crayon.device import DeviceEngine
 from crayon.errors import ConfigError, InvalidRequestError
 from crayon.eval.answer_cache import AnswerCache

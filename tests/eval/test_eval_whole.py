@@ -13,7 +13,7 @@ from keyed_pool import BACKGROUND
 from test_eval_route import Knowing
 
 from crayon.bench import made
-from crayon.cli.app import app
+from crayon.cli.shared.app import app
 from crayon.completion import Usage
 from crayon.device import DeviceEngine
 from crayon.errors import InvalidRequestError

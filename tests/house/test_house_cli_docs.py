@@ -10,7 +10,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from crayon.cli.app import COMMANDS, app
+from crayon.cli.shared.app import COMMANDS, app
 
 ROOT = Path(__file__).resolve().parents[2]
 TOOL = ROOT / "tools" / "cli_docs.py"

@@ -17,7 +17,7 @@ from serving_tools import Serving
 
 import crayon
 from crayon.adapters import Encoder, Gate, Manifest
-from crayon.cli.app import app
+from crayon.cli.shared.app import app
 from crayon.completion import Reason
 from crayon.config import NOT_SETTINGS, load, setting_keys, variable
 from crayon.errors import CrayonError

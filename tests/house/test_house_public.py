@@ -100,13 +100,13 @@ def test_import_stays_light() -> None:
 
 @pytest.mark.parametrize("arguments", [["--help"], ["--version"]])
 def test_help_stays_light(arguments: list[str]) -> None:
-    loaded = loaded_by(f"from crayon.cli.app import run\nrun({arguments!r})")
+    loaded = loaded_by(f"from crayon.cli.shared.app import run\nrun({arguments!r})")
     assert loaded & HEAVY == {"typer"}
 
 
 @pytest.mark.parametrize("command", ["ask", "choose", "chat", "models", "doctor", "config"])
 def test_help_of_a_command_loads_no_engine(command: str) -> None:
-    loaded = loaded_by(f"from crayon.cli.app import run\nrun([{command!r}, '--help'])")
+    loaded = loaded_by(f"from crayon.cli.shared.app import run\nrun([{command!r}, '--help'])")
     # typer itself checks a command's options with pydantic
     assert loaded & HEAVY <= {"typer", "pydantic"}
 

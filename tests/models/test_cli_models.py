@@ -14,7 +14,7 @@ import pytest
 from models_tools import catalogue_text, make_parts, pypi_parts, sha256, tiny_gguf
 from typer.testing import CliRunner
 
-from crayon.cli.app import app
+from crayon.cli.shared.app import app
 from crayon.device.choice import Choice
 
 if TYPE_CHECKING:

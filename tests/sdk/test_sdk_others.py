@@ -6,7 +6,7 @@ import pytest
 from calibration_fakes import Choosing, Knowing, samples
 
 from crayon import Crayon, InvalidRequestError, PrivacyError, Source
-from crayon.cli.calibration_lines import calibration_lines
+from crayon.cli.route.calibration_lines import calibration_lines
 from crayon.router import calibrate
 
 NEAR = "colour-number"  # between the profile's topic and another

@@ -14,7 +14,7 @@ from opentelemetry.util._once import Once
 from serving_tools import ScriptedEngine, Serving, server_process, until
 
 import crayon
-from crayon.cli.traces import exporters
+from crayon.cli.shared.traces import exporters
 from crayon.engine import Started
 from crayon.errors import ConfigError, CrayonError
 from crayon.server.engines.echo import EchoEngine

@@ -17,7 +17,7 @@ from crayon.adapters.formats import BaseShapes
 from crayon.adapters.memory_file import MemoryFile
 from crayon.adapters.shared_a import split_b
 from crayon.blending import PoolBlends
-from crayon.cli.app import app
+from crayon.cli.shared.app import app
 from crayon.completion import Blend
 from crayon.customising.samples import Sample
 from crayon.data.qa import load_items

@@ -12,7 +12,7 @@ from training_tools import READER, toy_recipe, write_recipe, write_toys
 from typer.testing import CliRunner
 
 from crayon.adapters import Pool
-from crayon.cli.app import app
+from crayon.cli.shared.app import app
 from crayon.errors import AdapterMismatchError, ConfigError
 
 if TYPE_CHECKING:

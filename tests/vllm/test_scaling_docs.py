@@ -21,7 +21,7 @@ def rendered(settings: ServeSettings, folder: Path) -> Any:
     """Return vLLM's `AsyncEngineArgs` of what `crayon serve` would run with, on a model that is there."""
     from vllm.engine.arg_utils import AsyncEngineArgs
 
-    from crayon.cli.serve_vllm import further_arguments
+    from crayon.cli.serve.vllm import further_arguments
     from crayon.server.engines.vllm.arguments import SLOTS, Shape, engine_arguments
 
     stock = settings.vllm_scheduler == "stock"

@@ -32,7 +32,7 @@ pytestmark = [pytest.mark.vllm, pytest.mark.models, pytest.mark.timeout(900)]
 def exported(device_model_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     from typer.testing import CliRunner
 
-    from crayon.cli.app import app
+    from crayon.cli.shared.app import app
 
     folder = tmp_path_factory.mktemp("exported") / "smollm2"
     result = CliRunner().invoke(app, ["models", "export", "smollm2-135m-instruct", str(folder)])

@@ -24,7 +24,7 @@ from crayon.bench.serving.plan import FULL, PARTS, QUICK, ModelPlan, Plan
 from crayon.bench.serving.prompts import PromptMaker
 from crayon.bench.serving.systems import HttpConnection, LlamaServer, Settings
 from crayon.bench.serving.workloads import CONSTANT, CONVERSATION, Pair
-from crayon.cli.app import app
+from crayon.cli.shared.app import app
 from crayon.llama.model import Model
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from tiny_chat import write_model
 
-from crayon.cli.tuned import DEFAULT_SLOTS
+from crayon.cli.serve.tuned import DEFAULT_SLOTS
 from crayon.errors import ConfigError
 from crayon.llama.model import Model
 from crayon.server.cost.online import CLOSE

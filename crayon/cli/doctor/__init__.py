@@ -1,0 +1,1 @@
+"""`crayon doctor`: what to mend on this machine, check by check."""

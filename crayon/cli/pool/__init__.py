@@ -1,0 +1,1 @@
+"""`crayon pool`: list, show, check, train, rekey, import and export adapter pools."""

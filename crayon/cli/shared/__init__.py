@@ -1,0 +1,1 @@
+"""What several commands share: the program, its console, options and exit codes, and opening a client."""

@@ -1,0 +1,1 @@
+"""`crayon top`: a server watched, figure by figure."""

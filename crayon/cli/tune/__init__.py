@@ -1,0 +1,1 @@
+"""`crayon tune`: the search for a server's best plan, and its chart."""
