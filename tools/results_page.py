@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from crayon.errors import CrayonError
-from crayon.eval.document import results_page
+from crayon.lab.eval.document import results_page
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 NOTES = Path(__file__).with_name("results_notes.md")

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from crayon.bench.made import Making
 from crayon.cli.eval import setup as eval_setup
 from crayon.cli.shared import console, options
 from crayon.cli.shared.exit_codes import UNEXPECTED
 from crayon.config import EngineKind
+from crayon.lab.bench.made import Making
 
 if TYPE_CHECKING:
-    from crayon.bench.report import Report
+    from crayon.lab.bench.report import Report
 
 
 class WireEngine(StrEnum):
@@ -55,7 +55,7 @@ def device(
     crayon models prepare && crayon bench device --json
     """
     making = Making.of(sys.argv[1:])
-    from crayon.bench.device import bench_device
+    from crayon.lab.bench.device import bench_device
 
     models_dir = options.load_settings({}).models_dir
     _print(bench_device(reference, models_dir=models_dir, runs=runs, progress=console.message), making, as_json=as_json)
@@ -82,7 +82,7 @@ def blend(
     """
     making = Making.of(sys.argv[1:])
     from crayon.adapters import Pool, find_pool
-    from crayon.bench.blend import bench_blend
+    from crayon.lab.bench.blend import bench_blend
 
     models_dir = options.load_settings({}).models_dir
     opened = Pool.open(find_pool(pool)) if pool else None
@@ -133,8 +133,8 @@ def server(
     folder that CRAYON_DATA names. Takes up to 40 minutes. Example: crayon bench server --quick --json
     """
     making = Making.of(sys.argv[1:])
-    from crayon.bench.serving.plots import check_plots, draw
-    from crayon.bench.serving.race import RaceOptions, bench_server
+    from crayon.lab.bench.serving.plots import check_plots, draw
+    from crayon.lab.bench.serving.race import RaceOptions, bench_server
 
     if out is not None:
         check_plots()
@@ -183,7 +183,7 @@ def contention(
     Example: crayon bench contention --json
     """
     making = Making.of(sys.argv[1:])
-    from crayon.bench.contention import bench_contention
+    from crayon.lab.bench.contention import bench_contention
 
     with ExitStack() as stack:
         report = bench_contention(
@@ -204,7 +204,7 @@ def startup(*, runs: _Runs = 9, as_json: options.JsonOption = False) -> None:
     Example: crayon bench startup --json
     """
     making = Making.of(sys.argv[1:])
-    from crayon.bench.startup import bench_startup
+    from crayon.lab.bench.startup import bench_startup
 
     _print(bench_startup(runs), making, as_json=as_json)
 
@@ -235,7 +235,7 @@ def wire(
     the throughput that the service takes, against the engine driven without it. Example: crayon bench wire --json
     """
     making = Making.of(sys.argv[1:])
-    from crayon.bench.wire import WireOptions, bench_wire
+    from crayon.lab.bench.wire import WireOptions, bench_wire
 
     real = engine is WireEngine.LLAMA_CPP
     wanted = WireOptions(
@@ -260,7 +260,7 @@ def plan(
     Example: crayon bench plan --json
     """
     making = Making.of(sys.argv[1:])
-    from crayon.bench.planning import bench_plan
+    from crayon.lab.bench.planning import bench_plan
 
     _print(bench_plan(steps), making, as_json=as_json)
 
@@ -287,7 +287,7 @@ def soak(
     grew by more than 32 MiB after the warm-up. Example: crayon bench soak --minutes 10 --json
     """
     making = Making.of(sys.argv[1:])
-    from crayon.bench.soak import SoakOptions, bench_soak
+    from crayon.lab.bench.soak import SoakOptions, bench_soak
 
     served = model if engine is EngineKind.LLAMA_CPP else None
     done = bench_soak(SoakOptions(minutes=minutes, model=served), progress=lambda text: console.message(text, "dim"))

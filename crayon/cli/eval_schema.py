@@ -14,7 +14,7 @@ from crayon.cli.shared import console, options
 
 if TYPE_CHECKING:
     from crayon.engine import Engine
-    from crayon.eval.schema import SchemaReport
+    from crayon.lab.eval.schema import SchemaReport
 
 
 def schema(
@@ -42,7 +42,7 @@ def schema(
     Example: crayon eval schema jsonschemabench/maskbench/data --device smollm2-135m-instruct --items 50
     """
     from crayon.device import DeviceEngine
-    from crayon.eval.schema import evaluate_schemas, read_cases
+    from crayon.lab.eval.schema import evaluate_schemas, read_cases
     from crayon.models import resolve
     from crayon.server.engines.llama.engine import LlamaCppEngine
 

@@ -11,11 +11,11 @@ from tiny_chat import write_model
 from typer.testing import CliRunner
 
 from crayon import Scope
-from crayon.bench import device as bench
-from crayon.bench.report import Report, Row
 from crayon.cli.shared.app import app
 from crayon.device.prepare import compare, write
 from crayon.errors import ModelError
+from crayon.lab.bench import device as bench
+from crayon.lab.bench.report import Report, Row
 from crayon.llama.bare import BareLoop
 from crayon.llama.model import Model
 from crayon.models import prepared, resolve

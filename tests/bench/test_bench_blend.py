@@ -14,13 +14,13 @@ from tiny_pool import shared_pool
 from typer.testing import CliRunner
 
 from crayon.adapters import Pool
-from crayon.bench import blend as bench
-from crayon.bench import customising
 from crayon.cli.shared.app import app
 from crayon.completion import Blend
 from crayon.customising.store import CustomizationStore
 from crayon.device import DeviceEngine
 from crayon.errors import AdapterError, AdapterMismatchError, MissingExtraError
+from crayon.lab.bench import blend as bench
+from crayon.lab.bench import customising
 
 if TYPE_CHECKING:
     from pathlib import Path

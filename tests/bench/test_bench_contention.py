@@ -6,8 +6,8 @@ import psutil
 import pytest
 from tiny_chat import write_model
 
-from crayon.bench import contention as bench
 from crayon.device import DeviceEngine
+from crayon.lab.bench import contention as bench
 from crayon.llama.model import Model
 
 if TYPE_CHECKING:

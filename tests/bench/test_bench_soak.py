@@ -7,10 +7,10 @@ import json
 import pytest
 from typer.testing import CliRunner
 
-from crayon.bench import soak
-from crayon.bench.soak import SoakOptions, growth_mib
-from crayon.bench.soak_traffic import Counts
 from crayon.cli.shared.app import app
+from crayon.lab.bench import soak
+from crayon.lab.bench.soak import SoakOptions, growth_mib
+from crayon.lab.bench.soak_traffic import Counts
 
 METRICS = [
     "sent", "answered", "refused", "cancelled", "deadline", "lost", "p50_ms", "p99_ms", "rss_growth_mib",

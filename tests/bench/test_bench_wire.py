@@ -9,8 +9,8 @@ import pytest
 from tiny_chat import write_model
 from typer.testing import CliRunner
 
-from crayon.bench.wire import bench
 from crayon.cli.shared.app import app
+from crayon.lab.bench.wire import bench
 
 if TYPE_CHECKING:
     from pathlib import Path

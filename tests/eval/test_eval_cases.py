@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from crayon.errors import InvalidRequestError
-from crayon.eval.cases import Task, make_cases, own_tasks, pairs
-from crayon.eval.settings import EvalSettings
+from crayon.lab.eval.cases import Task, make_cases, own_tasks, pairs
+from crayon.lab.eval.settings import EvalSettings
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -19,13 +19,13 @@ from crayon.completion import Blend
 from crayon.data.qa import load_items
 from crayon.device import DeviceEngine
 from crayon.errors import AdapterError, InvalidRequestError, MissingExtraError
-from crayon.eval import beside
-from crayon.eval.answer_cache import AnswerCache
-from crayon.eval.cases import as_samples
-from crayon.eval.customize import EvalReport, ModelUnderTest, evaluate
-from crayon.eval.extra_pools import pool_of_vectors, random_pool
-from crayon.eval.settings import CONTROLS, EvalSettings
-from crayon.eval.subject import Question, Subject
+from crayon.lab.eval import beside
+from crayon.lab.eval.answer_cache import AnswerCache
+from crayon.lab.eval.cases import as_samples
+from crayon.lab.eval.customize import EvalReport, ModelUnderTest, evaluate
+from crayon.lab.eval.extra_pools import pool_of_vectors, random_pool
+from crayon.lab.eval.settings import CONTROLS, EvalSettings
+from crayon.lab.eval.subject import Question, Subject
 from crayon.messages import Message
 
 if TYPE_CHECKING:
@@ -268,7 +268,7 @@ def test_the_command_writes_and_prints_the_result(
     model_path: Path, pool: Pool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CRAYON_MODELS_DIR", str(tmp_path / "models"))
-    monkeypatch.setattr("crayon.eval.settings.UNSEEN", (("near", "vowels"),))
+    monkeypatch.setattr("crayon.lab.eval.settings.UNSEEN", (("near", "vowels"),))
     pool.save(tmp_path / "pool")
     words = ["eval", "customize", str(model_path), "--pool", str(tmp_path / "pool"), "--out", str(tmp_path / "out")]
     few = ["--only", "in_pool", "--controls", "base,own", "--items", "3", "--draws", "1", "--samples", "4,1"]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from crayon.errors import InvalidRequestError
-from crayon.eval.document import results_page
+from crayon.lab.eval.document import results_page
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -16,11 +16,11 @@ from crayon.adapters import Pool
 from crayon.cli.shared.app import app
 from crayon.device import DeviceEngine
 from crayon.errors import InvalidRequestError
-from crayon.eval.answer_cache import AnswerCache
-from crayon.eval.customize import EvalReport, ModelUnderTest
-from crayon.eval.free_strangers import FreeResults, evaluate_free, rows
-from crayon.eval.free_users import free_users, thing
-from crayon.eval.subject import Subject
+from crayon.lab.eval.answer_cache import AnswerCache
+from crayon.lab.eval.customize import EvalReport, ModelUnderTest
+from crayon.lab.eval.free_strangers import FreeResults, evaluate_free, rows
+from crayon.lab.eval.free_users import free_users, thing
+from crayon.lab.eval.subject import Subject
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from crayon.eval.interval import bootstrap
+from crayon.lab.eval.interval import bootstrap
 
 
 def test_equal_variants_differ_by_nothing() -> None:

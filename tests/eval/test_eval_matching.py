@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from crayon.data.qa import Item
-from crayon.eval.matching import is_right, normalise
+from crayon.lab.eval.matching import is_right, normalise
 
 
 def item(answer: str, *aliases: str, dataset: str = "toy") -> Item:

@@ -15,15 +15,15 @@ from typer.testing import CliRunner
 from crayon.cli.shared.app import app
 from crayon.data.qa import Item
 from crayon.errors import DeadlineExceededError, EngineError, InvalidRequestError
-from crayon.eval.answer_cache import AnswerCache
-from crayon.eval.quantized import page, run
-from crayon.eval.quantized.bias import bias, target, targets
-from crayon.eval.quantized.child import run_probe
-from crayon.eval.quantized.choice import MIB, Quantized, pareto, recommend
-from crayon.eval.quantized.exams import Exam, exams
-from crayon.eval.quantized.probe import Measured, Order, probe
-from crayon.eval.quantized.run import DeviceReport, evaluate_device
-from crayon.eval.quantized.settings import QuantizedSettings
+from crayon.lab.eval.answer_cache import AnswerCache
+from crayon.lab.eval.quantized import page, run
+from crayon.lab.eval.quantized.bias import bias, target, targets
+from crayon.lab.eval.quantized.child import run_probe
+from crayon.lab.eval.quantized.choice import MIB, Quantized, pareto, recommend
+from crayon.lab.eval.quantized.exams import Exam, exams
+from crayon.lab.eval.quantized.probe import Measured, Order, probe
+from crayon.lab.eval.quantized.run import DeviceReport, evaluate_device
+from crayon.lab.eval.quantized.settings import QuantizedSettings
 from crayon.models import resolve
 
 if TYPE_CHECKING:

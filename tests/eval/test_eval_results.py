@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from crayon.data.qa import Item
-from crayon.eval.cases import Case, Task
-from crayon.eval.results import CaseResults, Outcome
-from crayon.eval.subject import Answer
+from crayon.lab.eval.cases import Case, Task
+from crayon.lab.eval.results import CaseResults, Outcome
+from crayon.lab.eval.subject import Answer
 
 SHORT = ("yes", "no")
 LONG = ("the first of all the options", "the second of all the options")

@@ -17,16 +17,16 @@ from crayon.data.qa import load_items
 from crayon.device import DeviceEngine
 from crayon.engine import ContinuationScore, ModelInfo, ScoreResult
 from crayon.errors import InvalidRequestError
-from crayon.eval.answer_cache import AnswerCache
-from crayon.eval.customize import ModelUnderTest
-from crayon.eval.routing import beliefs, page
-from crayon.eval.routing.decide import Routed
-from crayon.eval.routing.run import Measured, evaluate_route
-from crayon.eval.routing.settings import RouteSettings
-from crayon.eval.routing.sides import ServerSide, said
-from crayon.eval.routing.summary import points
-from crayon.eval.routing.traffic import Query, User, make_users
-from crayon.eval.subject import Subject
+from crayon.lab.eval.answer_cache import AnswerCache
+from crayon.lab.eval.customize import ModelUnderTest
+from crayon.lab.eval.routing import beliefs, page
+from crayon.lab.eval.routing.decide import Routed
+from crayon.lab.eval.routing.run import Measured, evaluate_route
+from crayon.lab.eval.routing.settings import RouteSettings
+from crayon.lab.eval.routing.sides import ServerSide, said
+from crayon.lab.eval.routing.summary import points
+from crayon.lab.eval.routing.traffic import Query, User, make_users
+from crayon.lab.eval.subject import Subject
 from crayon.sdk.choosing import listed
 
 if TYPE_CHECKING:

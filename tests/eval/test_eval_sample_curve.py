@@ -2,8 +2,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from crayon.bench.report import Row
-from crayon.eval.sample_curve import draw, sample_curve
+from crayon.lab.bench.report import Row
+from crayon.lab.eval.sample_curve import draw, sample_curve
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -12,7 +12,7 @@ from crayon.cli.shared.app import app
 from crayon.completion import FinishReason, Timings, Usage
 from crayon.engine import Delta, Finished, Started, Stream
 from crayon.errors import InvalidRequestError
-from crayon.eval.schema import evaluate_schemas, read_cases
+from crayon.lab.eval.schema import evaluate_schemas, read_cases
 from crayon.server.engines.echo import EchoEngine
 
 if TYPE_CHECKING:

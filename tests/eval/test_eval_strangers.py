@@ -17,11 +17,11 @@ from crayon import Crayon
 from crayon.cli.shared.app import app
 from crayon.device import DeviceEngine
 from crayon.errors import ConfigError, InvalidRequestError
-from crayon.eval.answer_cache import AnswerCache
-from crayon.eval.customize import EvalReport, ModelUnderTest
-from crayon.eval.stranger_rows import rows
-from crayon.eval.stranger_users import read_strangers
-from crayon.eval.strangers import StrangerResults, StrangerSettings, class_means, evaluate_strangers
+from crayon.lab.eval.answer_cache import AnswerCache
+from crayon.lab.eval.customize import EvalReport, ModelUnderTest
+from crayon.lab.eval.stranger_rows import rows
+from crayon.lab.eval.stranger_users import read_strangers
+from crayon.lab.eval.strangers import StrangerResults, StrangerSettings, class_means, evaluate_strangers
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

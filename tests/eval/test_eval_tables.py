@@ -3,8 +3,8 @@ from __future__ import annotations
 import subprocess
 from typing import TYPE_CHECKING
 
-from crayon.bench import made
-from crayon.eval import tables
+from crayon.lab.bench import made
+from crayon.lab.eval import tables
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -12,21 +12,21 @@ import pytest
 from keyed_pool import BACKGROUND
 from test_eval_route import Knowing
 
-from crayon.bench import made
 from crayon.cli.shared.app import app
 from crayon.completion import Usage
 from crayon.device import DeviceEngine
 from crayon.errors import InvalidRequestError
-from crayon.eval.answer_cache import AnswerCache
-from crayon.eval.customize import EvalReport, ModelUnderTest
-from crayon.eval.routing.settings import RouteSettings
-from crayon.eval.settings import EvalSettings
-from crayon.eval.subject import Subject
-from crayon.eval.whole import page, plots
-from crayon.eval.whole.costs import Cost, CostMeter, cost_rows
-from crayon.eval.whole.run import evaluate_all
-from crayon.eval.whole.settings import WholeSettings
-from crayon.eval.whole.shares import sent_at, share_rows, side_rows
+from crayon.lab.bench import made
+from crayon.lab.eval.answer_cache import AnswerCache
+from crayon.lab.eval.customize import EvalReport, ModelUnderTest
+from crayon.lab.eval.routing.settings import RouteSettings
+from crayon.lab.eval.settings import EvalSettings
+from crayon.lab.eval.subject import Subject
+from crayon.lab.eval.whole import page, plots
+from crayon.lab.eval.whole.costs import Cost, CostMeter, cost_rows
+from crayon.lab.eval.whole.run import evaluate_all
+from crayon.lab.eval.whole.settings import WholeSettings
+from crayon.lab.eval.whole.shares import sent_at, share_rows, side_rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -8,7 +8,7 @@ import pytest
 from tiny_chat import write_model
 from tiny_pool import shared_pool
 
-from crayon.bench.peft import bench_peft, require
+from crayon.lab.bench.peft import bench_peft, require
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -14,7 +14,7 @@ from crayon.cli.customize.weights import expectation_lines, weight_lines
 from crayon.cli.shared import console
 from crayon.completion import FinishReason
 from crayon.errors import CrayonError
-from crayon.eval.matching import normalise
+from crayon.lab.eval.matching import normalise
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -23,9 +23,9 @@ from crayon.machine import usable_cores
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from crayon.bench.report import Row
-    from crayon.eval.customize import EvalReport
-    from crayon.eval.settings import EvalSettings
+    from crayon.lab.bench.report import Row
+    from crayon.lab.eval.customize import EvalReport
+    from crayon.lab.eval.settings import EvalSettings
 
 
 class Users(StrEnum):
@@ -123,10 +123,10 @@ def customize(
     Example: crayon eval customize --users strangers --device qwen2.5-coder-0.5b-instruct
     """
     from crayon.adapters import Pool, find_pool
-    from crayon.bench.made import Making
-    from crayon.eval import sample_curve
-    from crayon.eval.answer_cache import AnswerCache
-    from crayon.eval.customize import evaluate
+    from crayon.lab.bench.made import Making
+    from crayon.lab.eval import sample_curve
+    from crayon.lab.eval.answer_cache import AnswerCache
+    from crayon.lab.eval.customize import evaluate
 
     making = Making.of(sys.argv[1:])
     reference = device or reference
@@ -220,7 +220,7 @@ def _write(report: EvalReport, path: Path, *, as_json: bool) -> None:
 
 
 def _settings(*, quick: bool, **given: Any) -> EvalSettings:
-    from crayon.eval.settings import EvalSettings
+    from crayon.lab.eval.settings import EvalSettings
 
     values = {name: value for name, value in given.items() if value is not None}
     values.setdefault("control_draws", values.get("draws", 1 if quick else EvalSettings().control_draws))

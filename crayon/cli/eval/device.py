@@ -50,11 +50,11 @@ def device(
     Writes device.json, device.md and, with the extra 'plots', the Pareto plot. A run that was stopped goes on with the
     type it was at. Example: crayon eval device --quick --memory 300
     """
-    from crayon.bench.made import Making
-    from crayon.eval.answer_cache import AnswerCache
-    from crayon.eval.quantized import page
-    from crayon.eval.quantized.run import evaluate_device
-    from crayon.eval.quantized.settings import QuantizedSettings
+    from crayon.lab.bench.made import Making
+    from crayon.lab.eval.answer_cache import AnswerCache
+    from crayon.lab.eval.quantized import page
+    from crayon.lab.eval.quantized.run import evaluate_device
+    from crayon.lab.eval.quantized.settings import QuantizedSettings
     from crayon.models import resolve
 
     making = Making.of(sys.argv[1:])

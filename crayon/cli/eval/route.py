@@ -39,11 +39,11 @@ def route(
     splits; the server is asked over gRPC, with the options listed. Writes route.json, route.md and, with the extra
     'plots', the curves. Example: crayon eval route --quick
     """
-    from crayon.bench.made import Making
-    from crayon.eval.answer_cache import AnswerCache
-    from crayon.eval.routing import page
-    from crayon.eval.routing.run import evaluate_route
-    from crayon.eval.routing.settings import RouteSettings
+    from crayon.lab.bench.made import Making
+    from crayon.lab.eval.answer_cache import AnswerCache
+    from crayon.lab.eval.routing import page
+    from crayon.lab.eval.routing.run import evaluate_route
+    from crayon.lab.eval.routing.settings import RouteSettings
 
     making = Making.of(sys.argv[1:])
     given = {"users": users, "items": items, "draws": draws, "split": "train" if tune else None}
@@ -67,7 +67,7 @@ def route(
         )
     measured.report.made = making.done()
     if tune:
-        from crayon.eval.routing import beliefs
+        from crayon.lab.eval.routing import beliefs
 
         text = beliefs.toml(measured.results, measured.device, measured.server)
         (folder / BELIEFS).write_text(text, encoding="utf-8")

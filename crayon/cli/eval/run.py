@@ -53,11 +53,11 @@ def run(
     `route` with the same --out share them. Without --quick it takes hours. Example: crayon eval run --quick
     """
     from crayon.adapters import Pool, find_pool
-    from crayon.bench.made import Making
-    from crayon.eval.answer_cache import AnswerCache
-    from crayon.eval.whole import page, plots
-    from crayon.eval.whole.run import evaluate_all
-    from crayon.eval.whole.settings import WholeSettings
+    from crayon.lab.bench.made import Making
+    from crayon.lab.eval.answer_cache import AnswerCache
+    from crayon.lab.eval.whole import page, plots
+    from crayon.lab.eval.whole.run import evaluate_all
+    from crayon.lab.eval.whole.settings import WholeSettings
 
     making = Making.of(sys.argv[1:])
     settings = (WholeSettings.quick() if quick else WholeSettings()).changed(

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from crayon.client.remote import RemoteEngine
     from crayon.device import DeviceEngine
     from crayon.device.opening import Opening
-    from crayon.eval.customize import ModelUnderTest
+    from crayon.lab.eval.customize import ModelUnderTest
 
 # Each has its own context and adapters in memory.
 MOST_WORKERS = 4
@@ -86,7 +86,7 @@ def pool_for(source_sha256: str, name: str, pool: str | None) -> tuple[Pool | No
 def model_of(reference: str, models_dir: Path | None) -> tuple[Opening, ModelUnderTest]:
     """Return the model to measure, as it is on this machine."""
     from crayon.device import opening
-    from crayon.eval.customize import ModelUnderTest
+    from crayon.lab.eval.customize import ModelUnderTest
     from crayon.models import resolve
 
     found = opening.find(reference, models_dir=models_dir, download=False)

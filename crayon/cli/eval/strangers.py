@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from crayon.device import DeviceEngine
-    from crayon.eval.customize import EvalReport
+    from crayon.lab.eval.customize import EvalReport
 
 RESULTS = "strangers.json"
 FREE_RESULTS = "strangers-free.json"
@@ -43,9 +43,9 @@ def measure(
         items: most questions of a user.
         workers: threads of both models; 0: what users have.
     """
-    from crayon.eval.answer_cache import AnswerCache
-    from crayon.eval.stranger_users import read_strangers
-    from crayon.eval.strangers import ITEMS, QUICK_ITEMS, StrangerSettings, evaluate_strangers
+    from crayon.lab.eval.answer_cache import AnswerCache
+    from crayon.lab.eval.stranger_users import read_strangers
+    from crayon.lab.eval.strangers import ITEMS, QUICK_ITEMS, StrangerSettings, evaluate_strangers
 
     settings = StrangerSettings(items=items if items is not None else QUICK_ITEMS if quick else ITEMS)
     users = read_strangers(paths)
@@ -83,9 +83,9 @@ def measure_free(
         items: most questions of a user.
         workers: how many questions are answered side by side; 0: as many as cores.
     """
-    from crayon.eval.answer_cache import AnswerCache
-    from crayon.eval.free_strangers import evaluate_free
-    from crayon.eval.strangers import ITEMS, QUICK_ITEMS, StrangerSettings
+    from crayon.lab.eval.answer_cache import AnswerCache
+    from crayon.lab.eval.free_strangers import evaluate_free
+    from crayon.lab.eval.strangers import ITEMS, QUICK_ITEMS, StrangerSettings
 
     settings = StrangerSettings(items=items if items is not None else QUICK_ITEMS if quick else ITEMS)
     found, model = eval_setup.model_of(reference, options.load_settings({}).models_dir)

@@ -12,7 +12,7 @@ from crayon.cli.shared import console, options
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from crayon.bench.report import Report, Row
+    from crayon.lab.bench.report import Report, Row
     from crayon.server.planner import Pipeline
     from crayon.server.tuning import TunedProfile
 
@@ -164,7 +164,7 @@ def paper(
     Two mixed integer programs: how operations are cut and ordered, then which share of a GPU each piece gets. Prints
     one layer of the plan and what it predicts beside what the paper measured. Example: crayon tune paper --json
     """
-    from crayon.bench.plan import plan_report
+    from crayon.lab.bench.plan import plan_report
     from crayon.server.planner import llama2_70b, search
 
     workloads = [llama2_70b(reduce=reduce, layers=layers) for reduce in (False, True)]

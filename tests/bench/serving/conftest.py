@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from tiny_chat import write_model
 
-from crayon.bench.serving.peers import Peers
+from crayon.lab.bench.serving.peers import Peers
 
 FAKES = Path(__file__).with_name("fake_peers")
 

@@ -14,25 +14,25 @@ import pytest
 from tiny_pool import shared_pool
 from typer.testing import CliRunner
 
-from crayon.bench.serving import race as racing
-from crayon.bench.serving import single, tuning
-from crayon.bench.serving.bed import Bed
-from crayon.bench.serving.offline import open_openvino
-from crayon.bench.serving.optimum import Optimum
-from crayon.bench.serving.peers import Peers
-from crayon.bench.serving.plan import FULL, PARTS, QUICK, ModelPlan, Plan
-from crayon.bench.serving.prompts import PromptMaker
-from crayon.bench.serving.systems import HttpConnection, LlamaServer, Settings
-from crayon.bench.serving.workloads import CONSTANT, CONVERSATION, Pair
 from crayon.cli.shared.app import app
+from crayon.lab.bench.serving import race as racing
+from crayon.lab.bench.serving import single, tuning
+from crayon.lab.bench.serving.bed import Bed
+from crayon.lab.bench.serving.offline import open_openvino
+from crayon.lab.bench.serving.optimum import Optimum
+from crayon.lab.bench.serving.peers import Peers
+from crayon.lab.bench.serving.plan import FULL, PARTS, QUICK, ModelPlan, Plan
+from crayon.lab.bench.serving.prompts import PromptMaker
+from crayon.lab.bench.serving.systems import HttpConnection, LlamaServer, Settings
+from crayon.lab.bench.serving.workloads import CONSTANT, CONVERSATION, Pair
 from crayon.llama.model import Model
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from crayon.bench.serving.prompts import Prompt
-    from crayon.bench.serving.systems import Connection, System
     from crayon.completion import Blend
+    from crayon.lab.bench.serving.prompts import Prompt
+    from crayon.lab.bench.serving.systems import Connection, System
 
 METRICS = {
     "offline": {"offline_ratio_vs_llama_server", "fraction_of_opt_engine", "offline_ratio_vs_openvino"},

@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from crayon.bench.report import Row
-from crayon.bench.serving.client import Job, Run, Timing
-from crayon.bench.serving.online import Found, Verdict
-from crayon.bench.serving.optimum import Optimum, decode_rate, measure
-from crayon.bench.serving.plots import LATENCY, THROUGHPUT, Curves, draw
-from crayon.bench.serving.prompts import Prompt
-from crayon.bench.serving.race_online import Online
-from crayon.bench.serving.rows import Raced, fraction_row, geometric_mean_row, offline_row, online_rows
-from crayon.bench.serving.workloads import Pair, Workload
 from crayon.errors import MissingExtraError
+from crayon.lab.bench.report import Row
+from crayon.lab.bench.serving.client import Job, Run, Timing
+from crayon.lab.bench.serving.online import Found, Verdict
+from crayon.lab.bench.serving.optimum import Optimum, decode_rate, measure
+from crayon.lab.bench.serving.plots import LATENCY, THROUGHPUT, Curves, draw
+from crayon.lab.bench.serving.prompts import Prompt
+from crayon.lab.bench.serving.race_online import Online
+from crayon.lab.bench.serving.rows import Raced, fraction_row, geometric_mean_row, offline_row, online_rows
+from crayon.lab.bench.serving.workloads import Pair, Workload
 from crayon.llama.model import Model
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ def test_a_peer_that_keeps_no_bound_is_not_divided_by() -> None:
 
 
 def test_the_bare_library_is_measured_on_every_count(tiny_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("crayon.bench.serving.optimum.UBATCHES", (64, 128))
+    monkeypatch.setattr("crayon.lab.bench.serving.optimum.UBATCHES", (64, 128))
     with Model(tiny_path) as model:
         found = measure(model, threads=1, runs=2)
         assert 0 < decode_rate(model, 64, 4, threads=1) < 1e6

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from crayon.bench.serving.client import Job, Run, Timing
-from crayon.bench.serving.online import (
+from crayon.lab.bench.serving.client import Job, Run, Timing
+from crayon.lab.bench.serving.online import (
     Bounds,
     Verdict,
     grows,
@@ -17,12 +17,12 @@ from crayon.bench.serving.online import (
     search_rate,
     under_way,
 )
-from crayon.bench.serving.plan import Plan
-from crayon.bench.serving.prompts import Prompt
-from crayon.bench.serving.race_online import plan_arrivals
-from crayon.bench.serving.systems import Settings
-from crayon.bench.serving.tuning import CELLS, offline_axes, own_axes, slots_for, tune, with_flag
-from crayon.bench.serving.workloads import poisson_arrivals
+from crayon.lab.bench.serving.plan import Plan
+from crayon.lab.bench.serving.prompts import Prompt
+from crayon.lab.bench.serving.race_online import plan_arrivals
+from crayon.lab.bench.serving.systems import Settings
+from crayon.lab.bench.serving.tuning import CELLS, offline_axes, own_axes, slots_for, tune, with_flag
+from crayon.lab.bench.serving.workloads import poisson_arrivals
 
 BOUNDS = Bounds(gap=0.1, first=2.0)
 PROMPT = Prompt((), tuple(range(100)))

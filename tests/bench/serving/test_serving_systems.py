@@ -8,14 +8,14 @@ import pytest
 from serving_tools import Serving
 from tiny_pool import shared_pool
 
-from crayon.bench.serving.client import Job, drive
-from crayon.bench.serving.openvino_peer import OpenVino
-from crayon.bench.serving.peers import Peers
-from crayon.bench.serving.prompts import Prompt, PromptMaker
-from crayon.bench.serving.systems import CrayonSystem, GrpcConnection, LlamaServer, Settings
 from crayon.client.events import EventClient
 from crayon.completion import Blend
 from crayon.errors import ConfigError, ServerError, ServerUnavailableError
+from crayon.lab.bench.serving.client import Job, drive
+from crayon.lab.bench.serving.openvino_peer import OpenVino
+from crayon.lab.bench.serving.peers import Peers
+from crayon.lab.bench.serving.prompts import Prompt, PromptMaker
+from crayon.lab.bench.serving.systems import CrayonSystem, GrpcConnection, LlamaServer, Settings
 from crayon.llama.model import Model
 from crayon.messages import Message
 from crayon.server.engines.echo import EchoEngine

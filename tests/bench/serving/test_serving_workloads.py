@@ -12,8 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crayon.bench.serving.prompts import PromptMaker
-from crayon.bench.serving.workloads import (
+from crayon.errors import ConfigError, ModelError
+from crayon.lab.bench.serving.prompts import PromptMaker
+from crayon.lab.bench.serving.workloads import (
     CODE,
     CONVERSATION,
     Pair,
@@ -25,7 +26,6 @@ from crayon.bench.serving.workloads import (
     poisson_arrivals,
     scaled,
 )
-from crayon.errors import ConfigError, ModelError
 from crayon.llama.model import Model
 
 if TYPE_CHECKING:

@@ -1,0 +1,130 @@
+"""Requests that arrive as they like: the highest rate that our server and llama-server bear under the same bounds."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from crayon.lab.bench.report import Row
+from crayon.lab.bench.serving.client import Job, drive
+from crayon.lab.bench.serving.offline import rate as offline_rate
+from crayon.lab.bench.serving.online import STEPS_PER_GAP, Bounds, Found, Verdict, judge, search_rate
+from crayon.lab.bench.serving.rows import online_rows
+from crayon.lab.bench.serving.tuning import ONLINE_BATCHES
+from crayon.lab.bench.serving.workloads import CONSTANT, Workload, even_thirds, poisson_arrivals
+
+if TYPE_CHECKING:
+    from crayon.lab.bench.serving.bed import Bed
+    from crayon.lab.bench.serving.plan import Plan
+    from crayon.lab.bench.serving.systems import Settings, System
+
+ABOVE = 1.2  # the highest rate tried, over what the faster of the two answers offline
+COMPARED_AT = 0.5  # of that: where llama-server's flags are compared
+
+
+@dataclass(frozen=True, slots=True)
+class Online:
+    """What the search found for both, for rows and plots."""
+
+    workload: str
+    ours: Found
+    theirs: Found
+    against: str
+    own: str
+
+
+def race_online(bed: Bed) -> tuple[list[Row], list[Online]]:
+    """Search both rates on every online workload of the plan."""
+    bounds = Bounds(STEPS_PER_GAP * bed.optimum.step_seconds, bed.model_plan.first_seconds)
+    rows: list[Row] = []
+    found: list[Online] = []
+    for name in bed.model_plan.online:
+        most = ABOVE * _capacity(bed, name)
+        settings = _flags(bed, name, most * COMPARED_AT, bounds)
+        bed.progress(f"{bed.label}: {name} online, up to {most:.2f} requests/s")
+        own = under_bounds(bed.best_ours(name), bounds)
+        ours = _search(bed, bed.ours(own), name, most, bounds)
+        theirs = _search(bed, bed.llama(settings), name, most, bounds)
+        one = Online(name, ours, theirs, f"llama-server {settings.describe()}", f"crayon {own.describe()}")
+        found.append(one)
+        rows += online_rows(bed.label, name, ours, theirs, one.against, one.own)
+        if name == CONSTANT:
+            rows += _tails(bed.label, one)
+    return rows, found
+
+
+def under_bounds(settings: Settings, bounds: Bounds) -> Settings:
+    """Return our settings told what the bounds are; what they need besides a step is left to them."""
+    told = ("--step-ms", f"{900 * bounds.gap:.0f}", "--first-ms", f"{750 * bounds.first:.0f}")
+    return replace(settings, batch=None, ubatch=None, options=told)
+
+
+def plan_arrivals(plan: Plan, rate: float) -> int:
+    """Return how many requests a probe has: enough to judge, in at most twice its time."""
+    wanted = max(plan.arrivals, round(rate * plan.probe_seconds))
+    return max(2, min(wanted, round(2 * rate * plan.probe_seconds)))
+
+
+def probe(bed: Bed, system: System, workload: Workload, rate: float, bounds: Bounds) -> Verdict:
+    """Let requests arrive at a rate, and judge what their users saw."""
+    count = plan_arrivals(bed.plan, rate)
+    pairs = even_thirds(list(itertools.islice(itertools.cycle(workload.pairs), count)))
+    arrivals = poisson_arrivals(rate, count)
+    jobs = [Job(bed.maker.make(pair.prompt), pair.answer, at) for pair, at in zip(pairs, arrivals, strict=True)]
+    window = count / rate
+    # Who keeps the bounds has ended by then.
+    grace = bounds.first + bounds.gap * max(pair.answer for pair in pairs)
+    run = drive(system, jobs, give_up=window + grace)
+    return judge(run, rate, window, bounds)
+
+
+def _search(bed: Bed, system: System, name: str, most: float, bounds: Bounds) -> Found:
+    workload = bed.workload(name)
+    with system:
+        bed.warm(system)
+        return search_rate(lambda rate: probe(bed, system, workload, rate, bounds), most, bed.model_plan.probes)
+
+
+def _flags(bed: Bed, name: str, rate: float, bounds: Bounds) -> Settings:
+    """Return the flags with which llama-server keeps the bounds best: its offline ones, or those of smaller steps."""
+    bed.progress(f"{bed.label}: llama-server's flags under the bounds on {name}")
+    best = bed.best_llama(name)
+
+    def excess(settings: Settings) -> float:
+        system = bed.llama(settings)
+        with system:
+            bed.warm(system)
+            verdict = probe(bed, system, bed.workload(name), rate, bounds)
+        return verdict.excess + verdict.unfinished
+
+    return min([best, *(replace(best, batch=size, ubatch=size) for size in ONLINE_BATCHES)], key=excess)
+
+
+def _capacity(bed: Bed, name: str) -> float:
+    """Return the requests a second that the faster system answers offline, measured now if they have not been."""
+    if name not in bed.rates:
+        workload = bed.workload(name)
+        systems = (bed.ours(bed.best_ours(name)), bed.llama(bed.best_llama(name)))
+        runs = [bed.run(system, bed.jobs(workload)) for system in systems]
+        bed.rates[name] = max(offline_rate([run], len(workload.pairs)) for run in runs)
+    return bed.rates[name]
+
+
+def _tails(model: str, one: Online) -> list[Row]:
+    """Return how far the slowest answers are from the mean, at the highest rate that each bears, or the lowest."""
+    rows = []
+    for system, found in ((one.own, one.ours), (one.against, one.theirs)):
+        best = found.best
+        at = best or min(found.verdicts, key=lambda verdict: verdict.rate)
+        rows.append(
+            Row.median(
+                "token_latency_p99_over_mean",
+                "ratio",
+                [at.tail],
+                model=model,
+                workload=f"{one.workload}, {system}",
+                note=f"at {at.rate:.2f} requests/s" + ("" if best else ", the lowest tried: none keeps the bounds"),
+            )
+        )
+    return rows
