@@ -256,7 +256,7 @@ def bootstrap_difference(
 ) -> Interval:
     """Return the accuracy of one router minus that of another at one share, paired: both see the same draws.
 
-    As in `crayon.lab.eval.interval`, each round draws the queries again with replacement and the interval is that of the
+    As in `crayon.lab.eval.interval`, each round draws the queries again with replacement; the interval is that of the
     2.5 % and 97.5 % quantiles; here both curves are made anew from what was drawn.
 
     Args:

@@ -22,11 +22,11 @@ FOLDERS = {
 }
 CONTRACTS = {
     "errors", "messages", "sampling", "completion", "stream", "context_limit", "engine", "machine",
-    "local_only", "tracing", "private_file", "text_form", "contention",
+    "local_only", "tracing", "private_file", "text_form", "contention", "constraint",
 }  # fmt: skip
 BELOW_SDK = {
     "contracts", "data", "llama", "adapters", "blending", "customising", "models", "wire", "v1", "router", "device",
-    "client", "privacy",
+    "client", "privacy", "constraints",
 }  # fmt: skip
 # Modules of the SDK that its calibration stands on; they know nothing of it.
 SDK_BASE = {
@@ -57,10 +57,11 @@ ARROWS: dict[str, set[str]] = {
     "blending": {"contracts", "adapters", "llama", "models"},
     "customising": {"contracts", "adapters", "router"},
     "models": {"contracts", "data"},
+    "constraints": {"contracts"},
     "wire": {"contracts", "v1"},
     "router": {"contracts"},
     "privacy": {"contracts"},
-    "device": {"contracts", "data", "adapters", "blending", "models", "llama"},
+    "device": {"contracts", "constraints", "data", "adapters", "blending", "models", "llama"},
     "client": {"contracts", "wire", "v1"},
     "server.steps": {"contracts"},
     "server.forecast": {"contracts", "server.steps"},
@@ -68,13 +69,13 @@ ARROWS: dict[str, set[str]] = {
     "server.scheduler": {"contracts", "server.steps", "server.cost", "server.forecast"},
     "server.planner": {"contracts"},
     "server.observability": {"contracts", "wire", "v1"},
-    "server.engines": {"contracts", "server.observability"},
+    "server.engines": {"contracts", "constraints", "server.observability"},
     "server.engines.llama": {
-        "contracts", "adapters", "blending", "llama", "server.steps", "server.cost", "server.scheduler",
+        "contracts", "constraints", "adapters", "blending", "llama", "server.steps", "server.cost", "server.scheduler",
         "server.observability",
     },
     "server.engines.vllm": {
-        "contracts", "adapters", "llama", "server.forecast", "server.scheduler", "server.observability",
+        "contracts", "constraints", "adapters", "llama", "server.forecast", "server.scheduler", "server.observability",
     },
     "server": {"contracts", "wire", "v1", "server.observability", "server.scheduler"},
     "server.tuning": {
@@ -102,7 +103,7 @@ ARROWS: dict[str, set[str]] = {
     },
     "cli.top": COMMAND | {"wire", "server.observability"},
     "cli.tune": COMMAND | {"cli.serve", "lab.bench", "server.planner", "server.tuning"},
-    "cli.eval": COMMAND | {"lab.bench", "lab.eval"},
+    "cli.eval": COMMAND | {"lab.bench", "lab.eval", "server.engines.llama"},
     "cli": COMMAND | {"cli.eval", "lab.bench", "wire", "crayon"},
     "crayon": {"contracts", "customising", "data", "router", "sdk", "sdk.base"},
     "__main__": {"cli"},
@@ -113,7 +114,10 @@ LIBRARIES: dict[str, set[str]] = {
     "ctypes": {"llama"},
     "grpc": {"client", "wire", "v1", "server"},
     "google": {"client", "wire", "v1", "server"},
-    "pydantic": {"config"},
+    "pydantic": {"config", "constraints"},
+    "pydantic_core": {"constraints"},
+    "llguidance": {"constraints"},
+    "jsonschema": {"lab"},
     "pydantic_settings": {"config"},
     "typer": {"cli"},
     "prompt_toolkit": {"cli"},

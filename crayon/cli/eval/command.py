@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from crayon.cli import eval_schema
 from crayon.cli.eval import device as eval_device
 from crayon.cli.eval import route as eval_route
 from crayon.cli.eval import run as eval_run
+from crayon.cli.eval import schema as eval_schema
 from crayon.cli.eval import setup as eval_setup
 from crayon.cli.eval import strangers as eval_strangers
 from crayon.cli.shared import console, options

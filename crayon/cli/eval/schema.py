@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from crayon.cli.eval import setup as eval_setup
+from crayon.cli.eval import setup as eval_setup  # noqa: TC001 - typer reads it at run time
 from crayon.cli.shared import console, options
 
 if TYPE_CHECKING:
