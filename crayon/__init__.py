@@ -80,6 +80,7 @@ if TYPE_CHECKING:
         AsyncAnswerStream,
         AsyncConversation,
         AsyncCrayon,
+        CallOptions,
         ClientStatus,
         Conversation,
         Crayon,
@@ -115,8 +116,8 @@ _HOMES = {
     "crayon.router.targets": ("MaxDeviceError", "MinQuality", "ServerShare"),
     "crayon.sampling": ("Sampling",),
     "crayon.sdk": (
-        "AnswerStream", "AsyncAnswerStream", "AsyncConversation", "AsyncCrayon", "ClientStatus", "Conversation",
-        "Crayon", "Piece", "Privacy",
+        "AnswerStream", "AsyncAnswerStream", "AsyncConversation", "AsyncCrayon", "CallOptions", "ClientStatus",
+        "Conversation", "Crayon", "Piece", "Privacy",
     ),
 }  # fmt: skip
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
@@ -133,6 +134,7 @@ __all__ = [
     "Budget",
     "BudgetError",
     "CalibrationRecord",
+    "CallOptions",
     "CancelledError",
     "ChatTemplateError",
     "Chosen",

@@ -7,6 +7,7 @@ from crayon.sdk.async_client import AsyncCrayon
 from crayon.sdk.async_stream import AsyncAnswerStream
 from crayon.sdk.client import Crayon
 from crayon.sdk.conversation import AsyncConversation, Conversation
+from crayon.sdk.options import CallOptions
 from crayon.sdk.privacy import Privacy
 from crayon.sdk.status import ClientStatus
 from crayon.sdk.stream import AnswerStream
@@ -16,6 +17,7 @@ __all__ = [
     "AsyncAnswerStream",
     "AsyncConversation",
     "AsyncCrayon",
+    "CallOptions",
     "ClientStatus",
     "Conversation",
     "Crayon",

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
     from crayon.completion import Completion, Route
     from crayon.engine import Engine, Event, GenerateRequest, ScoreRequest, Stream
-    from crayon.router.policy import Allowed
     from crayon.sdk.actions import Action
     from crayon.sdk.core import Core
     from crayon.sdk.options import Call
@@ -53,16 +52,14 @@ class Answer:
         self,
         core: Core,
         call: Call,
-        allowed: Allowed,
         on_done: Callable[[Completion], None] | None = None,
         shorten: Callable[[Call, PromptTooLongError], Call | None] | None = None,
     ) -> None:
         self._core = core
         self._call = call
-        self._allowed = allowed
         self._on_done = on_done
         self._shorten = shorten
-        self._asked = call, allowed  # before anything was looked at
+        self._asked = call  # before anything was looked at
         self._turn: Turn | None = None
         self._action: Action | None = None
         self._stream: Stream | None = None
@@ -133,7 +130,7 @@ class Answer:
     # -- the parts of driving that never wait
 
     def _new_turn(self) -> Turn:
-        return self._core.turn(self._call, self._allowed)
+        return self._core.turn(self._call)
 
     def _ask(self, engine: Engine, action: Generate) -> Stream:
         support = action.support
@@ -153,7 +150,7 @@ class Answer:
         Raises:
             PrivacyError: the call must stay on the device, which may not answer it.
         """
-        self._call, self._allowed = self._core.screen.look(self._call, self._allowed)
+        self._call = self._core.screen.look(self._call)
 
     def _begin(self) -> Turn:
         self._span = start_span(tracing.DEVICE_QUERY, {tracing.OPERATION: tracing.CHAT})
@@ -168,7 +165,7 @@ class Answer:
         Raises:
             CrayonError: `error`, everywhere else.
         """
-        if source is Source.SERVER or not self._core.engines.lost_device(error, self._allowed.sources):
+        if source is Source.SERVER or not self._core.engines.lost_device(error, self._call.allowed.sources):
             raise error
         self._unopened = error
 
@@ -250,13 +247,12 @@ class Answer:
         """Begin anew with less, where there is too much and somebody knows what to leave out: there is no turn then."""
         if self._shorten is None or turn.text or self._closed or not isinstance(error, PromptTooLongError):
             return False
-        call, allowed = self._asked
-        shorter = self._shorten(call, error)
+        shorter = self._shorten(self._asked, error)
         if shorter is None:
             return False
         self._span.end(error)
         self._stop()
-        self._asked = self._call, self._allowed = shorter, allowed
+        self._asked = self._call = shorter
         self._turn = self._action = None
         return True
 

@@ -34,8 +34,8 @@ if TYPE_CHECKING:
     from crayon.sdk.calibration.loaded import CalibrationLike
     from crayon.sdk.conversation import WhenFull
     from crayon.sdk.customizations import CustomizationLike
-    from crayon.sdk.options import AnswerOptions, BlendLike, Call, SamplingOptions
-    from crayon.sdk.privacy import Past, Privacy
+    from crayon.sdk.options import Call, CallOptions, Past, SamplingOptions, SideOptions
+    from crayon.sdk.privacy import Privacy
     from crayon.sdk.status import ClientStatus
 
 Result = TypeVar("Result")
@@ -88,101 +88,38 @@ class AsyncCrayon(AsyncRouteCalls, AsyncCustomCalls):
             privacy=privacy,
         )
 
-    async def ask(
-        self,
-        messages: MessagesLike,
-        *,
-        blend: BlendLike | None = None,
-        last_profile: str | None = None,
-        free: bool = False,
-        mode: Mode | str | None = None,
-        private: bool | None = None,
-        timeout: float | None = None,  # noqa: ASYNC109 # one meaning on both clients: the deadline of the whole call
-        **sampling: Unpack[AnswerOptions],
-    ) -> Completion:
-        """Return the whole answer to `messages` (a text, or a list of role and content)."""
-        async with self.stream(
-            messages,
-            blend=blend,
-            last_profile=last_profile,
-            free=free,
-            mode=mode,
-            private=private,
-            timeout=timeout,
-            **sampling,
-        ) as stream:
+    async def ask(self, messages: MessagesLike, **options: Unpack[CallOptions]) -> Completion:
+        """Return the whole answer to `messages`; options and errors as for `Crayon.ask`."""
+        async with self.stream(messages, **options) as stream:
             async for _ in stream:
                 pass
             return stream.completion
 
-    def stream(
-        self,
-        messages: MessagesLike,
-        *,
-        blend: BlendLike | None = None,
-        last_profile: str | None = None,
-        free: bool = False,
-        mode: Mode | str | None = None,
-        private: bool | None = None,
-        timeout: float | None = None,
-        **sampling: Unpack[AnswerOptions],
-    ) -> AsyncAnswerStream:
+    def stream(self, messages: MessagesLike, **options: Unpack[CallOptions]) -> AsyncAnswerStream:
         """Return the answer as it is written; it starts when its first piece is asked for. As `ask` otherwise."""
-        return self._answer(
-            messages,
-            blend=blend,
-            last_profile=last_profile,
-            free=free,
-            mode=mode,
-            private=private,
-            timeout=timeout,
-            sampling=sampling,
-        )
+        return self._answer(messages, options)
 
-    async def choose(
-        self,
-        messages: MessagesLike,
-        choices: Iterable[str],
-        *,
-        blend: BlendLike | None = None,
-        last_profile: str | None = None,
-        mode: Mode | str | None = None,
-        private: bool | None = None,
-        timeout: float | None = None,  # noqa: ASYNC109 # one meaning on both clients: the deadline of the whole call
-    ) -> Chosen:
+    async def choose(self, messages: MessagesLike, choices: Iterable[str], **options: Unpack[SideOptions]) -> Chosen:
         """Return the likeliest of `choices` as the answer; as `Crayon.choose`.
 
         Raises:
             InvalidRequestError, PrivacyError, DeadlineExceededError, ServerError, EngineError: as `Crayon.choose`.
         """
-        call, allowed = self._core.call(
-            messages,
-            blend=blend,
-            last_profile=last_profile,
-            mode=mode,
-            private=private,
-            timeout=timeout,
-            sampling=ONE_TOKEN,
-        )
-        return await AsyncChoiceStream(self._core, call, allowed, choices).choose()
+        call = self._core.textless_call(messages, options, max_tokens=ONE_TOKEN)
+        return await AsyncChoiceStream(self._core, call, choices).choose()
 
     async def score(
-        self,
-        messages: MessagesLike,
-        continuations: Iterable[str],
-        *,
-        blend: BlendLike | None = None,
-        mode: Mode | str | None = None,
-        private: bool | None = None,
-        timeout: float | None = None,  # noqa: ASYNC109 # one meaning on both clients: the deadline of the whole call
+        self, messages: MessagesLike, continuations: Iterable[str], **options: Unpack[SideOptions]
     ) -> ScoreResult:
         """Return how likely each continuation is, by the first side that the mode allows; no gates, no fallback.
+
+        Options as for `choose`.
 
         Raises:
             InvalidRequestError, PrivacyError, DeadlineExceededError, ServerError, EngineError: as `ask`.
         """
-        call, allowed = self._core.call(messages, blend=blend, mode=mode, private=private, timeout=timeout, sampling={})
-        call, source, texts = await asyncio.to_thread(self._core.screen_scored, call, allowed, continuations)
+        call = self._core.textless_call(messages, options)
+        call, source, texts = await asyncio.to_thread(self._core.screen_scored, call, continuations)
         engine = await open_async(self._core.engines, source)
         request = self._core.score_request(call, texts, await self._blend(call, source))
         return await wait_for_async(await self._paid(source, request, engine.score), request.deadline)
@@ -211,22 +148,22 @@ class AsyncCrayon(AsyncRouteCalls, AsyncCustomCalls):
         messages: MessagesLike = (),
         *,
         system: str | None = None,
-        blend: BlendLike | None = None,
-        mode: Mode | str | None = None,
-        private: bool = False,
         when_full: WhenFull = "slide",
-        **sampling: Unpack[SamplingOptions],
+        **options: Unpack[CallOptions],
     ) -> AsyncConversation:
-        """Return a conversation that keeps its history, starting with `messages`.
+        """Return a conversation that keeps its history.
 
-        `when_full` is "slide" to leave the oldest turns out when the context is full, or "fail".
+        Args:
+            messages: what was said so far.
+            system: its system message.
+            when_full: "slide" leaves the oldest turns out when the context is full, "fail" raises PromptTooLongError.
+            options: what each turn is told unless it says otherwise, as for `ask`; `last_profile` is the profile that
+                the conversation begins in.
 
         Raises:
             InvalidRequestError: an argument is wrong; the field names it.
         """
-        return AsyncConversation(
-            self, messages, system=system, blend=blend, mode=mode, private=private, when_full=when_full, **sampling
-        )
+        return AsyncConversation(self, messages, system=system, when_full=when_full, **options)
 
     async def status(self) -> ClientStatus:
         """Return how this client stands: server, breaker, budget and what it measured. Asks nobody.
@@ -257,30 +194,13 @@ class AsyncCrayon(AsyncRouteCalls, AsyncCustomCalls):
     def _answer(
         self,
         messages: MessagesLike,
+        options: CallOptions,
         *,
-        blend: BlendLike | None,
-        last_profile: str | None = None,
-        mode: Mode | str | None,
-        private: bool | None,
-        timeout: float | None,
-        sampling: Mapping[str, Any],
-        free: bool = False,
         past: Past | None = None,
         on_done: Callable[[Completion], None] | None = None,
         shorten: Callable[[Call, PromptTooLongError], Call | None] | None = None,
     ) -> AsyncAnswerStream:
-        call, allowed = self._core.call(
-            messages,
-            blend=blend,
-            last_profile=last_profile,
-            mode=mode,
-            private=private,
-            timeout=timeout,
-            sampling=sampling,
-            past=past,
-            free=free,
-        )
-        return AsyncAnswerStream(self._core, call, allowed, on_done, shorten)
+        return AsyncAnswerStream(self._core, self._core.call(messages, options, past=past), on_done, shorten)
 
     async def _paid(
         self, source: Source, request: ScoreRequest | EncodeRequest, start: Callable[[Any], Future[Result]]

@@ -40,13 +40,13 @@ class AsyncAnswerStream(Answer):
             raise StopAsyncIteration
         try:
             if self._turn is None:
-                if Source.SERVER in self._allowed.sources:
+                if Source.SERVER in self._call.allowed.sources:
                     await asyncio.to_thread(self._look)
-                for source in self._core.needed_first(self._allowed):
+                for source in self._core.needed_first(self._call.allowed):
                     await self._open(source)
-                calibrated = self._allowed.gated and not self._core.calibrations.off
+                calibrated = self._call.allowed.gated and not self._core.calibrations.off
                 if self._unopened is None and (calibrated or self._call.customization is not None):
-                    await asyncio.to_thread(self._core.prepare, self._call, self._allowed)
+                    await asyncio.to_thread(self._core.prepare, self._call)
             turn = self._turn or self._begin()
             while True:
                 piece = self._settle(turn)
@@ -65,7 +65,7 @@ class AsyncAnswerStream(Answer):
 
     async def _open(self, source: Source) -> None:
         try:
-            await open_async(self._core.engines, source, self._allowed.sources)
+            await open_async(self._core.engines, source, self._call.allowed.sources)
         except CrayonError as error:
             self._do_without(source, error)
 
@@ -90,7 +90,7 @@ class AsyncAnswerStream(Answer):
 
     async def _embed(self, turn: Turn, action: Embed) -> Action:
         try:
-            gate = await gate_async(self._core, self._call, action.until, gated=self._allowed.gated)
+            gate = await gate_async(self._core, self._call, action.until, gated=self._call.allowed.gated)
             start = time.perf_counter()
             future = self._encode(gate, self._core.engines.open(Source.DEVICE), action)
             verdict = gate.judge(await wait_for_async(future, action.until))

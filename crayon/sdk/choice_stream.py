@@ -21,7 +21,6 @@ from crayon.sdk.stream import AnswerStream
 
 if TYPE_CHECKING:
     from crayon.engine import Engine, GenerateRequest, ScoreRequest, Stream
-    from crayon.router.policy import Allowed
     from crayon.sdk.actions import Generate
     from crayon.sdk.core import Core
     from crayon.sdk.options import Call
@@ -34,15 +33,14 @@ class ChoiceAnswer(Answer):
     Args:
         core: the client's.
         call: the resolved call.
-        allowed: what the policy allows.
         choices: the texts to choose from.
 
     Raises:
         InvalidRequestError: the choices are wrong; the field names the first that is.
     """
 
-    def __init__(self, core: Core, call: Call, allowed: Allowed, choices: Iterable[str]) -> None:
-        super().__init__(core, call, allowed)
+    def __init__(self, core: Core, call: Call, choices: Iterable[str]) -> None:
+        super().__init__(core, call)
         if not isinstance(choices, str) and isinstance(choices, Iterable):
             choices = tuple(islice(choices, MAX_CHOICES + 1))
         self._choices = check_choices(choices)
@@ -66,15 +64,13 @@ class ChoiceAnswer(Answer):
         )
 
     def _look(self) -> None:
-        self._call, self._allowed = self._core.screen.look(self._call, self._allowed, self._choices)
+        self._call = self._core.screen.look(self._call, self._choices)
 
     def _new_turn(self) -> Turn:
         def request_bytes(request: GenerateRequest) -> int:
             return self._core.engines.request_bytes(self._request(Source.SERVER, request))
 
-        return self._core.turn(
-            self._call, self._allowed, gate=choice_gate, request_bytes=request_bytes, of_choices=True
-        )
+        return self._core.turn(self._call, gate=choice_gate, request_bytes=request_bytes, of_choices=True)
 
     def _sent(self, action: Generate) -> ScoreRequest:
         return self._request(action.source, action.request)

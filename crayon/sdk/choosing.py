@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import islice
-from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from crayon.customising.choices import choice_values, rule_for
 from crayon.engine import TokenSignal
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
 
 MIN_CHOICES, MAX_CHOICES = 2, 100
 # A choice is an answer of one token: what is reserved or estimated for it beforehand must not count a whole answer.
-ONE_TOKEN: Mapping[str, Any] = MappingProxyType({"max_tokens": 1})
+ONE_TOKEN = 1
 
 
 @dataclass(frozen=True, slots=True)

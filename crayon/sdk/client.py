@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from crayon.sdk.calibration.loaded import CalibrationLike
     from crayon.sdk.conversation import WhenFull
     from crayon.sdk.customizations import CustomizationLike
-    from crayon.sdk.options import AnswerOptions, BlendLike, Call, SamplingOptions
-    from crayon.sdk.privacy import Past, Privacy
+    from crayon.sdk.options import Call, CallOptions, Past, SamplingOptions, SideOptions
+    from crayon.sdk.privacy import Privacy
     from crayon.sdk.status import ClientStatus
 
 
@@ -116,133 +116,81 @@ class Crayon(RouteCalls, CustomCalls):
             privacy=privacy,
         )
 
-    def ask(
-        self,
-        messages: MessagesLike,
-        *,
-        blend: BlendLike | None = None,
-        last_profile: str | None = None,
-        free: bool = False,
-        mode: Mode | str | None = None,
-        private: bool | None = None,
-        timeout: float | None = None,
-        **sampling: Unpack[AnswerOptions],
-    ) -> Completion:
+    def ask(self, messages: MessagesLike, **options: Unpack[CallOptions]) -> Completion:
         """Return the whole answer to `messages` (a text, or a list of role and content).
 
         Args:
             messages: the conversation, or one user message.
-            blend: the name of a customisation (or the path of an exported one): it is applied whatever the query is
-                like, and only the profile is chosen by it. Or weights, or "base" for the plain base. A server gets
+            options: what this call is told; for what is left out, the client's own settings hold.
+
+                blend: the name of a customisation (or the path of an exported one): it is applied whatever the query
+                is like, and only the profile is chosen by it. Or weights, or "base" for the plain base. A server gets
                 the weights only where it alone may answer.
-            last_profile: what `Route.profile` said of the turn before, where the caller keeps the conversation: the
-                profile stays unless another one is clearly nearer.
-            free: True asks the device for a text where the customisation's answers are a closed set.
-            mode: which sides may answer.
-            private: True keeps this call on the device.
-            timeout: seconds for all attempts together (math.inf: for ever).
-            sampling: see `Sampling`; and what the answer must look like, see `FormatOptions`.
+
+                last_profile: what `Route.profile` said of the turn before, where the caller keeps the conversation:
+                the profile stays unless another one is clearly nearer.
+
+                free: True asks the device for a text where the customisation's answers are a closed set.
+
+                mode: which sides may answer, see `Mode`.
+
+                private: True keeps this call on the device.
+
+                timeout: seconds for all attempts together (math.inf: for ever).
+
+                max_tokens, temperature, top_p, top_k, min_p, repeat_penalty, presence_penalty, frequency_penalty,
+                stop, seed, ignore_eos: how the text is drawn, see `Sampling`.
+
+                response_format, regex, choices, grammar: what the answer must look like, one of them at most. "json",
+                a JSON schema or a type; a regular expression; texts of which one is written; a grammar in Lark's
+                syntax.
+
+                show_format: False keeps the model from being told of it in its prompt.
 
         Raises:
-            InvalidRequestError: an argument is wrong; the field names it.
+            InvalidRequestError: an argument is wrong or unknown; the field names it.
             PrivacyError: the call must stay on the device and cannot be answered there.
             BudgetError: the budget for the server is used up, and only the server may answer.
             DeadlineExceededError: the time was up; what was shown is in `partial`.
             ServerInterruptedError: the server broke off after its first token; `partial` likewise.
             ServerError, EngineError: nobody who was allowed to could answer; notes say what was tried before.
         """
-        with self.stream(
-            messages,
-            blend=blend,
-            last_profile=last_profile,
-            free=free,
-            mode=mode,
-            private=private,
-            timeout=timeout,
-            **sampling,
-        ) as stream:
+        with self.stream(messages, **options) as stream:
             for _ in stream:
                 pass
             return stream.completion
 
-    def stream(
-        self,
-        messages: MessagesLike,
-        *,
-        blend: BlendLike | None = None,
-        last_profile: str | None = None,
-        free: bool = False,
-        mode: Mode | str | None = None,
-        private: bool | None = None,
-        timeout: float | None = None,
-        **sampling: Unpack[AnswerOptions],
-    ) -> AnswerStream:
+    def stream(self, messages: MessagesLike, **options: Unpack[CallOptions]) -> AnswerStream:
         """Return the answer as it is written; it starts when its first piece is asked for. As `ask` otherwise."""
-        return self._answer(
-            messages,
-            blend=blend,
-            last_profile=last_profile,
-            free=free,
-            mode=mode,
-            private=private,
-            timeout=timeout,
-            sampling=sampling,
-        )
+        return self._answer(messages, options)
 
-    def choose(
-        self,
-        messages: MessagesLike,
-        choices: Iterable[str],
-        *,
-        blend: BlendLike | None = None,
-        last_profile: str | None = None,
-        mode: Mode | str | None = None,
-        private: bool | None = None,
-        timeout: float | None = None,
-    ) -> Chosen:
+    def choose(self, messages: MessagesLike, choices: Iterable[str], **options: Unpack[SideOptions]) -> Chosen:
         """Return the likeliest of `choices` (2 to 100 texts) as the answer; nothing is written, so it is quick.
 
         Args:
             messages: the conversation, or one user message. The server is shown the choices after it.
             choices: the texts.
-            blend: as in `ask`.
-            last_profile: as in `ask`.
-            mode: which sides may choose.
-            private: True keeps this call on the device.
-            timeout: seconds for all attempts together (math.inf: for ever).
+            options: blend, last_profile, mode, private and timeout, as in `ask`.
 
         Raises:
             InvalidRequestError: an argument is wrong; the field names it, `choices[2]` the third choice.
             PrivacyError, DeadlineExceededError, ServerError, EngineError: as `ask`.
         """
-        call, allowed = self._core.call(
-            messages,
-            blend=blend,
-            last_profile=last_profile,
-            mode=mode,
-            private=private,
-            timeout=timeout,
-            sampling=ONE_TOKEN,
-        )
-        return ChoiceStream(self._core, call, allowed, choices).choose()
+        call = self._core.textless_call(messages, options, max_tokens=ONE_TOKEN)
+        return ChoiceStream(self._core, call, choices).choose()
 
     def score(
-        self,
-        messages: MessagesLike,
-        continuations: Iterable[str],
-        *,
-        blend: BlendLike | None = None,
-        mode: Mode | str | None = None,
-        private: bool | None = None,
-        timeout: float | None = None,
+        self, messages: MessagesLike, continuations: Iterable[str], **options: Unpack[SideOptions]
     ) -> ScoreResult:
         """Return how likely each continuation is, by the first side that the mode allows; no gates, no fallback.
+
+        Options as for `choose`.
 
         Raises:
             InvalidRequestError, PrivacyError, DeadlineExceededError, ServerError, EngineError: as `ask`.
         """
-        call, allowed = self._core.call(messages, blend=blend, mode=mode, private=private, timeout=timeout, sampling={})
-        call, source, texts = self._core.screen_scored(call, allowed, continuations)
+        call = self._core.textless_call(messages, options)
+        call, source, texts = self._core.screen_scored(call, continuations)
         engine = self._core.engines.open(source)
         request = self._core.score_request(call, texts, self._blend(call, source))
         return wait_for(self._core.accounts.paid(source, request, engine.score), request.deadline)
@@ -265,22 +213,22 @@ class Crayon(RouteCalls, CustomCalls):
         messages: MessagesLike = (),
         *,
         system: str | None = None,
-        blend: BlendLike | None = None,
-        mode: Mode | str | None = None,
-        private: bool = False,
         when_full: WhenFull = "slide",
-        **sampling: Unpack[SamplingOptions],
+        **options: Unpack[CallOptions],
     ) -> Conversation:
-        """Return a conversation that keeps its history, starting with `messages`.
+        """Return a conversation that keeps its history.
 
-        `when_full` is "slide" to leave the oldest turns out when the context is full, or "fail".
+        Args:
+            messages: what was said so far.
+            system: its system message.
+            when_full: "slide" leaves the oldest turns out when the context is full, "fail" raises PromptTooLongError.
+            options: what each turn is told unless it says otherwise, as for `ask`; `last_profile` is the profile that
+                the conversation begins in.
 
         Raises:
             InvalidRequestError: an argument is wrong; the field names it.
         """
-        return Conversation(
-            self, messages, system=system, blend=blend, mode=mode, private=private, when_full=when_full, **sampling
-        )
+        return Conversation(self, messages, system=system, when_full=when_full, **options)
 
     def status(self) -> ClientStatus:
         """Return how this client stands: server, breaker, budget and what it measured. Asks nobody.
@@ -311,30 +259,13 @@ class Crayon(RouteCalls, CustomCalls):
     def _answer(
         self,
         messages: MessagesLike,
+        options: CallOptions,
         *,
-        blend: BlendLike | None,
-        last_profile: str | None = None,
-        mode: Mode | str | None,
-        private: bool | None,
-        timeout: float | None,
-        sampling: Mapping[str, Any],
-        free: bool = False,
         past: Past | None = None,
         on_done: Callable[[Completion], None] | None = None,
         shorten: Callable[[Call, PromptTooLongError], Call | None] | None = None,
     ) -> AnswerStream:
-        call, allowed = self._core.call(
-            messages,
-            blend=blend,
-            last_profile=last_profile,
-            mode=mode,
-            private=private,
-            timeout=timeout,
-            sampling=sampling,
-            past=past,
-            free=free,
-        )
-        return AnswerStream(self._core, call, allowed, on_done, shorten)
+        return AnswerStream(self._core, self._core.call(messages, options, past=past), on_done, shorten)
 
     def _blend(self, call: Call, source: Source) -> Blend | None:
         """Return the weights that a call wants at one side; where it leaves a choice, by its last message."""

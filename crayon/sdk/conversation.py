@@ -10,23 +10,20 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 from crayon.completion import Reason, Source
 from crayon.errors import InvalidRequestError
 from crayon.messages import Message, normalise_messages
-from crayon.router.policy import parse_mode
-from crayon.sampling import Sampling
-from crayon.sdk.options import resolve_private, resolve_sampling
-from crayon.sdk.privacy import Past
+from crayon.sdk.options import Past, check_profile, lasting, merged, resolve_private
 from crayon.sdk.sliding import oldest_to_drop
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Unpack
 
-    from crayon.completion import Completion, Mode
+    from crayon.completion import Completion
     from crayon.errors import PromptTooLongError
     from crayon.messages import MessagesLike
     from crayon.sdk.async_client import AsyncCrayon
     from crayon.sdk.async_stream import AsyncAnswerStream
     from crayon.sdk.client import Crayon
-    from crayon.sdk.options import AnswerOptions, BlendLike, Call, SamplingOptions
+    from crayon.sdk.options import Call, CallOptions
     from crayon.sdk.stream import AnswerStream
 
 WhenFull: TypeAlias = Literal["slide", "fail"]
@@ -38,7 +35,13 @@ class _History:
     """Turns so far. A turn enters it when its answer is complete, and only if it is still the latest one."""
 
     def __init__(
-        self, messages: MessagesLike, *, system: str | None, private: bool, drops: bool, when_full: WhenFull
+        self,
+        messages: MessagesLike,
+        options: CallOptions,
+        *,
+        system: str | None,
+        drops: bool,
+        when_full: WhenFull,
     ) -> None:
         if when_full not in ("slide", "fail"):
             raise InvalidRequestError("when_full", f"must be 'slide' or 'fail', not {when_full!r}")
@@ -49,12 +52,13 @@ class _History:
             if self._turns and self._turns[0].role == "system":
                 raise InvalidRequestError("system", "the messages already start with a system message; drop one")
             self._turns = (*_checked([Message("system", system)]), *self._turns)
-        self._private = self._born_private = resolve_private(private)
+        self._options = lasting(options)
+        self._private = self._born_private = resolve_private(options.get("private", False))
         self._drops = drops
         self._held: set[int] = set()  # indexes of messages that must stay on the device
         self._clean: set[int] = set()  # and of answers that a server wrote
         self._latest = 0
-        self._profile: str | None = None
+        self._profile = check_profile(options.get("last_profile"))
 
     @property
     def messages(self) -> tuple[Message, ...]:
@@ -97,6 +101,11 @@ class _History:
         self._private = self._private or own
         self._latest += 1
         return (*self._turns, *question), self._latest, own if self._drops else self._private
+
+    def _told(self, options: CallOptions, *, private: bool) -> CallOptions:
+        """Return all that a turn's call is told: by the turn, else by the conversation."""
+        told = merged({**self._options, "last_profile": self._profile}, options)
+        return {**told, "private": private}
 
     def _sent(self, messages: tuple[Message, ...]) -> dict[str, Any]:
         """Return as keywords what is sent of a history, without what was left out, and what is known of it."""
@@ -156,58 +165,27 @@ class Conversation(_History):
         messages: MessagesLike = (),
         *,
         system: str | None = None,
-        blend: BlendLike | None = None,
-        mode: Mode | str | None = None,
-        private: bool = False,
         when_full: WhenFull = "slide",
-        **sampling: Unpack[SamplingOptions],
+        **options: Unpack[CallOptions],
     ) -> None:
-        drops = client._core.screen.drops
-        super().__init__(messages, system=system, private=private, drops=drops, when_full=when_full)
+        super().__init__(messages, options, system=system, drops=client._core.screen.drops, when_full=when_full)
         self._client = client
-        self._defaults = _Defaults(blend, mode, sampling)
 
-    def ask(
-        self,
-        text: str,
-        *,
-        blend: BlendLike | None = None,
-        free: bool = False,
-        mode: Mode | str | None = None,
-        private: bool | None = None,
-        timeout: float | None = None,
-        **sampling: Unpack[AnswerOptions],
-    ) -> Completion:
-        """Say `text` and return the whole answer; arguments and errors as for `Crayon.ask`."""
-        with self.stream(
-            text, blend=blend, free=free, mode=mode, private=private, timeout=timeout, **sampling
-        ) as stream:
+    def ask(self, text: str, **options: Unpack[CallOptions]) -> Completion:
+        """Say `text` and return the whole answer; options and errors as for `Crayon.ask`."""
+        with self.stream(text, **options) as stream:
             for _ in stream:
                 pass
             return stream.completion
 
-    def stream(
-        self,
-        text: str,
-        *,
-        blend: BlendLike | None = None,
-        free: bool = False,
-        mode: Mode | str | None = None,
-        private: bool | None = None,
-        timeout: float | None = None,
-        **sampling: Unpack[AnswerOptions],
-    ) -> AnswerStream:
-        """Say `text` and return the answer as it is written; arguments and errors as for `Crayon.stream`."""
-        messages, turn, stays = self._begin(text, private=private)
+    def stream(self, text: str, **options: Unpack[CallOptions]) -> AnswerStream:
+        """Say `text` and return the answer as it is written; options and errors as for `Crayon.stream`."""
+        messages, turn, stays = self._begin(text, private=options.get("private"))
         return self._client._answer(
             **self._sent(messages),
-            last_profile=self._profile,
-            private=stays,
-            free=free,
-            timeout=timeout,
+            options=self._told(options, private=stays),
             on_done=self._recorder(messages, turn, private=stays),
             shorten=self._shortener(messages, turn),
-            **self._defaults.merged(blend, mode, sampling),
         )
 
 
@@ -226,77 +204,28 @@ class AsyncConversation(_History):
         messages: MessagesLike = (),
         *,
         system: str | None = None,
-        blend: BlendLike | None = None,
-        mode: Mode | str | None = None,
-        private: bool = False,
         when_full: WhenFull = "slide",
-        **sampling: Unpack[SamplingOptions],
+        **options: Unpack[CallOptions],
     ) -> None:
-        drops = client._core.screen.drops
-        super().__init__(messages, system=system, private=private, drops=drops, when_full=when_full)
+        super().__init__(messages, options, system=system, drops=client._core.screen.drops, when_full=when_full)
         self._client = client
-        self._defaults = _Defaults(blend, mode, sampling)
 
-    async def ask(
-        self,
-        text: str,
-        *,
-        blend: BlendLike | None = None,
-        free: bool = False,
-        mode: Mode | str | None = None,
-        private: bool | None = None,
-        timeout: float | None = None,  # noqa: ASYNC109 # one meaning on both clients: the whole turn's deadline
-        **sampling: Unpack[AnswerOptions],
-    ) -> Completion:
-        """Say `text` and return the whole answer; arguments and errors as for `AsyncCrayon.ask`."""
-        async with self.stream(
-            text, blend=blend, free=free, mode=mode, private=private, timeout=timeout, **sampling
-        ) as stream:
+    async def ask(self, text: str, **options: Unpack[CallOptions]) -> Completion:
+        """Say `text` and return the whole answer; options and errors as for `AsyncCrayon.ask`."""
+        async with self.stream(text, **options) as stream:
             async for _ in stream:
                 pass
             return stream.completion
 
-    def stream(
-        self,
-        text: str,
-        *,
-        blend: BlendLike | None = None,
-        free: bool = False,
-        mode: Mode | str | None = None,
-        private: bool | None = None,
-        timeout: float | None = None,
-        **sampling: Unpack[AnswerOptions],
-    ) -> AsyncAnswerStream:
-        """Say `text` and return the answer as it is written; arguments and errors as for `AsyncCrayon.stream`."""
-        messages, turn, stays = self._begin(text, private=private)
+    def stream(self, text: str, **options: Unpack[CallOptions]) -> AsyncAnswerStream:
+        """Say `text` and return the answer as it is written; options and errors as for `AsyncCrayon.stream`."""
+        messages, turn, stays = self._begin(text, private=options.get("private"))
         return self._client._answer(
             **self._sent(messages),
-            last_profile=self._profile,
-            private=stays,
-            free=free,
-            timeout=timeout,
+            options=self._told(options, private=stays),
             on_done=self._recorder(messages, turn, private=stays),
             shorten=self._shortener(messages, turn),
-            **self._defaults.merged(blend, mode, sampling),
         )
-
-
-class _Defaults:
-    """What a conversation's turns use where a turn itself says nothing."""
-
-    def __init__(self, blend: BlendLike | None, mode: Mode | str | None, sampling: SamplingOptions) -> None:
-        self._blend = blend
-        self._mode = None if mode is None else parse_mode(mode)
-        resolve_sampling(Sampling(), sampling)
-        self._sampling = sampling
-
-    def merged(self, blend: BlendLike | None, mode: Mode | str | None, sampling: AnswerOptions) -> dict[str, Any]:
-        """Return the keywords of one turn."""
-        return {
-            "blend": self._blend if blend is None else blend,
-            "mode": self._mode if mode is None else mode,
-            "sampling": {**self._sampling, **sampling},
-        }
 
 
 def _checked(messages: MessagesLike) -> tuple[Message, ...]:

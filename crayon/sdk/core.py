@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, cast
 
 from crayon.completion import Blend, Reason, Source
 from crayon.customising.profile_gate import ProfileGate, check_model
@@ -21,16 +22,20 @@ from crayon.sdk.calibration.loaded import AUTO, Calibrations
 from crayon.sdk.customizations import Customizations, samples_of
 from crayon.sdk.engines import Engines
 from crayon.sdk.options import (
+    SIDE_FIELDS,
     Call,
+    Defaults,
+    Past,
     check_hardness,
     check_list,
+    check_names,
     check_timeout,
-    resolve_format,
+    resolve_options,
     resolve_private,
     resolve_sampling,
     system_message,
 )
-from crayon.sdk.privacy import Past, Screen
+from crayon.sdk.privacy import Screen
 from crayon.sdk.query_gate import Choice, QueryGate, choice_of
 from crayon.sdk.scopes import ClientScopes
 from crayon.sdk.turn import Turn
@@ -40,7 +45,7 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Iterable, Mapping, Sequence
     from pathlib import Path
-    from typing import Literal
+    from typing import Literal, Unpack
 
     from crayon.completion import Mode
     from crayon.customising.customization import Customization
@@ -53,7 +58,7 @@ if TYPE_CHECKING:
     from crayon.router.scope import Scope
     from crayon.sdk.calibration.loaded import CalibrationLike
     from crayon.sdk.customizations import CustomizationLike, SamplesLike
-    from crayon.sdk.options import BlendLike
+    from crayon.sdk.options import CallOptions, SamplingOptions, SideOptions
     from crayon.sdk.privacy import Privacy
 
 
@@ -84,10 +89,12 @@ class Core:
         conditions: Conditions | None = None,
         privacy: Privacy | None = None,
     ) -> None:
-        self._mode = parse_mode(mode)
-        self._timeout = check_timeout(timeout)
-        self._private = resolve_private(private)
-        self._sampling = resolve_sampling(Sampling(), sampling)
+        self._defaults = Defaults(
+            mode=parse_mode(mode),
+            timeout=check_timeout(timeout),
+            private=resolve_private(private),
+            sampling=resolve_sampling(Sampling(), sampling),
+        )
         self._system = system_message(system)
         self._hardness = check_hardness(hardness)
         self.screen = Screen(privacy)
@@ -111,26 +118,14 @@ class Core:
             if self.engines.configured(source) and not held_back:
                 self.engines.open(source)
         if self._scopes and self.engines.configured(Source.DEVICE):
-            self._scopes.gate(None if self._timeout is None else time.monotonic() + self._timeout)
+            self._scopes.gate(None if self._defaults.timeout is None else time.monotonic() + self._defaults.timeout)
         if self._customization is not None:
             custom = self.customizations.find("customization", self._customization)
             self._profiles(custom, {})
 
     # -- calls
 
-    def call(
-        self,
-        messages: MessagesLike,
-        *,
-        blend: BlendLike | None,
-        mode: Mode | str | None,
-        private: bool | None,
-        timeout: float | None,
-        sampling: Mapping[str, Any],
-        last_profile: str | None = None,
-        free: bool = False,
-        past: Past | None = None,
-    ) -> tuple[Call, Allowed]:
+    def call(self, messages: MessagesLike, options: CallOptions, *, past: Past | None = None) -> Call:
         """Resolve every default and ask the policy.
 
         Raises:
@@ -138,46 +133,47 @@ class Core:
             BudgetError: the budget is used up, and only the server may answer.
         """
         self.engines.check_open()
-        form, sampling = resolve_format(sampling)
-        customised = self._customised(blend)
+        told = resolve_options(options, self._defaults)
+        customised = self._customised(options.get("blend"))
         self.engines.suit(customised.get("customization"))
         call = Call(
             messages=self._with_system(normalise_messages(messages)),
-            sampling=resolve_sampling(self._sampling, sampling),
-            mode=self._mode if mode is None else parse_mode(mode),
-            private=resolve_private(self._private, private),
-            timeout=self._timeout if timeout is None else check_timeout(timeout),
-            last_profile=_profile(last_profile),
-            free=_flag("free", free),
+            allowed=self._allowed(told["mode"], private=told["private"]),
             past=past or Past(),
-            form=form,
+            **told,
             **customised,
         )
-        allowed = allowed_sources(
-            call.mode,
-            private=call.private,
-            device=self.engines.configured(Source.DEVICE),
-            server=self.engines.configured(Source.SERVER),
-            server_away=self.engines.server_away,
-            local_only=local_only(),
-        )
-        allowed = self.accounts.affordable(allowed)
-        if call.always and call.customization and len(call.customization.profiles) > 1 and _server_only(allowed):
+        if call.always and call.customization and len(call.customization.profiles) > 1 and _server_only(call):
             raise InvalidRequestError(
                 "blend", f"{call.customization.name!r} has several profiles, and only the device can choose among them"
             )
-        if call.always and _server_only(allowed) and call.customization and _uses_samples(call.customization):
+        if call.always and _server_only(call) and call.customization and _uses_samples(call.customization):
             logger.warning(
                 "customisation %s answers with its samples, which stay on the device: the server gets the weights "
                 "of its blend alone",
                 call.customization.name,
             )
-        return call, allowed
+        return call
+
+    def textless_call(self, messages: MessagesLike, options: SideOptions, **sampling: Unpack[SamplingOptions]) -> Call:
+        """Resolve a call that writes no text, and so takes fewer options; `sampling` is what is accounted for it."""
+        check_names(options, SIDE_FIELDS, "this call")
+        return self.call(messages, cast("CallOptions", {**options, **sampling}))
+
+    def _allowed(self, mode: Mode, *, private: bool) -> Allowed:
+        allowed = allowed_sources(
+            mode,
+            private=private,
+            device=self.engines.configured(Source.DEVICE),
+            server=self.engines.configured(Source.SERVER),
+            server_away=self.engines.server_away,
+            local_only=local_only(),
+        )
+        return self.accounts.affordable(allowed)
 
     def turn(
         self,
         call: Call,
-        allowed: Allowed,
         *,
         gate: Callable[[Hardness], HardnessGate | None] = HardnessGate,
         request_bytes: Callable[[GenerateRequest], int] | None = None,
@@ -189,18 +185,17 @@ class Core:
         A calibration judges a choice (`of_choices`) by other signals than a text. `watch` is told the estimated gain
         by a turn that is only looked at.
         """
-        if Source.SERVER in allowed.sources and call.screened is None:
+        if Source.SERVER in call.allowed.sources and call.screened is None:
             raise EngineError("a call that may reach the server was not looked at; nothing was sent")
         choice = _only_choice(call)
         choosing = call.customization is not None and choice is None
         return Turn(
-            call,
-            self.accounts.fitting(call, allowed),
+            replace(call, allowed=self.accounts.fitting(call)),
             scoped=bool(self._scopes) or (choosing and not call.always),
             choosing=choosing,
             choice=choice,
             hardness=self._hardness,
-            calibrated=self._calibrated(call, watch, of_choices=of_choices) if allowed.gated else None,
+            calibrated=self._calibrated(call, watch, of_choices=of_choices) if call.allowed.gated else None,
             gate=gate,
             server=self.engines.server_address,
             request_bytes=request_bytes or self.engines.request_bytes,
@@ -216,16 +211,16 @@ class Core:
         """Return the engines to open before the clock starts: a server is quick to open, a fallback device waits."""
         return tuple(source for source in allowed.sources if source is Source.SERVER or source is allowed.sources[0])
 
-    def prepare(self, call: Call, allowed: Allowed) -> None:
+    def prepare(self, call: Call) -> None:
         """Check what a call is answered by; its engines are open. May block: the gates' calibration is read.
 
         Raises:
             AdapterMismatchError: the customisation was made for another model than the device's.
             ConfigError: the calibration is damaged, or was made for something else than what runs.
         """
-        if call.customization is not None and allowed.sources[0] is Source.DEVICE:
+        if call.customization is not None and call.allowed.sources[0] is Source.DEVICE:
             check_model(call.customization, self.engines.open(Source.DEVICE))
-        if allowed.gated:
+        if call.allowed.gated:
             self.calibrations.prepare(call, self.engines)
 
     def close(self) -> None:
@@ -233,15 +228,13 @@ class Core:
         self.calibrations.close()
         self.engines.close()
 
-    def screen_scored(
-        self, call: Call, allowed: Allowed, continuations: Iterable[str]
-    ) -> tuple[Call, Source, tuple[str, ...]]:
+    def screen_scored(self, call: Call, continuations: Iterable[str]) -> tuple[Call, Source, tuple[str, ...]]:
         """Return a `score` call, the side that scores and the continuations, as they may go there."""
         if isinstance(continuations, str):
             raise InvalidRequestError("continuations", "must be a list of texts, not one text")
         check_list("continuations", continuations)
-        call, allowed, texts = self.screen.look_scored(call, allowed, tuple(continuations))
-        return call, allowed.sources[0], texts
+        call, texts = self.screen.look_scored(call, tuple(continuations))
+        return call, call.allowed.sources[0], texts
 
     def score_request(self, call: Call, continuations: tuple[str, ...], blend: Blend | None) -> ScoreRequest:
         """Return the request of a `score` call under the blend that was chosen; its time starts now."""
@@ -258,14 +251,15 @@ class Core:
         """Return which side embeds, the device if there is one, the texts as they may go there, and the patience."""
         self.engines.check_open()
         allowed = Allowed((Source.DEVICE,), Reason.MODE)
-        private = resolve_private(self._private, private)
+        private = resolve_private(self._defaults.private, private)
         if not self.engines.configured(Source.DEVICE):
-            allowed = allowed_sources(self._mode, private=private, device=False, server=True, local_only=local_only())
+            mode = self._defaults.mode
+            allowed = allowed_sources(mode, private=private, device=False, server=True, local_only=local_only())
             allowed = self.accounts.affordable(allowed)
-        patience = self._timeout if timeout is None else check_timeout(timeout)
+        patience = self._defaults.timeout if timeout is None else check_timeout(timeout)
         check_list("texts", texts)  # a text is one too
         given = (texts,) if isinstance(texts, str) else tuple(texts)
-        return allowed.sources[0], self.screen.look_texts(self._mode, allowed, given), patience
+        return allowed.sources[0], self.screen.look_texts(self._defaults.mode, allowed, given), patience
 
     def encode_request(self, texts: tuple[str, ...], timeout: float | None) -> EncodeRequest:
         """Return the request of an `encode` call; its time starts now."""
@@ -341,7 +335,7 @@ class Core:
             checked=check,
             replace=replace,
             system=self._system,
-            patience=self._timeout if timeout is None else check_timeout(timeout),
+            patience=self._defaults.timeout if timeout is None else check_timeout(timeout),
             ready=ready,
             progress=progress,
             cancelled=cancelled,
@@ -362,14 +356,19 @@ class Core:
         self.engines.check_open()
         call = CalibrateCall(
             customization=self._customization if customization is None else customization,
-            private=resolve_private(self._private, private),
-            patience=self._timeout if timeout is None else check_timeout(timeout),
+            private=resolve_private(self._defaults.private, private),
+            patience=self._defaults.timeout if timeout is None else check_timeout(timeout),
             hold_tokens=(self._hardness or Hardness()).hold_tokens if hold_tokens is None else hold_tokens,
             may_send=self.screen.lets_pass,
             **wishes,
         )
         return calibrate_call(
-            call, self.engines, self.customizations, self.accounts, system=self._system, sampling=self._sampling
+            call,
+            self.engines,
+            self.customizations,
+            self.accounts,
+            system=self._system,
+            sampling=self._defaults.sampling,
         )
 
     def calibration_path(self, customization: CustomizationLike | None) -> Path:
@@ -417,17 +416,5 @@ def _uses_samples(custom: Customization) -> bool:
     return any(profile.evidence for profile in custom.profiles)
 
 
-def _flag(name: str, value: object) -> bool:
-    if not isinstance(value, bool):
-        raise InvalidRequestError(name, f"must be True or False, not {value!r}")
-    return value
-
-
-def _server_only(allowed: Allowed) -> bool:
-    return allowed.sources == (Source.SERVER,)
-
-
-def _profile(name: object) -> str | None:
-    if name is None or isinstance(name, str):
-        return name
-    raise InvalidRequestError("last_profile", f"must be the name in `Route.profile`, not {type(name).__name__}")
+def _server_only(call: Call) -> bool:
+    return call.allowed.sources == (Source.SERVER,)

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from crayon.completion import Reason
-    from crayon.router.policy import Allowed
     from crayon.router.scope import ScopeVerdict
     from crayon.router.targets import Target
     from crayon.sdk.actions import Action
@@ -96,19 +95,19 @@ class Explanation:
     choices: int = 0
 
 
-def explain(core: Core, call: Call, allowed: Allowed, choices: Iterable[str] | None = None) -> Explanation:
+def explain(core: Core, call: Call, choices: Iterable[str] | None = None) -> Explanation:
     """Return who would answer a call, or choose; nothing is sent. Errors as `Crayon.explain`."""
     benefits: list[float] = []
     scoring = None if choices is None else Scoring(check_choices(choices))
-    call, allowed = core.screen.look(call, allowed, scoring.choices if scoring else ())
-    lost = _open_device(core, call, allowed)
+    call = core.screen.look(call, scoring.choices if scoring else ())
+    lost = _open_device(core, call)
     if scoring is None:
-        turn = core.turn(call, allowed, watch=benefits.append)
+        turn = core.turn(call, watch=benefits.append)
     else:
-        turn = core.turn(call, allowed, gate=choice_gate, of_choices=True, watch=benefits.append)
+        turn = core.turn(call, gate=choice_gate, of_choices=True, watch=benefits.append)
     action = turn.begin() if lost is None else turn.begin_without_device(lost)
     if isinstance(action, Embed):
-        action = _embed(core, turn, call, allowed, action)
+        action = _embed(core, turn, call, action)
     closed = action.support if isinstance(action, Generate) else None
     if scoring is None and closed is not None and closed.answers:
         scoring = Scoring(closed.answers, given=False)  # one of a closed set is wanted, as in `Answer`
@@ -116,29 +115,29 @@ def explain(core: Core, call: Call, allowed: Allowed, choices: Iterable[str] | N
         action = _hold(core, turn, action, scoring)
     if isinstance(action, Fail):
         raise action.error
-    return _told(core, turn, call, allowed, benefits, scoring)
+    return _told(core, turn, call, benefits, scoring)
 
 
-def _open_device(core: Core, call: Call, allowed: Allowed) -> CrayonError | None:
+def _open_device(core: Core, call: Call) -> CrayonError | None:
     """Open and check the device where it comes first; return why it cannot be opened, where the server would answer."""
-    if allowed.sources[0] is not Source.DEVICE:
+    if call.allowed.sources[0] is not Source.DEVICE:
         return None
     try:
-        device = core.engines.open(Source.DEVICE, allowed.sources)
+        device = core.engines.open(Source.DEVICE, call.allowed.sources)
     except CrayonError as error:
-        if not core.engines.lost_device(error, allowed.sources):
+        if not core.engines.lost_device(error, call.allowed.sources):
             raise
         return error
-    if allowed.gated:
+    if call.allowed.gated:
         core.calibrations.prepare(call, core.engines, server=False)
     if call.customization is not None:
         check_model(call.customization, device)
     return None
 
 
-def _embed(core: Core, turn: Turn, call: Call, allowed: Allowed, action: Embed) -> Action:
+def _embed(core: Core, turn: Turn, call: Call, action: Embed) -> Action:
     try:
-        gate = core.query_gate(call, action.until, gated=allowed.gated)
+        gate = core.query_gate(call, action.until, gated=call.allowed.gated)
         request = EncodeRequest(texts=(action.text,), deadline=action.until)
         verdict = gate.judge(wait_for(gate.encode(core.engines.open(Source.DEVICE), request), action.until))
     except CrayonError as error:
@@ -172,13 +171,11 @@ def _hold(core: Core, turn: Turn, action: Generate, scoring: Scoring | None) -> 
         return turn.failed(error)
 
 
-def _told(
-    core: Core, turn: Turn, call: Call, allowed: Allowed, benefits: list[float], scoring: Scoring | None
-) -> Explanation:
+def _told(core: Core, turn: Turn, call: Call, benefits: list[float], scoring: Scoring | None) -> Explanation:
     decision, ledger, gate = turn.ledger.last, turn.ledger, turn.gate
     if decision is None:
         raise EngineError("nothing was decided")
-    record = core.calibrations.record(call) if allowed.gated else None
+    record = core.calibrations.record(call) if call.allowed.gated else None
     keeper = core.calibrations.keeper(call) if record else None
     margin = ledger.scope.score - ledger.scope.threshold if ledger.scope else None
     ranking = scoring.rankings.get(Source.DEVICE) if scoring else None
@@ -194,8 +191,8 @@ def _told(
         reason=decision.reason,
         score=decision.score,
         threshold=decision.threshold,
-        allowed=turn.allowed.sources,
-        allowed_reason=turn.allowed.reason,
+        allowed=turn.call.allowed.sources,
+        allowed_reason=turn.call.allowed.reason,
         scope=ledger.scope,
         customization=ledger.choice.customization if ledger.choice else None,
         profile=ledger.choice.profile if ledger.choice else None,

@@ -5,24 +5,38 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict, cast
 
+from crayon.completion import Mode
 from crayon.data.scope_files import load_scope
 from crayon.errors import InvalidRequestError
 from crayon.messages import Message, normalise_messages
 from crayon.router.hardness import Hardness
+from crayon.router.policy import parse_mode
 from crayon.router.scope import Scope
 from crayon.sampling import SAMPLING_FIELDS, Sampling
-from crayon.sdk.privacy import Past
 
 if TYPE_CHECKING:
-    from crayon.completion import Blend, Mode
+    from crayon.completion import Blend, PrivacyReport
     from crayon.constraint import Constraint
     from crayon.constraints.response_format import Form
     from crayon.customising.customization import Customization
-    from crayon.sdk.privacy import Screened
+    from crayon.router.policy import Allowed
 
     BlendLike: TypeAlias = Blend | Customization | str
+
+
+class SideOptions(TypedDict, total=False):
+    """The keywords of every call, one that writes no text too: who may answer, with what, and for how long.
+
+    `Crayon.ask` says what each does. None stands for what the client does anyway.
+    """
+
+    blend: BlendLike | None
+    last_profile: str | None
+    mode: Mode | str | None
+    private: bool | None
+    timeout: float | None
 
 
 class SamplingOptions(TypedDict, total=False):
@@ -56,39 +70,65 @@ class FormatOptions(TypedDict, total=False):
     show_format: bool
 
 
-class AnswerOptions(SamplingOptions, FormatOptions, total=False):
-    """The keywords of every call that has an answer written: how it is drawn, and what it must look like."""
+class CallOptions(SideOptions, SamplingOptions, FormatOptions, total=False):
+    """Everything that a call for an answer can be told; `Crayon.ask` says what each keyword does.
 
-
-_FORMAT_FIELDS = frozenset(FormatOptions.__annotations__)
-
-
-def resolve_format(options: Mapping[str, Any]) -> tuple[Form | None, dict[str, Any]]:
-    """Return what the answer must look like, and the options that say something else.
-
-    Raises:
-        InvalidRequestError: it cannot be kept; the message names the keyword.
+    A function that hands keywords on to a client is typed `**options: Unpack[CallOptions]`.
     """
-    given = {name: value for name, value in options.items() if name in _FORMAT_FIELDS}
-    rest = {name: value for name, value in options.items() if name not in _FORMAT_FIELDS}
-    if not given:
-        return None, rest
-    from crayon.constraints.response_format import form_of
 
-    return form_of(**given), rest
+    free: bool
+
+
+SIDE_FIELDS = tuple(SideOptions.__annotations__)
+CALL_FIELDS = tuple(CallOptions.__annotations__)
+_FORMAT_FIELDS = tuple(FormatOptions.__annotations__)
+_SHOW_FORMAT = "show_format"  # says how a format is kept, and asks for none
+
+
+@dataclass(frozen=True, slots=True)
+class Past:
+    """What a conversation knows of its messages, by index: which must stay, and which answers a server wrote."""
+
+    private: frozenset[int] = frozenset()
+    clean: frozenset[int] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Screened:
+    """A call that was looked at: what a server may be sent, and what its placeholders stand for.
+
+    `others` are the call's further texts, such as choices, as they may be sent.
+    """
+
+    messages: tuple[Message, ...]
+    sampling: Sampling
+    others: tuple[str, ...] = ()
+    originals: Mapping[str, str] = field(default_factory=dict, repr=False)
+    report: PrivacyReport | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Defaults:
+    """What a client does where a call says nothing; `timeout` in seconds, or None to wait for ever."""
+
+    mode: Mode
+    private: bool
+    timeout: float | None
+    sampling: Sampling
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Call:
     """One resolved call; `timeout` in seconds, or None to wait for ever.
 
-    `always`: the caller named the customisation, so it is applied whatever the query is like. `free`: a text is wanted
-    even where the customisation's answers are a closed set. `last_profile`: the
-    profile that the conversation is in. `past`: what a conversation knows of its messages. `screened`: what a server
-    may be sent, once it was looked at. `form`: what the answer must look like.
+    `allowed`: which sides may answer, as far as is known yet. `always`: the caller named the customisation, so it is
+    applied whatever the query is like. `free`: a text is wanted even where the customisation's answers are a closed
+    set. `last_profile`: the profile that the conversation is in. `past`: what a conversation knows of its messages.
+    `screened`: what a server may be sent, once it was looked at. `form`: what the answer must look like.
     """
 
     messages: tuple[Message, ...]
+    allowed: Allowed
     sampling: Sampling
     mode: Mode
     private: bool
@@ -113,22 +153,88 @@ class Call:
         return self.free or self.form is not None
 
 
+def resolve_format(options: Mapping[str, Any]) -> Form | None:
+    """Return what the answer must look like, if the options ask for something.
+
+    Raises:
+        InvalidRequestError: it cannot be kept; the message names the keyword.
+    """
+    given = {name: value for name, value in options.items() if name in _FORMAT_FIELDS}
+    if not given:
+        return None
+    from crayon.constraints.response_format import form_of
+
+    return form_of(**given)
+
+
+def check_names(given: Iterable[str], known: Sequence[str], what: str = "a call") -> None:
+    """Raise InvalidRequestError for a keyword that `what` does not take; the message names those that are near."""
+    for name in given:
+        if name not in known:
+            from difflib import get_close_matches
+
+            near = get_close_matches(name, known)
+            meant = f"did you mean {' or '.join(near)}? " if near else ""
+            raise InvalidRequestError(name, f"is unknown; {meant}{what} takes {', '.join(known)}")
+
+
+def resolve_options(options: CallOptions, defaults: Defaults) -> dict[str, Any]:
+    """Return what a call was told as fields of `Call`, with the client's defaults; `blend` is looked up elsewhere.
+
+    Raises:
+        InvalidRequestError: a keyword is unknown, or its value is wrong.
+    """
+    check_names(options, CALL_FIELDS)
+    mode, timeout = options.get("mode"), options.get("timeout")
+    return {
+        "mode": defaults.mode if mode is None else parse_mode(mode),
+        "private": resolve_private(defaults.private, options.get("private")),
+        "timeout": defaults.timeout if timeout is None else check_timeout(timeout),
+        "last_profile": check_profile(options.get("last_profile")),
+        "free": check_flag("free", options.get("free", False)),
+        "form": resolve_format(options),
+        "sampling": resolve_sampling(
+            defaults.sampling, {name: value for name, value in options.items() if name in SAMPLING_FIELDS}
+        ),
+    }
+
+
+def lasting(options: CallOptions) -> CallOptions:
+    """Return checked options that can be used for several calls: choices are gone through once.
+
+    Raises:
+        InvalidRequestError: a keyword is unknown, or its value is wrong.
+    """
+    kept = options.copy()
+    choices: object = options.get("choices")
+    if isinstance(choices, Iterable) and not isinstance(choices, str):
+        kept["choices"] = tuple(choices)
+    resolve_options(kept, Defaults(mode=Mode.PREFER_ON_DEVICE, private=False, timeout=None, sampling=Sampling()))
+    return kept
+
+
+def merged(base: CallOptions, own: CallOptions) -> CallOptions:
+    """Return a turn's own options over those of its conversation; a format of its own takes the other's place."""
+    wishes = {name: value for name, value in own.items() if value is not None or name not in SIDE_FIELDS}
+    ruled = any(own.get(name) is not None for name in _FORMAT_FIELDS if name != _SHOW_FORMAT)
+    kept = {name: value for name, value in base.items() if not (ruled and name in _FORMAT_FIELDS)}
+    return cast("CallOptions", {**kept, **wishes})
+
+
 def resolve_sampling(base: Sampling, changes: Mapping[str, Any]) -> Sampling:
     """Return `base` with `changes` applied.
 
     Raises:
         InvalidRequestError: an unknown keyword, or a value out of range.
     """
-    for name in changes:
-        if name not in SAMPLING_FIELDS:
-            raise InvalidRequestError(name, f"is unknown; sampling takes {', '.join(SAMPLING_FIELDS)}")
+    check_names(changes, SAMPLING_FIELDS, "sampling")
     stop = changes.get("stop", ())
     if not isinstance(stop, str | Sequence):
         raise InvalidRequestError("stop", f"must be a text or a list of texts, not {type(stop).__name__}")
     return replace(base, **changes)
 
 
-def resolve_private(default: bool, change: bool | None = False) -> bool:  # noqa: FBT001, FBT002 # both are one flag
+def resolve_private(default: bool | None, change: bool | None = False) -> bool:  # noqa: FBT001, FBT002 # both are one flag
     """Return whether a call is private: its own flag can add to the default (None: no wish), never lift it.
 
     Raises:
@@ -137,7 +243,7 @@ def resolve_private(default: bool, change: bool | None = False) -> bool:  # noqa
     for flag in (default, False if change is None else change):
         if not isinstance(flag, bool):
             raise InvalidRequestError("private", f"must be True or False, not {flag!r}; nothing was sent")
-    return default or change is True
+    return default is True or change is True
 
 
 def check_timeout(seconds: float | None) -> float | None:
@@ -164,6 +270,20 @@ def system_message(text: str | None) -> Message | None:
     if not isinstance(text, str):
         raise InvalidRequestError("system", f"must be text or None, not {type(text).__name__}")
     return normalise_messages([Message("system", text), Message("user", "?")])[0] if text else None
+
+
+def check_flag(name: str, value: object) -> bool:
+    """Return a value that is True or False, or raise InvalidRequestError."""
+    if not isinstance(value, bool):
+        raise InvalidRequestError(name, f"must be True or False, not {value!r}")
+    return value
+
+
+def check_profile(name: object) -> str | None:
+    """Return the name of a profile or None, or raise InvalidRequestError."""
+    if name is None or isinstance(name, str):
+        return name
+    raise InvalidRequestError("last_profile", f"must be the name in `Route.profile`, not {type(name).__name__}")
 
 
 def check_list(field: str, value: object) -> None:

@@ -15,6 +15,7 @@ from crayon.privacy.redaction import redact
 from crayon.privacy.scanner import Scanner, detectors_of
 from crayon.router.policy import Allowed
 from crayon.router.privacy import Action, decide_action, stay, turns_to_drop
+from crayon.sdk.options import Past, Screened
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from crayon.messages import Message
     from crayon.privacy.finding import Detector
     from crayon.privacy.scanner import Scan
-    from crayon.sampling import Sampling
     from crayon.sdk.options import Call
 
 logger = logging.getLogger("crayon.sdk")
@@ -76,28 +76,6 @@ class Privacy:
 
 
 @dataclass(frozen=True, slots=True)
-class Past:
-    """What a conversation knows of its messages, by index: which must stay, and which answers a server wrote."""
-
-    private: frozenset[int] = frozenset()
-    clean: frozenset[int] = frozenset()
-
-
-@dataclass(frozen=True, slots=True)
-class Screened:
-    """A call that was looked at: what a server may be sent, and what its placeholders stand for.
-
-    `others` are the call's further texts, such as choices, as they may be sent.
-    """
-
-    messages: tuple[Message, ...]
-    sampling: Sampling
-    others: tuple[str, ...] = ()
-    originals: Mapping[str, str] = field(default_factory=dict, repr=False)
-    report: PrivacyReport | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class _Verdict:
     """What may be sent: `kept` indexes of messages, and all texts (messages, then the others) as they may go."""
 
@@ -126,44 +104,41 @@ class Screen:
         """Whether turns that must stay are left out, instead of keeping their whole conversation here."""
         return self._privacy.history == DROP_HISTORY
 
-    def look(self, call: Call, allowed: Allowed, others: Sequence[str] = ()) -> tuple[Call, Allowed]:
+    def look(self, call: Call, others: Sequence[str] = ()) -> Call:
         """Return the call with what a server may be sent of it, and which sides may answer now.
 
         Args:
             call: what is asked for.
-            allowed: what the policy allows.
             others: further texts that would be sent with it.
 
         Raises:
             PrivacyError: it must stay on the device, which may not answer it.
         """
-        if Source.SERVER not in allowed.sources or call.screened is not None:
-            return call, allowed
+        if Source.SERVER not in call.allowed.sources or call.screened is not None:
+            return call
         stops = call.sampling.stop
         form = call.constraint.texts if call.constraint else ()
-        verdict = self._judge(call, allowed, call.messages, (*stops, *others, *form), call.past)
+        verdict = self._judge(call.mode, call.allowed, call.messages, (*stops, *others, *form), call.past)
         if verdict.texts[len(verdict.texts) - len(form) :] != form:
             # With placeholders in it, it would be another one.
             kinds = verdict.report.found if verdict.report else ()
-            verdict = self._stay(call.mode, allowed, call.messages, (*stops, *others, *form), kinds)
+            verdict = self._stay(call.mode, call.allowed, call.messages, (*stops, *others, *form), kinds)
         messages = _with_texts(call.messages, verdict)
         sent = verdict.texts[len(verdict.kept) : len(verdict.texts) - len(form)]
         sampling = replace(call.sampling, stop=sent[: len(stops)]) if stops else call.sampling
         screened = Screened(messages, sampling, sent[len(stops) :], verdict.originals, verdict.report)
-        return replace(call, screened=screened), verdict.allowed
+        return replace(call, screened=screened, allowed=verdict.allowed)
 
-    def look_scored(
-        self, call: Call, allowed: Allowed, continuations: Sequence[str]
-    ) -> tuple[Call, Allowed, tuple[str, ...]]:
+    def look_scored(self, call: Call, continuations: Sequence[str]) -> tuple[Call, tuple[str, ...]]:
         """Return a `score` call and its continuations as the first allowed side gets them; errors as `look`."""
         texts = tuple(continuations)
-        if allowed.sources[0] is not Source.SERVER:
-            return call, allowed, texts
-        verdict = self._judge(call, allowed, call.messages, texts, call.past)
+        if call.allowed.sources[0] is not Source.SERVER:
+            return call, texts
+        verdict = self._judge(call.mode, call.allowed, call.messages, texts, call.past)
         if verdict.allowed.sources[0] is not Source.SERVER:
-            return call, verdict.allowed, texts
+            return replace(call, allowed=verdict.allowed), texts
         sent = verdict.texts[len(verdict.kept) :]
-        return replace(call, messages=_with_texts(call.messages, verdict)), verdict.allowed, sent
+        return replace(call, messages=_with_texts(call.messages, verdict), allowed=verdict.allowed), sent
 
     def lets_pass(self, texts: Sequence[str]) -> bool:
         """Return whether texts of nobody's call may be sent just as they are."""
@@ -181,9 +156,8 @@ class Screen:
         return verdict.texts
 
     def _judge(
-        self, call: Call | Mode, allowed: Allowed, messages: Sequence[Message], others: Sequence[str], past: Past
+        self, mode: Mode, allowed: Allowed, messages: Sequence[Message], others: Sequence[str], past: Past
     ) -> _Verdict:
-        mode = call if isinstance(call, Mode) else call.mode
         try:
             return self._decide(mode, allowed, messages, others, past)
         except CrayonError:

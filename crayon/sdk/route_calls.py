@@ -11,15 +11,15 @@ from crayon.sdk.choosing import ONE_TOKEN
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+    from typing import Unpack
 
-    from crayon.completion import Mode
     from crayon.messages import MessagesLike
     from crayon.router.record import CalibrationRecord
     from crayon.router.targets import Target
     from crayon.sdk.core import Core
     from crayon.sdk.customizations import CustomizationLike, SamplesLike
     from crayon.sdk.explain import Explanation
-    from crayon.sdk.options import BlendLike
+    from crayon.sdk.options import Call, SideOptions
 
 
 class RouteCalls:
@@ -104,36 +104,20 @@ class RouteCalls:
         messages: MessagesLike,
         *,
         choices: Iterable[str] | None = None,
-        blend: BlendLike | None = None,
-        last_profile: str | None = None,
-        mode: Mode | str | None = None,
-        private: bool | None = None,
-        timeout: float | None = None,
+        **options: Unpack[SideOptions],
     ) -> Explanation:
         """Return who would answer and why, with every signal and threshold. Nothing is sent, and no server contacted.
 
         The device embeds the query and decodes as many tokens as would be held back, as it would for `ask`; or with
         `choices` scores them where their margin would decide, as it would for `choose`. That the server serves the
-        model that a calibration was made for is not looked at. Arguments as for `ask` and `choose`.
+        model that a calibration was made for is not looked at. Options as for `choose`.
 
         Raises:
             InvalidRequestError, PrivacyError, ConfigError, DeadlineExceededError, EngineError: as `ask`.
         """
         from crayon.sdk.explain import explain
 
-        return explain(
-            self._core,
-            *self._core.call(
-                messages,
-                blend=blend,
-                last_profile=last_profile,
-                mode=mode,
-                private=private,
-                timeout=timeout,
-                sampling={} if choices is None else ONE_TOKEN,
-            ),
-            choices,
-        )
+        return explain(self._core, explained_call(self._core, messages, options, choices), choices)
 
 
 class AsyncRouteCalls:
@@ -195,22 +179,17 @@ class AsyncRouteCalls:
         messages: MessagesLike,
         *,
         choices: Iterable[str] | None = None,
-        blend: BlendLike | None = None,
-        last_profile: str | None = None,
-        mode: Mode | str | None = None,
-        private: bool | None = None,
-        timeout: float | None = None,  # noqa: ASYNC109 # one meaning on both clients: the deadline of the whole call
+        **options: Unpack[SideOptions],
     ) -> Explanation:
         """Return who would answer and why; nothing is sent. As `Crayon.explain`."""
         from crayon.sdk.explain import explain
 
-        call, allowed = self._core.call(
-            messages,
-            blend=blend,
-            last_profile=last_profile,
-            mode=mode,
-            private=private,
-            timeout=timeout,
-            sampling={} if choices is None else ONE_TOKEN,
-        )
-        return await asyncio.to_thread(explain, self._core, call, allowed, choices)
+        call = explained_call(self._core, messages, options, choices)
+        return await asyncio.to_thread(explain, self._core, call, choices)
+
+
+def explained_call(core: Core, messages: MessagesLike, options: SideOptions, choices: Iterable[str] | None) -> Call:
+    """Return the call that is to be explained: of `ask`, or with `choices` of `choose`."""
+    if choices is None:
+        return core.textless_call(messages, options)
+    return core.textless_call(messages, options, max_tokens=ONE_TOKEN)

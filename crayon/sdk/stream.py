@@ -34,10 +34,10 @@ class AnswerStream(Answer):
         try:
             if self._turn is None:
                 self._look()
-                for source in self._core.needed_first(self._allowed):
+                for source in self._core.needed_first(self._call.allowed):
                     self._open(source)
                 if self._unopened is None:
-                    self._core.prepare(self._call, self._allowed)
+                    self._core.prepare(self._call)
             turn = self._turn or self._begin()
             while True:
                 piece = self._settle(turn)
@@ -55,7 +55,7 @@ class AnswerStream(Answer):
 
     def _open(self, source: Source) -> None:
         try:
-            self._core.engines.open(source, self._allowed.sources)
+            self._core.engines.open(source, self._call.allowed.sources)
         except CrayonError as error:
             self._do_without(source, error)
 
@@ -77,7 +77,7 @@ class AnswerStream(Answer):
 
     def _embed(self, turn: Turn, action: Embed) -> Action:
         try:
-            gate = self._core.query_gate(self._call, action.until, gated=self._allowed.gated)
+            gate = self._core.query_gate(self._call, action.until, gated=self._call.allowed.gated)
             start = time.perf_counter()
             future = self._encode(gate, self._core.engines.open(Source.DEVICE), action)
             verdict = gate.judge(wait_for(future, action.until))

@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     from crayon.errors import BudgetError
     from crayon.router.decide import CalibratedGate, CalibratedRouter
     from crayon.router.hardness import Hardness
-    from crayon.router.policy import Allowed
     from crayon.router.scope import ScopeVerdict
     from crayon.sdk.actions import Action
     from crayon.sdk.options import Call
@@ -53,7 +52,6 @@ class Turn:
 
     Args:
         call: the resolved call; its timeout starts to run now.
-        allowed: what the policy allows.
         scoped: whether there are scopes or profiles to test the query against.
         choosing: whether the query's embedding chooses the profile that the device answers with.
         choice: that profile where there is nothing to choose.
@@ -68,7 +66,6 @@ class Turn:
     def __init__(
         self,
         call: Call,
-        allowed: Allowed,
         *,
         scoped: bool = False,
         choosing: bool = False,
@@ -81,7 +78,6 @@ class Turn:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.call = call
-        self.allowed = allowed
         self._scoped = scoped
         self._choosing = choosing
         self._waiting: bool | None = None  # for the profile; then whether the attempt is gated
@@ -128,14 +124,14 @@ class Turn:
 
     def begin(self) -> Action:
         """Start."""
-        first, reason = self.allowed.sources[0], self.allowed.reason
-        if self.allowed.gated and self._scoped:
+        first, reason = self.call.allowed.sources[0], self.call.allowed.reason
+        if self.call.allowed.gated and self._scoped:
             return self._embed()
-        ruled = self._rule() if self.allowed.gated else None
+        ruled = self._rule() if self.call.allowed.gated else None
         if ruled is not None:
             return ruled
         self.ledger.decide(first, reason)
-        return self._run(first, gated=self.allowed.gated)
+        return self._run(first, gated=self.call.allowed.gated)
 
     def begin_without_device(self, error: CrayonError) -> Action:
         """Start where the device's model could not be opened, so that the server, which is allowed to, answers."""
@@ -331,7 +327,7 @@ class Turn:
             first_by = now + FIRST_TOKEN_SHARE * (self.deadline - now)
         # A blend belongs to the device's pool; a server gets one only if it alone may answer and the caller named it.
         blend = self.ledger.choice.blend if self.ledger.choice else self.call.blend
-        if source is Source.SERVER and not (self.allowed.sources == (source,) and self._named):
+        if source is Source.SERVER and not (self.call.allowed.sources == (source,) and self._named):
             blend = None
         self._attempts += 1
         gate = self._new_gate() if gated else None
@@ -407,7 +403,7 @@ class Turn:
         return self.deadline is not None and self._clock() >= self.deadline
 
     def _may_stand_in(self, other: Source) -> bool:
-        return other in self.allowed.sources and other not in self.ledger.failures
+        return other in self.call.allowed.sources and other not in self.ledger.failures
 
     def _may_fall_back(self, source: Source, error: CrayonError) -> bool:
         if self._late():

@@ -83,8 +83,9 @@ class Accounts:
         left = self.spending.status() if Source.SERVER in allowed.sources else None
         return allowed if left is None else under(allowed, Circumstances(limit=left.limit, problem=left.problem))
 
-    def fitting(self, call: Call, allowed: Allowed) -> Allowed:
-        """Return what is allowed in the order that prompt, language and conditions ask for."""
+    def fitting(self, call: Call) -> Allowed:
+        """Return which sides a call allows, in the order that prompt, language and conditions ask for."""
+        allowed = call.allowed
         if len(allowed.sources) == 1:
             return allowed
         text = call.messages[-1].content

@@ -23,6 +23,7 @@ PUBLIC = [
     "Budget",
     "BudgetError",
     "CalibrationRecord",
+    "CallOptions",
     "CancelledError",
     "ChatTemplateError",
     "Chosen",

@@ -31,9 +31,14 @@ FINISHED = Finished(FinishReason.STOP, Usage(), Timings())
 def make(mode=Mode.PREFER_ON_DEVICE, *, private=False, timeout=10.0, away=False, clock=None, **options):
     allowed = allowed_sources(mode, private=private, device=True, server=True, server_away=away)
     call = Call(
-        messages=(Message("user", "hi"),), sampling=Sampling(), mode=Mode(mode), private=private, timeout=timeout
+        messages=(Message("user", "hi"),),
+        allowed=allowed,
+        sampling=Sampling(),
+        mode=Mode(mode),
+        private=private,
+        timeout=timeout,
     )
-    return Turn(call, allowed, clock=clock or HandClock(0.0), request_bytes=lambda _: 7, **options)
+    return Turn(call, clock=clock or HandClock(0.0), request_bytes=lambda _: 7, **options)
 
 
 def token(text, logprob):
@@ -164,7 +169,7 @@ PLAIN = Choice("custom", "base", None)
 
 def embedding(turn, scoped, choosing):
     """What the device's embedding leads to."""
-    assert turn.allowed.gated or choosing
+    assert turn.call.allowed.gated or choosing
     assert turn.ledger.choice is None, "a query is embedded once"
     if scoped == "broken":
         return turn.failed(EngineError("no embedding"))
