@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import json
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 import jinja2
+from markupsafe import escape
 
 from crayon.errors import ChatTemplateError, InvalidRequestError, ModelFileError
 from crayon.llama import budget, dialect
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
 # Unicode's private use area: cannot be mistaken for a model's own text, and no template trims it.
 _FIRST_PRIVATE, _LAST_PRIVATE = 0xE000, 0xF8FF
 
-# What a template can make Jinja raise; the last two by nesting or growing without end.
+# What a template can make Jinja and Python raise; the last three by nesting or growing without end.
 _FAILURES = (
     jinja2.TemplateError,
     TypeError,
@@ -35,7 +37,10 @@ _FAILURES = (
     AttributeError,
     RecursionError,
     MemoryError,
+    SyntaxError,
 )
+# Of a source. The longest known has a third as many; to compile one takes a few kilobytes.
+_TOKENS = 30_000
 
 # Conversations that a template is tried with: for each, the message that is looked for. White space within and other
 # letters than ASCII's tell nothing about it; the words stand in no template.
@@ -65,8 +70,12 @@ class ChatTemplate:
 
     def __init__(self, source: str, *, bos: str = "", eos: str = "") -> None:
         try:
-            self._template = dialect.environment().from_string(source)
-        except (jinja2.TemplateError, RecursionError, MemoryError) as error:
+            environment = dialect.environment()
+            if next(itertools.islice(environment.lex(source), _TOKENS, None), None):
+                raise ValueError(f"it has more than {_TOKENS} tokens")
+            with budget.limited():
+                self._template = environment.from_string(source)
+        except _FAILURES as error:
             raise ModelFileError(f"the model's chat template is not valid Jinja: {error}") from error
         self._source = source
         self._tokens = {"bos_token": bos, "eos_token": eos}
@@ -78,7 +87,8 @@ class ChatTemplate:
         """Whose messages are refused, in the plainest conversation that holds one."""
         self.loses: set[str] = set()
         """What never reaches the prompt: "user", "system", "assistant", or "earlier" for all but the last question."""
-        self._try()
+        with budget.limited():  # once for all that is tried
+            self._try()
 
     def render(self, messages: Sequence[Message]) -> str:
         """Return the prompt, ending where the assistant's answer starts, whatever it lost.
@@ -86,10 +96,11 @@ class ChatTemplate:
         Raises:
             ChatTemplateError: the template refuses these messages (for example two user turns in a row).
         """
+        said = [{"role": m.role, "content": self._content(m)} for m in self._folded(messages)]
         try:
-            with budget.limited():
+            with budget.limited(said):
                 return self._template.render(
-                    messages=[{"role": m.role, "content": self._content(m)} for m in self._folded(messages)],
+                    messages=said,
                     add_generation_prompt=True,
                     **dialect.values(),
                     **self._tokens,
@@ -150,9 +161,10 @@ class ChatTemplate:
     def own_text(self) -> str:
         """What the template writes of its own: its source, and what a conversation is rendered to."""
         rendered = ""
-        for texts in _PROBES.values():
-            with contextlib.suppress(ChatTemplateError):
-                rendered += self.render(_conversation(texts))
+        with budget.limited():
+            for texts in _PROBES.values():
+                with contextlib.suppress(ChatTemplateError):
+                    rendered += self.render(_conversation(texts))
         return self._source + rendered
 
     # -- what it does to messages
@@ -235,6 +247,7 @@ def _forms(message: Message) -> Iterator[str]:
         yield re.split(r"</think(?:ing)?>", text)[-1].strip()
     yield json.dumps(text, ensure_ascii=False)[1:-1]
     yield json.dumps(text)[1:-1]
+    yield str(escape(text))  # as HTML: `content | e`
 
 
 def _unused(text: str) -> tuple[str, str]:

@@ -1,8 +1,9 @@
 """A model file of the outside world, opened first in a process that may die of it.
 
 llama.cpp ends the whole process over much that a file may say. What its header is known to say wrongly, the reader
-refuses; for the rest a file that nobody vouches for is opened once in a child, and a word is read with it. That it went
-well is kept, for these bytes and this build of the library.
+refuses; for the rest a file that nobody vouches for is opened once in a child, and a word is read with it. So is its
+chat template rendered there first, under limits of the operating system. That it went well is kept, for these bytes and
+this build of the library.
 """
 
 from __future__ import annotations
@@ -26,6 +27,10 @@ _PATIENCE_S = 300.0
 _WORDS = 8  # tokens that are read
 # What a library ends its process with; a child that was killed from outside says nothing about the file.
 _OWN_ENDS = {"SIGABRT", "SIGSEGV", "SIGBUS", "SIGFPE", "SIGILL"}
+# Of the chat template, beside its own bounds: what these leave out ends the child.
+_TEMPLATE_S = 20
+_TEMPLATE_BYTES = 1 << 30
+_TEMPLATE_ENDS = {"SIGXCPU": f"takes more than {_TEMPLATE_S} s of the processor"}
 
 
 def ensure_opens(path: Path, folder: Path | None = None) -> None:
@@ -45,7 +50,8 @@ def ensure_opens(path: Path, folder: Path | None = None) -> None:
         return
     end = _try(path)
     if end is not None:
-        raise ModelFileError(f"{path} ends llama.cpp ({end}): it is damaged, or made to do so; take another file")
+        why = f"its chat template {_TEMPLATE_ENDS[end]}" if end in _TEMPLATE_ENDS else f"it ends llama.cpp ({end})"
+        raise ModelFileError(f"{path}: {why}; it is damaged, or made to do so: take another file")
     with suppress(OSError):  # then it is tried again the next time
         stamp.parent.mkdir(parents=True, exist_ok=True)
         stamp.touch()
@@ -58,7 +64,7 @@ def _stamp(path: Path, folder: Path | None) -> Path | None:
         found = path.stat()
     except OSError:
         return None  # whoever opens it says so
-    told = f"{path.absolute()}\0{found.st_size}\0{found.st_mtime_ns}\0{library.REQUIRED_VERSION}"
+    told = f"{path.absolute()}\0{found.st_size}\0{found.st_mtime_ns}\0{library.REQUIRED_VERSION}\0template"
     folder = folder or platformdirs.user_cache_path("crayon", appauthor=False)
     return folder / "opened" / hashlib.sha256(told.encode("utf-8", "surrogateescape")).hexdigest()[:32]
 
@@ -77,7 +83,7 @@ def _try(path: Path) -> str | None:
         return None
     with suppress(ValueError):
         name = signal.Signals(-done.returncode).name
-        if name in _OWN_ENDS:
+        if name in _OWN_ENDS or name in _TEMPLATE_ENDS:
             return name
     return None
 
@@ -94,6 +100,20 @@ def _open(path: Path) -> None:
         batch = Batch(_WORDS)
         batch.add([token % max(model.n_vocab, 1) for token in range(_WORDS)], 0, 0, "last")
         context.decode(batch)
+        _limit()
+        with suppress(CrayonError):
+            model.check_chat()
+
+
+def _limit() -> None:
+    """Bound what this process may take from here on."""
+    with suppress(ImportError, ValueError, OSError):
+        import resource
+
+        used = sum(os.times()[:2])
+        resource.setrlimit(resource.RLIMIT_CPU, (int(used) + _TEMPLATE_S, resource.RLIM_INFINITY))
+        pages = int(Path("/proc/self/statm").read_text("ascii").split()[0])
+        resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + _TEMPLATE_BYTES,) * 2)
 
 
 if __name__ == "__main__":

@@ -70,6 +70,14 @@ def test_json_is_written_as_it_is_not_for_html() -> None:
     )
 
 
+def test_what_a_template_writes_as_html_or_gathers_in_a_list_is_in_the_prompt() -> None:
+    ask = [Message("user", 'is 1 < 2 & "3"?')]
+    escaped = ChatTemplate("{% for m in messages %}{{ m.content|e }}{% endfor %}")
+    assert [part.text for part in escaped.parts(ask, ())] == ["is 1 &lt; 2 &amp; &#34;3&#34;?"]
+    gathered = "{% set l = [] %}{% for m in messages %}{% set _ = l.append(m.content) %}{% endfor %}{{ l|join('|') }}"
+    assert [part.text for part in ChatTemplate(gathered).parts([*ask, *ask], ())] == ["|".join([ask[0].content] * 2)]
+
+
 def test_the_date_is_todays() -> None:
     years = {str(dt.datetime.now().astimezone().year)}
     found = ChatTemplate("{{ strftime_now('%Y') }}").render([HELLO])

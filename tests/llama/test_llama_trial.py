@@ -1,6 +1,9 @@
 """A file that ends llama.cpp is refused, and the process goes on."""
 
+import signal
 import struct
+import subprocess
+import sys
 
 import pytest
 from tiny_chat import write_model
@@ -31,7 +34,7 @@ def deadly(tmp_path, monkeypatch):
 
 
 def test_a_file_that_ends_the_library_is_a_model_file_error(deadly, tmp_path):
-    with pytest.raises(ModelFileError, match=r"deadly\.gguf ends llama\.cpp \(SIGABRT\)"):
+    with pytest.raises(ModelFileError, match=r"deadly\.gguf: it ends llama\.cpp \(SIGABRT\)"):
         trial.ensure_opens(deadly, tmp_path)
 
 
@@ -70,3 +73,15 @@ def test_a_good_file_passes_in_the_child(tmp_path):
 def test_a_child_that_cannot_be_started_says_nothing_of_the_file(tmp_path, monkeypatch):
     monkeypatch.setattr(trial.sys, "executable", str(tmp_path / "no-python"))
     trial.ensure_opens(write_model(tmp_path / "m.gguf"), tmp_path)
+
+
+def test_a_chat_template_that_outlasts_its_own_bounds_ends_the_child(tmp_path, monkeypatch):
+    code = "from crayon.llama import trial; trial._TEMPLATE_S = 0; trial._limit()\nwhile True: pass"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -signal.SIGXCPU
+    code = "from crayon.llama import trial; trial._limit(); bytearray(2 << 30)"
+    done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True)
+    assert done.returncode == 1
+    assert b"MemoryError" in done.stderr
+    monkeypatch.setattr(trial, "_try", lambda _: "SIGXCPU")
+    with pytest.raises(ModelFileError, match=r"m\.gguf: its chat template takes more than"):
+        trial.ensure_opens(write_model(tmp_path / "m.gguf"), tmp_path)
