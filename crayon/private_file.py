@@ -13,6 +13,17 @@ from pathlib import Path
 # Begins the names of what is being written, and of what was when a process was killed.
 UNFINISHED = ".new-"
 LOCK_SECONDS = 5.0
+STATE_VARIABLE = "CRAYON_STATE_DIR"
+
+
+def state_folder() -> Path:
+    """Return the folder of `CRAYON_STATE_DIR`, else the user's folder for what programs remember."""
+    given = os.environ.get(STATE_VARIABLE)
+    if given:
+        return Path(given).expanduser().absolute()
+    import platformdirs
+
+    return platformdirs.user_state_path("crayon", appauthor=False)
 
 
 def write_private(path: Path, *parts: bytes | memoryview, durable: bool = True) -> None:

@@ -20,6 +20,14 @@ def no_trial() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def own_state(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep the ledger of tests out of the developer's."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CRAYON_STATE_DIR", str(tmp_path_factory.mktemp("state")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def device_model_path() -> Path:
     """The real small model, downloaded once and verified. Tests that ask for it are marked `models`."""

@@ -51,6 +51,7 @@ class Attempts:
         patience: seconds for all attempts together.
         budget: what all requests of a client may try again together.
         span: of all attempts together, in the caller's trace; it ends with them.
+        sent: told of each attempt when it ends: the server's address, and the name of the status.
         options: further keywords of each call.
     """
 
@@ -62,6 +63,7 @@ class Attempts:
         patience: float,
         budget: RetryBudget,
         span: Span = NO_SPAN,
+        sent: Callable[[str, str], None] | None = None,
         **options: Any,
     ) -> None:
         self._fleet = fleet
@@ -70,6 +72,7 @@ class Attempts:
         self._deadline = time.monotonic() + patience
         self._budget = budget
         self._span = span
+        self._sent = sent
         self.options = options
         self._lock = threading.Lock()
         self._call: Any = None
@@ -131,7 +134,7 @@ class Attempts:
         while True:
             call = self._begin(pick)
             try:
-                result = read(call)
+                result = self._read(read, call, pick)
             except Exception as raised:  # noqa: BLE001 - raised again, unless it is the call's failure
                 error = self._failure(raised, call)
             except BaseException:
@@ -155,6 +158,15 @@ class Attempts:
                     pick = self._turn()
                 except ServerUnavailableError:
                     raise error from None
+
+    def _read(self, read: Callable[[Any], Result], call: Any, pick: Pick) -> Result:
+        try:
+            return read(call)
+        finally:
+            if self._sent is not None:
+                # What has not ended is given up here, and cancelled just after.
+                code = call.code() if call.done() else grpc.StatusCode.CANCELLED
+                self._sent(pick.address, code.name if isinstance(code, grpc.StatusCode) else "UNKNOWN")
 
     def _turn(self) -> Pick:
         pick = self._fleet.pick(self._tried, self._left())

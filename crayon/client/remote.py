@@ -27,6 +27,7 @@ from crayon.errors import (
     ServerInterruptedError,
     ServerUnavailableError,
 )
+from crayon.ledger import Sent
 from crayon.local_only import check_local_only
 from crayon.stream import Promise
 from crayon.tracing import CLIENT, RPC, RPC_METHOD, RPC_SYSTEM, start_span
@@ -57,6 +58,7 @@ if TYPE_CHECKING:
     from crayon.client.check import ServerStatus
     from crayon.constraint import Constraint
     from crayon.engine import EncodeRequest, EncodeResult, GenerateRequest, ModelInfo, ScoreResult
+    from crayon.ledger import Ledger
 
     Start = Callable[[grpc.Channel], Callable[..., Any]]
 
@@ -65,6 +67,8 @@ Result = TypeVar("Result")
 # Less fits into a few packets anyway. Measured on English text: 4 KiB take 0.1 ms and become 2, 16 KiB take 0.4 ms and
 # become 7. That pays where the way up is slower than some 100 Mbit/s. Answers come in pieces too small to compress.
 COMPRESS_BYTES = 4096
+# The methods whose requests hold texts of the user's.
+CONTENT = {"Generate", "Score", "Encode"}
 
 
 class RemoteEngine:
@@ -84,6 +88,7 @@ class RemoteEngine:
         connect_timeout: seconds for one attempt to connect.
         breaker: counts failures; while it is open, requests fail at once instead of waiting. Of several servers,
             each gets one with the same settings.
+        ledger: where every request that is sent is noted; None: nowhere.
         access: TLS and token (`tls`, `ca_file`, `client_cert`, `client_key`, `token`, `token_file`), see
             `ServerAccess`.
 
@@ -99,9 +104,11 @@ class RemoteEngine:
         timeout: float = 60.0,
         connect_timeout: float = 2.0,
         breaker: Breaker | None = None,
+        ledger: Ledger | None = None,
         **access: Unpack[AccessOptions],
     ) -> None:
         self.address = address
+        self.ledger = ledger
         for key, value in (("timeout", timeout), ("connect_timeout", connect_timeout)):
             if not 0 < value < math.inf:
                 raise ConfigError(key, f"must be more than 0 seconds, not {value}")
@@ -227,7 +234,22 @@ class RemoteEngine:
         options = {"compression": grpc.Compression.Gzip} if message.ByteSize() >= COMPRESS_BYTES else {}
         method = message.DESCRIPTOR.name.removesuffix("Request")
         span = start_span(RPC, {RPC_SYSTEM: "grpc", RPC_METHOD: method}, kind=CLIENT)
-        return Attempts(self._fleet, start, message, left, self.retry_budget, span, **options)
+        sent = self._noting(message, method) if method in CONTENT else None
+        return Attempts(self._fleet, start, message, left, self.retry_budget, span, sent, **options)
+
+    def _noting(self, message: ProtoMessage, method: str) -> Callable[[str, str], None] | None:
+        """Return what notes the end of each attempt at a request in the ledger, where there is one."""
+        ledger, size = self.ledger, message.ByteSize()
+        if ledger is None:
+            return None
+        request_id: str = getattr(message, "request_id", "")
+
+        def note(address: str, status: str) -> None:
+            ledger.note(
+                Sent(at=time.time(), request_id=request_id, to=address, method=method, bytes=size, status=status)
+            )
+
+        return note
 
     def _leave(self, address: str) -> None:
         """Send what waits for a first token at a server that has stopped to answer to others, if there are any."""

@@ -61,6 +61,7 @@ class PrivacySettings(Section):
     action: Literal["keep", "redact", "ask", "off"] = "keep"
     detect: Texts = KINDS
     patterns: dict[str, str] = Field(default_factory=dict)
+    ledger: bool = True
 
     @model_validator(mode="after")
     def _known(self) -> Self:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from crayon import tracing
@@ -276,6 +277,7 @@ class Answer:
             self._completion = action.completion
             self._trace(action.completion)
             self._close_account(answered=True)
+            self._write(partial(self._core.note, action.completion, turn.ledger.request_id))
             self._stop()
             if self._on_done is not None:
                 self._on_done(action.completion)

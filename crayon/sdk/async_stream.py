@@ -30,7 +30,7 @@ class AsyncAnswerStream(Answer):
     Leaving the `async with` block, `close()` or cancelling the task cancels what is not finished.
     """
 
-    _writing: asyncio.Future[None] | None = None
+    _writing: tuple[asyncio.Future[None], ...] = ()
 
     def __aiter__(self) -> Self:
         return self
@@ -124,12 +124,11 @@ class AsyncAnswerStream(Answer):
         except RuntimeError:  # dropped outside of any loop
             work()
         else:
-            self._writing = loop.run_in_executor(None, work)
+            self._writing += (loop.run_in_executor(None, work),)
 
     async def _written(self) -> None:
-        """Wait until the budget is charged, so that the next call finds it so."""
-        if self._writing is not None:
-            await self._writing
+        """Wait until the budget is charged and the answer noted, so that the next call finds it so."""
+        await asyncio.gather(*self._writing)
 
     async def __aenter__(self) -> Self:
         return self

@@ -5,20 +5,18 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-import os
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from crayon.errors import ConfigError
-from crayon.private_file import write_private
+from crayon.private_file import state_folder, write_private
 from crayon.router.budget import KEPT, MAX_WINDOW, SECONDS_A_DAY, SENT, Instant, Spent, nothing_spent, roll
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from typing import Any
 
-DIRECTORY_VARIABLE = "CRAYON_STATE_DIR"
 FILE = "budget.json"
 VERSION = 1
 MAX_BYTES = 64 * 2**10
@@ -26,16 +24,6 @@ LOCK_SECONDS = 5.0
 # A clock beyond this would be too coarse for days to end.
 MAX_SECONDS = 1e11
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
-
-
-def default_folder() -> Path:
-    """Return the folder of `CRAYON_STATE_DIR`, else the user's folder for what programs remember."""
-    given = os.environ.get(DIRECTORY_VARIABLE)
-    if given:
-        return Path(given).expanduser().absolute()
-    import platformdirs
-
-    return platformdirs.user_state_path("crayon", appauthor=False)
 
 
 def instant() -> Instant:
@@ -53,7 +41,7 @@ class BudgetStore:
     """
 
     def __init__(self, folder: Path | str | None = None, clock: Callable[[], Instant] = instant) -> None:
-        self.path = (default_folder() if folder is None else Path(folder)) / FILE
+        self.path = (state_folder() if folder is None else Path(folder)) / FILE
         self._clock = clock
 
     def read(self) -> Spent:

@@ -13,6 +13,7 @@ from crayon.customising.profile_gate import ProfileGate, check_model
 from crayon.customising.profiles import BASE
 from crayon.engine import EncodeRequest, Engine, ScoreRequest
 from crayon.errors import EngineError, InvalidRequestError
+from crayon.ledger import Ledger, answered
 from crayon.local_only import local_only
 from crayon.messages import Message, normalise_messages
 from crayon.router.hardness import Hardness, HardnessGate
@@ -47,7 +48,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import Literal, Unpack
 
-    from crayon.completion import Mode
+    from crayon.completion import Completion, Mode
     from crayon.customising.customization import Customization
     from crayon.engine import GenerateRequest
     from crayon.messages import MessagesLike
@@ -99,6 +100,9 @@ class Core:
         self._hardness = check_hardness(hardness)
         self.screen = Screen(privacy)
         self.engines = Engines(device, server, device_options or {}, server_options or {})
+        self._ledger = Ledger() if self.screen.ledger else None
+        if self._ledger is not None:
+            self.engines.note_in(self._ledger)
         self._scopes = ClientScopes(scopes, self.engines)
         self.accounts = Accounts(budget, conditions, self.engines)
         self.customizations = Customizations(customizations_dir)
@@ -222,6 +226,11 @@ class Core:
             check_model(call.customization, self.engines.open(Source.DEVICE))
         if call.allowed.gated:
             self.calibrations.prepare(call, self.engines)
+
+    def note(self, completion: Completion, request_id: str) -> None:
+        """Note an answer in the ledger, where one is kept; does not raise."""
+        if self._ledger is not None:
+            self._ledger.note(answered(completion, request_id, time.time()))
 
     def close(self) -> None:
         """Write down what is kept of the server share, and close the engines that were opened here."""

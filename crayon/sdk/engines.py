@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from crayon.client.balancer import EndpointStatus
     from crayon.customising.customization import Customization
     from crayon.engine import GenerateRequest, ScoreRequest
+    from crayon.ledger import Ledger
 
 logger = logging.getLogger("crayon.sdk")
 
@@ -55,10 +56,18 @@ class Engines:
         }
         self._opened = {source: value for source, value in given.items() if isinstance(value, Engine)}
         self._owned: list[Engine] = []
+        self._ledger: Ledger | None = None
         self._customization: Customization | None = None
         self._locks = {source: threading.Lock() for source in Source}
         self._closed = False
         self._lost: tuple[CrayonError, float] | None = None  # why the device could not be opened, and when
+
+    def note_in(self, ledger: Ledger) -> None:
+        """Have the server's connection note what it sends; one that was passed in, unless it does so elsewhere."""
+        self._ledger = ledger
+        server = self._opened.get(Source.SERVER)
+        if getattr(server, "ledger", ledger) is None:
+            server.ledger = ledger  # type: ignore[union-attr] # an attribute of remote engines
 
     def configured(self, source: Source) -> bool:
         """Whether there is such an engine, opened or not."""
@@ -134,7 +143,7 @@ class Engines:
 
     def _open(self, source: Source) -> Engine:
         """Open one; whatever goes wrong is an error of ours."""
-        opener = self._open_device if source is Source.DEVICE else _open_server
+        opener = self._open_device if source is Source.DEVICE else self._open_server
         try:
             return opener(self._references[source], self._options[source])
         except CrayonError:
@@ -143,6 +152,11 @@ class Engines:
             raise NoMemoryError(f"too little memory to open the {source}: close other programs, or take less") from None
         except Exception as error:
             raise EngineError(f"the {source} cannot be opened ({type(error).__name__}: {error})") from error
+
+    def _open_server(self, address: str, options: Mapping[str, Any]) -> Engine:
+        from crayon.client.remote import RemoteEngine
+
+        return RemoteEngine(address, ledger=self._ledger, **options)
 
     def _open_device(self, reference: str, options: Mapping[str, Any]) -> Engine:
         from crayon.device import DeviceEngine, auto
@@ -196,12 +210,6 @@ class Engines:
         """Return how many bytes of a request leave this process; an engine within it sends none."""
         count = getattr(self._opened.get(Source.SERVER), "request_bytes", None)
         return int(count(request)) if callable(count) else 0
-
-
-def _open_server(address: str, options: Mapping[str, Any]) -> Engine:
-    from crayon.client.remote import RemoteEngine
-
-    return RemoteEngine(address, **options)
 
 
 def _given(field: str, value: object) -> str | Engine | None:

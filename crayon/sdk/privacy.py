@@ -46,6 +46,8 @@ class Privacy:
             Anything else, an exception too, is "keep". `AsyncCrayon` calls it in a thread.
         history: where a conversation goes on after a turn that must stay on the device: "keep" all of it there, or
             "drop" such turns from what a server is sent.
+        ledger: whether each request that is sent and each answer is noted in this user's ledger (`crayon.ledger`):
+            when, how many bytes, to whom and why, never any text.
 
     Raises:
         InvalidRequestError: an argument is wrong; the field names it.
@@ -57,6 +59,7 @@ class Privacy:
     patterns: Mapping[str, str] = field(default_factory=dict)
     ask: Callable[[Mapping[str, int]], str] | None = None
     history: str = KEEP_HISTORY
+    ledger: bool = True
     scanner: Scanner = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -65,6 +68,8 @@ class Privacy:
             raise InvalidRequestError("privacy.action", f"must be one of {choices}, not {self.action!r}")
         if self.history not in _HISTORY:
             raise InvalidRequestError("privacy.history", f"must be keep or drop, not {self.history!r}")
+        if not isinstance(self.ledger, bool):
+            raise InvalidRequestError("privacy.ledger", f"must be True or False, not {self.ledger!r}")
         if self.ask is not None and not callable(self.ask):
             raise InvalidRequestError("privacy.ask", "must be a function that takes what was found, or None")
         if isinstance(self.detect, str) or not isinstance(self.detect, tuple | list):
@@ -98,6 +103,11 @@ class Screen:
         if given is not None and not isinstance(given, Privacy):
             raise InvalidRequestError("privacy", f"must be a Privacy or None, not {type(given).__name__}")
         self._privacy = Privacy() if privacy is None else privacy
+
+    @property
+    def ledger(self) -> bool:
+        """Whether what is sent and answered is noted."""
+        return self._privacy.ledger
 
     @property
     def drops(self) -> bool:

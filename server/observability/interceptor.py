@@ -7,6 +7,7 @@ import time
 from typing import TYPE_CHECKING, Any, cast
 
 import grpc
+from google.protobuf.message import Message
 
 from crayon.server.observability.observation import CURRENT, Observation
 from crayon.v1 import inference_pb2
@@ -65,6 +66,7 @@ class ObservingInterceptor(grpc.aio.ServerInterceptor):
 
         async def run(request: Any, context: Context) -> Any:
             seen = Observation(method, _host(context.peer()), self._pace, traceparent)
+            seen.request_bytes = _size(request)
             for watcher in self._watchers:
                 watcher.began(seen)
             token = CURRENT.set(seen)
@@ -82,6 +84,13 @@ class ObservingInterceptor(grpc.aio.ServerInterceptor):
 
         make = _MAKERS[handler.request_streaming, handler.response_streaming]
         return cast("Handler", make(run, handler.request_deserializer, handler.response_serializer))
+
+
+def _size(request: Any) -> int:
+    """Return how many bytes a request has, which may not be parsed yet; 0 of a stream of requests."""
+    if isinstance(request, bytes):
+        return len(request)
+    return request.ByteSize() if isinstance(request, Message) else 0
 
 
 def _code(error: BaseException | None, context: Context) -> str:

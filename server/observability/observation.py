@@ -39,7 +39,7 @@ class Observation:
 
     __slots__ = (
         "_last", "arrived", "arrived_ns", "client", "code", "ended", "finish_reason", "first", "method", "model",
-        "pace", "request_id", "span", "timings", "tokens", "traceparent", "usage",
+        "pace", "request_bytes", "request_id", "span", "timings", "tokens", "traceparent", "usage",
     )  # fmt: skip
 
     def __init__(self, method: str, client: str, pace: Pace, traceparent: str | None = None) -> None:
@@ -52,6 +52,7 @@ class Observation:
         self.ended = 0.0
         self.code = ""
         self.request_id = ""
+        self.request_bytes = 0
         self.model = ""
         self.first = 0.0
         self.tokens = 0

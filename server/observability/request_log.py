@@ -37,6 +37,7 @@ def fields(seen: Observation) -> dict[str, object]:
         "method": seen.method,
         "code": seen.code,
         "client": seen.client,
+        "request_bytes": seen.request_bytes or None,
         "model": seen.model or None,
         "duration_ms": _ms(seen.seconds),
         "ttft_ms": _ms(seen.first_token),

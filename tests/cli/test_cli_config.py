@@ -154,6 +154,7 @@ def test_every_setting_can_come_from_the_environment(monkeypatch: pytest.MonkeyP
         "privacy.action": "redact",
         "privacy.detect": "email, card",
         "privacy.patterns": '{"staff": "E[0-9]{5}"}',
+        "privacy.ledger": "false",
         "sampling.max_tokens": "5",
         "sampling.temperature": "0.5",
         "sampling.top_p": "0.9",

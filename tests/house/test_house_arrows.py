@@ -26,7 +26,7 @@ CONTRACTS = {
 }  # fmt: skip
 BELOW_SDK = {
     "contracts", "data", "llama", "adapters", "blending", "customising", "models", "wire", "v1", "router", "device",
-    "client", "privacy", "constraints",
+    "client", "privacy", "constraints", "ledger",
 }  # fmt: skip
 # Modules of the SDK that its calibration stands on; they know nothing of it.
 SDK_BASE = {
@@ -58,11 +58,12 @@ ARROWS: dict[str, set[str]] = {
     "customising": {"contracts", "adapters", "router"},
     "models": {"contracts", "data"},
     "constraints": {"contracts"},
+    "ledger": {"contracts"},
     "wire": {"contracts", "v1"},
     "router": {"contracts"},
     "privacy": {"contracts"},
     "device": {"contracts", "constraints", "data", "adapters", "blending", "models", "llama"},
-    "client": {"contracts", "wire", "v1"},
+    "client": {"contracts", "ledger", "wire", "v1"},
     "server.steps": {"contracts"},
     "server.forecast": {"contracts", "server.steps"},
     "server.cost": {"contracts", "server.steps"},
@@ -96,7 +97,7 @@ ARROWS: dict[str, set[str]] = {
     "cli.doctor": COMMAND | {"llama"},
     "cli.demo": COMMAND | {"cli.customize", "cli.models", "lab.eval"},
     "cli.chat": COMMAND | {"cli.customize", "cli.demo"},
-    "cli.route": COMMAND | {"cli.customize", "router", "sdk.calibration"},
+    "cli.route": COMMAND | {"cli.customize", "ledger", "router", "sdk.calibration"},
     "cli.serve": COMMAND | {
         "llama", "wire", "training", "server", "server.cost", "server.engines", "server.engines.llama",
         "server.engines.vllm", "server.observability", "server.tuning",

@@ -75,7 +75,7 @@ def test_an_answer_is_charged_with_what_it_used(sdk, folder):
 def test_without_a_budget_there_is_no_file(sdk, folder):
     for budget in (None, Budget()):
         sdk.call(sdk.make(*both(), mode="only_on_server", budget=budget).ask("hi"))
-    assert not folder.exists()
+    assert [path.name for path in folder.iterdir()] == ["ledger.jsonl"]
 
 
 @pytest.mark.parametrize("mode", ["prefer_on_server", "prefer_on_device"])
@@ -370,7 +370,7 @@ def test_on_a_full_disk_nothing_is_sent_and_what_was_known_stays(sdk, folder, mo
             sdk.call(client.ask("hi", mode="only_on_server"))
     assert len(server.requests) == 1
     assert (folder / "budget.json").read_bytes() == before
-    assert sorted(path.name for path in folder.iterdir()) == ["budget.json", "budget.lock"]
+    assert sorted(path.name for path in folder.iterdir()) == ["budget.json", "budget.lock", "ledger.jsonl"]
     assert "No space left" in caplog.text
     assert sdk.call(client.ask("hi")).route.source is Source.SERVER, "it goes on once there is room"
 

@@ -163,7 +163,7 @@ def test_the_options_are_those_that_the_engines_take():
         return {each.name for each in parameters if each.kind is inspect.Parameter.KEYWORD_ONLY}
 
     assert set(DEVICE_OPTIONS) == keywords(DeviceEngine.open)
-    assert set(SERVER_OPTIONS) == keywords(RemoteEngine.__init__) | set(AccessOptions.__annotations__)
+    assert set(SERVER_OPTIONS) == (keywords(RemoteEngine.__init__) - {"ledger"}) | set(AccessOptions.__annotations__)
 
 
 def test_a_private_call_with_no_device_stays_a_privacy_error(sdk):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from crayon.cli.route.explain import explain
+from crayon.cli.route.ledger import ledger
 from crayon.cli.shared import console, options
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ def route() -> None:
 
 
 app.command("explain")(explain)
+app.command("ledger")(ledger)
 
 
 @app.command()

@@ -86,7 +86,7 @@ def privacy_of(settings: Settings) -> Privacy:
     from crayon.sdk import Privacy
 
     given = settings.privacy
-    return Privacy(action=given.action, detect=given.detect, patterns=given.patterns, ask=ask_user)
+    return Privacy(action=given.action, detect=given.detect, patterns=given.patterns, ask=ask_user, ledger=given.ledger)
 
 
 def hardness_of(settings: HardnessSettings) -> Hardness | Literal[False]:
