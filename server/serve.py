@@ -108,7 +108,7 @@ async def serve(
 
 
 @runtime_checkable
-class Mortal(Protocol):
+class FailureReporting(Protocol):
     """An engine that can break down while it serves, and says so."""
 
     def on_failure(self, tell: Callable[[CrayonError], None]) -> None:
@@ -202,10 +202,10 @@ class Server:
         engine = self._service.engine = await asyncio.shield(self._loading)
         self._observing.watch(engine)
         await self._say(_SERVING)
-        if isinstance(engine, Mortal):
+        if isinstance(engine, FailureReporting):
             self._failing = asyncio.create_task(self._watch(engine))
 
-    async def _watch(self, engine: Mortal) -> None:
+    async def _watch(self, engine: FailureReporting) -> None:
         loop, failed = asyncio.get_running_loop(), asyncio.Event()
 
         def tell(_: CrayonError) -> None:

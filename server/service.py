@@ -34,8 +34,8 @@ from crayon.errors import (
 )
 from crayon.server.caller import Meter, current_caller
 from crayon.server.observability.observation import observed
-from crayon.server.stream_batching import Rounds, coalesced
-from crayon.server.tokenize_pool import Preparing
+from crayon.server.stream_batching import WriteBatcher, coalesced
+from crayon.server.tokenize_pool import TokenizePool
 from crayon.stream import Work
 from crayon.v1 import inference_pb2 as pb
 from crayon.v1 import inference_pb2_grpc
@@ -87,8 +87,8 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
         self._default_deadline = default_deadline
         self._max_deadline = max(max_deadline, default_deadline)
         self._running = 0
-        self._rounds = Rounds()
-        self._preparing = Preparing()
+        self._batcher = WriteBatcher()
+        self._tokenize_pool = TokenizePool()
         self._idle = asyncio.Event()
         self._idle.set()
 
@@ -116,7 +116,7 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
             if wanted.constraint is not None:
                 _check(engine, wanted.model, CONSTRAIN, None)
             characters = _characters(wanted)
-            began = self._preparing.run(partial(engine.generate, wanted), characters, wanted.deadline, caller.name)
+            began = self._tokenize_pool.run(partial(engine.generate, wanted), characters, wanted.deadline, caller.name)
             with (
                 Meter(caller, characters) as meter,
                 await began as stream,
@@ -125,7 +125,7 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
                 # Leaving the `with` covers a cancelled task; the callback covers an RPC that ends in any other way.
                 _when_over(context, stream.cancel)
                 last: Event | None = None
-                async for events in coalesced(stream, self._rounds):
+                async for events in coalesced(stream, self._batcher):
                     for last in events:
                         meter.see(last)
                         seen.saw(last)
@@ -144,7 +144,7 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
             (seen := observed()).asked(wanted)
             _check(engine, wanted.model, SCORE, wanted.blend)
             start, characters = partial(engine.score, wanted), _characters(wanted)
-            began = self._preparing.run(start, characters, wanted.deadline, wanted.client)
+            began = self._tokenize_pool.run(start, characters, wanted.deadline, wanted.client)
             scored = await _finished(await began, wanted.deadline, context)
             seen.used(scored.usage, scored.model)
             return score_result_to_proto(scored)
@@ -159,7 +159,7 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
             (seen := observed()).asked(wanted)
             _check(engine, wanted.model, ENCODE, None)
             start, characters = partial(engine.encode, wanted), _characters(wanted)
-            began = self._preparing.run(start, characters, wanted.deadline, wanted.client)
+            began = self._tokenize_pool.run(start, characters, wanted.deadline, wanted.client)
             encoded = await _finished(await began, wanted.deadline, context)
             seen.used(encoded.usage, encoded.model)
             return encode_result_to_proto(encoded)

@@ -1,13 +1,13 @@
-"""When streams are written: in rounds, so that many tokens cross from the engine's thread in one go.
+"""Batched writes: the event loop writes all streams that have something in one flush, not each token by itself.
 
 An engine's step brings a token for each of many streams. Waking the event loop for each of them, and writing each token
 in a message of its own, is what limits a Python server: a message costs some 100 microseconds, a token's text none.
-So the first token rings, the loop comes once for all streams that have something, and between two rounds it leaves time
-in the proportion of what the last one cost: a server with one stream writes each token at once, a busy one writes fewer
-messages with more in each.
+So the first token schedules a flush, the flush wakes the readers of all streams that have something, and the pause
+before the next flush is in proportion to what the last one cost: a server with one stream writes each token at once, a
+busy one writes fewer messages with more in each.
 
 One answer alone can be faster than any eye: at a hundred tokens a second, a message for each would take a tenth of the
-machine from the engine. So within an answer rounds are at least a frame apart; its first token, its end and a failure
+machine from the engine. So within an answer flushes are at least a frame apart; its first token, its end and a failure
 go out at once.
 """
 
@@ -29,9 +29,9 @@ if TYPE_CHECKING:
 # The share of its time that the loop may spend with streams: what it leaves is for requests, and for the engine, whose
 # thread needs the same interpreter.
 BUSY_SHARE = 0.25
-# The most that a token waits for the next round for what each of them costs.
+# The longest pause that the cost of the last flush can ask for.
 LONGEST_PAUSE_S = 0.025
-# Between two rounds that only bring more of answers under way: 40 a second is text that flows, and 20 still is. An
+# Between two flushes that only bring more of answers under way: 40 a second is text that flows, and 20 still is. An
 # answer alone has the fewer, since what a message costs is taken from its own next tokens.
 FRAME_S, ALONE_FRAME_S = 0.025, 0.05
 # Where several streams are written at a time, their engine's thread is about to bring the rest of its step, and to
@@ -39,7 +39,7 @@ FRAME_S, ALONE_FRAME_S = 0.025, 0.05
 LINGER_S = 0.002
 
 
-class Rounds:
+class WriteBatcher:
     """Wakes the readers of streams, all at once. Made in the event loop that reads.
 
     Args:
@@ -56,79 +56,79 @@ class Rounds:
         self._loop = asyncio.get_running_loop()
         self._clock = clock
         self._used = used
-        self._rung: deque[Reader] = deque()
-        self._coming = False
-        """Whether a round is on its way; an engine that finds it so has nothing to do."""
-        self._hurried = False
-        """Whether the round that is on its way waits for no frame to pass."""
+        self._notified: deque[Reader] = deque()
+        self._scheduled = False
+        """Whether a flush is scheduled; an engine that finds it so has nothing to do."""
+        self._urgent = False
+        """Whether the scheduled flush waits for no frame to pass."""
         self._timer: asyncio.TimerHandle | None = None
         self._last = -LONGEST_PAUSE_S
         self._last_used = used()
         self._woken = 0
         self.count = 0
-        """Rounds so far."""
+        """Flushes so far."""
 
     def reader(self, stream: Stream) -> Reader:
         """Return what waits for events of this stream."""
         return Reader(self, stream)
 
-    def ring(self, reader: Reader, *, urgent: bool = False) -> None:
-        """Let the next round wake this reader; it waits for a frame to pass unless it is `urgent`. From any thread."""
-        # First the note, then the look: a round takes back `_coming` before it takes the notes.
-        self._rung.append(reader)
-        if not self._coming or (urgent and not self._hurried):
-            self._coming = True
-            self._hurried |= urgent
+    def notify(self, reader: Reader, *, urgent: bool = False) -> None:
+        """Let the next flush wake this reader; it waits for a frame to pass unless it is `urgent`. From any thread."""
+        # First append, then look: a flush takes back `_scheduled` before it takes the readers.
+        self._notified.append(reader)
+        if not self._scheduled or (urgent and not self._urgent):
+            self._scheduled = True
+            self._urgent |= urgent
             with suppress(RuntimeError):  # the loop has been closed, maybe this very moment
-                self._loop.call_soon_threadsafe(self._come)
+                self._loop.call_soon_threadsafe(self._schedule)
 
-    def _come(self) -> None:
-        if not self._coming:
-            return  # a round has just been: it took this note too
+    def _schedule(self) -> None:
+        if not self._scheduled:
+            return  # a flush has just been: it took this reader too
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
         now = self._clock()
         frame = FRAME_S if self._woken > 1 else ALONE_FRAME_S
-        pause = self.pause() if self._hurried else max(self.pause(), frame)
+        pause = self.pause() if self._urgent else max(self.pause(), frame)
         due = max(self._last + pause, now + LINGER_S if self._woken > 1 else now)
         if now < due:
-            self._timer = self._loop.call_later(due - now, self._go)
+            self._timer = self._loop.call_later(due - now, self._flush)
         else:
-            self._go()
+            self._flush()
 
     def pause(self) -> float:
-        """Return the seconds from the start of the last round to that of the next."""
+        """Return the seconds from the start of the last flush to that of the next."""
         return min((self._used() - self._last_used) / BUSY_SHARE, LONGEST_PAUSE_S)
 
-    def _go(self) -> None:
+    def _flush(self) -> None:
         self._timer = None
-        self._coming = self._hurried = False
+        self._scheduled = self._urgent = False
         self._last, self._last_used = self._clock(), self._used()
         self.count += 1
-        self._woken = len(self._rung)
-        while self._rung:
-            self._rung.popleft().wake()
+        self._woken = len(self._notified)
+        while self._notified:
+            self._notified.popleft().wake()
 
 
 class Reader:
     """Waits for the events of one stream."""
 
-    def __init__(self, rounds: Rounds, stream: Stream) -> None:
-        self._rounds = rounds
-        self._rung = False
+    def __init__(self, batcher: WriteBatcher, stream: Stream) -> None:
+        self._batcher = batcher
+        self._notified = False
         self._future: asyncio.Future[None] | None = None
         self._awake = False
         self._stream = stream
         self.flowing = False
         """Whether its first token is on its way, so that more of it may wait for a frame; the reader says so."""
-        stream.watch(self._ring)
+        stream.watch(self._notify)
 
-    def _ring(self) -> None:
+    def _notify(self) -> None:
         urgent = not self.flowing or self._stream.closed
-        if not self._rung or urgent:
-            self._rung = True
-            self._rounds.ring(self, urgent=urgent)
+        if not self._notified or urgent:
+            self._notified = True
+            self._batcher.notify(self, urgent=urgent)
 
     def wake(self) -> None:
         """Let the reader go on; in the loop."""
@@ -137,20 +137,20 @@ class Reader:
             self._future.set_result(None)
 
     async def wait(self) -> None:
-        """Wait for a round after the next event; what is there afterwards is to be taken at once."""
+        """Wait for a flush after the next event; what is there afterwards is to be taken at once."""
         if not self._awake:
             self._future = asyncio.get_running_loop().create_future()
             await self._future
         self._future = None
-        # Before anything is taken: an event that comes meanwhile rings again.
-        self._awake = self._rung = False
+        # Before anything is taken: an event that comes meanwhile notifies again.
+        self._awake = self._notified = False
 
 
 # A joined Delta stays far below any message limit, however long the reader slept.
 MAX_JOINED = 256
 
 
-async def coalesced(stream: Stream, rounds: Rounds) -> AsyncIterator[list[Event]]:
+async def coalesced(stream: Stream, batcher: WriteBatcher) -> AsyncIterator[list[Event]]:
     """Yield the events that are queued, neighbouring Deltas joined; wait only when there is none.
 
     `Started` is never yielded alone: it waits for the event after it, so that nothing is sent before the first token
@@ -159,7 +159,7 @@ async def coalesced(stream: Stream, rounds: Rounds) -> AsyncIterator[list[Event]
     Raises:
         CrayonError: the generation failed; what came before it was yielded first.
     """
-    reader = rounds.reader(stream)
+    reader = batcher.reader(stream)
     held: list[Event] = []
     while not stream.over:
         await reader.wait()
@@ -173,7 +173,7 @@ async def coalesced(stream: Stream, rounds: Rounds) -> AsyncIterator[list[Event]
             if failure is not None:
                 raise failure
             if len(taken) < MAX_JOINED:
-                break  # what comes from now on has rung, and waits for the next round
+                break  # what comes from now on has notified, and waits for the next flush
 
 
 def joined(events: list[Event]) -> list[Event]:

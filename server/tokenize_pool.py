@@ -1,4 +1,4 @@
-"""Turning long texts into tokens beside the event loop, so that they hold up nobody else's answers."""
+"""A thread that tokenizes long texts, so that they do not hold up the event loop and everybody else's answers."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class _Job:
     """Whether nobody wants it any more. Under the lock."""
 
 
-class Preparing:
+class TokenizePool:
     """Starts requests: short ones at once, long ones in a thread, one after the other, the clients in turn.
 
     The client for whom fewest characters were read so far is next. A client may hold `CLIENT_FACTOR` times as much of

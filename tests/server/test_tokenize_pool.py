@@ -10,8 +10,8 @@ import time
 import pytest
 
 from crayon.errors import DeadlineExceededError, InvalidRequestError, OverloadedError
-from crayon.server import tokenize_pool as preparing
-from crayon.server.tokenize_pool import LONG_CHARACTERS, Preparing
+from crayon.server import tokenize_pool as pool
+from crayon.server.tokenize_pool import LONG_CHARACTERS, TokenizePool
 from crayon.stream import Stream
 
 PATIENCE = 60.0
@@ -35,7 +35,7 @@ async def begun(slow: Slow) -> None:
 
 
 async def test_a_long_prompt_does_not_hold_the_loop_and_a_short_one_does_not_wait_for_it() -> None:
-    reading, slow = Preparing(), Slow()
+    reading, slow = TokenizePool(), Slow()
     long = asyncio.create_task(reading.run(slow, LONG_CHARACTERS, None))
     await begun(slow)
     short = Stream()
@@ -47,7 +47,7 @@ async def test_a_long_prompt_does_not_hold_the_loop_and_a_short_one_does_not_wai
 
 
 async def test_who_leaves_meanwhile_is_cancelled_when_it_is_read() -> None:
-    reading, slow = Preparing(), Slow()
+    reading, slow = TokenizePool(), Slow()
     long = asyncio.create_task(reading.run(slow, LONG_CHARACTERS, None))
     await begun(slow)
     second = Slow()
@@ -65,7 +65,7 @@ async def test_who_leaves_meanwhile_is_cancelled_when_it_is_read() -> None:
 
 async def test_a_deadline_that_passed_is_not_read_for() -> None:
     with pytest.raises(DeadlineExceededError):
-        await Preparing().run(Stream, LONG_CHARACTERS, time.monotonic() - 1.0)
+        await TokenizePool().run(Stream, LONG_CHARACTERS, time.monotonic() - 1.0)
 
 
 async def test_what_the_engine_says_is_passed_on() -> None:
@@ -74,12 +74,12 @@ async def test_what_the_engine_says_is_passed_on() -> None:
 
     for characters in (1, LONG_CHARACTERS):
         with pytest.raises(InvalidRequestError):
-            await Preparing().run(refuse, characters, None)
+            await TokenizePool().run(refuse, characters, None)
 
 
 async def test_a_flood_of_long_prompts_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(preparing, "MOST_WAITING", 1)
-    reading, slow = Preparing(), Slow()
+    monkeypatch.setattr(pool, "MOST_WAITING", 1)
+    reading, slow = TokenizePool(), Slow()
     long = asyncio.create_task(reading.run(slow, LONG_CHARACTERS, None))
     await begun(slow)
     with pytest.raises(OverloadedError):
@@ -89,7 +89,7 @@ async def test_a_flood_of_long_prompts_is_refused(monkeypatch: pytest.MonkeyPatc
 
 
 async def test_one_client_that_floods_leaves_others_their_turn_and_room() -> None:
-    reading, slow = Preparing(), Slow()
+    reading, slow = TokenizePool(), Slow()
     order: list[str] = []
 
     def start(name: str) -> Stream:
@@ -99,7 +99,7 @@ async def test_one_client_that_floods_leaves_others_their_turn_and_room() -> Non
     first = asyncio.create_task(reading.run(slow, LONG_CHARACTERS, None, "busy"))
     await begun(slow)
     flood = [
-        asyncio.create_task(reading.run(lambda: start("busy"), preparing.MOST_CHARACTERS // 16, None, "busy"))
+        asyncio.create_task(reading.run(lambda: start("busy"), pool.MOST_CHARACTERS // 16, None, "busy"))
         for _ in range(40)
     ]
     await asyncio.sleep(0)
@@ -108,7 +108,7 @@ async def test_one_client_that_floods_leaves_others_their_turn_and_room() -> Non
     for task in refused:
         with pytest.raises(OverloadedError, match="of this client"):
             task.result()
-    quiet = asyncio.create_task(reading.run(lambda: start("quiet"), preparing.MOST_CHARACTERS // 16, None, "quiet"))
+    quiet = asyncio.create_task(reading.run(lambda: start("quiet"), pool.MOST_CHARACTERS // 16, None, "quiet"))
     await asyncio.sleep(0)
     slow.go.set()
     await asyncio.gather(first, quiet, *(task for task in flood if task not in refused))
@@ -119,7 +119,7 @@ async def test_one_client_that_floods_leaves_others_their_turn_and_room() -> Non
 async def test_who_leaves_before_its_turn_leaves_no_fault_behind() -> None:
     faults: list[object] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: faults.append(context))
-    reading, slow = Preparing(), Slow()
+    reading, slow = TokenizePool(), Slow()
     first = asyncio.create_task(reading.run(slow, LONG_CHARACTERS, None))
     await begun(slow)
     late = asyncio.create_task(reading.run(Slow(), LONG_CHARACTERS, time.monotonic() - 1.0))

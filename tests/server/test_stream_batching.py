@@ -1,4 +1,4 @@
-"""Streams are written in rounds: one wake-up for all, and a pause in proportion to what the last one cost."""
+"""Streams are written in batches: one wake-up for all, and a pause in proportion to what the last flush cost."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 from crayon.completion import FinishReason, Timings, Usage
 from crayon.errors import OverloadedError
-from crayon.server.stream_batching import BUSY_SHARE, LONGEST_PAUSE_S, MAX_JOINED, Rounds, coalesced
+from crayon.server.stream_batching import BUSY_SHARE, LONGEST_PAUSE_S, MAX_JOINED, WriteBatcher, coalesced
 from crayon.stream import Delta, Finished, Started, Stream, TokenSignal
 
 if TYPE_CHECKING:
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 FINISHED = Finished(FinishReason.STOP, Usage(1, 1), Timings())
 
 
-async def read(stream: Stream, rounds: Rounds) -> list[list[Event]]:
-    return [events async for events in coalesced(stream, rounds)]
+async def read(stream: Stream, batcher: WriteBatcher) -> list[list[Event]]:
+    return [events async for events in coalesced(stream, batcher)]
 
 
 async def test_the_tokens_of_one_step_cross_in_one_call(monkeypatch: pytest.MonkeyPatch) -> None:
-    rounds, streams = Rounds(), [Stream() for _ in range(32)]
-    readers = [asyncio.create_task(read(stream, rounds)) for stream in streams]
+    batcher, streams = WriteBatcher(), [Stream() for _ in range(32)]
+    readers = [asyncio.create_task(read(stream, batcher)) for stream in streams]
     await asyncio.sleep(0)
     loop, calls = asyncio.get_running_loop(), 0
     real = loop.call_soon_threadsafe
@@ -47,13 +47,13 @@ async def test_the_tokens_of_one_step_cross_in_one_call(monkeypatch: pytest.Monk
         assert calls == 1
     expected = [[Started("r", "m"), Delta("ab", (TokenSignal(-1.0, 1.0, 0.5),), 3), FINISHED]]
     assert await asyncio.gather(*readers) == [expected] * 32
-    assert rounds.count == 1
+    assert batcher.count == 1
 
 
 async def test_started_waits_for_what_follows_and_a_failure_for_what_came_before() -> None:
-    rounds, stream = Rounds(), Stream()
+    batcher, stream = WriteBatcher(), Stream()
     stream.push(Started("r", "m"))
-    events = coalesced(stream, rounds)
+    events = coalesced(stream, batcher)
     waiting = asyncio.ensure_future(anext(events))
     await asyncio.sleep(3 * LONGEST_PAUSE_S)
     assert not waiting.done()
@@ -65,33 +65,33 @@ async def test_started_waits_for_what_follows_and_a_failure_for_what_came_before
 
 
 async def test_nothing_is_yielded_before_a_failure_without_tokens() -> None:
-    rounds, stream = Rounds(), Stream()
+    batcher, stream = WriteBatcher(), Stream()
     stream.push(Started("r", "m"))
     stream.fail(OverloadedError("full"))
     with pytest.raises(OverloadedError):
-        await anext(coalesced(stream, rounds))
+        await anext(coalesced(stream, batcher))
 
 
 async def test_long_queues_come_in_pieces() -> None:
-    rounds, stream = Rounds(), Stream()
+    batcher, stream = WriteBatcher(), Stream()
     for _ in range(2 * MAX_JOINED):
         stream.push(Delta("x"))
     stream.push(FINISHED)
-    pieces = await read(stream, rounds)
+    pieces = await read(stream, batcher)
     assert [event.tokens for piece in pieces for event in piece if isinstance(event, Delta)] == [MAX_JOINED] * 2
     assert pieces[-1][-1] is FINISHED
 
 
 async def test_what_comes_while_a_message_is_written_waits_for_the_next_round() -> None:
-    rounds, stream = Rounds(), Stream()
+    batcher, stream = WriteBatcher(), Stream()
     stream.push(Delta("a"))
-    events = coalesced(stream, rounds)
+    events = coalesced(stream, batcher)
     assert await anext(events) == [Delta("a")]
     stream.push(Delta("b"))
     stream.push(Delta("c"))
     stream.push(FINISHED)
     assert await anext(events) == [Delta("bc", (), 2), FINISHED]
-    assert rounds.count == 2
+    assert batcher.count == 2
 
 
 async def test_within_an_answer_rounds_are_a_frame_apart_but_not_at_its_start_and_end(
@@ -100,12 +100,12 @@ async def test_within_an_answer_rounds_are_a_frame_apart_but_not_at_its_start_an
     monkeypatch.setattr(
         "crayon.server.stream_batching.ALONE_FRAME_S", 1.0
     )  # long, so that a busy machine changes nothing
-    rounds, stream = Rounds(used=lambda: 0.0), Stream()
+    batcher, stream = WriteBatcher(used=lambda: 0.0), Stream()
     loop = asyncio.get_running_loop()
     came: list[tuple[float, int]] = []
 
     async def watch() -> None:
-        async for events in coalesced(stream, rounds):
+        async for events in coalesced(stream, batcher):
             came.append((loop.time(), sum(event.tokens for event in events if isinstance(event, Delta))))
             arrived.release()
 
@@ -138,8 +138,8 @@ async def test_within_an_answer_rounds_are_a_frame_apart_but_not_at_its_start_an
 async def test_an_answer_alone_has_longer_frames(several: bool, frame: float, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("crayon.server.stream_batching.ALONE_FRAME_S", 1.0)
     monkeypatch.setattr("crayon.server.stream_batching.FRAME_S", 0.0)
-    rounds, streams = Rounds(used=lambda: 0.0), [Stream() for _ in range(1 + several)]
-    answers = [coalesced(stream, rounds) for stream in streams]
+    batcher, streams = WriteBatcher(used=lambda: 0.0), [Stream() for _ in range(1 + several)]
+    answers = [coalesced(stream, batcher) for stream in streams]
     loop, came = asyncio.get_running_loop(), []
     for _ in range(2):
         for stream in streams:
@@ -151,19 +151,19 @@ async def test_an_answer_alone_has_longer_frames(several: bool, frame: float, mo
 
 async def test_the_pause_is_in_proportion_to_the_cost_and_has_an_end() -> None:
     used = [0.0]
-    rounds = Rounds(clock=lambda: 100.0, used=lambda: used[0])
-    assert rounds.pause() == 0.0
+    batcher = WriteBatcher(clock=lambda: 100.0, used=lambda: used[0])
+    assert batcher.pause() == 0.0
     used[0] = 0.002
-    assert rounds.pause() == pytest.approx(0.002 / BUSY_SHARE)
+    assert batcher.pause() == pytest.approx(0.002 / BUSY_SHARE)
     used[0] = 1.0
-    assert rounds.pause() == LONGEST_PAUSE_S
+    assert batcher.pause() == LONGEST_PAUSE_S
 
 
 def test_a_loop_that_has_ended_does_not_reach_the_engine() -> None:
     stream = Stream()
 
     async def begin() -> None:
-        Rounds().reader(stream)
+        WriteBatcher().reader(stream)
 
     asyncio.run(begin())
     stream.push(Delta("x"))
