@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from crayon.errors import MissingExtraError
 from crayon.server.observability.interceptor import ObservingInterceptor
-from crayon.server.observability.observation import Pace
+from crayon.server.observability.observation import TokenPace
 from crayon.server.observability.request_log import RequestLog
 from crayon.server.observability.request_spans import RequestSpans
 from crayon.tracing import tracing
@@ -30,7 +30,7 @@ class Observing:
     """
 
     def __init__(self, config: ServeConfig) -> None:
-        pace = Pace()
+        pace = TokenPace()
         watchers: list[Watcher] = []
         # First, so that the log knows the trace.
         if tracing():

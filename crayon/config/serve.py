@@ -19,7 +19,7 @@ from crayon.config.fields import (
     Texts,
 )
 from crayon.server.config import ServeConfig
-from crayon.server.forecast.rules import Rule  # noqa: TC001 - pydantic evaluates the annotations at run time
+from crayon.server.forecast.rules import LengthRule  # noqa: TC001 - pydantic evaluates the annotations at run time
 
 MOST_NANO_BATCHES = 16
 # Where it listens and how it stops has its defaults where it is checked.
@@ -151,7 +151,7 @@ class ServeSettings(Section):
         EMPTY_IS_NONE,
     ] = None
     predict: Annotated[
-        Rule | None,
+        LengthRule | None,
         EMPTY_IS_NONE,
         Field(
             description="Room for an answer in the cache: all it may get (worst), or as much as answers seen got on "

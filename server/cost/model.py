@@ -12,7 +12,7 @@ _ATTENDED = 500
 _KEEP: float = 0.5 ** (1 / _HALF_LIFE_STEPS)
 
 
-class Beside(NamedTuple):
+class DecodeLoad(NamedTuple):
     """What a step computes in any case: one token for each of so many answers.
 
     Args:
@@ -26,7 +26,7 @@ class Beside(NamedTuple):
     cells: int = 0
 
 
-ALONE = Beside()
+ALONE = DecodeLoad()
 """Nothing."""
 
 
@@ -37,8 +37,8 @@ class CostModel(Protocol):
         """Return the time for `tokens` tokens in `batches` engine calls."""
         ...
 
-    def tokens_within(self, seconds: float, batches: int = 1, beside: Beside = ALONE) -> int:
-        """Return how many tokens fit into `seconds`, those `beside` included; may be 0."""
+    def tokens_within(self, seconds: float, batches: int = 1, load: DecodeLoad = ALONE) -> int:
+        """Return how many tokens fit into `seconds`, those `load` included; may be 0."""
         ...
 
     def stretch(self, context: int) -> float:
@@ -65,7 +65,7 @@ class LinearCost:
         """Return the time for `tokens` tokens in `batches` engine calls."""
         return self.base * batches + self.per_token * tokens
 
-    def tokens_within(self, seconds: float, batches: int = 1, beside: Beside = ALONE) -> int:  # noqa: ARG002 - knows tokens only
+    def tokens_within(self, seconds: float, batches: int = 1, load: DecodeLoad = ALONE) -> int:  # noqa: ARG002 - knows tokens only
         """Return how many tokens fit into `seconds`; may be 0."""
         room = seconds - self.base * batches
         if room <= 0:

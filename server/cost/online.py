@@ -1,7 +1,7 @@
 """What a running engine believes a step costs: a straight line at first, all the terms once it has seen enough.
 
-A `StepCost` from a search is believed at once, and followed by a `Pace`. Without one the terms are fitted to the calls
-that ran; until then, and for the rate that callers are told, there is the `LinearCost`. Fitting takes as long as
+A `StepCost` from a search is believed at once, and followed by a `Slowdown`. Without one the terms are fitted to the
+calls that ran; until then, and for the rate that callers are told, there is the `LinearCost`. Fitting takes as long as
 several steps, so it is not done here: `due` hands out what to fit, from time to time, and `fitted` takes the result,
 whenever it comes. How far off predictions were is kept for calls that came after the terms they were made with.
 """
@@ -11,9 +11,9 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING
 
-from crayon.server.cost.model import ALONE, Beside, LinearCost
+from crayon.server.cost.model import ALONE, DecodeLoad, LinearCost
 from crayon.server.cost.sizing import Mix, batch_for
-from crayon.server.cost.slowdown import Pace
+from crayon.server.cost.slowdown import Slowdown
 from crayon.server.cost.step_cost import MOST_TOKENS, StepCost, StepShape
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ class LiveCost:
         if known is not None and not any(known.terms().values()):
             known = None  # a record that says nothing: no ratio of it could ever be learnt from
         self._line = LinearCost()
-        self._pace = None if known is None else Pace(known, tuple(_grid()))
+        self._slowdown = None if known is None else Slowdown(known, tuple(_grid()))
         self._measured = known is not None
         self._shared = shared_cells
         self._most = most
@@ -74,17 +74,17 @@ class LiveCost:
     @property
     def cost(self) -> StepCost | None:
         """The terms on an undisturbed machine; None while there is the line only."""
-        return None if self._pace is None else self._pace.cost
+        return None if self._slowdown is None else self._slowdown.cost
 
     @property
     def now(self) -> StepCost | None:
         """The terms on the machine as it is now."""
-        return None if self._pace is None else self._pace.cost.scaled(self._pace.factor)
+        return None if self._slowdown is None else self._slowdown.cost.scaled(self._slowdown.factor)
 
     @property
     def factor(self) -> float:
         """How many times as long calls take now as they should."""
-        return 1.0 if self._pace is None else self._pace.factor
+        return 1.0 if self._slowdown is None else self._slowdown.factor
 
     @property
     def per_token(self) -> float:
@@ -109,19 +109,19 @@ class LiveCost:
 
     def seconds(self, tokens: int, batches: int = 1) -> float:
         """Return the time for `tokens` tokens in `batches` engine calls of the mix of the last one."""
-        if self._pace is None:
+        if self._slowdown is None:
             return self._line.seconds(tokens, batches)
-        return self._pace.factor * self._pace.cost.in_calls(batches).seconds(self._typical.resized(tokens))
+        return self._slowdown.factor * self._slowdown.cost.in_calls(batches).seconds(self._typical.resized(tokens))
 
-    def tokens_within(self, seconds: float, batches: int = 1, beside: Beside = ALONE) -> int:
-        """Return how many tokens fit into `seconds`, those `beside` included; never fewer than the ridge."""
-        if self._pace is None:
+    def tokens_within(self, seconds: float, batches: int = 1, load: DecodeLoad = ALONE) -> int:
+        """Return how many tokens fit into `seconds`, those `load` included; never fewer than the ridge."""
+        if self._slowdown is None:
             return self._line.tokens_within(seconds, batches)
-        context = beside.decodes * beside.cells if self._shared else beside.context
+        context = load.decodes * load.cells if self._shared else load.context
         switches = batches if batches > 1 else 0
-        mix = Mix(StepShape(beside.decodes, context, beside.decodes, switches), beside.cells if self._shared else None)
+        mix = Mix(StepShape(load.decodes, context, load.decodes, switches), load.cells if self._shared else None)
         most = self._most if self._measured else min(self._most, max(_BEYOND * self._largest, _FIRST_FIT))
-        cost, target = self._pace.cost, seconds / (self._pace.factor * max(self._beside, 1.0))
+        cost, target = self._slowdown.cost, seconds / (self._slowdown.factor * max(self._beside, 1.0))
         if batches > 1:
             cost = cost.in_calls(batches)
         if cost.seconds(mix.resized(most)) <= target:
@@ -130,9 +130,9 @@ class LiveCost:
 
     def stretch(self, context: int) -> float:
         """Return how many times as long a token takes that attends to `context` others as one that attends to none."""
-        if self._pace is None or not self._pace.cost.per_token:
+        if self._slowdown is None or not self._slowdown.cost.per_token:
             return self._line.stretch(context)
-        return 1.0 + context * self._pace.cost.per_context / self._pace.cost.per_token
+        return 1.0 + context * self._slowdown.cost.per_context / self._slowdown.cost.per_token
 
     # -- learning
 
@@ -143,15 +143,15 @@ class LiveCost:
         self._calls += 1
         self._largest, self._smallest = max(self._largest, shape.tokens), min(self._smallest, shape.tokens)
         self._typical = shape._replace(switches=0)
-        if self._pace is None:
+        if self._slowdown is None:
             self._first.append((shape, seconds))
         else:
-            expected = self._pace.seconds(shape)
+            expected = self._slowdown.seconds(shape)
             self._errors.append(abs(expected / seconds - 1))
             if 1 < shape.outputs < shape.tokens and expected > 0:
                 self._beside += _RECENT * (min(seconds / expected, _MOST_BESIDE) - self._beside)
             self._line_errors.append(abs(self._line.seconds(shape.tokens) / seconds - 1))
-            self._pace.observed(shape, seconds)
+            self._slowdown.observed(shape, seconds)
         self._line = self._line.observed(shape.tokens, seconds)
         kind = (*(number.bit_length() for number in shape[:3]), shape.switches)
         self._kinds.pop(kind, None)
@@ -163,22 +163,22 @@ class LiveCost:
         """Return what the terms should be fitted to now, None if it is not time; each is handed out once."""
         if self._calls < self._next:
             return None
-        if self._pace is None and self._largest < _WIDE * self._smallest:
+        if self._slowdown is None and self._largest < _WIDE * self._smallest:
             self._next = self._calls + _FIRST_FIT // 4
             return None
         self._next = self._calls + min(self._calls, _REFIT)
-        return list(self._first) if self._pace is None else self._pace.remembered()
+        return list(self._first) if self._slowdown is None else self._slowdown.remembered()
 
     def fitted(self, found: Fitted) -> None:
         """Believe these terms from now on."""
         self.fits += 1
         anchors = None if self._measured else tuple(self._kinds.values())
-        if self._pace is not None:
-            self._pace.adopt(found.cost, anchors)
+        if self._slowdown is not None:
+            self._slowdown.adopt(found.cost, anchors)
             return
-        self._pace = Pace(found.cost, anchors or ())
+        self._slowdown = Slowdown(found.cost, anchors or ())
         for shape, seconds in self._first:
-            self._pace.observed(shape, seconds)
+            self._slowdown.observed(shape, seconds)
         self._first.clear()
 
 

@@ -19,7 +19,7 @@ from crayon.server.steps.step_plan import Row
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from crayon.server.steps.limits import Caps
+    from crayon.server.steps.limits import StepLimits
 
 # Three are the fewest of which one may be an outlier; past 25 the terms get no better, only the noise is known better.
 _FEWEST, _REPEATS = 3, 25
@@ -27,7 +27,7 @@ _FEWEST, _REPEATS = 3, 25
 _NOISE = 0.1
 
 
-class Recipe(NamedTuple):
+class ProfileStep(NamedTuple):
     """A call to time.
 
     Args:
@@ -57,7 +57,7 @@ class Recipe(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Profile:
+class CostProfile:
     """What to run, in this order.
 
     Args:
@@ -67,19 +67,19 @@ class Profile:
             was assumed; infinite for a term that these calls do not show.
     """
 
-    recipes: tuple[Recipe, ...]
+    recipes: tuple[ProfileStep, ...]
     seconds: float
     errors: dict[str, float]
 
 
-def profile_for(caps: Caps, cost: StepCost, budget_s: float, deepest: int | None = None) -> Profile:
+def profile_for(limits: StepLimits, cost: StepCost, budget_s: float, deepest: int | None = None) -> CostProfile:
     """Return the calls that show all terms best within a time.
 
     Cheap calls are repeated more often: each call gets about the same time. Where the budget does not hold each a few
     times, the dearest are left out; `errors` then says what is lost.
 
     Args:
-        caps: limits of a call.
+        limits: limits of a call.
         cost: what calls may cost, roughly; needed to keep to the budget only.
         budget_s: seconds for everything.
         deepest: most tokens in one sequence; None is what the cache can hold.
@@ -87,10 +87,10 @@ def profile_for(caps: Caps, cost: StepCost, budget_s: float, deepest: int | None
     Raises:
         InvalidRequestError: the budget holds no call at all.
     """
-    deepest = caps.kv_capacity if deepest is None else min(deepest, caps.kv_capacity)
-    recipes = sorted(_recipes(caps, deepest), key=lambda recipe: cost.seconds(recipe.shape))
+    deepest = limits.kv_capacity if deepest is None else min(deepest, limits.kv_capacity)
+    recipes = sorted(_recipes(limits, deepest), key=lambda recipe: cost.seconds(recipe.shape))
     while recipes:
-        left = budget_s - _filling(recipes, caps.max_tokens, cost)
+        left = budget_s - _filling(recipes, limits.max_tokens, cost)
         each = [cost.seconds(recipe.shape) for recipe in recipes]
         if _FEWEST * sum(each) <= left:
             break
@@ -109,38 +109,38 @@ def profile_for(caps: Caps, cost: StepCost, budget_s: float, deepest: int | None
     level = most(lambda microseconds: total(microseconds) <= left, 10**12)
     chosen = [recipe._replace(repeats=times) for recipe, times in zip(recipes, repeats(level), strict=True)]
     chosen.sort(key=lambda recipe: (recipe.depth, recipe))
-    return Profile(
+    return CostProfile(
         recipes=tuple(chosen),
         seconds=total(level) + budget_s - left,
         errors=expected_errors(cost, [(recipe.shape, recipe.repeats) for recipe in chosen]),
     )
 
 
-def _recipes(caps: Caps, deepest: int) -> Iterable[Recipe]:
-    sizes = _powers(caps.max_tokens)
+def _recipes(limits: StepLimits, deepest: int) -> Iterable[ProfileStep]:
+    sizes = _powers(limits.max_tokens)
     for depth in (0, deepest // 4, deepest // 2):
-        yield from (Recipe(1, tokens, depth) for tokens in sizes if depth + tokens <= deepest)
-    for sequences in _powers(caps.max_seqs)[1:]:
+        yield from (ProfileStep(1, tokens, depth) for tokens in sizes if depth + tokens <= deepest)
+    for sequences in _powers(limits.max_seqs)[1:]:
         for share in (8, 2):
-            depth = min(deepest, caps.kv_capacity // sequences) // share
+            depth = min(deepest, limits.kv_capacity // sequences) // share
             if depth:
-                yield Recipe(sequences, 1, depth)
-    for tokens in _powers(min(caps.outputs, deepest))[1:]:
-        yield Recipe(1, tokens, 0, tokens)
+                yield ProfileStep(sequences, 1, depth)
+    for tokens in _powers(min(limits.outputs, deepest))[1:]:
+        yield ProfileStep(1, tokens, 0, tokens)
     for tokens in sizes:
         if tokens <= deepest:
-            yield Recipe(1, tokens, 0, 1, switch=True)
+            yield ProfileStep(1, tokens, 0, 1, switch=True)
 
 
 def _powers(limit: int) -> list[int]:
     return [*(2**i for i in range(limit.bit_length()) if 2**i < limit), limit]
 
 
-def _filling(recipes: Sequence[Recipe], max_tokens: int, cost: StepCost) -> float:
+def _filling(recipes: Sequence[ProfileStep], max_tokens: int, cost: StepCost) -> float:
     """Return the time to fill one sequence to the greatest depth; the others copy it."""
     depth = max(recipe.depth for recipe in recipes)
     starts = range(0, depth, max_tokens)
-    return sum(cost.seconds(Recipe(1, min(max_tokens, depth - start), start, 0).shape) for start in starts)
+    return sum(cost.seconds(ProfileStep(1, min(max_tokens, depth - start), start, 0).shape) for start in starts)
 
 
 def expected_errors(cost: StepCost, calls: Iterable[tuple[StepShape, int]], noise: float = _NOISE) -> dict[str, float]:

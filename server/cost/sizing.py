@@ -68,7 +68,7 @@ class Finish(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Room:
+class Headroom:
     """What the scheduler fills.
 
     Args:
@@ -89,7 +89,9 @@ class Room:
                 raise InvalidRequestError(name, f"must be at least 1, not {size}")
 
 
-def finish_estimate(cost: StepCost, mine: Work, running: Sequence[Work], waiting: Sequence[Work], room: Room) -> Finish:
+def finish_estimate(
+    cost: StepCost, mine: Work, running: Sequence[Work], waiting: Sequence[Work], headroom: Headroom
+) -> Finish:
     """Return when `mine` is done if it queues behind `waiting` now and all lengths are as said.
 
     Goes through the rules of the scheduler for one group (decodes first, then prompts in order), not step by step but
@@ -101,7 +103,7 @@ def finish_estimate(cost: StepCost, mine: Work, running: Sequence[Work], waiting
     """
     if min(work.answer for work in (mine, *running, *waiting)) < 1:
         raise InvalidRequestError("answer", "must be at least 1 token")
-    crowd = _Crowd(cost, room, running, [*waiting, mine])
+    crowd = _Crowd(cost, headroom, running, [*waiting, mine])
     target = crowd.queue[-1]
     while target.answer:
         if not crowd.advance(target):
@@ -122,9 +124,9 @@ class _Item:
 class _Crowd:
     """All requests, on a clock."""
 
-    def __init__(self, cost: StepCost, room: Room, running: Sequence[Work], waiting: Sequence[Work]) -> None:
+    def __init__(self, cost: StepCost, headroom: Headroom, running: Sequence[Work], waiting: Sequence[Work]) -> None:
         self.cost = cost
-        self.room = room
+        self.headroom = headroom
         self.active = [_Item(work) for work in running]
         self.queue = deque(_Item(work) for work in waiting)
         self.now = self.first = 0.0
@@ -137,7 +139,7 @@ class _Crowd:
             return False
         decoding = [item for item in self.active if not item.prompt]
         reading = [item for item in self.active if item.prompt]
-        left = max(self.room.batch - len(decoding), 1)
+        left = max(self.headroom.batch - len(decoding), 1)
         takes: list[tuple[_Item, int]] = []
         for item in reading:
             if left > 0:
@@ -164,9 +166,9 @@ class _Crowd:
 
     def _admit(self) -> None:
         held = sum(item.need for item in self.active)
-        while self.queue and len(self.active) < self.room.max_seqs:
+        while self.queue and len(self.active) < self.headroom.max_seqs:
             held += self.queue[0].need
-            if self.room.kv_capacity is not None and held > self.room.kv_capacity:
+            if self.headroom.kv_capacity is not None and held > self.headroom.kv_capacity:
                 return
             self.active.append(self.queue.popleft())
 
@@ -176,7 +178,7 @@ class _Crowd:
         outputs = len(decoding) + sum(item.prompt == take * times for item, take in takes)
         context = sum(item.cached + 1 for item in decoding) + sum(attended(item.cached, take) for item, take in takes)
         growth = len(decoding) + sum(take * take for _, take in takes)
-        calls = min(self.room.blends, tokens)
+        calls = min(self.headroom.blends, tokens)
         call = StepShape(-(-tokens // calls), 0, 0, int(calls > 1))
         # All but reading and computing is linear, so that a sum will do.
         self.now += times * (calls * self.cost.seconds(call) + self.cost.per_output * outputs)

@@ -22,7 +22,7 @@ _REMEMBERED = 512
 _AROUND = 65
 
 
-class Pace:
+class Slowdown:
     """Predicts calls, and learns from those that ran.
 
     A busy neighbour slows every call by about the same factor, which comes and goes quickly. What the terms are to each

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from crayon.errors import ConfigError
-from crayon.server.forecast.rules import Rule
+from crayon.server.forecast.rules import LengthRule
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -41,7 +41,7 @@ class LengthModel(Protocol):
         ...
 
 
-class Curve:
+class SurvivalCurve:
     """Share of answers that get more than k tokens: a product-limit estimate from weighted answers.
 
     Args:
@@ -108,15 +108,15 @@ class Lengths:
         ConfigError: there is no such rule, or a number is out of its range.
     """
 
-    def __init__(self, rule: str = Rule.MEAN, *, half_life: int = 256) -> None:
-        if rule not in {*Rule}:
-            raise ConfigError("rule", f"must be one of {', '.join(Rule)}, not {rule!r}")
+    def __init__(self, rule: str = LengthRule.MEAN, *, half_life: int = 256) -> None:
+        if rule not in {*LengthRule}:
+            raise ConfigError("rule", f"must be one of {', '.join(LengthRule)}, not {rule!r}")
         if half_life < MIN_SEEN:
             raise ConfigError("half_life", f"must be at least {MIN_SEEN}, not {half_life}")
-        self.rule = Rule(rule)
+        self.rule = LengthRule(rule)
         self.half_life = half_life
-        self._all = _History(half_life)
-        self._groups: dict[str, _History] = {}
+        self._all = _LengthHistory(half_life)
+        self._groups: dict[str, _LengthHistory] = {}
 
     @property
     def seen(self) -> int:
@@ -134,7 +134,7 @@ class Lengths:
             generated, ended = _LONGEST, False
         self._all.observe(generated, ended=ended)
         if group:
-            history = self._groups.pop(group, None) or _History(self.half_life)
+            history = self._groups.pop(group, None) or _LengthHistory(self.half_life)
             self._groups[group] = history  # last: the group that ended an answer longest ago is first
             history.observe(generated, ended=ended)
             if len(self._groups) > _MOST_GROUPS:
@@ -143,7 +143,7 @@ class Lengths:
     def remaining(self, generated: int, most: int, *, group: str = "") -> int:
         """Return the tokens still to come after `generated` ones, from 1 to `most`."""
         curve = self._curve(group)
-        if curve is None or self.rule is Rule.WORST or most <= 1:
+        if curve is None or self.rule is LengthRule.WORST or most <= 1:
             return max(most, 1)
         # Up to the next token, and a sum's last bits do not make one.
         return min(max(int(-(-curve.mean(generated, most) // _ROUNDING)), 1), most)
@@ -163,12 +163,12 @@ class Lengths:
             return None
         return curve.quantile(generated, most, share) if curve.share(generated) > 0 else 0
 
-    def _curve(self, group: str) -> Curve | None:
+    def _curve(self, group: str) -> SurvivalCurve | None:
         history = self._groups.get(group) if group else None
         return (history and history.curve) or self._all.curve
 
 
-class _History:
+class _LengthHistory:
     """The last answers, in a ring, and their curve."""
 
     __slots__ = ("_ended", "_half_life", "_lengths", "curve", "seen")
@@ -179,7 +179,7 @@ class _History:
         self._lengths: NDArray[np.int64] = np.zeros(size, dtype=np.int64)
         self._ended: NDArray[np.bool_] = np.zeros(size, dtype=np.bool_)
         self.seen = 0
-        self.curve: Curve | None = None
+        self.curve: SurvivalCurve | None = None
 
     def observe(self, generated: int, *, ended: bool) -> None:
         size = len(self._lengths)
@@ -189,4 +189,4 @@ class _History:
         if self.seen >= MIN_SEEN and self.seen % _REFRESH == 0:
             known = min(self.seen, size)
             age: NDArray[Any] = (at - np.arange(known)) % size
-            self.curve = Curve(self._lengths[:known], self._ended[:known], 0.5 ** (age / self._half_life))
+            self.curve = SurvivalCurve(self._lengths[:known], self._ended[:known], 0.5 ** (age / self._half_life))

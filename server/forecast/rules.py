@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import StrEnum
 
 
-class Rule(StrEnum):
+class LengthRule(StrEnum):
     """What is predicted of an answer's length."""
 
     WORST = "worst"

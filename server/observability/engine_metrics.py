@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 
 from crayon.server.observability.histogram import Tally
-from crayon.server.observability.metric_catalogue import OF_ENGINES, Kind
+from crayon.server.observability.metric_catalogue import OF_ENGINES, MetricKind
 from crayon.server.observability.stats import Measured
 
 if TYPE_CHECKING:
@@ -39,5 +39,5 @@ class EngineMetrics:
 def _family(metric: Metric, value: float | Tally) -> Family:
     if isinstance(value, Tally):
         return HistogramMetricFamily(metric.name, metric.help, buckets=value.buckets(), sum_value=value.sum)
-    make = CounterMetricFamily if metric.kind is Kind.COUNTER else GaugeMetricFamily
+    make = CounterMetricFamily if metric.kind is MetricKind.COUNTER else GaugeMetricFamily
     return make(metric.name, metric.help, value=value)

@@ -15,7 +15,7 @@ from crayon.v1 import inference_pb2
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
-    from crayon.server.observability.observation import Pace, Watcher
+    from crayon.server.observability.observation import TokenPace, Watcher
 
     Context = grpc.aio.ServicerContext[Any, Any]
     Handler = grpc.RpcMethodHandler[Any, Any]
@@ -43,7 +43,7 @@ class ObservingInterceptor(grpc.aio.ServerInterceptor):
         pace: where tokens are counted.
     """
 
-    def __init__(self, watchers: Sequence[Watcher], pace: Pace) -> None:
+    def __init__(self, watchers: Sequence[Watcher], pace: TokenPace) -> None:
         self._watchers = tuple(watchers)
         self._pace = pace
 

@@ -11,7 +11,7 @@ from crayon.completion import FinishReason
 from crayon.server.observability import metric_catalogue as names
 from crayon.server.observability.engine_metrics import EngineMetrics
 from crayon.server.observability.interceptor import METHODS
-from crayon.server.observability.metric_catalogue import Kind
+from crayon.server.observability.metric_catalogue import MetricKind
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from crayon.engine import Engine
     from crayon.server.observability.metric_catalogue import Metric
-    from crayon.server.observability.observation import Observation, Pace
+    from crayon.server.observability.observation import Observation, TokenPace
 
 REASONS = {
     "RESOURCE_EXHAUSTED": "overloaded",
@@ -28,7 +28,7 @@ REASONS = {
     "UNAUTHENTICATED": "unauthenticated",
     "PERMISSION_DENIED": "permission_denied",
 }
-_MAKERS: dict[Kind, Any] = {Kind.COUNTER: Counter, Kind.GAUGE: Gauge, Kind.HISTOGRAM: Histogram}
+_MAKERS: dict[MetricKind, Any] = {MetricKind.COUNTER: Counter, MetricKind.GAUGE: Gauge, MetricKind.HISTOGRAM: Histogram}
 
 
 class RequestMetrics:
@@ -39,7 +39,7 @@ class RequestMetrics:
         version: of this program.
     """
 
-    def __init__(self, pace: Pace, version: str) -> None:
+    def __init__(self, pace: TokenPace, version: str) -> None:
         self.registry: CollectorRegistry = _Registry()
         self._made = {
             metric.name: _make(metric, self.registry)
@@ -116,7 +116,7 @@ class _Registry(CollectorRegistry):
 
 
 class _PaceCollector:
-    def __init__(self, pace: Pace) -> None:
+    def __init__(self, pace: TokenPace) -> None:
         self._pace = pace
 
     def collect(self) -> Iterator[Family]:
@@ -127,5 +127,5 @@ class _PaceCollector:
 
 
 def _make(metric: Metric, registry: CollectorRegistry) -> Any:
-    more = {"buckets": metric.buckets} if metric.kind is Kind.HISTOGRAM else {}
+    more = {"buckets": metric.buckets} if metric.kind is MetricKind.HISTOGRAM else {}
     return _MAKERS[metric.kind](metric.name, metric.help, metric.labels, registry=registry, **more)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from crayon.tracing import Span
 
 
-class Pace:
+class TokenPace:
     """What is counted while answers are written, of all calls together: plain numbers of the event loop's thread."""
 
     __slots__ = ("firsts", "gaps", "tokens")
@@ -42,7 +42,7 @@ class Observation:
         "pace", "request_bytes", "request_id", "span", "timings", "tokens", "traceparent", "usage",
     )  # fmt: skip
 
-    def __init__(self, method: str, client: str, pace: Pace, traceparent: str | None = None) -> None:
+    def __init__(self, method: str, client: str, pace: TokenPace, traceparent: str | None = None) -> None:
         self.method = method
         self.client = client
         self.pace = pace

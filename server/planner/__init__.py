@@ -10,17 +10,17 @@ Pure data in, decision out; needs the extra 'plan' (SciPy's HiGHS).
 
 from crayon.server.planner.checker import faults
 from crayon.server.planner.interference import performance
-from crayon.server.planner.operations import Class, Operation, Workload, llama2_70b
-from crayon.server.planner.pipeline import Piece, Pipeline, sequential
-from crayon.server.planner.search import Found, search
+from crayon.server.planner.operations import Class, LayerWorkload, Operation, llama2_70b
+from crayon.server.planner.pipeline import NanoOperation, Pipeline, sequential
+from crayon.server.planner.search import BestPlan, search
 
 __all__ = [
+    "BestPlan",
     "Class",
-    "Found",
+    "LayerWorkload",
+    "NanoOperation",
     "Operation",
-    "Piece",
     "Pipeline",
-    "Workload",
     "faults",
     "llama2_70b",
     "performance",

@@ -11,7 +11,7 @@ from crayon.server.planner.interference import performance
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from crayon.server.planner.pipeline import Piece, Pipeline
+    from crayon.server.planner.pipeline import NanoOperation, Pipeline
 
 TOLERANCE = 1e-5
 """Milliseconds (or shares) below which a difference is the solver's rounding; ten nanoseconds."""
@@ -101,7 +101,7 @@ def _moments(pipeline: Pipeline) -> Iterator[str]:
                 yield text
 
 
-def _together(running: list[Piece]) -> Iterator[str]:
+def _together(running: list[NanoOperation]) -> Iterator[str]:
     names = " and ".join(sorted(piece.name for piece in running))
     counts = Counter(piece.resource for piece in running)
     for resource, count in counts.items():

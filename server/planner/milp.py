@@ -18,7 +18,7 @@ _EXACT_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
-class Budget:
+class SolverBudget:
     """How much a search may spend.
 
     Nodes of the search tree end a solve at the same place on every machine; the clock only guards slow machines, and
@@ -35,7 +35,7 @@ class Budget:
     gap: float
 
     @classmethod
-    def of(cls, seconds: float, nodes: int, gap: float) -> Budget:
+    def of(cls, seconds: float, nodes: int, gap: float) -> SolverBudget:
         """Return a budget that starts now."""
         return cls(time.monotonic() + seconds, nodes, gap)
 
@@ -69,7 +69,7 @@ class Program:
         """Demand `low <= sum of factor * variable <= high`."""
         self._rows.append((terms, low, high))
 
-    def minimise(self, objective: Mapping[int, float], budget: Budget) -> list[float] | None:
+    def minimise(self, objective: Mapping[int, float], budget: SolverBudget) -> list[float] | None:
         """Return the values of the best solution found; None where none was found.
 
         Raises:
@@ -86,7 +86,7 @@ class Program:
         return self._solve(objective, low, high, budget, _EXACT_S)
 
     def _solve(
-        self, objective: Mapping[int, float], low: list[float], high: list[float], budget: Budget, seconds: float
+        self, objective: Mapping[int, float], low: list[float], high: list[float], budget: SolverBudget, seconds: float
     ) -> list[float] | None:
         try:
             import numpy as np

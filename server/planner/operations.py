@@ -60,7 +60,7 @@ class Operation:
 
 
 @dataclass(frozen=True, slots=True)
-class Workload:
+class LayerWorkload:
     """The operations of one layer, in an order in which they could run, and how often they run."""
 
     operations: tuple[Operation, ...]
@@ -93,7 +93,7 @@ class Workload:
         return self.tokens / makespan * 1000 / self.gpus
 
 
-def llama2_70b(*, reduce: bool, layers: int = 80) -> Workload:
+def llama2_70b(*, reduce: bool, layers: int = 80) -> LayerWorkload:
     """Return Table 2 as operations.
 
     Args:
@@ -130,4 +130,4 @@ def llama2_70b(*, reduce: bool, layers: int = 80) -> Workload:
         Operation(o.name, o.resource, o.measured * scale, o.fixed * scale, o.after, o.after_previous, o.group)
         for o in operations
     )
-    return Workload(tuple(scaled), layers, 2048, 8)
+    return LayerWorkload(tuple(scaled), layers, 2048, 8)

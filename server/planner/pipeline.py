@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from crayon.server.planner.operations import Class, Operation, Workload
+    from crayon.server.planner.operations import Class, LayerWorkload, Operation
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
+class NanoOperation:
     """A nano-operation: one operation on the tokens from `first` to before `last`, as it runs in the first layer.
 
     `start` and `duration` are ms; in layer n it starts n periods later.
@@ -44,11 +44,11 @@ class Piece:
         """When it is done."""
         return self.start + self.duration
 
-    def meets(self, other: Piece) -> bool:
+    def meets(self, other: NanoOperation) -> bool:
         """Return whether some tokens are in both."""
         return self.first < other.last and other.first < self.last
 
-    def waits(self, parent: Piece) -> int | None:
+    def waits(self, parent: NanoOperation) -> int | None:
         """Return how many layers before its own the piece `parent` must have run; None where it need not."""
         if not self.meets(parent):
             return None
@@ -61,9 +61,9 @@ class Piece:
 class Pipeline:
     """The pieces of one layer, and the time from one layer to the next. Neighbouring layers may overlap."""
 
-    workload: Workload
+    workload: LayerWorkload
     period: float
-    pieces: tuple[Piece, ...]
+    pieces: tuple[NanoOperation, ...]
 
     @property
     def span(self) -> float:
@@ -76,11 +76,11 @@ class Pipeline:
         return (self.workload.layers - 1) * self.period + self.span
 
 
-def sequential(workload: Workload) -> Pipeline:
+def sequential(workload: LayerWorkload) -> Pipeline:
     """Return the plan that overlaps nothing: whole operations, one after the other."""
-    pieces: list[Piece] = []
+    pieces: list[NanoOperation] = []
     now = 0.0
     for operation in workload.operations:
-        pieces.append(Piece(operation, 0, 0, workload.tokens, now, workload.alone(operation, workload.tokens)))
+        pieces.append(NanoOperation(operation, 0, 0, workload.tokens, now, workload.alone(operation, workload.tokens)))
         now = pieces[-1].end
     return Pipeline(workload, now, tuple(pieces))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from crayon.errors import EngineError
 from crayon.server.planner.checker import faults
-from crayon.server.planner.milp import Budget
+from crayon.server.planner.milp import SolverBudget
 from crayon.server.planner.operations import Class
 from crayon.server.planner.pipeline import Pipeline, sequential
 from crayon.server.planner.shares import find_shares
@@ -16,7 +16,7 @@ from crayon.server.planner.structure import find_structure
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from crayon.server.planner.operations import Workload
+    from crayon.server.planner.operations import LayerWorkload
 
 # Less than this part of a period is no gain: it is within the solver's gap.
 _GAIN = 0.002
@@ -30,14 +30,16 @@ _FIRST_STAGE = 0.4
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class BestPlan:
     """The best plan, and whether the search came to its own end before the clock did."""
 
     pipeline: Pipeline
     in_time: bool
 
 
-def search(workloads: Sequence[Workload], *, seconds: float, progress: Callable[[str], None] = lambda _: None) -> Found:
+def search(
+    workloads: Sequence[LayerWorkload], *, seconds: float, progress: Callable[[str], None] = lambda _: None
+) -> BestPlan:
     """Return the best plan found among workloads that compute the same in different ways.
 
     The same on every machine where `seconds` are enough. Never worse than one operation after the other.
@@ -46,9 +48,9 @@ def search(workloads: Sequence[Workload], *, seconds: float, progress: Callable[
         MissingExtraError: the extra 'plan' is not installed.
         EngineError: a plan did not pass the checker, which is a fault of the planner.
     """
-    started = Budget.of(0, *_STRUCTURE).deadline
-    clock = Budget(started + _FIRST_STAGE * seconds, *_STRUCTURE)
-    later = Budget(started + seconds, *_SHARES)
+    started = SolverBudget.of(0, *_STRUCTURE).deadline
+    clock = SolverBudget(started + _FIRST_STAGE * seconds, *_STRUCTURE)
+    later = SolverBudget(started + seconds, *_SHARES)
     best = min((sequential(workload) for workload in workloads), key=lambda plan: plan.period)
     grown = [structure for workload in workloads for structure in _grow(workload, clock, progress)]
     in_time = clock.left() > 0
@@ -60,10 +62,10 @@ def search(workloads: Sequence[Workload], *, seconds: float, progress: Callable[
         progress(f"shares for {_cut(structure)}: {'nothing better' if plan is None else _period(plan)}")
         if plan is not None and plan.period < best.period:
             best = _checked(plan)
-    return Found(best, in_time=in_time and later.left() > 0)
+    return BestPlan(best, in_time=in_time and later.left() > 0)
 
 
-def _grow(workload: Workload, clock: Budget, progress: Callable[[str], None]) -> Iterator[Pipeline]:
+def _grow(workload: LayerWorkload, clock: SolverBudget, progress: Callable[[str], None]) -> Iterator[Pipeline]:
     """Yield structures of ever more pieces, from two for each operation, each better than the one before."""
     counts = dict.fromkeys(workload.groups, min(2, workload.units))
     best = find_structure(workload, counts, clock)

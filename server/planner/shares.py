@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING
 from crayon.server.planner.interference import SHARES, performance
 from crayon.server.planner.milp import Program
 from crayon.server.planner.operations import Class
-from crayon.server.planner.pipeline import Piece, Pipeline
+from crayon.server.planner.pipeline import NanoOperation, Pipeline
 
 if TYPE_CHECKING:
-    from crayon.server.planner.milp import Budget
+    from crayon.server.planner.milp import SolverBudget
 
 # Two pieces that stage I put further apart than this part of a period keep their order.
 _FAR = 0.3
@@ -30,7 +30,7 @@ _FAR = 0.3
 _STRETCH = 1.5
 
 
-def find_shares(structure: Pipeline, below: float, budget: Budget) -> Pipeline | None:
+def find_shares(structure: Pipeline, below: float, budget: SolverBudget) -> Pipeline | None:
     """Return the best plan found with the cuts and orders of `structure` and a period of at most `below` ms.
 
     None where none was found.
@@ -42,12 +42,12 @@ def find_shares(structure: Pipeline, below: float, budget: Budget) -> Pipeline |
     values = stage.program.minimise({stage.period: 1.0}, budget)
     if values is None:
         return None
-    pieces: list[Piece] = []
+    pieces: list[NanoOperation] = []
     for place, piece in enumerate(structure.pieces):
         share = next(share for share, pick in stage.picks[place].items() if values[pick] > 0.5)
         duration = stage.alone[place] / performance(piece.resource, share)
         start = values[stage.starts[place]]
-        pieces.append(Piece(piece.operation, piece.index, piece.first, piece.last, start, duration, share))
+        pieces.append(NanoOperation(piece.operation, piece.index, piece.first, piece.last, start, duration, share))
     return Pipeline(structure.workload, values[stage.period], tuple(pieces))
 
 

@@ -16,20 +16,20 @@ from itertools import combinations, pairwise, product
 from typing import TYPE_CHECKING
 
 from crayon.server.planner.milp import Program
-from crayon.server.planner.pipeline import Piece, Pipeline
+from crayon.server.planner.pipeline import NanoOperation, Pipeline
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from crayon.server.planner.milp import Budget
-    from crayon.server.planner.operations import Operation, Workload
+    from crayon.server.planner.milp import SolverBudget
+    from crayon.server.planner.operations import LayerWorkload, Operation
 
 _Nano = tuple["Operation", int]
 # How much an earlier end of the layer counts beside a shorter period: breaks ties only.
 _HASTE = 1e-3
 
 
-def find_structure(workload: Workload, counts: Mapping[str, int], budget: Budget) -> Pipeline | None:
+def find_structure(workload: LayerWorkload, counts: Mapping[str, int], budget: SolverBudget) -> Pipeline | None:
     """Return the best plan found with `counts` pieces for the operations of each group, all at full speed.
 
     None where none was found. Two pieces of different classes may run at once whatever they need together: that is
@@ -41,19 +41,19 @@ def find_structure(workload: Workload, counts: Mapping[str, int], budget: Budget
     values = stage.program.minimise({stage.period: 1.0, stage.last: _HASTE}, budget)
     if values is None:
         return None
-    pieces: list[Piece] = []
+    pieces: list[NanoOperation] = []
     for operation, index in stage.nanos:
         cuts = stage.cuts[operation.group]
         first, last = (round(values[place]) * workload.unit for place in cuts[index : index + 2])
         start = values[stage.start[operation.name, index]]
-        pieces.append(Piece(operation, index, first, last, start, workload.alone(operation, last - first)))
+        pieces.append(NanoOperation(operation, index, first, last, start, workload.alone(operation, last - first)))
     return Pipeline(workload, values[stage.period], tuple(pieces))
 
 
 class _Stage:
     """The program, and which variable stands for what."""
 
-    def __init__(self, workload: Workload, counts: Mapping[str, int]) -> None:
+    def __init__(self, workload: LayerWorkload, counts: Mapping[str, int]) -> None:
         self.workload = workload
         self.counts = counts
         self.program = Program()

@@ -1,7 +1,7 @@
 """What runs next: a policy without an engine. Pure data in, decision out; the same state gives the same plan.
 
-One step: `plan(state, caps, cost, lengths, index)` says what to run, an engine runs it, `commit(state, plan, outcome)`
-books it.
+One step: `plan(state, limits, cost, lengths, index)` says what to run, an engine runs it, and
+`commit(state, plan, outcome)` books it.
 """
 
 from crayon.server.cost.model import CostModel, LinearCost
@@ -12,8 +12,8 @@ from crayon.server.scheduler.commit import commit
 from crayon.server.scheduler.plan import plan
 from crayon.server.scheduler.prefix_cache import PrefixIndex, TokenIndex
 from crayon.server.scheduler.state import State
-from crayon.server.steps.limits import Caps
-from crayon.server.steps.request import Kind, Lane, Request
+from crayon.server.steps.limits import StepLimits
+from crayon.server.steps.request import Kind, Request, Slot
 from crayon.server.steps.step_plan import (
     Admission,
     Changes,
@@ -21,19 +21,18 @@ from crayon.server.steps.step_plan import (
     DropReason,
     KvOp,
     NanoBatch,
-    Outcome,
     Prefix,
     Resource,
     Restore,
     Row,
     Share,
     Spill,
+    StepOutcome,
     StepPlan,
 )
 
 __all__ = [
     "Admission",
-    "Caps",
     "Changes",
     "CostModel",
     "Drop",
@@ -41,12 +40,10 @@ __all__ = [
     "Kind",
     "KvForecast",
     "KvOp",
-    "Lane",
     "LengthModel",
     "Lengths",
     "LinearCost",
     "NanoBatch",
-    "Outcome",
     "Prefix",
     "PrefixIndex",
     "Request",
@@ -54,8 +51,11 @@ __all__ = [
     "Restore",
     "Row",
     "Share",
+    "Slot",
     "Spill",
     "State",
+    "StepLimits",
+    "StepOutcome",
     "StepPlan",
     "TokenIndex",
     "commit",

@@ -1,7 +1,7 @@
 """Who may begin, or go on: whether the cache has room for it until its end, and whose the sequences are.
 
-What is scored or encoded is long work of short steps: that of one client holds at most `caps.lanes` sequences, all of
-it at most `caps.long_lanes`. Whoever would need more waits, and is overtaken by others. So there is always a sequence
+What is scored or encoded is long work of short steps: that of one client holds at most `limits.slots` sequences, all of
+it at most `limits.long_slots`. Whoever would need more waits, and is overtaken by others. So there is always a sequence
 that an answer ends in and that somebody else can have: if need be it is taken from whoever holds most (`place`).
 """
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from crayon.server.scheduler.state import State
 
 
-class Room:
+class CacheForecast:
     """Says of one candidate after the other whether it fits beside those that run.
 
     With predicted lengths: whether the predicted peak does. Without: whether everybody's worst case does, so that
@@ -38,11 +38,11 @@ class Room:
 
     def fits(self, request: Request, need: int, source: Prefix | None = None) -> bool:
         """Whether a request fits that takes `need` cells at most, a beginning that it has from `source` included."""
-        caps = self._draft.caps
-        if request.kind is Kind.ENCODE and caps.encode_capacity is not None:
-            return need <= self._encode_room(caps.encode_capacity)
+        limits = self._draft.limits
+        if request.kind is Kind.ENCODE and limits.encode_capacity is not None:
+            return need <= self._encode_room(limits.encode_capacity)
         need -= self._saved(source)
-        if self._worst_case() + need <= caps.kv_capacity:
+        if self._worst_case() + need <= limits.kv_capacity:
             return True  # so any prediction does, and none need be made
         if self._lengths is None:
             return False
@@ -99,20 +99,20 @@ class Room:
             own = 0 if request.id in draft.shares else request.computed - request.shared
             others -= own
             holders.append(_holder(request, own + max(0, request.prompt - draft.start(request))))
-        return Occupancy(draft.caps.kv_capacity - others, lengths, holders)
+        return Occupancy(draft.limits.kv_capacity - others, lengths, holders)
 
 
 def _holder(request: Request, held: int) -> Holder:
     return Holder(held, request.generated, request.max_tokens - request.generated, request.blend)
 
 
-def restore(draft: Draft, room: Room, state: State, gone: set[str]) -> list[Restore]:
+def restore(draft: Draft, forecast: CacheForecast, state: State, gone: set[str]) -> list[Restore]:
     """Let those go on that were spilled, in order of admission, as far as they fit."""
     restores: list[Restore] = []
     for request in state.spilled.values():
         if request.id in gone:
             continue
-        if not room.fits(request, request.least):
+        if not forecast.fits(request, request.least):
             break
         seq = draft.take()
         if seq is None:
@@ -121,19 +121,19 @@ def restore(draft: Draft, room: Room, state: State, gone: set[str]) -> list[Rest
         draft.settle(request.computed)
         draft.load(seq, request.computed)
         draft.run(request, [seq], 0)
-        room.took(request, request.least)
+        forecast.took(request, request.least)
     return restores
 
 
-class _LongLanes:
+class _LongSlots:
     """The sequences that what is scored or encoded may still take."""
 
     def __init__(self, draft: Draft) -> None:
-        self._most = draft.caps.lanes
-        self._left = draft.caps.long_lanes
+        self._most = draft.limits.slots
+        self._left = draft.limits.long_slots
         self._held: dict[str, int] = {}
         for request in draft.running:
-            self.took(request, len(draft.lanes.get(request.id, request.lanes)))
+            self.took(request, len(draft.slots.get(request.id, request.slots)))
 
     def of(self, request: Request) -> int:
         """Return how many sequences a request may take; 0: it waits for others of its kind."""
@@ -148,7 +148,9 @@ class _LongLanes:
             self._held[request.client] = self._held.get(request.client, 0) + seqs
 
 
-def admit(draft: Draft, room: Room, waiting: Iterable[Request], index: PrefixIndex | None) -> list[Admission]:
+def admit(
+    draft: Draft, forecast: CacheForecast, waiting: Iterable[Request], index: PrefixIndex | None
+) -> list[Admission]:
     """Let requests in, in the order given. The first that does not fit the cache holds up the others.
 
     Those that wait for sequences of their kind (see above) are passed over.
@@ -156,18 +158,18 @@ def admit(draft: Draft, room: Room, waiting: Iterable[Request], index: PrefixInd
     admissions: list[Admission] = []
     if not draft.free and not draft.idle:
         return admissions  # the usual step; to find out whose turn it is would be wasted
-    lanes = _LongLanes(draft)
+    slots = _LongSlots(draft)
     for request in waiting:
         if not draft.free and not draft.idle:
             break
-        wide = lanes.of(request)
+        wide = slots.of(request)
         if not wide:
             continue
         source = best_source(draft, index, request) if index is not None else None
         # All its sequences now or fewer, so that nobody waits for a second one while holding a first.
         for width in range(max(1, min(wide, len(draft.free))), 0, -1):
             need = request.kv_need(width)
-            if room.fits(request, need, source):
+            if forecast.fits(request, need, source):
                 break
         else:
             break
@@ -175,9 +177,9 @@ def admit(draft: Draft, room: Room, waiting: Iterable[Request], index: PrefixInd
         if not seqs:
             break
         draft.run(request, seqs, need)
-        lanes.took(request, len(seqs))
+        slots.took(request, len(seqs))
         admissions.append(Admission(request.id, tuple(seqs), need))
-        room.took(request, need, source)
+        forecast.took(request, need, source)
     return admissions
 
 

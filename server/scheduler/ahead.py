@@ -12,21 +12,21 @@ from typing import TYPE_CHECKING
 
 from crayon.server.scheduler.commit import commit
 from crayon.server.scheduler.plan import plan
-from crayon.server.steps.step_plan import Outcome
+from crayon.server.steps.step_plan import StepOutcome
 
 if TYPE_CHECKING:
     from crayon.server.cost.model import CostModel
     from crayon.server.forecast.lengths import LengthModel
     from crayon.server.scheduler.prefix_cache import PrefixIndex
     from crayon.server.scheduler.state import State
-    from crayon.server.steps.limits import Caps
+    from crayon.server.steps.limits import StepLimits
     from crayon.server.steps.step_plan import StepPlan
 
 
 def plan_after(
     state: State,
     step: StepPlan,
-    caps: Caps,
+    limits: StepLimits,
     cost: CostModel,
     lengths: LengthModel | None = None,
     index: PrefixIndex | None = None,
@@ -39,12 +39,12 @@ def plan_after(
     Args:
         state: as for `plan`.
         step: what is running.
-        caps: as for `plan`.
+        limits: as for `plan`.
         cost: as for `plan`.
         lengths: as for `plan`.
         index: as for `plan`.
     """
     touched = [*(item.request for item in step.admissions), *(item.request for item in step.drops)]
     later = state.copy(touched)
-    commit(later, step, Outcome())
-    return plan(later, caps, cost, lengths, index)
+    commit(later, step, StepOutcome())
+    return plan(later, limits, cost, lengths, index)

@@ -13,11 +13,11 @@ if TYPE_CHECKING:
 
     from crayon.server.scheduler.draft import Draft
     from crayon.server.scheduler.prefix_cache import PrefixIndex
-    from crayon.server.steps.request import Lane
+    from crayon.server.steps.request import Slot
     from crayon.server.steps.step_plan import Group
 
 
-class Filler:
+class BatchBuilder:
     """Collects rows.
 
     Args:
@@ -35,7 +35,7 @@ class Filler:
         self._index = index
         self._budget = budget
         self._left = budget
-        self._outputs = draft.caps.outputs
+        self._outputs = draft.limits.outputs
         self._reading = reading
         self._ends = 0
         """Prompts that come after and may want a row of logits in this step."""
@@ -55,7 +55,7 @@ class Filler:
 
     def fill(self) -> None:
         """Add a row for everybody in the groups, as long as there is budget and room in the cache."""
-        draft, lanes = self._draft, self._draft.lanes
+        draft, slots = self._draft, self._draft.slots
         add = {group: rows.append for group, rows in self._decode.items()}
         decoding, row = 0, tuple.__new__
         longer: list[Request] = []
@@ -64,7 +64,7 @@ class Filler:
                 decoding += 1
                 to = add.get(request.group)
                 if to is not None:
-                    seq = (request.lanes or lanes[request.id])[0].seq
+                    seq = (request.slots or slots[request.id])[0].seq
                     # As `Row(...)`, which takes twice as long; there is one for every running request.
                     to(row(Row, (request.id, seq, request.computed, 1, 1, None)))
                     if request.pending > 1:
@@ -112,19 +112,19 @@ class Filler:
     def _prompt(self, request: Request) -> bool:
         """Add as much of the request's prompt, or of its branches, as there is budget for; False: the cache is full."""
         draft = self._draft
-        lanes = draft.lanes.get(request.id, request.lanes)
+        slots = draft.slots.get(request.id, request.slots)
         if self._index is not None and request.computed == request.shared and request.id not in draft.shares:
             # More may be there now than when it was admitted.
             source = best_source(draft, self._index, request)
             # What was idle could have been dropped for others and no longer can.
             held = source.tokens if source is not None and source.seq in draft.idle else 0
             if source is not None and held <= self._room - self._margin - self._oldest:
-                draft.share(request, lanes[0].seq, source)
+                draft.share(request, slots[0].seq, source)
                 self._room -= held
         start = draft.start(request)
         left = request.prompt - start
         if left < 1:
-            self._branches(request, lanes)
+            self._branches(request, slots)
             return True
         wanted = count = min(left, self._left)
         if request.kind is Kind.GENERATE:
@@ -136,7 +136,7 @@ class Filler:
         if count < 1:
             return fits
         ends = int(count == left)
-        self._prefill[request.group].append(Row(request.id, lanes[0].seq, start, count, ends))
+        self._prefill[request.group].append(Row(request.id, slots[0].seq, start, count, ends))
         self._left -= count
         self._outputs -= ends
         if request.kind is Kind.GENERATE:
@@ -144,24 +144,24 @@ class Filler:
             self._room -= count
         return fits
 
-    def _branches(self, request: Request, lanes: list[Lane]) -> None:
+    def _branches(self, request: Request, slots: list[Slot]) -> None:
         rows = self._prefill[request.group]
         fresh = request.branches_started
-        for lane in lanes:
-            branch = fresh if lane.branch is None else lane.branch
+        for slot in slots:
+            branch = fresh if slot.branch is None else slot.branch
             if branch >= len(request.branches):
                 continue
-            left = request.branches[branch] - lane.computed
+            left = request.branches[branch] - slot.computed
             count, logits = min(left, self._left), 0
             if request.kind is Kind.SCORE:
                 logits = count = min(count, self._outputs - self._ends)
             if count < 1:
                 return
-            if lane.branch is None:
+            if slot.branch is None:
                 fresh += 1
                 # Not counted in the draft: the cells are set aside for the request.
-                self._branch_kv.append(KvOp(lane.seq, lanes[0].seq, request.prompt))
-            rows.append(Row(request.id, lane.seq, request.prompt + lane.computed, count, logits, branch))
+                self._branch_kv.append(KvOp(slot.seq, slots[0].seq, request.prompt))
+            rows.append(Row(request.id, slot.seq, request.prompt + slot.computed, count, logits, branch))
             self._left -= count
             self._outputs -= logits
             if count < left:

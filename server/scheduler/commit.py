@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from crayon.errors import EngineError
-from crayon.server.steps.request import Kind, Lane, Request
-from crayon.server.steps.step_plan import Changes, KvOp, Outcome, Prefix, Row, Share, StepPlan
+from crayon.server.steps.request import Kind, Request, Slot
+from crayon.server.steps.step_plan import Changes, KvOp, Prefix, Row, Share, StepOutcome, StepPlan
 
 if TYPE_CHECKING:
     from crayon.server.scheduler.state import State
 
 
-def commit(state: State, plan: StepPlan, outcome: Outcome) -> Changes:
+def commit(state: State, plan: StepPlan, outcome: StepOutcome) -> Changes:
     """Bring `state` to after the step that `plan` described and that went as `outcome` says.
 
     Raises:
@@ -77,7 +77,7 @@ def _arrange(state: State, plan: StepPlan) -> None:
         state.restore(restore.request, restore.seq)
     for admission in plan.admissions:
         request = state.get(admission.request)
-        request.lanes = [Lane(seq) for seq in admission.seqs]
+        request.slots = [Slot(seq) for seq in admission.seqs]
         request.reserved = admission.reserved
     if plan.admissions:
         state.start([admission.request for admission in plan.admissions])
@@ -101,19 +101,19 @@ def _begin(state: State, share: Share) -> None:
 
 
 def _advance_branch(request: Request, row: Row) -> None:
-    lane = next(lane for lane in request.lanes if lane.seq == row.seq)
-    if lane.branch is None:
-        lane.branch, lane.computed = row.branch, 0
+    slot = next(slot for slot in request.slots if slot.seq == row.seq)
+    if slot.branch is None:
+        slot.branch, slot.computed = row.branch, 0
         request.branches_started += 1
-    lane.computed += row.tokens
-    if row.branch is not None and lane.computed == request.branches[row.branch]:
-        lane.branch, lane.computed = None, 0
+    slot.computed += row.tokens
+    if row.branch is not None and slot.computed == request.branches[row.branch]:
+        slot.branch, slot.computed = None, 0
         request.branches_done += 1
 
 
 def _leave(state: State, request: Request) -> None:
     """Leave a finished request's prompt, and answer, as an idle prefix, and the rest to be emptied."""
-    first, *rest = [lane.seq for lane in request.lanes]
+    first, *rest = [slot.seq for slot in request.slots]
     if request.kind is Kind.ENCODE:
         state.released.append(KvOp(first, first, 0))
     else:

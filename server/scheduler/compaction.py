@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from crayon.server.steps.request import Kind, Lane
+from crayon.server.steps.request import Kind, Slot
 from crayon.server.steps.step_plan import KvOp
 
 if TYPE_CHECKING:
@@ -31,14 +31,14 @@ def find_move(state: State) -> Move | None:
     """Return the move that closes the lowest gap, if there is one that pays; the state is between two steps."""
     if len(state.waiting) or state.spilled:
         return None  # they take the gaps
-    used = {lane.seq for request in state.running.values() for lane in request.lanes}
+    used = {slot.seq for request in state.running.values() for slot in request.slots}
     if len(used) < 2 or max(used) - min(used) == len(used) - 1:
         return None
-    last = max(state.running.values(), key=lambda request: max(lane.seq for lane in request.lanes))
+    last = max(state.running.values(), key=lambda request: max(slot.seq for slot in request.slots))
     left = last.max_tokens - last.generated
     if last.kind is not Kind.GENERATE or not last.decoding or last.computed > TOKENS_PER_ROW * left:
         return None
-    source = last.lanes[0].seq
+    source = last.slots[0].seq
     gap = next((seq for seq in range(min(used) + 1, source) if seq not in used and seq not in state.idle), None)
     if gap is None:
         return None
@@ -51,4 +51,4 @@ def book(state: State, move: Move) -> None:
         state.cells.apply(op)
     # What had ended in the gap was emptied by the copy: the next plan must not empty it again.
     state.released = [op for op in state.released if op.seq != move.seq]
-    state.get(move.request).lanes = [Lane(move.seq)]
+    state.get(move.request).slots = [Slot(move.seq)]

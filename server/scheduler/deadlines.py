@@ -12,14 +12,14 @@ from __future__ import annotations
 from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
-from crayon.server.cost.sizing import Room, Work, finish_estimate
+from crayon.server.cost.sizing import Headroom, Work, finish_estimate
 from crayon.server.steps.request import Kind
 
 if TYPE_CHECKING:
     from crayon.server.cost.step_cost import StepCost
     from crayon.server.forecast.lengths import Lengths
     from crayon.server.scheduler.state import State
-    from crayon.server.steps.limits import Caps
+    from crayon.server.steps.limits import StepLimits
     from crayon.server.steps.request import Request
 
 MARGIN = 1.5
@@ -51,14 +51,14 @@ def margin(error: float) -> float:
 
 
 def late_alone(
-    request: Request, now: float, caps: Caps, cost: StepCost, lengths: Lengths | None, stretch: float
+    request: Request, now: float, limits: StepLimits, cost: StepCost, lengths: Lengths | None, stretch: float
 ) -> Late | None:
     """Return why a request is too late even if it had the engine to itself; None if it may be done in time.
 
     Args:
         request: one that waits.
         now: in the clock of its deadline.
-        caps: limits of a step.
+        limits: limits of a step.
         cost: what steps cost now.
         lengths: how long answers were; None: nobody knows.
         stretch: how many times the time left counts (`margin`).
@@ -66,19 +66,19 @@ def late_alone(
     if request.deadline is None:
         return None
     left = request.deadline - now
-    needs = finish_estimate(cost, _work(request, lengths, mine=True), [], [], _room(caps)).last
+    needs = finish_estimate(cost, _work(request, lengths, mine=True), [], [], _headroom(limits)).last
     return Late(needs, left, 0) if needs > left * stretch else None
 
 
 def late_in_queue(
-    request: Request, state: State, caps: Caps, cost: StepCost, lengths: Lengths | None, stretch: float
+    request: Request, state: State, limits: StepLimits, cost: StepCost, lengths: Lengths | None, stretch: float
 ) -> Late | None:
     """Return why a waiting request is too late behind those that run and that are admitted before it."""
     if request.deadline is None:
         return None
     left = request.deadline - state.now
     mine = _work(request, lengths, mine=True)
-    between = _Between(request, mine.prompt, caps.max_tokens)
+    between = _Between(request, mine.prompt, limits.max_tokens)
     running = [between(item, _work(item, lengths)) for held in (state.running, state.spilled) for item in held.values()]
     most = min(_MOST_AHEAD, _MOST_WORK // (len(running) + 1))
     ahead = []
@@ -89,7 +89,7 @@ def late_in_queue(
             ahead.append(between(item, _work(item, lengths)))
     if not running and not ahead:
         return None
-    needs = finish_estimate(cost, mine, running, ahead, _room(caps)).last
+    needs = finish_estimate(cost, mine, running, ahead, _headroom(limits)).last
     return Late(needs, left, len(running) + len(ahead)) if needs > left * stretch else None
 
 
@@ -113,8 +113,8 @@ class _Between:
         return work._replace(prompt=tokens)
 
 
-def _room(caps: Caps) -> Room:
-    return Room(batch=caps.max_tokens, max_seqs=caps.max_seqs)
+def _headroom(limits: StepLimits) -> Headroom:
+    return Headroom(batch=limits.max_tokens, max_seqs=limits.max_seqs)
 
 
 def _work(request: Request, lengths: Lengths | None, *, mine: bool = False) -> Work:

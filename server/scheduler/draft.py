@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from crayon.server.steps.request import Kind, Lane, Request
+from crayon.server.steps.request import Kind, Request, Slot
 from crayon.server.steps.step_plan import KvOp, Prefix, Share
 
 if TYPE_CHECKING:
     from collections.abc import Collection
 
     from crayon.server.scheduler.state import State
-    from crayon.server.steps.limits import Caps
+    from crayon.server.steps.limits import StepLimits
 
 
 class Draft:
@@ -19,16 +19,16 @@ class Draft:
 
     Args:
         state: is read only.
-        caps: limits of the step.
+        limits: limits of the step.
         gone: the requests that the plan drops; their sequences are emptied.
     """
 
-    def __init__(self, state: State, caps: Caps, gone: Collection[str]) -> None:
-        self.caps = caps
+    def __init__(self, state: State, limits: StepLimits, gone: Collection[str]) -> None:
+        self.limits = limits
         self.kv: list[KvOp] = []
         self.evicted: list[Prefix] = []
         self.shares: dict[str, Share] = {}
-        self.lanes: dict[str, list[Lane]] = {}
+        self.slots: dict[str, list[Slot]] = {}
         """Of the requests that this plan admits or restores."""
         self.idle = state.idle
         self._cells = state.cells
@@ -41,7 +41,7 @@ class Draft:
         self._out = {*gone}
         self.running = [item for item in running.values() if item.id not in gone] if gone else list(running.values())
         """In order of admission."""
-        while len(self.idle) > caps.max_idle_prefixes:
+        while len(self.idle) > limits.max_idle_prefixes:
             self.evict()
         for op in state.released:
             if op.keep and op.seq in self.idle and not self.cuts(op.seq, op.keep):
@@ -51,8 +51,8 @@ class Draft:
                 self._apply(op)
         for request_id in gone:
             if request_id in running:
-                for lane in running[request_id].lanes:
-                    self.empty(lane.seq)
+                for slot in running[request_id].slots:
+                    self.empty(slot.seq)
         self.generating = [request for request in self.running if request.kind is Kind.GENERATE]
         self.fixed = 0
         """Tokens that the others may still add to the cache for generating; their worst case, whatever is predicted."""
@@ -81,7 +81,7 @@ class Draft:
     @property
     def room(self) -> int:
         """Tokens that generating requests may add to the cache now, once no prefix is idle."""
-        return self.caps.kv_capacity - self._cells.used - self.fixed + self.evictable
+        return self.limits.kv_capacity - self._cells.used - self.fixed + self.evictable
 
     def start(self, request: Request) -> int:
         """Return how many tokens of a request are in the cache, those that this plan copies included."""
@@ -102,23 +102,23 @@ class Draft:
         request = self._running.get(name)
         if request is not None:
             # What this plan itself puts into a sequence is not there yet when others copy.
-            if name in self.lanes or name in self._out or not request.computed:
+            if name in self.slots or name in self._out or not request.computed:
                 return None
-            return Prefix(name, request.lanes[0].seq, request.computed, request.group)
+            return Prefix(name, request.slots[0].seq, request.computed, request.group)
         return next((prefix for prefix in self.idle.values() if prefix.id == name), None)
 
     def cuts(self, seq: int, tokens: int) -> bool:
         """Whether another may begin with the first `tokens` tokens of a sequence."""
-        limit = self.caps.cut_limit
+        limit = self.limits.cut_limit
         return limit is None or (held := self._cells.length(seq)) <= limit or held == tokens
 
     def growth(self, request: Request) -> int:
         """Return the most tokens that a scored or encoded request may still add to the cache for generating."""
         if request.kind is Kind.ENCODE:
-            return request.reserved if self.caps.encode_capacity is None else 0
+            return request.reserved if self.limits.encode_capacity is None else 0
         held = request.computed - request.shared
-        for lane in request.lanes:
-            held += max(0, self._cells.length(lane.seq) - request.prompt)
+        for slot in request.slots:
+            held += max(0, self._cells.length(slot.seq) - request.prompt)
         return max(0, request.reserved - held)
 
     # -- what is decided
@@ -162,20 +162,20 @@ class Draft:
     def free(self) -> list[int]:
         """Sequences that nobody uses."""
         if self._free is None:
-            used = {lane.seq for request in self.running for lane in self.lanes.get(request.id, request.lanes)}
+            used = {slot.seq for request in self.running for slot in self.slots.get(request.id, request.slots)}
             used.update(self.idle)
-            self._free = [seq for seq in range(self.caps.max_seqs) if seq not in used]
+            self._free = [seq for seq in range(self.limits.max_seqs) if seq not in used]
         return self._free
 
     def run(self, request: Request, seqs: list[int], reserved: int) -> None:
         """Count a request among the running ones."""
         self.running.append(request)
-        self.lanes[request.id] = [Lane(seq) for seq in seqs]
+        self.slots[request.id] = [Slot(seq) for seq in seqs]
         if request.kind is Kind.GENERATE:
             self.generating.append(request)
             if self._promised is not None:
                 self._promised += request.least - self.start(request)
-        elif request.kind is Kind.SCORE or self.caps.encode_capacity is None:
+        elif request.kind is Kind.SCORE or self.limits.encode_capacity is None:
             share = self.shares.get(request.id)
             self.fixed += reserved - (share.tokens if share else 0)
 
@@ -191,14 +191,14 @@ class Draft:
             del held[at]
         self._out.add(request.id)
         self._promised = None
-        self.empty(request.lanes[0].seq)
+        self.empty(request.slots[0].seq)
         if self._free is not None:
-            self._free.append(request.lanes[0].seq)
+            self._free.append(request.slots[0].seq)
         return request
 
     def settle(self, tokens: int) -> None:
         """Drop idle prefixes until generating requests can add `tokens` tokens."""
-        while self._cells.used + self.fixed + tokens > self.caps.kv_capacity and self.evict():
+        while self._cells.used + self.fixed + tokens > self.limits.kv_capacity and self.evict():
             pass
 
     def _apply(self, op: KvOp) -> None:

@@ -8,7 +8,7 @@
    worst case (prompt + max_tokens), so that a running request never runs out, or, where the engine can spill, as
    predicted (see `admission`). Nobody overtakes: the first that does not fit the cache holds the queue.
 4. A prompt starts with what another sequence of its blend holds of it (see `prefixes`).
-5. Groups (one blend each; encoding is a group of its own) take turns (see `groups`), at most `caps.max_blends` in a
+5. Groups (one blend each; encoding is a group of its own) take turns (see `groups`), at most `limits.max_blends` in a
    step. Encoding never shares a step.
 6. Within the chosen groups every decoding request computes its one token; then prompts fill the rest of the budget (see
    `budget`) and are cut at any token: those of the client first that was read least so far, each client's in order of
@@ -25,9 +25,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from crayon.server.scheduler.adapter_turns import choose
-from crayon.server.scheduler.admission import Room, admit, restore
-from crayon.server.scheduler.batch_builder import Filler
+from crayon.server.scheduler.adapter_turns import choose_blends
+from crayon.server.scheduler.admission import CacheForecast, admit, restore
+from crayon.server.scheduler.batch_builder import BatchBuilder
 from crayon.server.scheduler.draft import Draft
 from crayon.server.scheduler.place import make_place, who_has_none
 from crayon.server.scheduler.preemption import make_room
@@ -39,12 +39,12 @@ if TYPE_CHECKING:
     from crayon.server.forecast.lengths import LengthModel
     from crayon.server.scheduler.prefix_cache import PrefixIndex
     from crayon.server.scheduler.state import State
-    from crayon.server.steps.limits import Caps
+    from crayon.server.steps.limits import StepLimits
 
 
 def plan(
     state: State,
-    caps: Caps,
+    limits: StepLimits,
     cost: CostModel,
     lengths: LengthModel | None = None,
     index: PrefixIndex | None = None,
@@ -53,33 +53,33 @@ def plan(
 
     Args:
         state: who waits and who runs.
-        caps: limits of the step.
+        limits: limits of the step.
         cost: how long steps take.
         lengths: how much an answer still gets; None, or an engine that cannot spill: all that it may.
         index: which prompts begin alike; None: nothing is shared.
     """
-    drops = _drops(state, caps)
+    drops = _drops(state, limits)
     gone = {drop.request for drop in drops}
-    draft = Draft(state, caps, gone)
+    draft = Draft(state, limits, gone)
     spills = make_room(draft)
     restores: list[Restore] = []
     admissions: list[Admission] = []
     if not spills and (state.spilled or len(state.waiting)):
-        room = Room(draft, lengths if caps.spill else None)
+        forecast = CacheForecast(draft, lengths if limits.spill else None)
         poor = who_has_none(draft, state, gone)
         if poor is not None:
-            spills = make_place(draft, room, poor)
-            admissions = admit(draft, room, [poor], index)
+            spills = make_place(draft, forecast, poor)
+            admissions = admit(draft, forecast, [poor], index)
         if not admissions:
-            restores = restore(draft, room, state, gone)
+            restores = restore(draft, forecast, state, gone)
             if len(restores) == sum(1 for name in state.spilled if name not in gone):
-                admissions = admit(draft, room, state.waiting.in_turn(gone), index)
+                admissions = admit(draft, forecast, state.waiting.in_turn(gone), index)
 
-    groups, turns = choose(draft.running, state, caps)
+    groups, turns = choose_blends(draft.running, state, limits)
     present = [request for request in draft.running if request.reading and request.group in groups]
-    reading = state.readers.in_turn(present, state.step, caps.max_tokens)
+    reading = state.readers.in_turn(present, state.step, limits.max_tokens)
     tokens, credit = budget(draft, state, groups, reading, cost)
-    filler = Filler(draft, groups, tokens, reading, index)
+    filler = BatchBuilder(draft, groups, tokens, reading, index)
     filler.fill()
     nano = filler.nano()
     return StepPlan(
@@ -98,15 +98,15 @@ def plan(
     )
 
 
-def _drops(state: State, caps: Caps) -> tuple[Drop, ...]:
+def _drops(state: State, limits: StepLimits) -> tuple[Drop, ...]:
     drops, now = [], state.now
-    most = min(caps.capacity(encode=False), caps.capacity(encode=True))
+    most = min(limits.capacity(encode=False), limits.capacity(encode=True))
     for request in state:
         if request.cancelled:
             drops.append(Drop(request.id, DropReason.CANCELLED))
         elif request.deadline is not None and request.deadline <= now:
             drops.append(Drop(request.id, DropReason.EXPIRED))
-        elif request.least > most and not request.lanes and not request.ever_fits(caps):
+        elif request.least > most and not request.slots and not request.ever_fits(limits):
             # The engine refuses these at its door; one that slips through must not hold the queue for ever.
             drops.append(Drop(request.id, DropReason.NEVER_FITS))
     return tuple(drops)

@@ -29,8 +29,8 @@ def make_room(draft: Draft) -> list[Spill]:
     spills: list[Spill] = []
     generating = draft.generating
     need = sum(1 for request in generating if request.generated)
-    while generating and draft.room < need + (not generating[0].generated) and draft.caps.spill:
+    while generating and draft.room < need + (not generating[0].generated) and draft.limits.spill:
         request = draft.spill(generating[-1])
         need -= request.generated > 0
-        spills.append(Spill(request.id, request.lanes[0].seq))
+        spills.append(Spill(request.id, request.slots[0].seq))
     return spills

@@ -9,7 +9,7 @@ from crayon.errors import EngineError
 from crayon.server.scheduler.cells import Cells
 from crayon.server.scheduler.fairness import Queue
 from crayon.server.scheduler.reading import Readers
-from crayon.server.steps.request import Kind, Lane, copy_of
+from crayon.server.steps.request import Kind, Slot, copy_of
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
@@ -119,14 +119,14 @@ class State:
     def spill(self, request_id: str) -> None:
         """Take a running request out of the cache: the youngest of those that generate, one after the other."""
         request = self.running.pop(request_id)
-        request.lanes = []
+        request.slots = []
         request.shared = 0  # it comes back with cells of its own
         self.spilled = {request_id: request, **self.spilled}
 
     def restore(self, request_id: str, seq: int) -> None:
         """Let a spilled request go on where it was."""
         request = self.running[request_id] = self.spilled.pop(request_id)
-        request.lanes = [Lane(seq)]
+        request.slots = [Slot(seq)]
         self.cells.grow(seq, request.computed)
         self.served.setdefault(request.group, self.step - 1)
         if request.reading:

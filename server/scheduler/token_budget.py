@@ -1,7 +1,7 @@
 """How many tokens a step may have: what readers of answers wait for, against what prompts wait for.
 
 While answers are being written, a step is as long as the pause between their tokens. Two rules keep it within
-`caps.step_seconds`:
+`limits.step_seconds`:
 
 - `late_share` is 0: every step is. Prompts are read in pieces that fit beside the answers, and each piece pays for the
   engine's work that comes once a call.
@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from crayon.server.cost.model import Beside
+from crayon.server.cost.model import DecodeLoad
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Sequence
@@ -58,39 +58,39 @@ def budget(
         reading: their requests that are still read, in the order in which the step reads them.
         cost: how long steps take.
     """
-    caps, credit = draft.caps, state.credit
-    if caps.step_seconds is None:
-        return Budget(caps.max_tokens, credit)
+    limits, credit = draft.limits, state.credit
+    if limits.step_seconds is None:
+        return Budget(limits.max_tokens, credit)
     held = [request.computed for request in draft.generating if request.generated]
     decoding = len(held)
     if not decoding:
-        return Budget(caps.max_tokens, credit)
+        return Budget(limits.max_tokens, credit)
     if decoding == len(draft.running):  # nobody reads, so it does not matter how much could be read
-        return Budget(caps.max_tokens, min(MOST_CREDIT, credit + caps.late_share) if caps.late_share else credit)
-    beside = Beside(decoding, sum(held) + decoding, draft.used)
-    within = min(cost.tokens_within(caps.step_seconds, len(groups) * caps.parts, beside), caps.max_tokens)
-    if within < caps.max_tokens:
-        within = min(caps.max_tokens, max(within - within % caps.tile, caps.min_tokens, decoding + 1))
-    if not caps.late_share:
+        return Budget(limits.max_tokens, min(MOST_CREDIT, credit + limits.late_share) if limits.late_share else credit)
+    load = DecodeLoad(decoding, sum(held) + decoding, draft.used)
+    within = min(cost.tokens_within(limits.step_seconds, len(groups) * limits.parts, load), limits.max_tokens)
+    if within < limits.max_tokens:
+        within = min(limits.max_tokens, max(within - within % limits.tile, limits.min_tokens, decoding + 1))
+    if not limits.late_share:
         return Budget(within, credit)
-    earned = min(MOST_CREDIT, credit + caps.late_share)
+    earned = min(MOST_CREDIT, credit + limits.late_share)
     writing = sum(1 for request in draft.generating if request.generated and request.group in groups)
     lengths = [request.unread for request in reading]
     # By all that there was to read: of a long prompt that is nearly read the rest is read in pieces, too.
-    long = writing + max((request.to_read for request in reading), default=0) > caps.max_tokens
+    long = writing + max((request.to_read for request in reading), default=0) > limits.max_tokens
     if not writing or (writing + sum(lengths) <= within and not long):
         return Budget(within, earned)
     whole = writing
     for length in lengths:  # in the order in which they are read
-        if whole + length > caps.max_tokens:
+        if whole + length > limits.max_tokens:
             break
         whole += length
     overdue = False
-    if caps.first_seconds is not None:
-        latest = state.now + cost.seconds(whole, len(groups)) - caps.first_seconds
-        overdue = _waited(reading, latest, caps.max_tokens - writing)
+    if limits.first_seconds is not None:
+        latest = state.now + cost.seconds(whole, len(groups)) - limits.first_seconds
+        overdue = _waited(reading, latest, limits.max_tokens - writing)
     if overdue or (credit > 1.0 - _ROUNDING and not long):
-        return Budget(caps.max_tokens if long else whole, max(0.0, credit - 1.0))
+        return Budget(limits.max_tokens if long else whole, max(0.0, credit - 1.0))
     if not long:
         return Budget(writing, earned)
     # The further a long prompt is read, the more its tokens attend to.

@@ -8,7 +8,7 @@ from crayon.errors import ConfigError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Caps:
+class StepLimits:
     """Limits of one step, declared by the engine.
 
     Args:
@@ -17,7 +17,7 @@ class Caps:
         kv_capacity: tokens that the cache can hold, all sequences together.
         encode_capacity: the same for encoding, where the engine has its own cache for it; None shares it.
         max_outputs: most rows of logits in one step, at least `max_seqs`; None is `max_tokens`.
-        max_lanes: most sequences that the scored and encoded requests of one client may take; None is half of them.
+        max_slots: most sequences that the scored and encoded requests of one client may take; None is half of them.
         max_blends: most blend groups in one step. The engine reads its weights once for each.
         step_seconds: how long a step may take while somebody's answer is being written; None does not care.
         late_share: share of the steps that may take longer than `step_seconds`, for prompts to be read whole.
@@ -43,7 +43,7 @@ class Caps:
     kv_capacity: int
     encode_capacity: int | None = None
     max_outputs: int | None = None
-    max_lanes: int | None = None
+    max_slots: int | None = None
     max_blends: int = 4
     step_seconds: float | None = None
     late_share: float = 0.0
@@ -66,8 +66,8 @@ class Caps:
         for key, value in (("max_tokens", self.max_tokens), ("max_outputs", self.outputs)):
             if value < self.max_seqs:
                 raise ConfigError(key, f"must be at least max_seqs ({self.max_seqs}), not {value}")
-        if self.max_lanes is not None and self.max_lanes < 1:
-            raise ConfigError("max_lanes", f"must be at least 1, not {self.max_lanes}")
+        if self.max_slots is not None and self.max_slots < 1:
+            raise ConfigError("max_slots", f"must be at least 1, not {self.max_slots}")
         for key, seconds in (("step_seconds", self.step_seconds), ("first_seconds", self.first_seconds)):
             if seconds is not None and not seconds > 0:
                 raise ConfigError(key, f"must be more than 0, not {seconds}")
@@ -84,11 +84,11 @@ class Caps:
         return self.encode_capacity if encode and self.encode_capacity is not None else self.kv_capacity
 
     @property
-    def lanes(self) -> int:
+    def slots(self) -> int:
         """Most sequences that the scored and encoded requests of one client may take."""
-        return max(1, self.max_seqs // 2) if self.max_lanes is None else min(self.max_lanes, self.max_seqs)
+        return max(1, self.max_seqs // 2) if self.max_slots is None else min(self.max_slots, self.max_seqs)
 
     @property
-    def long_lanes(self) -> int:
+    def long_slots(self) -> int:
         """Most sequences that all scored and encoded requests may take together; the others are for answers."""
-        return max(self.lanes, self.max_seqs - max(1, self.max_seqs // 4)) if self.max_seqs > 1 else 1
+        return max(self.slots, self.max_seqs - max(1, self.max_seqs // 4)) if self.max_seqs > 1 else 1

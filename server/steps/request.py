@@ -8,7 +8,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from crayon.server.steps.limits import Caps
+    from crayon.server.steps.limits import StepLimits
 
 # What one step of priority is worth among the requests of one client.
 PRIORITY_SECONDS = 5.0
@@ -23,7 +23,7 @@ class Kind(StrEnum):
 
 
 @dataclass(slots=True)
-class Lane:
+class Slot:
     """One sequence of the engine's cache, held by one request; `branch` runs on it beyond the prompt."""
 
     seq: int
@@ -72,7 +72,7 @@ class Request:
     """Cache tokens set aside while running."""
     shared: int = 0
     """Tokens of the prompt that were in the cache already and not computed."""
-    lanes: list[Lane] = field(default_factory=list)
+    slots: list[Slot] = field(default_factory=list)
     group: tuple[str, bool] = field(init=False)
     """Requests of one group may share a nano-batch."""
     least: int = field(init=False)
@@ -124,19 +124,19 @@ class Request:
             return self.generated >= self.max_tokens
         return self.computed >= self.prompt and self.branches_done >= len(self.branches)
 
-    def kv_need(self, lanes: int = 1) -> int:
-        """Return the cache tokens this takes at most, with `lanes` sequences."""
+    def kv_need(self, slots: int = 1) -> int:
+        """Return the cache tokens this takes at most, with `slots` sequences."""
         if self.kind is Kind.GENERATE:
             return self.prompt + self.max_tokens
-        return self.prompt + sum(sorted(self.branches, reverse=True)[:lanes])
+        return self.prompt + sum(sorted(self.branches, reverse=True)[:slots])
 
-    def ever_fits(self, caps: Caps) -> bool:
+    def ever_fits(self, limits: StepLimits) -> bool:
         """Whether an empty engine could run this."""
-        return self.least <= caps.capacity(encode=self.kind is Kind.ENCODE)
+        return self.least <= limits.capacity(encode=self.kind is Kind.ENCODE)
 
 
 def copy_of(request: Request) -> Request:
     """Return a copy that can be advanced without the other."""
     made = copy(request)
-    made.lanes = [Lane(lane.seq, lane.branch, lane.computed) for lane in request.lanes]
+    made.slots = [Slot(slot.seq, slot.branch, slot.computed) for slot in request.slots]
     return made

@@ -163,7 +163,7 @@ class StepPlan:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class StepOutcome:
     """What became of a plan.
 
     `ran` nano-batches were computed, in the plan's order (None: all). `ended` are the generating requests

@@ -17,7 +17,7 @@ MAX_BLENDS = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Choice:
+class TunedSettings:
     """One way to work.
 
     Args:
@@ -75,7 +75,7 @@ class Choice:
         return ", ".join(parts)
 
 
-def engine_arguments(choice: Choice, accepted: Collection[str]) -> dict[str, Any]:
+def engine_arguments(choice: TunedSettings, accepted: Collection[str]) -> dict[str, Any]:
     """Return the choice as keyword arguments of an engine that takes those named `accepted`.
 
     An engine that does not know a knob works as it would without a search.

@@ -11,7 +11,7 @@ from crayon.server.stream_batching import BUSY_SHARE
 
 if TYPE_CHECKING:
     from crayon.llama.model import Model
-    from crayon.server.tuning.saturation import Steady, Workload
+    from crayon.server.tuning.saturation import ExpectedLoad, Steady
 
 # Seconds of a core for each token of an answer: what all threads but the engine took of a server with 8 and 16 clients
 # for detokenising, gRPC and tokenising requests (0.3 ms with SmolLM2-135M, 0.35 with Qwen2.5-Coder-0.5B).
@@ -21,7 +21,7 @@ _BUSY_S = 0.001
 _TEXT = "The quick brown fox jumps over the lazy dog. " * 8
 
 
-def host_share(load: Steady, workload: Workload) -> float:
+def host_share(load: Steady, workload: ExpectedLoad) -> float:
     """Return the share of a core that the server's own work takes where it delivers what `load` predicts."""
     return min(MOST, PER_TOKEN_S * load.tokens_per_s * workload.answer / workload.tokens)
 

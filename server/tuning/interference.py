@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from crayon.llama.model import Model
-    from crayon.server.tuning.choice import Choice
-    from crayon.server.tuning.saturation import Steady, Workload
+    from crayon.server.tuning.choice import TunedSettings
+    from crayon.server.tuning.saturation import ExpectedLoad, Steady
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,7 +60,7 @@ def can_bind() -> bool:
 
 
 def interfere(
-    model: Model, choice: Choice, load: Steady, workload: Workload, prefill_cores: int, seconds: float
+    model: Model, choice: TunedSettings, load: Steady, workload: ExpectedLoad, prefill_cores: int, seconds: float
 ) -> Interference:
     """Measure three times `seconds` / 3: reading alone, writing alone, both.
 

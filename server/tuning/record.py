@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from crayon.errors import ConfigError
 from crayon.machine import inspect_machine
-from crayon.server.tuning.choice import Choice
+from crayon.server.tuning.choice import TunedSettings
 from crayon.server.tuning.journal import write_whole
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ class TunedProfile:
     """
 
     key: Key
-    choice: Choice
+    choice: TunedSettings
     workload: dict[str, Any]
     cost: dict[str, float]
     fit: dict[str, Any]
@@ -161,7 +161,7 @@ def _read(path: Path, key: Key) -> tuple[TunedProfile | None, str]:
         return None, "it was written by another version of Crayon"
     try:
         found = Key(**raw.pop("key"))
-        profile = TunedProfile(key=found, choice=Choice(**raw.pop("choice")), **raw)
+        profile = TunedProfile(key=found, choice=TunedSettings(**raw.pop("choice")), **raw)
     except (KeyError, TypeError, ConfigError) as error:
         return None, f"it does not hold what a record holds ({error})"
     reason = key.difference(found)

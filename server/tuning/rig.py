@@ -25,18 +25,18 @@ if TYPE_CHECKING:
     from crayon.adapters.pool import Pool
     from crayon.blending import Lease
     from crayon.llama.model import Model
-    from crayon.server.cost.profile import Recipe
-    from crayon.server.steps.limits import Caps
-    from crayon.server.tuning.choice import Choice
+    from crayon.server.cost.profile import ProfileStep
+    from crayon.server.steps.limits import StepLimits
+    from crayon.server.tuning.choice import TunedSettings
     from crayon.server.tuning.interference import Interference
     from crayon.server.tuning.profiler import Timer
-    from crayon.server.tuning.saturation import Steady, Workload
+    from crayon.server.tuning.saturation import ExpectedLoad, Steady
 
 _FEWEST = 3  # of each kind of step; fewer say nothing where one may be an outlier
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Trial:
+class TrialRun:
     """A choice, measured with the host's work beside it.
 
     Args:
@@ -57,16 +57,16 @@ class Trial:
 class Rig(Protocol):
     """Measures."""
 
-    def timer(self, caps: Caps, threads: int) -> Any:  # a context manager of a Timer
+    def timer(self, limits: StepLimits, threads: int) -> Any:  # a context manager of a Timer
         """Open what times single calls."""
         ...
 
-    def trial(self, choice: Choice, load: Steady, workload: Workload, seconds: float) -> Trial:
+    def trial(self, choice: TunedSettings, load: Steady, workload: ExpectedLoad, seconds: float) -> TrialRun:
         """Run a choice's steps for about so long, with the host's work beside them."""
         ...
 
     def interference(
-        self, choice: Choice, load: Steady, workload: Workload, prefill_cores: int, seconds: float
+        self, choice: TunedSettings, load: Steady, workload: ExpectedLoad, prefill_cores: int, seconds: float
     ) -> Interference:
         """Read and write at the same time on cores of their own, and one after the other on all."""
         ...
@@ -80,22 +80,22 @@ class LlamaRig:
         self._pools = tuple(pools)
 
     @contextmanager
-    def timer(self, caps: Caps, threads: int) -> Iterator[Timer]:
+    def timer(self, limits: StepLimits, threads: int) -> Iterator[Timer]:
         """Open a context that times single calls."""
         with (
             Context(
                 self._model,
-                n_ctx=caps.kv_capacity,
-                n_batch=caps.max_tokens,
-                n_seq_max=caps.max_seqs,
-                n_outputs_max=caps.outputs,
+                n_ctx=limits.kv_capacity,
+                n_batch=limits.max_tokens,
+                n_seq_max=limits.max_seqs,
+                n_outputs_max=limits.outputs,
                 threads=threads,
             ) as context,
             self._leases(context) as leases,
         ):
             yield _LlamaTimer(context, leases)
 
-    def trial(self, choice: Choice, load: Steady, workload: Workload, seconds: float) -> Trial:
+    def trial(self, choice: TunedSettings, load: Steady, workload: ExpectedLoad, seconds: float) -> TrialRun:
         """Run the steps of a full server, reading and writing in their proportion."""
         writing, reading = steps_of(load, workload)
         with (
@@ -134,10 +134,12 @@ class LlamaRig:
             rate = load.decoding * workload.tokens / workload.answer / (load.share * read + (1 - load.share) * write)
         else:
             rate = workload.tokens / (workload.prompt / load.chunk * read + workload.answer * write)
-        return Trial(tokens_per_s=rate, longest_s=read if load.decoding else write, steps=sum(map(len, times.values())))
+        return TrialRun(
+            tokens_per_s=rate, longest_s=read if load.decoding else write, steps=sum(map(len, times.values()))
+        )
 
     def interference(
-        self, choice: Choice, load: Steady, workload: Workload, prefill_cores: int, seconds: float
+        self, choice: TunedSettings, load: Steady, workload: ExpectedLoad, prefill_cores: int, seconds: float
     ) -> Interference:
         """Measure two contexts at once."""
         with HostLoad(self._model, host_share(load, workload)):
@@ -171,7 +173,7 @@ class _LlamaTimer:
         self._turn = 0
         self._warm = False
 
-    def time(self, recipe: Recipe) -> list[float]:
+    def time(self, recipe: ProfileStep) -> list[float]:
         """Return the seconds of each repeat."""
         self._filled.fill(recipe.sequences, recipe.depth)
         rows, times = recipe.rows(), []
@@ -189,14 +191,14 @@ class _LlamaTimer:
         self._context.set_adapters()
         return times
 
-    def shape(self, recipe: Recipe) -> StepShape:
+    def shape(self, recipe: ProfileStep) -> StepShape:
         """Return what is computed: attention over all used cells, as the cache is unified."""
         used = recipe.sequences * (recipe.depth + recipe.tokens)
         switches = int(recipe.switch and bool(self._leases))
         return shape_of(recipe.rows(), switches, cells=-(-used // CELLS) * CELLS)
 
 
-def steps_of(load: Steady, workload: Workload) -> tuple[list[Row], list[Row]]:
+def steps_of(load: Steady, workload: ExpectedLoad) -> tuple[list[Row], list[Row]]:
     """Return the rows of a step that only writes, and of one that reads too."""
     writing = [Row("tune", seq, workload.depth, 1, 1) for seq in range(max(1, load.decoding))]
     if load.decoding:

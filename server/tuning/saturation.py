@@ -10,14 +10,14 @@ from crayon.errors import ConfigError
 from crayon.server.cost.step_cost import StepCost, StepShape, attended
 
 if TYPE_CHECKING:
-    from crayon.server.tuning.choice import Choice
+    from crayon.server.tuning.choice import TunedSettings
 
 CELLS = 256
 """llama.cpp attends over its used cells rounded up to this many."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Workload:
+class ExpectedLoad:
     """What is asked of the server.
 
     Args:
@@ -86,7 +86,7 @@ class Steady(NamedTuple):
         return self.share > 0 and self.decoding == 0
 
 
-def steady(cost: StepCost, choice: Choice, workload: Workload) -> Steady:
+def steady(cost: StepCost, choice: TunedSettings, workload: ExpectedLoad) -> Steady:
     """Return what a choice delivers, without overlap.
 
     Answers come first and prompts fill the step, as in the scheduler. Of `slots` requests, D are being answered; a
@@ -123,7 +123,7 @@ def steady(cost: StepCost, choice: Choice, workload: Workload) -> Steady:
     return Steady(rate, longest * (waits + 1), decoding, chunk, share, groups, switches)
 
 
-def _mix(batch: int, slots: int, workload: Workload) -> tuple[int, int, float]:
+def _mix(batch: int, slots: int, workload: ExpectedLoad) -> tuple[int, int, float]:
     """Return answers in a step, prompt tokens of a reading step, and the share of reading steps."""
     for decoding in range(min(slots - 1, batch - 1), 0, -1):
         chunk = min(workload.prompt, batch - decoding)
@@ -136,7 +136,7 @@ def _mix(batch: int, slots: int, workload: Workload) -> tuple[int, int, float]:
     return 0, chunk, reads / (reads + workload.answer)
 
 
-def step_shape(answers: int, prompt: int, workload: Workload, cells: int | None) -> StepShape:
+def step_shape(answers: int, prompt: int, workload: ExpectedLoad, cells: int | None) -> StepShape:
     """Return the shape of a step; `cells` are those used of a unified cache, None where it is split."""
     tokens = answers + prompt
     if cells is not None:

@@ -14,8 +14,8 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from crayon.server.tuning.choice import MAX_BLENDS, Choice
-from crayon.server.tuning.saturation import Steady, Workload, steady
+from crayon.server.tuning.choice import MAX_BLENDS, TunedSettings
+from crayon.server.tuning.saturation import ExpectedLoad, Steady, steady
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -34,7 +34,7 @@ _QUANTA = (0, 64, 256, 1024)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Space:
+class SearchSpace:
     """What is searched.
 
     Args:
@@ -54,18 +54,18 @@ class Space:
     quick: bool = False
 
 
-def untuned(space: Space, workload: Workload) -> Choice:
+def untuned(space: SearchSpace, workload: ExpectedLoad) -> TunedSettings:
     """Return what an engine does that was told nothing, as far as the space goes."""
     seqs = min(UNTUNED_SEQS, space.max_seqs)
     batch = max(seqs, min(UNTUNED_BATCH, space.max_batch, workload.n_ctx))
-    return Choice(n_batch=batch, n_seq_max=seqs, threads=space.cores, kv_unified=False)
+    return TunedSettings(n_batch=batch, n_seq_max=seqs, threads=space.cores, kv_unified=False)
 
 
 @dataclass(slots=True)
-class Found:
+class SearchResult:
     """What the search chose, and why."""
 
-    choice: Choice
+    choice: TunedSettings
     rate: float = 0.0
     predicted: list[dict[str, Any]] = field(default_factory=list)
     measured: list[dict[str, Any]] = field(default_factory=list)
@@ -84,11 +84,11 @@ class Found:
         }
 
 
-def structures(cost: StepCost, space: Space, workload: Workload) -> list[tuple[Choice, Steady]]:
+def structures(cost: StepCost, space: SearchSpace, workload: ExpectedLoad) -> list[tuple[TunedSettings, Steady]]:
     """Return every structure with its prediction: those within the latency target first, then the fastest."""
     found = [(choice, steady(cost, choice, workload)) for choice in _enumerate(space, workload)]
 
-    def order(item: tuple[Choice, Steady]) -> tuple[float, ...]:
+    def order(item: tuple[TunedSettings, Steady]) -> tuple[float, ...]:
         choice, load = item
         late = max(0.0, load.longest_s - workload.itl_target_s)
         # Of equals the smallest: it takes less memory and ends a step sooner.
@@ -97,7 +97,7 @@ def structures(cost: StepCost, space: Space, workload: Workload) -> list[tuple[C
     return sorted(found, key=order)
 
 
-def _enumerate(space: Space, workload: Workload) -> Iterator[Choice]:
+def _enumerate(space: SearchSpace, workload: ExpectedLoad) -> Iterator[TunedSettings]:
     blends = workload.blends > 1
     fewest = untuned(space, workload).n_seq_max if space.quick else 1
     for n_batch in _powers(16, min(space.max_batch, workload.n_ctx)):
@@ -106,7 +106,7 @@ def _enumerate(space: Space, workload: Workload) -> Iterator[Choice]:
                 for nano in (1, 2):
                     for quantum in _QUANTA if blends else (0,):
                         for max_blends in (1, 2, MAX_BLENDS) if blends else (MAX_BLENDS,):
-                            yield Choice(
+                            yield TunedSettings(
                                 n_batch=n_batch,
                                 n_seq_max=n_seq_max,
                                 threads=space.cores,
@@ -124,12 +124,12 @@ def _powers(low: int, high: int) -> list[int]:
 def search(
     rig: Rig,
     cost: StepCost,
-    space: Space,
-    workload: Workload,
+    space: SearchSpace,
+    workload: ExpectedLoad,
     journal: Journal,
     left: Callable[[], float],
     say: Callable[[str], None] = lambda _: None,
-) -> Found:
+) -> SearchResult:
     """Return the best choice.
 
     Args:
@@ -149,21 +149,21 @@ class _Search:
         self,
         rig: Rig,
         cost: StepCost,
-        space: Space,
-        workload: Workload,
+        space: SearchSpace,
+        workload: ExpectedLoad,
         journal: Journal,
         left: Callable[[], float],
         say: Callable[[str], None],
     ) -> None:
         self._rig, self._cost, self._space, self._workload = rig, cost, space, workload
         self._journal, self._left, self._say = journal, left, say
-        self._rates: dict[Choice, float | None] = {}
-        self._late: dict[Choice, float] = {}
+        self._rates: dict[TunedSettings, float | None] = {}
+        self._late: dict[TunedSettings, float] = {}
 
-    def run(self) -> Found:
+    def run(self) -> SearchResult:
         ranked = structures(self._cost, self._space, self._workload)
         plain = [item for item in ranked if item[0].kv_unified and item[0].nano == 1]
-        found = self._found = Found(untuned(self._space, self._workload))
+        found = self._found = SearchResult(untuned(self._space, self._workload))
         found.predicted = [_row(choice, load) for choice, load in ranked[:12]]
         found.why["structure"] = f"the untuned engine's, or the best of {len(ranked)} predicted, by measurement"
         if self._space.quick and self._left() < _TO_HOLD * self._needs(
@@ -238,7 +238,7 @@ class _Search:
         for knob in {"nano", "kv_unified"} & set(found.why):
             found.why[knob] += "; taken back"
 
-    def _once_more(self, choice: Choice) -> float | None:
+    def _once_more(self, choice: TunedSettings) -> float | None:
         """Return a second measurement of a choice; None if there was no time."""
         name, load = f"again, trial of {choice}", steady(self._cost, choice, self._workload)
         if not self._time_for(name, self._needs(load)):
@@ -247,7 +247,7 @@ class _Search:
         self._say(f"again {choice}: {rate:.0f} tokens/s")
         return rate
 
-    def _trial(self, choice: Choice, load: Steady) -> dict[str, Any]:
+    def _trial(self, choice: TunedSettings, load: Steady) -> dict[str, Any]:
         return self._rig.trial(choice, load, self._workload, self._space.trial_s).as_json()
 
     def _overlap(self) -> None:
@@ -277,7 +277,7 @@ class _Search:
             beside = "" if alone is None else f" against {alone:.0f} without"
             found.why["overlap"] = f"{found.choice.overlap}: {best:.0f} tokens/s with it{beside}, measured"
 
-    def _try(self, choice: Choice) -> float | None:
+    def _try(self, choice: TunedSettings) -> float | None:
         """Measure a choice, and hold it if it is better than the one held; None if there was no time."""
         if choice in self._rates:
             return self._rates[choice]
@@ -315,7 +315,7 @@ class _Search:
         self._found.skipped.append(name)
         return False
 
-    def _verdict(self, what: str, wanted: Choice, rate: float | None) -> str:
+    def _verdict(self, what: str, wanted: TunedSettings, rate: float | None) -> str:
         if rate is None:
             return f"{what}: no time was left to measure it"
         taken = "taken" if self._found.choice == wanted else "not taken"
@@ -326,5 +326,5 @@ def _as_json(run: Callable[[], Interference]) -> dict[str, Any]:
     return run().as_json()
 
 
-def _row(choice: Choice, load: Steady) -> dict[str, Any]:
+def _row(choice: TunedSettings, load: Steady) -> dict[str, Any]:
     return {"choice": choice.as_json(), "tokens_per_s": load.tokens_per_s, "longest_s": load.longest_s}

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING
 from crayon.llama.model import Model
 from crayon.machine import usable_cores
 from crayon.server.cost.online import CLOSE
-from crayon.server.steps.limits import Caps
+from crayon.server.steps.limits import StepLimits
 from crayon.server.tuning.interference import can_bind
 from crayon.server.tuning.journal import Journal
 from crayon.server.tuning.profiler import profile
 from crayon.server.tuning.record import SCHEMA, TunedProfile, keep, partial_path
 from crayon.server.tuning.rig import LlamaRig
-from crayon.server.tuning.saturation import Workload
-from crayon.server.tuning.search import Space, search
+from crayon.server.tuning.saturation import ExpectedLoad
+from crayon.server.tuning.search import SearchSpace, search
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -41,7 +41,7 @@ def tune(
     key: Key,
     folder: Path | None,
     *,
-    workload: Workload | None = None,
+    workload: ExpectedLoad | None = None,
     quick: bool = False,
     seconds: float | None = None,
     resume: bool = True,
@@ -71,7 +71,7 @@ def tune(
             LlamaRig(model, pools),
             key,
             folder,
-            workload=workload or Workload(),
+            workload=workload or ExpectedLoad(),
             longest=model.n_ctx_train,
             quick=quick,
             seconds=seconds,
@@ -86,7 +86,7 @@ def tune_on(
     key: Key,
     folder: Path | None,
     *,
-    workload: Workload,
+    workload: ExpectedLoad,
     longest: int,
     quick: bool = False,
     seconds: float | None = None,
@@ -120,7 +120,7 @@ def tune_on(
         say(f"going on with {journal.resumed} measurements of an unfinished search")
     deepest = min(1024 if quick else 4096, longest, workload.n_ctx)
     seqs = min(_MAX_SEQS, workload.n_ctx // workload.tokens)
-    caps = Caps(
+    limits = StepLimits(
         max_tokens=min(_MAX_BATCH, longest, workload.n_ctx),
         max_seqs=seqs,
         # Room beside what the recipes fill, for what a call adds.
@@ -128,18 +128,18 @@ def tune_on(
         max_outputs=max(seqs, min(64, longest)),
     )
     say(f"timing calls for up to {_PROFILE_SHARE * budget:.0f} s")
-    with rig.timer(caps, cores) as timer:
-        fitted = profile(timer, caps, _PROFILE_SHARE * budget, journal, lambda: left() - 0.6 * budget, deepest)
+    with rig.timer(limits, cores) as timer:
+        fitted = profile(timer, limits, _PROFILE_SHARE * budget, journal, lambda: left() - 0.6 * budget, deepest)
     say(f"the cost of a call fits with an error of {fitted.error:.0%}, repeats vary by {fitted.noise:.0%}")
-    space = Space(
-        max_batch=caps.max_tokens,
-        max_seqs=caps.max_seqs,
+    space = SearchSpace(
+        max_batch=limits.max_tokens,
+        max_seqs=limits.max_seqs,
         cores=cores,
         overlap=can_bind() if overlap is None else overlap,
         trial_s=max(0.02, _TRIAL_SHARE * budget),
         quick=quick,
     )
-    shown = fitted.largest >= min(_WIDE, caps.max_tokens)
+    shown = fitted.largest >= min(_WIDE, limits.max_tokens)
     shown = shown and fitted.error_out is not None and fitted.error_out < CLOSE
     if not shown:
         say("too few calls, or too uneven ones, to know what others cost: that is left to be learnt while serving")

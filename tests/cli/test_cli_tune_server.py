@@ -18,7 +18,7 @@ from crayon.errors import ConfigError, EngineError
 from crayon.machine import usable_cores
 from crayon.models import LocalModel, resolve
 from crayon.server.engines.llama.engine import LlamaCppEngine
-from crayon.server.tuning import Choice, Key, TunedProfile, Workload, engine_arguments
+from crayon.server.tuning import ExpectedLoad, Key, TunedProfile, TunedSettings, engine_arguments
 from crayon.server.tuning.record import keep
 
 if TYPE_CHECKING:
@@ -48,8 +48,8 @@ def sizes(local: LocalModel, **given: Any) -> dict[str, Any]:
 def record(local: LocalModel, *, key: Key | None = None, cost: Any = COST, **choice: Any) -> None:
     profile = TunedProfile(
         key=key or Key.here(local.sha256, "F32", 2048),
-        choice=Choice(**{"n_batch": 64, "n_seq_max": 4, "threads": 1, **choice}),
-        workload=Workload(n_ctx=2048).as_json(),
+        choice=TunedSettings(**{"n_batch": 64, "n_seq_max": 4, "threads": 1, **choice}),
+        workload=ExpectedLoad(n_ctx=2048).as_json(),
         cost=cost,
         fit={},
         quick=True,
@@ -191,7 +191,7 @@ def test_every_size_that_a_record_decides_can_be_given_by_hand() -> None:
         "nano_batches": "nano_batches",
     }
     told |= {"kv_unified": "kv", "quantum": "blend_quantum", "overlap": "overlap", "prefill_threads": "overlap"}
-    choice = Choice(n_batch=64, n_seq_max=4, threads=1)
+    choice = TunedSettings(n_batch=64, n_seq_max=4, threads=1)
     assert {told[name] for name in engine_arguments(choice, inspect.signature(LlamaCppEngine).parameters)} == set(
         DECIDED
     )

@@ -5,18 +5,18 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crayon.server.engines.vllm.admission import PATIENCE, Candidate, admitted, in_turn
+from crayon.server.engines.vllm.admission import PATIENCE, WaitingRequest, admitted, in_turn
 from crayon.server.forecast.lengths import MIN_SEEN, Lengths
 from crayon.server.forecast.occupancy import Holder
 
 names = st.sampled_from(["", "a", "b", "c", "d"])
 
 
-def waits(*adapters: str) -> list[Candidate]:
-    return [Candidate(str(i), Holder(10, 0, 10, name)) for i, name in enumerate(adapters)]
+def waits(*adapters: str) -> list[WaitingRequest]:
+    return [WaitingRequest(str(i), Holder(10, 0, 10, name)) for i, name in enumerate(adapters)]
 
 
-def ids(line: list[Candidate]) -> str:
+def ids(line: list[WaitingRequest]) -> str:
     return "".join(one.id for one in line)
 
 
@@ -52,7 +52,7 @@ def test_an_order_leaves_nobody_out_and_keeps_turns(adapters: list[str], live: s
 
 
 def test_as_many_enter_as_the_predicted_peak_has_room_for() -> None:
-    line = [Candidate(str(i), Holder(100, 0, 1000)) for i in range(8)]
+    line = [WaitingRequest(str(i), Holder(100, 0, 1000)) for i in range(8)]
     worst = admitted([], line, capacity=2300, lengths=Lengths("worst"), places=8)
     assert worst == ["0", "1"]
     # Answers of 50 tokens make room for many more.
@@ -61,20 +61,20 @@ def test_as_many_enter_as_the_predicted_peak_has_room_for() -> None:
 
 def test_the_first_that_does_not_fit_holds_those_behind_it() -> None:
     line = [
-        Candidate("small", Holder(10, 0, 10)),
-        Candidate("big", Holder(900, 0, 90)),
-        Candidate("x", Holder(1, 0, 1)),
+        WaitingRequest("small", Holder(10, 0, 10)),
+        WaitingRequest("big", Holder(900, 0, 90)),
+        WaitingRequest("x", Holder(1, 0, 1)),
     ]
     assert admitted([Holder(500, 1, 10)], line, capacity=1000, lengths=Lengths("worst"), places=9) == ["small"]
 
 
 def test_a_request_alone_enters_whatever_is_predicted() -> None:
-    line = [Candidate("big", Holder(2000, 0, 90)), Candidate("next", Holder(1, 0, 1))]
+    line = [WaitingRequest("big", Holder(2000, 0, 90)), WaitingRequest("next", Holder(1, 0, 1))]
     assert admitted([], line, capacity=1000, lengths=Lengths("worst"), places=9) == ["big"]
 
 
 def test_pages_and_places_count() -> None:
-    line = [Candidate(str(i), Holder(1, 0, 1)) for i in range(10)]
+    line = [WaitingRequest(str(i), Holder(1, 0, 1)) for i in range(10)]
     assert len(admitted([], line, capacity=1000, lengths=Lengths("worst"), places=3)) == 3
     assert len(admitted([], line, capacity=1000, lengths=Lengths("worst"), places=9, block=128)) == 7
 
@@ -88,7 +88,7 @@ def test_worst_cases_never_run_out_of_cache(
     running: list[tuple[int, int]], waiting: list[tuple[int, int]], capacity: int
 ) -> None:
     held = [Holder(prompt, 0, most) for prompt, most in running]
-    line = [Candidate(str(i), Holder(prompt, 0, most)) for i, (prompt, most) in enumerate(waiting)]
+    line = [WaitingRequest(str(i), Holder(prompt, 0, most)) for i, (prompt, most) in enumerate(waiting)]
     entering = admitted(held, line, capacity=capacity, lengths=Lengths("worst"), places=99)
     everybody = [*held, *(one.holder for one in line if one.id in entering)]
     if entering and len(everybody) > 1:

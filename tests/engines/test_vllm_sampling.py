@@ -25,7 +25,7 @@ def test_the_table_has_every_parameter_once() -> None:
 def test_it_is_as_cold_as_llama_cpp() -> None:
     assert vllm_sampling.COLD == COLD
     assert of(Sampling(temperature=COLD / 2))["temperature"] == 0.0
-    assert PENALTY_WINDOW == 64  # vllm_chain.WINDOW, which imports torch
+    assert PENALTY_WINDOW == 64  # logits_processor.WINDOW, which imports torch
 
 
 def test_what_means_something_else_in_vllm_goes_to_our_chain() -> None:

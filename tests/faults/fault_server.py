@@ -92,8 +92,8 @@ class FaultyTiny(LlamaCppEngine):
     def __init__(self, *args: Any, **values: Any) -> None:
         super().__init__(*args, **values)
         self._go_on = threading.Event()
-        for lane in self._lanes.lanes:
-            lane.decode = self._decode_of(lane.decode)  # type: ignore[method-assign] # that is the fault
+        for runner in self._runners.runners:
+            runner.decode = self._decode_of(runner.decode)  # type: ignore[method-assign] # that is the fault
 
     def _decode_of(self, decode: Any) -> Any:
         def run() -> None:
@@ -117,11 +117,11 @@ class FaultyTiny(LlamaCppEngine):
 
     def census(self) -> dict[str, int]:
         """Count what is held, by the loop's books and by llama.cpp itself."""
-        state, lanes = self._loop._state, self._lanes.lanes
-        held = sum(lane.context.length(seq) > 0 for lane in lanes for seq in range(self._caps.max_seqs))
+        state, runners = self._loop._state, self._runners.runners
+        held = sum(runner.context.length(seq) > 0 for runner in runners for seq in range(self._limits.max_seqs))
         return {
-            "requests": len(self._loop._tasks) + len(state) + self._loop.inbox.bounds.queued,
-            "spilled": len(self._loop._spilled),
+            "requests": len(self._loop._tasks) + len(state) + self._loop.queue.bounds.queued,
+            "spilled": len(self._loop._swap),
             "sequences": max(0, held - len(state.idle)),
         }
 

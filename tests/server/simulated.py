@@ -17,10 +17,10 @@ from crayon.server.scheduler import (
     Kind,
     KvOp,
     LinearCost,
-    Outcome,
     Request,
     Resource,
     State,
+    StepOutcome,
     TokenIndex,
     commit,
     plan,
@@ -29,7 +29,7 @@ from crayon.server.scheduler import (
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from crayon.server.scheduler import Caps, CostModel, LengthModel, NanoBatch, Row, Share, StepPlan
+    from crayon.server.scheduler import CostModel, LengthModel, NanoBatch, Row, Share, StepLimits, StepPlan
 
 _Cell: TypeAlias = tuple[str, int | None, int, int]  # request, branch, position, how often it was loaded again
 
@@ -143,7 +143,7 @@ class SimulatedEngine:
     """Runs jobs to their end.
 
     Args:
-        caps: its limits; a plan that breaks one fails.
+        limits: its limits; a plan that breaks one fails.
         cost: how long its steps really take.
         assumed: what the scheduler believes instead, if not the same.
         lengths: predicts answers; None reserves the worst case.
@@ -151,20 +151,20 @@ class SimulatedEngine:
 
     def __init__(
         self,
-        caps: Caps,
+        limits: StepLimits,
         cost: CostModel | None = None,
         assumed: CostModel | None = None,
         lengths: LengthModel | None = None,
     ) -> None:
-        self.caps = caps
+        self.limits = limits
         self.lengths = lengths
         self.cost: CostModel = cost or LinearCost()
         self.assumed: CostModel = assumed or self.cost
         self.state = State()
         self.report = Report()
-        self._cache = SimulatedCache(caps.max_seqs)
-        own = caps.encode_capacity is not None
-        self._encoder = SimulatedCache(caps.max_seqs) if own else self._cache
+        self._cache = SimulatedCache(limits.max_seqs)
+        own = limits.encode_capacity is not None
+        self._encoder = SimulatedCache(limits.max_seqs) if own else self._cache
         self._jobs: dict[str, Job] = {}
         self._index = TokenIndex()
         self._store: dict[str, list[_Cell]] = {}
@@ -204,23 +204,23 @@ class SimulatedEngine:
                 self.report.cancelled[request.id] = self.state.step
 
     def _step(self) -> None:
-        step = plan(self.state, self.caps, self.assumed, self.lengths, self._index)
+        step = plan(self.state, self.limits, self.assumed, self.lengths, self._index)
         self._check(step)
         start = self.state.now
         self._arrange(step)
         for nano in step.nano:
             self._compute(nano)
-        if self._cache.used > self.caps.kv_capacity:
-            raise EngineError(f"{self._cache.used} cells, {self.caps.kv_capacity} there are")
-        if self._encoder.used > self.caps.capacity(encode=True):
-            raise EngineError(f"{self._encoder.used} cells, the encoder has {self.caps.capacity(encode=True)}")
+        if self._cache.used > self.limits.kv_capacity:
+            raise EngineError(f"{self._cache.used} cells, {self.limits.kv_capacity} there are")
+        if self._encoder.used > self.limits.capacity(encode=True):
+            raise EngineError(f"{self._encoder.used} cells, the encoder has {self.limits.capacity(encode=True)}")
         if step.nano:
             self.state.now += self.cost.seconds(step.tokens, len(step.calls()))
         self.report.steps.append(Step(step, start, self.state.now, self._cache.used))
         self._book(step)
         mixed = self._encoder is self._cache
         encoding = mixed and (
-            self.state.released or any(request.kind is Kind.ENCODE and request.lanes for request in self.state)
+            self.state.released or any(request.kind is Kind.ENCODE and request.slots for request in self.state)
         )
         if not encoding and self._cache.used != self.state.cells.used:
             raise EngineError(f"{self._cache.used} cells are in use, {self.state.cells.used} are counted")
@@ -273,7 +273,7 @@ class SimulatedEngine:
                 if length is not None and row.logits and self.state.get(row.request).generated + 1 >= length:
                     ended.add(row.request)
         at = self.state.step
-        changes = commit(self.state, step, Outcome(ended=frozenset(ended)))
+        changes = commit(self.state, step, StepOutcome(ended=frozenset(ended)))
         for name in changes.finished:
             if self._jobs[name].ids:
                 self._finish(name)
@@ -292,9 +292,9 @@ class SimulatedEngine:
         """Fail where a plan breaks the limits or the form of a plan."""
         rows = [row for nano in step.nano for row in nano.rows]
         logits = sum(row.logits for row in rows)
-        if step.tokens > self.caps.max_tokens or logits > self.caps.outputs:
+        if step.tokens > self.limits.max_tokens or logits > self.limits.outputs:
             raise EngineError(f"{step.tokens} tokens and {logits} rows of logits are too many")
-        if len({nano.blend for nano in step.nano}) > self.caps.max_blends:
+        if len({nano.blend for nano in step.nano}) > self.limits.max_blends:
             raise EngineError("too many blends")
         encode = [nano.resource is Resource.ENCODE for nano in step.nano]
         if any(encode) and len(encode) > 1:

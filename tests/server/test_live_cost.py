@@ -10,16 +10,16 @@ from hypothesis import strategies as st
 
 from crayon.errors import ConfigError
 from crayon.server.cost.fit import fit
-from crayon.server.cost.model import Beside, LinearCost
+from crayon.server.cost.model import DecodeLoad, LinearCost
 from crayon.server.cost.online import LiveCost
 from crayon.server.cost.step_cost import StepCost, StepShape
-from crayon.server.forecast.rules import Rule
-from crayon.server.scheduler import Caps, Kind, Lengths, NanoBatch, Request, Resource, Row, State
+from crayon.server.forecast.rules import LengthRule
+from crayon.server.scheduler import Kind, Lengths, NanoBatch, Request, Resource, Row, State, StepLimits
 from crayon.server.scheduler.deadlines import late_alone, late_in_queue, margin
 from crayon.server.scheduler.nano_batches import in_parts
 
 COST = StepCost(base=0.004, per_token=0.0005, weights=0.016, per_context=1e-6, per_output=0.0002, per_switch=0.01)
-CAPS = Caps(max_tokens=256, max_seqs=4, kv_capacity=4096, spill=True)
+CAPS = StepLimits(max_tokens=256, max_seqs=4, kv_capacity=4096, spill=True)
 
 
 def calls(number: int, seed: int = 1) -> list[StepShape]:
@@ -74,13 +74,13 @@ def test_calls_of_one_size_are_no_reason_to_believe_in_a_slope() -> None:
 
 def test_a_batch_leaves_room_for_what_the_answers_attend() -> None:
     live = LiveCost(COST)
-    few = live.tokens_within(0.1, 1, Beside(16, 16 * 50, 800))
-    many = live.tokens_within(0.1, 1, Beside(16, 16 * 2000, 32_000))
+    few = live.tokens_within(0.1, 1, DecodeLoad(16, 16 * 50, 800))
+    many = live.tokens_within(0.1, 1, DecodeLoad(16, 16 * 2000, 32_000))
     assert 64 < many < few
     assert live.tokens_within(1e-9) == COST.ridge  # a smaller one would take as long
-    assert live.tokens_within(0.1, 3, Beside(16, 800, 800)) < few  # the weights are read three times
+    assert live.tokens_within(0.1, 3, DecodeLoad(16, 800, 800)) < few  # the weights are read three times
     shared = LiveCost(COST, shared_cells=True)
-    assert shared.tokens_within(0.1, 1, Beside(16, 16 * 50, 800)) < few  # each token looks at the cells of all
+    assert shared.tokens_within(0.1, 1, DecodeLoad(16, 16 * 50, 800)) < few  # each token looks at the cells of all
 
 
 def test_terms_learnt_while_serving_are_not_trusted_far_beyond_what_was_seen() -> None:
@@ -103,14 +103,14 @@ def test_a_busy_machine_is_followed_and_so_is_its_end() -> None:
 
 
 def test_steps_that_read_beside_answers_are_kept_within_the_bound_even_if_they_alone_take_longer() -> None:
-    live, draw, beside = LiveCost(COST), random.Random(3), Beside(8, 8 * 200, 2000)
+    live, draw, load = LiveCost(COST), random.Random(3), DecodeLoad(8, 8 * 200, 2000)
     longest = 0.0
     for turn in range(600):  # calls of one kind only are as predicted, mixed ones take half as long again
         decodes, read = draw.randint(1, 32), draw.randint(20, 400)
         for shape, times in (
             (StepShape(decodes, decodes * draw.randint(100, 900), decodes), 1.0),
             (StepShape(read, read * (read + 1) // 2, 1), 1.0),
-            (mixed := StepShape(live.tokens_within(0.06, 1, beside), 8 * 200, 8), 1.5),
+            (mixed := StepShape(live.tokens_within(0.06, 1, load), 8 * 200, 8), 1.5),
         ):
             live.observed(shape, times * COST.seconds(shape))
         if turn > 500:
@@ -139,7 +139,7 @@ def waiting(name: str, prompt: int, answer: int, deadline: float | None = None) 
     return Request(id=name, kind=Kind.GENERATE, prompt=prompt, max_tokens=answer, deadline=deadline)
 
 
-def learnt(length: int, rule: Rule = Rule.WORST) -> Lengths:
+def learnt(length: int, rule: LengthRule = LengthRule.WORST) -> Lengths:
     lengths = Lengths(rule)
     for _ in range(40):
         lengths.observe(length, ended=True)
@@ -222,8 +222,8 @@ def test_encoding_stays_whole() -> None:
 
 def test_no_parts_are_refused() -> None:
     with pytest.raises(ConfigError, match="parts"):
-        Caps(max_tokens=8, max_seqs=4, kv_capacity=64, parts=0)
+        StepLimits(max_tokens=8, max_seqs=4, kv_capacity=64, parts=0)
 
 
 def test_the_line_learns_as_before() -> None:
-    assert LinearCost().tokens_within(1.0, 1, Beside(5, 5, 5)) == LinearCost().tokens_within(1.0)
+    assert LinearCost().tokens_within(1.0, 1, DecodeLoad(5, 5, 5)) == LinearCost().tokens_within(1.0)

@@ -54,7 +54,7 @@ def test_a_bridge_leaves_what_others_hold_as_it_was(tmp_path: Path, *, unified: 
         closing(Context(model, n_ctx=1024, n_batch=256, n_seq_max=4, kv_unified=unified)) as context,
     ):
         batch = Watched(256)
-        lane: Any = SimpleNamespace(batch=batch, context=context, decode=lambda: context.decode(batch))
+        runner: Any = SimpleNamespace(batch=batch, context=context, decode=lambda: context.decode(batch))
         tasks: Any = {name: SimpleNamespace(steps=0, tokens=lambda row: [5] * row.tokens) for name in "abc"}
         # As planned: answers first, whatever their sequences.
         nano = (
@@ -63,7 +63,7 @@ def test_a_bridge_leaves_what_others_hold_as_it_was(tmp_path: Path, *, unified: 
         )
         context.decode(_rows(context, seq=2, count=3))
         held = context.save(2)
-        call = call_of(lane, nano, tasks, set())
+        call = call_of(runner, nano, tasks, set())
         fill(call)
         decode(call)
         bridge = [] if unified else [(2, 1)]
@@ -77,7 +77,7 @@ def test_a_bridge_leaves_what_others_hold_as_it_was(tmp_path: Path, *, unified: 
         # A sequence whose cells are all used cannot be bridged.
         context.decode(_rows(context, seq=2, count=256 - 3))
         later = (NanoBatch("", Resource.DECODE, (Row("a", 3, 1, 1, 1), Row("c", 1, 5, 1, 1))),)
-        call = call_of(lane, later, tasks, set())
+        call = call_of(runner, later, tasks, set())
         fill(call)
         decode(call)
         assert written[-1] == [(1, 1), (3, 1)]

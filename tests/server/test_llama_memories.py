@@ -67,7 +67,7 @@ def test_what_cannot_be_cut_after_all_fails_its_own_request_alone(
 LAYOUTS: dict[str, dict[str, Any]] = {
     "split": {"idle_prefixes": 3},
     "shared": {"kv_unified": True},
-    "two-lanes": {"overlap": "dual"},
+    "two-runners": {"overlap": "dual"},
     "little-room": {"kv_unified": True, "n_ctx": 300},
 }
 

@@ -150,14 +150,14 @@ def test_no_engine_call_has_rows_of_another_blend(
     decode, calls = Context.decode, []
 
     def watched(context: Context, batch: Batch) -> None:
-        tasks = engine._loop.inbox.current
-        names = {task.request.blend for task in tasks}
+        tasks = engine._loop.queue.current
+        names = {task.entry.blend for task in tasks}
         held = {tuple(task.adapters()) for task in tasks}
         calls.append((len(names), held == {context.adapters}, len(tasks), names.pop()))
         decode(context, batch)
 
     monkeypatch.setattr(Context, "decode", watched)
-    with engine._loop.inbox.wake:  # the loop sees all of them at once
+    with engine._loop.queue.wake:  # the loop sees all of them at once
         streams = [engine.generate(ask(f"{PROMPT} {i}", blends[i % len(blends)])) for i in range(18)]
         futures = [engine.score(request_of(blends[i % len(blends)], f"{i}")) for i in range(6)]
     for stream in streams:
@@ -261,7 +261,7 @@ def test_a_blend_that_cannot_be_loaded_fails_its_requests_alone(
         return b"not an adapter" if weights[0] == 0.25 else make(owner, weights)
 
     engine._blends._bytes = broken  # type: ignore[method-assign]  # as a damaged image would be
-    with engine._loop.inbox.wake:
+    with engine._loop.queue.wake:
         streams = [engine.generate(ask("hello", blend)) for blend in (bad, blends[1], bad, None)]
         futures = [engine.score(request_of(blend)) for blend in (bad, blends[2])]
     for stream in (streams[0], streams[2]):

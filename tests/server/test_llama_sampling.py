@@ -68,9 +68,9 @@ def task_of(model: Model, meter: SignalMeter, i: int, *, start: bool = True) -> 
     signals = asked.pop("signals", True)
     sampling = Sampling(**{"max_tokens": STEPS, **asked})
     task = GenerateTask(
-        request=Request(id=str(i), kind=Kind.GENERATE, prompt=3, max_tokens=sampling.max_tokens),
+        entry=Request(id=str(i), kind=Kind.GENERATE, prompt=3, max_tokens=sampling.max_tokens),
         model_name="tiny",
-        wanted=GenerateRequest(messages=(Message("user", "x"),), sampling=sampling, signals=signals),
+        request=GenerateRequest(messages=(Message("user", "x"),), sampling=sampling, signals=signals),
         ids=[50, 60, 70],
         stream=Stream(),
         model=model,
@@ -103,7 +103,7 @@ def run(tasks: Sequence[GenerateTask], step: Callable[[list[GenerateTask]], set[
     live = list(tasks)
     for _ in range(STEPS):
         ended = step(live)
-        live = [task for task in live if task.request.id not in ended]
+        live = [task for task in live if task.entry.id not in ended]
     assert not live
 
 
@@ -113,10 +113,10 @@ def test_tokens_drawn_together_are_those_drawn_one_by_one(model: Model, context:
     apart, together = ([task_of(model, meter, i) for i in order] for _ in range(2))
 
     def one_by_one(tasks: list[GenerateTask]) -> set[str]:
-        return {task.request.id for task in tasks if task.sample(context, row_of(int(task.request.id)))}
+        return {task.entry.id for task in tasks if task.sample(context, row_of(int(task.entry.id)))}
 
     def at_once(tasks: list[GenerateTask]) -> set[str]:
-        found = sample_rows(context, [(task, row_of(int(task.request.id))) for task in tasks])
+        found = sample_rows(context, [(task, row_of(int(task.entry.id))) for task in tasks])
         assert not found.failed
         assert len(set(found.ended)) == len(found.ended)
         return set(found.ended)
@@ -129,7 +129,7 @@ def test_tokens_drawn_together_are_those_drawn_one_by_one(model: Model, context:
         assert a.partial == b.partial == one.text == other.text
         assert one.finished == other.finished
         assert one.finished is not None
-        assert len(one.signals) == len(other.signals) == (one.finished[1].completion_tokens if a.wanted.signals else 0)
+        assert len(one.signals) == len(other.signals) == (one.finished[1].completion_tokens if a.request.signals else 0)
         for mine, theirs in zip(one.signals, other.signals, strict=True):
             assert np.allclose(
                 (mine.logprob, mine.entropy, mine.margin), (theirs.logprob, theirs.entropy, theirs.margin), atol=1e-5

@@ -46,7 +46,7 @@ from crayon.server.cost.step_cost import StepCost
 from crayon.server.engines.llama import engine as llama_cpp
 from crayon.server.engines.llama.encoder import LlamaEncoder
 from crayon.server.engines.llama.engine import LlamaCppEngine
-from crayon.server.engines.llama.swap import Spilled
+from crayon.server.engines.llama.swap import SwapSpace
 from crayon.server.engines.llama.tasks import GenerateTask
 from crayon.server.observability.stats import Measured
 from crayon.server.scheduler import Lengths
@@ -281,14 +281,14 @@ def test_who_leaves_the_queue_early_makes_room_in_it(tiny_path: Path) -> None:
         running = engine.generate(ask("the other", max_tokens=450, temperature=3.0, seed=1))
         next(running)
         engine.generate(ask("never read")).cancel()
-        until(lambda: engine._loop.inbox.bounds.queued == 0)
+        until(lambda: engine._loop.queue.bounds.queued == 0)
         until(lambda: engine.counters.cancelled == 1)
         hurried = Read(engine.generate(ask("too late", deadline=deadline_after(1e-4))))
         assert isinstance(hurried.error, DeadlineExceededError)
-        until(lambda: engine._loop.inbox.bounds.queued == 0)
-        assert engine._loop.inbox.bounds.queued_tokens == 0
+        until(lambda: engine._loop.queue.bounds.queued == 0)
+        assert engine._loop.queue.bounds.queued_tokens == 0
         # It was refused at the door, or it expired behind it.
-        until(lambda: engine.counters.expired + engine._loop.inbox.bounds.refused["deadline"] == 1)
+        until(lambda: engine.counters.expired + engine._loop.queue.bounds.refused["deadline"] == 1)
         running.cancel()
         assert Read(engine.generate(ask("hello"))).finished
 
@@ -358,12 +358,12 @@ def test_a_fault_in_one_answer_leaves_its_batch_mates_alone(tiny_path: Path, mon
         take = GenerateTask.take
 
         def faulty(task: GenerateTask, token: int, signal: Any = None) -> bool:
-            if task.wanted.sampling.max_tokens == 21:
+            if task.request.sampling.max_tokens == 21:
                 raise ZeroDivisionError
             return take(task, token, signal)
 
         monkeypatch.setattr(GenerateTask, "take", faulty)
-        with engine._loop.inbox.wake:  # the loop sees all of them at once
+        with engine._loop.queue.wake:  # the loop sees all of them at once
             streams = [engine.generate(ask("the other", max_tokens=n)) for n in (20, 21, 20)]
         first, faulted, last = [Read(stream) for stream in streams]
         for one in (first, last):
@@ -472,7 +472,7 @@ def test_background_texts_are_learnt_even_by_requests_that_run_out_of_time(
             states = decode(encoder, batch)
             if len(steps) % 5 == 0:  # the deadline passes in every fifth step
                 for task in engine._loop._tasks.values():
-                    task.request.deadline = 0.0
+                    task.entry.deadline = 0.0
             return states
 
         monkeypatch.setattr(LlamaEncoder, "decode", slow)
@@ -514,11 +514,11 @@ def test_who_is_spilled_goes_on_where_it_was(tiny_path: Path, monkeypatch: pytes
     with spilling(tiny_path, overlap=overlap, threads=None) as engine:
         expected = [Read(engine.generate(one)) for one in requests]
         assert engine.counters.spilled == 0
-        with engine._loop.inbox.wake:  # the loop sees all of them at once
+        with engine._loop.queue.wake:  # the loop sees all of them at once
             streams = [engine.generate(one) for one in requests]
         found = [Read(stream) for stream in streams]
         assert engine.counters.spilled == engine.counters.restored > 0
-        assert not len(engine._loop._spilled)
+        assert not len(engine._loop._swap)
     for mine, other in zip(found, expected, strict=True):
         assert mine.finished is not None
         assert mine.finished.usage.completion_tokens == 60
@@ -556,9 +556,9 @@ def test_a_request_that_cannot_be_set_aside_fails_alone(tiny_path: Path, monkeyp
     def full(*_: object) -> None:
         raise EngineError("no room to set a request's cache aside: No space left on device")
 
-    monkeypatch.setattr(Spilled, "put", full)
+    monkeypatch.setattr(SwapSpace, "put", full)
     with spilling(tiny_path) as engine:
-        with engine._loop.inbox.wake:
+        with engine._loop.queue.wake:
             streams = [engine.generate(ask(f"the {i}", max_tokens=60, ignore_eos=True)) for i in range(4)]
         found = [Read(stream) for stream in streams]
         failed = [one for one in found if one.error is not None]
@@ -608,7 +608,7 @@ def test_what_the_engine_has_no_room_for_at_once_is_computed_in_parts(
     with engine_of(tiny_path, idle_prefixes=0) as engine:
         expected = [Read(engine.generate(one)) for one in requests]
         monkeypatch.setattr(Context, "decode", full)
-        with engine._loop.inbox.wake:  # the loop sees all of them at once
+        with engine._loop.queue.wake:  # the loop sees all of them at once
             streams = [engine.generate(one) for one in requests]
         found = [Read(stream) for stream in streams]
         assert "it is computed in two" in caplog.text
@@ -664,15 +664,15 @@ def test_a_deadline_that_cannot_be_met_is_refused_before_it_passes(
         running.cancel()
         assert Read(first).finished
         assert Read(second).finished
-        assert engine._loop.inbox.bounds.queued == 0
+        assert engine._loop.queue.bounds.queued == 0
 
 
 def test_ten_thousand_wait_and_none_is_lost(tiny_path: Path) -> None:
     with engine_of(tiny_path, n_seq_max=2, max_queue=10_000, max_queue_tokens=10**9) as engine:
         running = engine.generate(ask("the other", max_tokens=450, temperature=3.0, seed=1))
         next(running)
-        until(lambda: engine._loop.inbox.bounds.queued == 0)
-        with engine._loop.inbox.wake:
+        until(lambda: engine._loop.queue.bounds.queued == 0)
+        with engine._loop.queue.wake:
             streams = [engine.generate(ask("tea", max_tokens=1)) for _ in range(10_000)]
             with pytest.raises(OverloadedError) as caught:
                 engine.generate(ask("tea"))
@@ -684,7 +684,7 @@ def test_ten_thousand_wait_and_none_is_lost(tiny_path: Path) -> None:
         assert all(isinstance(Read(stream).error, CancelledError) for stream in streams[20:])
         running.cancel()
         until(lambda: not engine._loop._tasks)
-        assert (engine._loop.inbox.bounds.queued, engine._loop.inbox.bounds.queued_tokens) == (0, 0)
+        assert (engine._loop.queue.bounds.queued, engine._loop.queue.bounds.queued_tokens) == (0, 0)
 
 
 def test_the_statistics_say_where_the_time_went(tiny_path: Path) -> None:

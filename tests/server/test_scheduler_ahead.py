@@ -8,19 +8,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from crayon.server.scheduler import (
-    Caps,
     Kind,
     LinearCost,
-    Outcome,
     Request,
     State,
+    StepLimits,
+    StepOutcome,
     TokenIndex,
     commit,
     plan,
     plan_after,
 )
 
-CAPS = Caps(max_tokens=24, max_seqs=6, kv_capacity=160, max_outputs=12, spill=True, max_idle_prefixes=2)
+CAPS = StepLimits(max_tokens=24, max_seqs=6, kv_capacity=160, max_outputs=12, spill=True, max_idle_prefixes=2)
 
 
 class Halves:
@@ -56,7 +56,7 @@ def test_a_plan_made_ahead_is_the_plan_made_afterwards(
         before = copy.deepcopy(state)
         ahead = plan_after(state, step, CAPS, cost, lengths, index)
         assert state == before
-        commit(state, step, Outcome())
+        commit(state, step, StepOutcome())
         assert plan(state, CAPS, cost, lengths, index) == ahead
         if not len(state):
             break
@@ -67,6 +67,6 @@ def test_an_answer_that_ends_makes_another_plan() -> None:
     state, cost = state_of([(4, 9, "", "x"), (4, 9, "", "x")], index), LinearCost()
     step = plan(state, CAPS, cost)
     ahead = plan_after(state, step, CAPS, cost)
-    commit(state, step, Outcome(ended=frozenset({"0"})))
+    commit(state, step, StepOutcome(ended=frozenset({"0"})))
     assert {row.request for nano in ahead.nano for row in nano.rows} == {"0", "1"}
     assert {row.request for nano in plan(state, CAPS, cost).nano for row in nano.rows} == {"1"}

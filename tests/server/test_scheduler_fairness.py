@@ -8,7 +8,7 @@ from itertools import combinations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from crayon.server.scheduler import Caps, Kind, LinearCost, Outcome, Request, State, commit, plan
+from crayon.server.scheduler import Kind, LinearCost, Request, State, StepLimits, StepOutcome, commit, plan
 from crayon.server.scheduler.fairness import PRIORITY_TOKENS
 
 COST = LinearCost(0.01, 0.001)
@@ -22,7 +22,7 @@ def generate(name: str, client: str, prompt: int = 4, max_tokens: int = 4, prior
 class Run:
     """What happened while a list of (step to arrive at, request) was worked off."""
 
-    caps: Caps
+    limits: StepLimits
     admitted: list[Request] = field(default_factory=list)
     overtaken: dict[str, list[Request]] = field(default_factory=dict)
     """Those admitted while a request waited that owed nothing and had nothing of its own client before it."""
@@ -40,7 +40,7 @@ class Run:
                 counters = state.waiting.counters
                 if fresh and counters[request.client] == min(counters[other.client] for other in state.waiting):
                     self.overtaken[request.id] = []
-            step = plan(state, self.caps, COST)
+            step = plan(state, self.limits, COST)
             for admission in step.admissions:
                 request = state.get(admission.request)
                 for name, others in self.overtaken.items():
@@ -56,7 +56,7 @@ class Run:
                     ]
             before = {request.id: request.generated for request in state}
             owners = {request.id: request for request in state}
-            commit(state, step, Outcome())
+            commit(state, step, StepOutcome())
             for admission in step.admissions:
                 request = owners[admission.request]
                 charged[request.client] = charged.get(request.client, 0) + request.charge
@@ -67,9 +67,9 @@ class Run:
 
 
 @st.composite
-def limits(draw: st.DrawFn) -> Caps:
+def drawn_limits(draw: st.DrawFn) -> StepLimits:
     seqs = draw(st.integers(1, 4))
-    return Caps(max_tokens=draw(st.integers(seqs, 20)), max_seqs=seqs, kv_capacity=draw(st.integers(24, 60)))
+    return StepLimits(max_tokens=draw(st.integers(seqs, 20)), max_seqs=seqs, kv_capacity=draw(st.integers(24, 60)))
 
 
 @st.composite
@@ -87,21 +87,21 @@ def arrivals(draw: st.DrawFn, *, priorities: bool = False) -> list[tuple[int, Re
     return made
 
 
-@given(limits(), arrivals())
+@given(drawn_limits(), arrivals())
 @settings(max_examples=60, deadline=None)
 def test_a_client_that_owes_nothing_is_overtaken_once_by_each_other_client(
-    caps: Caps, coming: list[tuple[int, Request]]
+    limits: StepLimits, coming: list[tuple[int, Request]]
 ) -> None:
-    for name, others in Run(caps).go(coming).overtaken.items():
+    for name, others in Run(limits).go(coming).overtaken.items():
         clients = [other.client for other in others]
         assert len(clients) == len(set(clients)), name
 
 
-@given(limits(), arrivals(priorities=True))
+@given(drawn_limits(), arrivals(priorities=True))
 @settings(max_examples=60, deadline=None)
-def test_a_priority_is_a_bounded_head_start(caps: Caps, coming: list[tuple[int, Request]]) -> None:
+def test_a_priority_is_a_bounded_head_start(limits: StepLimits, coming: list[tuple[int, Request]]) -> None:
     by_id = {request.id: request for _, request in coming}
-    for name, others in Run(caps).go(coming).overtaken.items():
+    for name, others in Run(limits).go(coming).overtaken.items():
         clients = {other.client for other in others}
         if by_id[name].client in clients:
             continue  # its own client's more urgent request was served, which counts for this one
@@ -112,11 +112,13 @@ def test_a_priority_is_a_bounded_head_start(caps: Caps, coming: list[tuple[int, 
             assert sum(other.charge for other in mine[:-1]) <= lead
 
 
-@given(limits(), arrivals())
+@given(drawn_limits(), arrivals())
 @settings(max_examples=60, deadline=None)
-def test_clients_that_both_wait_get_the_same_within_the_bound(caps: Caps, coming: list[tuple[int, Request]]) -> None:
-    run = Run(caps).go(coming)
-    bound = 2 * max(caps.kv_capacity, *(request.charge for _, request in coming))
+def test_clients_that_both_wait_get_the_same_within_the_bound(
+    limits: StepLimits, coming: list[tuple[int, Request]]
+) -> None:
+    run = Run(limits).go(coming)
+    bound = 2 * max(limits.kv_capacity, *(request.charge for _, request in coming))
     for one, other in combinations("abc", 2):
         since: dict[str, int] | None = None
         for waiting, charged in run.shares:
@@ -129,14 +131,14 @@ def test_clients_that_both_wait_get_the_same_within_the_bound(caps: Caps, coming
 
 
 def test_a_flood_does_not_stand_before_another_client() -> None:
-    run = Run(Caps(max_tokens=8, max_seqs=1, kv_capacity=100))
+    run = Run(StepLimits(max_tokens=8, max_seqs=1, kv_capacity=100))
     run.go([*((0, generate(f"flood{i}", "a")) for i in range(30)), (3, generate("late", "b"))])
     assert [request.id for request in run.admitted].index("late") <= 2
 
 
 def test_who_was_idle_has_saved_nothing_up() -> None:
     coming = [(0, generate(f"a{i}", "a")) for i in range(20)] + [(30, generate(f"b{i}", "b")) for i in range(20)]
-    run = Run(Caps(max_tokens=8, max_seqs=1, kv_capacity=100)).go(coming)
+    run = Run(StepLimits(max_tokens=8, max_seqs=1, kv_capacity=100)).go(coming)
     order = "".join(request.client for request in run.admitted)
     assert "bbb" not in order[: order.rindex("a")]
 
@@ -146,5 +148,5 @@ def test_counters_of_clients_that_left_are_forgotten() -> None:
     for i in range(100):
         state.add(generate(str(i), f"client{i}"))
         while len(state) > 1 or state.step % 3:
-            commit(state, plan(state, Caps(max_tokens=8, max_seqs=2, kv_capacity=100), COST), Outcome())
+            commit(state, plan(state, StepLimits(max_tokens=8, max_seqs=2, kv_capacity=100), COST), StepOutcome())
     assert len(state.waiting.counters) < 10

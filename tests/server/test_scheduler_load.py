@@ -11,15 +11,15 @@ from simulated import Job, SimulatedEngine
 
 from crayon.errors import ConfigError
 from crayon.server.scheduler import (
-    Caps,
     Kind,
     LinearCost,
     NanoBatch,
-    Outcome,
     Request,
     Resource,
     Row,
     State,
+    StepLimits,
+    StepOutcome,
     StepPlan,
     commit,
     plan,
@@ -34,9 +34,9 @@ def generate(name: str, prompt: int, max_tokens: int = 4, blend: str = "") -> Re
 
 
 @st.composite
-def limits(draw: st.DrawFn) -> Caps:
+def drawn_limits(draw: st.DrawFn) -> StepLimits:
     seqs = draw(st.integers(2, 8))
-    return Caps(
+    return StepLimits(
         max_tokens=draw(st.integers(seqs, 48)),
         max_seqs=seqs,
         kv_capacity=draw(st.integers(100, 400)),
@@ -48,29 +48,29 @@ def limits(draw: st.DrawFn) -> Caps:
     )
 
 
-@given(limits(), st.lists(st.tuples(st.integers(1, 60), st.integers(1, 20), st.sampled_from("xyz")), max_size=20))
+@given(drawn_limits(), st.lists(st.tuples(st.integers(1, 60), st.integers(1, 20), st.sampled_from("xyz")), max_size=20))
 @settings(max_examples=80, deadline=None)
 def test_a_step_is_as_large_as_the_budget_while_its_groups_have_prompts_left(
-    caps: Caps, work: list[tuple[int, int, str]]
+    limits: StepLimits, work: list[tuple[int, int, str]]
 ) -> None:
     state = State()
     for number, (prompt, answer, blend) in enumerate(work):
         state.add(generate(str(number), prompt, answer, blend))
     while len(state):
-        step = plan(state, caps, COST)
+        step = plan(state, limits, COST)
         everybody = {request.id: request for request in state}
         decoding = sum(request.generated > 0 for request in state.running.values())
-        commit(state, step, Outcome())
+        commit(state, step, StepOutcome())
         chosen = {nano.blend for nano in step.nano}
         if not any(item.blend in chosen and item.computed < item.prompt for item in state.running.values()):
             continue
-        if caps.step_seconds is None or not decoding:
-            assert step.tokens == caps.max_tokens
+        if limits.step_seconds is None or not decoding:
+            assert step.tokens == limits.max_tokens
         else:
-            groups = len({request.blend for request in everybody.values() if request.lanes})
-            within = COST.tokens_within(caps.step_seconds, min(groups, caps.max_blends))
-            floor = min(caps.max_tokens, max(caps.min_tokens, decoding + 1))
-            assert min(caps.max_tokens, max(within, floor)) - step.tokens < caps.tile
+            groups = len({request.blend for request in everybody.values() if request.slots})
+            within = COST.tokens_within(limits.step_seconds, min(groups, limits.max_blends))
+            floor = min(limits.max_tokens, max(limits.min_tokens, decoding + 1))
+            assert min(limits.max_tokens, max(within, floor)) - step.tokens < limits.tile
 
 
 def turns(steps: list[StepPlan]) -> list[set[str]]:
@@ -84,7 +84,7 @@ def turns(steps: list[StepPlan]) -> list[set[str]]:
 )
 @settings(max_examples=100, deadline=None)
 def test_a_blend_waits_for_one_turn_of_each_other(blends: int, quantum: int, work: list[tuple[int, int, str]]) -> None:
-    caps = Caps(max_tokens=24, max_seqs=12, kv_capacity=1000, max_blends=blends, quantum=quantum)
+    limits = StepLimits(max_tokens=24, max_seqs=12, kv_capacity=1000, max_blends=blends, quantum=quantum)
     state = State()
     coming = sorted((at, number, answer, blend) for number, (at, answer, blend) in enumerate(work))
     waited: dict[str, int] = {}
@@ -93,9 +93,9 @@ def test_a_blend_waits_for_one_turn_of_each_other(blends: int, quantum: int, wor
         while coming and (coming[0][0] <= state.step or not len(state)):
             _, number, answer, blend = coming.pop(0)
             state.add(generate(str(number), 1, answer, blend))
-        step = plan(state, caps, COST)
+        step = plan(state, limits, COST)
         ran = {nano.blend for nano in step.nano}
-        commit(state, step, Outcome())
+        commit(state, step, StepOutcome())
         present = {request.blend for request in state.running.values()} | ran
         for blend in present - ran:
             bound.setdefault(blend, (len(present) - 1) * max(1, quantum))
@@ -107,29 +107,29 @@ def test_a_blend_waits_for_one_turn_of_each_other(blends: int, quantum: int, wor
 
 
 def test_a_blend_with_work_left_goes_on_until_its_quantum_is_used() -> None:
-    caps = Caps(max_tokens=8, max_seqs=8, kv_capacity=1000, max_blends=1, quantum=12)
+    limits = StepLimits(max_tokens=8, max_seqs=8, kv_capacity=1000, max_blends=1, quantum=12)
     state = State()
     for number in range(4):
         state.add(generate(str(number), 1, 50, "xy"[number % 2]))
     steps = []
     for _ in range(40):
-        steps.append(plan(state, caps, COST))
-        commit(state, steps[-1], Outcome())
+        steps.append(plan(state, limits, COST))
+        commit(state, steps[-1], StepOutcome())
     switches = sum(a != b for a, b in pairwise(turns(steps)))
-    assert switches <= sum(step.tokens for step in steps) / caps.quantum
+    assert switches <= sum(step.tokens for step in steps) / limits.quantum
     assert turns(steps)[:13] == [{"x"}] * 6 + [{"y"}] * 6 + [{"x"}]
 
 
 def test_encoding_gets_its_turn_between_blends_that_go_on() -> None:
-    caps = Caps(max_tokens=8, max_seqs=8, kv_capacity=1000, max_blends=2, quantum=5)
+    limits = StepLimits(max_tokens=8, max_seqs=8, kv_capacity=1000, max_blends=2, quantum=5)
     work = [Job(request=generate(str(number), 1, 60, "xyz"[number % 3])) for number in range(6)]
     work.append(Job(request=Request(id="e", kind=Kind.ENCODE, prompt=0, branches=(20,))))
-    report = SimulatedEngine(caps, COST).run(work)
+    report = SimulatedEngine(limits, COST).run(work)
     assert report.finished["e"] < 50
 
 
 @given(
-    limits(),
+    drawn_limits(),
     st.lists(
         st.tuples(
             st.floats(0, 2),
@@ -145,7 +145,7 @@ def test_encoding_gets_its_turn_between_blends_that_go_on() -> None:
 )
 @settings(max_examples=100, deadline=None)
 def test_nobody_waits_longer_than_the_tokens_before_it_allow(
-    caps: Caps, work: list[tuple[float, int, int, str, str, int]]
+    limits: StepLimits, work: list[tuple[float, int, int, str, str, int]]
 ) -> None:
     jobs, tokens = [], {}
     for number, (arrival, prompt, answer, blend, client, priority) in enumerate(work):
@@ -153,12 +153,12 @@ def test_nobody_waits_longer_than_the_tokens_before_it_allow(
         request.arrival, request.client, request.priority = arrival, client, priority
         jobs.append(Job(request=request))
         tokens[request.id] = prompt + answer - 1
-    report = SimulatedEngine(caps, COST).run(jobs)
+    report = SimulatedEngine(limits, COST).run(jobs)
     order = [admission.request for step in report.steps for admission in step.plan.admissions]
     for place, name in enumerate(order):
         arrived = report.arrived[name]
         ahead = sum(tokens[other] for other in order[: place + 1] if report.finished[other] >= arrived)
-        assert report.finished[name] - arrived <= caps.max_seqs * max(1, caps.quantum) * ahead
+        assert report.finished[name] - arrived <= limits.max_seqs * max(1, limits.quantum) * ahead
 
 
 @st.composite
@@ -200,4 +200,4 @@ def test_parts_are_the_plan_cut_at_tiles_and_take_as_long(nano: list[NanoBatch],
 def test_numbers_under_one_are_refused() -> None:
     for key in ("tile", "quantum", "max_idle_prefixes"):
         with pytest.raises(ConfigError, match=key):
-            Caps(**{"max_tokens": 8, "max_seqs": 4, "kv_capacity": 100, key: -1})  # type: ignore[arg-type]  # keywords of one test each
+            StepLimits(**{"max_tokens": 8, "max_seqs": 4, "kv_capacity": 100, key: -1})  # type: ignore[arg-type]  # keywords of one test each

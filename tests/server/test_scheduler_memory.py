@@ -13,17 +13,17 @@ from simulated import Job, Report, SimulatedCache, SimulatedEngine
 
 from crayon.server.forecast.occupancy import LEAST_GROWTH
 from crayon.server.scheduler import (
-    Caps,
     Kind,
     KvOp,
     LinearCost,
-    Outcome,
     Request,
     Restore,
     Row,
     Share,
     Spill,
     State,
+    StepLimits,
+    StepOutcome,
     StepPlan,
     TokenIndex,
     commit,
@@ -53,23 +53,25 @@ def generate(name: str, prompt: int, max_tokens: int = 4, **more: object) -> Req
     return Request(id=name, kind=Kind.GENERATE, prompt=prompt, max_tokens=max_tokens, **more)  # type: ignore[arg-type]  # keywords of one test each
 
 
-def go(state: State, caps: Caps, lengths: LengthModel | None = None, index: TokenIndex | None = None) -> StepPlan:
+def go(
+    state: State, limits: StepLimits, lengths: LengthModel | None = None, index: TokenIndex | None = None
+) -> StepPlan:
     before = copy.deepcopy(state)
-    step = plan(state, caps, COST, lengths, index)
+    step = plan(state, limits, COST, lengths, index)
     assert state == before
-    commit(state, step, Outcome())
+    commit(state, step, StepOutcome())
     return step
 
 
 @st.composite
-def limits(draw: st.DrawFn, *, spill: bool = True) -> Caps:
+def make_limits(draw: st.DrawFn, *, spill: bool = True) -> StepLimits:
     seqs = draw(st.integers(1, 6))
-    return Caps(
+    return StepLimits(
         max_tokens=draw(st.integers(seqs, 30)),
         max_seqs=seqs,
         kv_capacity=draw(st.integers(12, 80)),
         encode_capacity=draw(st.none() | st.integers(10, 40)),
-        max_lanes=draw(st.none() | st.integers(1, 3)),
+        max_slots=draw(st.none() | st.integers(1, 3)),
         max_blends=draw(st.integers(1, 3)),
         quantum=draw(st.sampled_from([0, 0, 5, 20])),
         spill=spill,
@@ -123,40 +125,40 @@ def wanted(job: Job, report: Report) -> Mapping[int | None, list[int]]:
     return trunk | {i: list(range(request.prompt, request.prompt + n)) for i, n in enumerate(request.branches)}
 
 
-@given(limits(), jobs(), st.sampled_from([Always(1), Always(3), Always(1000), None]))
+@given(make_limits(), jobs(), st.sampled_from([Always(1), Always(3), Always(1000), None]))
 @settings(max_examples=150, deadline=None)
 def test_whatever_is_predicted_all_finish_with_each_token_computed_once(
-    caps: Caps, work: list[Job], lengths: LengthModel | None
+    limits: StepLimits, work: list[Job], lengths: LengthModel | None
 ) -> None:
-    report = SimulatedEngine(caps, COST, lengths=lengths).run(work, max_steps=20_000)
+    report = SimulatedEngine(limits, COST, lengths=lengths).run(work, max_steps=20_000)
     for job in work:
         name = job.request.id
-        if not job.request.ever_fits(caps):
+        if not job.request.ever_fits(limits):
             assert name in report.dropped
             continue
         assert name in report.finished
         found = {branch: positions for (owner, branch), positions in report.computed.items() if owner == name}
         assert found == wanted(job, report)
-    assert all(step.cells <= caps.kv_capacity for step in report.steps)
+    assert all(step.cells <= limits.kv_capacity for step in report.steps)
 
 
-@given(limits(), jobs(quiet=False), st.sampled_from([Always(1), Always(5)]))
+@given(make_limits(), jobs(quiet=False), st.sampled_from([Always(1), Always(5)]))
 @settings(max_examples=80, deadline=None)
 def test_the_cancelled_and_expired_are_gone_at_the_next_plan_spilled_or_not(
-    caps: Caps, work: list[Job], lengths: LengthModel
+    limits: StepLimits, work: list[Job], lengths: LengthModel
 ) -> None:
-    report = SimulatedEngine(caps, COST, lengths=lengths).run(work, max_steps=20_000)
+    report = SimulatedEngine(limits, COST, lengths=lengths).run(work, max_steps=20_000)
     for name, at in report.cancelled.items():
         assert report.dropped[name][0] == at
     assert {*report.finished, *report.dropped} == {job.request.id for job in work}
 
 
-@given(limits(), jobs(clients="a"), st.sampled_from([Always(1), Always(3)]))
+@given(make_limits(), jobs(clients="a"), st.sampled_from([Always(1), Always(3)]))
 @settings(max_examples=80, deadline=None)
 def test_only_the_youngest_are_spilled_and_nobody_new_comes_before_they_are_back(
-    caps: Caps, work: list[Job], lengths: LengthModel
+    limits: StepLimits, work: list[Job], lengths: LengthModel
 ) -> None:
-    engine = SimulatedEngine(caps, COST, lengths=lengths)
+    engine = SimulatedEngine(limits, COST, lengths=lengths)
     kinds = {job.request.id: job.request.kind for job in work}
     order: list[str] = []
     out: set[str] = set()
@@ -174,29 +176,29 @@ def test_only_the_youngest_are_spilled_and_nobody_new_comes_before_they_are_back
         order += [admission.request for admission in step.plan.admissions]
 
 
-@given(limits(), jobs(clients="a"))
+@given(make_limits(), jobs(clients="a"))
 @settings(max_examples=80, deadline=None)
-def test_the_worst_case_reserved_nobody_is_spilled(caps: Caps, work: list[Job]) -> None:
-    assert not SimulatedEngine(caps, COST).run(work).spilled
+def test_the_worst_case_reserved_nobody_is_spilled(limits: StepLimits, work: list[Job]) -> None:
+    assert not SimulatedEngine(limits, COST).run(work).spilled
 
 
 def test_the_youngest_is_spilled_and_goes_on_where_it_was() -> None:
-    caps = Caps(max_tokens=16, max_seqs=2, kv_capacity=30, spill=True)
+    limits = StepLimits(max_tokens=16, max_seqs=2, kv_capacity=30, spill=True)
     state = State()
     for name in ("old", "young"):
         state.add(generate(name, 5, 20))
     steps = []
     while len(state):
-        steps.append(go(state, caps, Always(1)))
+        steps.append(go(state, limits, Always(1)))
     spills = [spill for step in steps for spill in step.spills]
     restores = [restore for step in steps for restore in step.restores]
     assert (spills, restores) == ([], [])  # 5 + 16 for each would not fit together: they run one after the other
-    caps = Caps(max_tokens=16, max_seqs=2, kv_capacity=44, spill=True)
+    limits = StepLimits(max_tokens=16, max_seqs=2, kv_capacity=44, spill=True)
     for name in ("old", "young"):
         state.add(generate(name, 5, 30))
     steps = []
     while len(state):
-        steps.append(go(state, caps, Always(1)))
+        steps.append(go(state, limits, Always(1)))
     assert [spill for step in steps for spill in step.spills] == [Spill("young", 1)]
     assert [restore for step in steps for restore in step.restores] == [Restore("young", 0)]
     rows = [row for step in steps for nano in step.nano for row in nano.rows if row.request == "young"]
@@ -204,9 +206,9 @@ def test_the_youngest_is_spilled_and_goes_on_where_it_was() -> None:
 
 
 def test_a_restored_request_is_let_be_for_some_tokens() -> None:
-    caps = Caps(max_tokens=16, max_seqs=4, kv_capacity=100, spill=True)
+    limits = StepLimits(max_tokens=16, max_seqs=4, kv_capacity=100, spill=True)
     work = [Job(request=generate(str(i), 8, 60)) for i in range(8)]
-    report = SimulatedEngine(caps, COST, lengths=Always(1)).run(work)
+    report = SimulatedEngine(limits, COST, lengths=Always(1)).run(work)
     assert report.spilled
     back: dict[str, int] = {}
     written: dict[str, int] = {}
@@ -222,36 +224,36 @@ def test_a_restored_request_is_let_be_for_some_tokens() -> None:
 
 
 def test_a_right_prediction_lets_more_in_than_the_worst_case() -> None:
-    caps = Caps(max_tokens=16, max_seqs=4, kv_capacity=100, spill=True)
+    limits = StepLimits(max_tokens=16, max_seqs=4, kv_capacity=100, spill=True)
     state = State()
     for i in range(4):
         state.add(generate(str(i), 4, 60))
-    assert len(plan(state, caps, COST).admissions) == 1
-    assert len(plan(state, caps, COST, Always(5)).admissions) == 4
+    assert len(plan(state, limits, COST).admissions) == 1
+    assert len(plan(state, limits, COST, Always(5)).admissions) == 4
 
 
 def test_an_engine_that_cannot_spill_reserves_the_worst_case() -> None:
-    caps = Caps(max_tokens=16, max_seqs=4, kv_capacity=100)
+    limits = StepLimits(max_tokens=16, max_seqs=4, kv_capacity=100)
     state = State()
     for i in range(4):
         state.add(generate(str(i), 4, 60))
-    assert len(plan(state, caps, COST, Always(5)).admissions) == 1
+    assert len(plan(state, limits, COST, Always(5)).admissions) == 1
 
 
 def test_a_prompt_begins_with_what_a_running_one_holds() -> None:
-    caps = Caps(max_tokens=16, max_seqs=4, kv_capacity=100)
+    limits = StepLimits(max_tokens=16, max_seqs=4, kv_capacity=100)
     state, index = State(), TokenIndex()
     index.add("a", "", [1, 2, 3, 4])
     state.add(generate("a", 4))
     index.hold("a")
-    go(state, caps, None, index)
+    go(state, limits, None, index)
     index.add("b", "", [1, 2, 3, 9, 9])
     index.add("c", "x", [1, 2, 3, 9, 9])
     index.add("d", "", [1, 2, 3, 4])
     state.add(generate("b", 5))
     state.add(generate("c", 5, blend="x"))
     state.add(generate("d", 4))
-    step = go(state, caps, None, index)
+    step = go(state, limits, None, index)
     assert step.shares == (Share("b", "a", 3), Share("d", "a", 3))
     assert step.kv == (KvOp(1, 0, 3), KvOp(3, 0, 3))
     rows = {row.request: row for nano in step.nano for row in nano.rows}
@@ -263,48 +265,48 @@ def test_a_prompt_begins_with_what_a_running_one_holds() -> None:
 
 
 def test_prompts_that_are_admitted_together_share_once_the_first_is_computed() -> None:
-    caps = Caps(max_tokens=4, max_seqs=4, kv_capacity=100)
+    limits = StepLimits(max_tokens=4, max_seqs=4, kv_capacity=100)
     state, index = State(), TokenIndex()
     for name in "ab":
         index.add(name, "", [1, 2, 3, 4])
         state.add(generate(name, 4))
         index.hold(name)
-    go(state, caps, None, index)
-    assert go(state, caps, None, index).shares == (Share("b", "a", 3),)
+    go(state, limits, None, index)
+    assert go(state, limits, None, index).shares == (Share("b", "a", 3),)
 
 
 def test_a_finished_request_leaves_its_prefix_until_room_is_needed() -> None:
-    caps = Caps(max_tokens=32, max_seqs=2, kv_capacity=20, max_idle_prefixes=1)
+    limits = StepLimits(max_tokens=32, max_seqs=2, kv_capacity=20, max_idle_prefixes=1)
     state, index = State(), TokenIndex()
     index.add("a", "", [1, 2, 3, 4])
     state.add(generate("a", 4, 2))
     index.hold("a")
-    go(state, caps, None, index)
-    go(state, caps, None, index)
+    go(state, limits, None, index)
+    go(state, limits, None, index)
     assert not state.running
     assert state.idle[0].tokens == 5
     index.hold("a", [1, 2, 3, 4, 5])
     index.add("turn", "", [1, 2, 3, 4, 5, 6, 7])
     state.add(generate("turn", 7, 1))
-    step = go(state, caps, None, index)
+    step = go(state, limits, None, index)
     assert step.shares == (Share("turn", "a", 5),)
     assert (state.cells.used, state.shared_tokens) == (7, 5)
     state.add(generate("big", 18, 2))
-    step = go(state, caps, None, index)
+    step = go(state, limits, None, index)
     assert [prefix.id for prefix in step.evicted] == ["a", "turn"]
     assert state.cells.used == 18
 
 
 def test_the_only_sequence_left_is_gone_on_in() -> None:
-    caps = Caps(max_tokens=32, max_seqs=1, kv_capacity=20, max_idle_prefixes=1)
+    limits = StepLimits(max_tokens=32, max_seqs=1, kv_capacity=20, max_idle_prefixes=1)
     state, index = State(), TokenIndex()
     index.add("a", "", [1, 2, 3, 4])
     state.add(generate("a", 4, 1))
     index.hold("a")
-    go(state, caps, None, index)
+    go(state, limits, None, index)
     index.add("b", "", [1, 2, 9])
     state.add(generate("b", 3, 1))
-    step = go(state, caps, None, index)
+    step = go(state, limits, None, index)
     assert (step.kv, step.shares) == ((KvOp(0, 0, 2),), (Share("b", "a", 2),))
     assert state.cells.used == 3
 
@@ -319,40 +321,40 @@ def test_the_only_sequence_left_is_gone_on_in() -> None:
     ],
 )
 def test_a_memory_that_cannot_be_cut_is_shared_whole(limit: int, prompt: list[int], shares: int) -> None:
-    caps = Caps(max_tokens=32, max_seqs=2, kv_capacity=40, max_idle_prefixes=1, cut_limit=limit)
+    limits = StepLimits(max_tokens=32, max_seqs=2, kv_capacity=40, max_idle_prefixes=1, cut_limit=limit)
     state, index = State(), TokenIndex()
     index.add("a", "", [1, 2, 3, 4])
     state.add(generate("a", 4, 2))
     index.hold("a")
-    go(state, caps, None, index)
-    go(state, caps, None, index)
+    go(state, limits, None, index)
+    go(state, limits, None, index)
     index.hold("a", [1, 2, 3, 4, 5])
     index.add("b", "", prompt)
     state.add(generate("b", 6))
-    assert [share.tokens for share in go(state, caps, None, index).shares] == ([shares] if shares else [])
+    assert [share.tokens for share in go(state, limits, None, index).shares] == ([shares] if shares else [])
 
 
 def test_a_scored_prompt_is_left_to_others_only_where_its_branches_can_be_cut_off() -> None:
     for limit in (None, 0):
-        caps = Caps(max_tokens=32, max_seqs=2, kv_capacity=40, max_idle_prefixes=1, cut_limit=limit)
+        limits = StepLimits(max_tokens=32, max_seqs=2, kv_capacity=40, max_idle_prefixes=1, cut_limit=limit)
         state = State()
         state.add(Request(id="a", kind=Kind.SCORE, prompt=4, branches=(2,)))
-        go(state, caps)
-        go(state, caps)
+        go(state, limits)
+        go(state, limits)
         assert not state.running
-        step = go(state, caps)
+        step = go(state, limits)
         assert step.kv == ((KvOp(0, 0, 4),) if limit is None else (KvOp(0, 0, 0),))
         assert len(step.evicted) == (limit == 0)
 
 
 def test_a_name_that_is_used_again_says_nothing_about_the_old_prefix() -> None:
-    caps = Caps(max_tokens=32, max_seqs=2, kv_capacity=20, max_idle_prefixes=1)
+    limits = StepLimits(max_tokens=32, max_seqs=2, kv_capacity=20, max_idle_prefixes=1)
     state, index = State(), TokenIndex()
     for _ in range(2):
         index.add("a", "", [1, 2, 3, 4])
         state.add(generate("a", 4, 1))
         index.hold("a")
-        assert not go(state, caps, None, index).shares
+        assert not go(state, limits, None, index).shares
 
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3), st.integers(0, 9), st.integers(0, 5)), max_size=30))

@@ -13,7 +13,7 @@ from crayon.messages import Message
 from crayon.sampling import Sampling
 from crayon.server.engines.llama import loop as llama_loop
 from crayon.server.engines.llama.engine import LlamaCppEngine
-from crayon.server.scheduler import Caps, Kind, KvOp, LinearCost, Outcome, Request, State, commit, plan
+from crayon.server.scheduler import Kind, KvOp, LinearCost, Request, State, StepLimits, StepOutcome, commit, plan
 from crayon.server.scheduler.compaction import book, find_move
 
 if TYPE_CHECKING:
@@ -22,15 +22,15 @@ if TYPE_CHECKING:
     import pytest
 
 COST = LinearCost(0.01, 0.001)
-CAPS = Caps(max_tokens=64, max_seqs=6, kv_capacity=600)
+CAPS = StepLimits(max_tokens=64, max_seqs=6, kv_capacity=600)
 
 
 def generate(name: str, prompt: int, answer: int) -> Request:
     return Request(id=name, kind=Kind.GENERATE, prompt=prompt, max_tokens=answer)
 
 
-def go(state: State, caps: Caps = CAPS, ended: frozenset[str] = frozenset()) -> None:
-    commit(state, plan(state, caps, COST), Outcome(ended=ended))
+def go(state: State, limits: StepLimits = CAPS, ended: frozenset[str] = frozenset()) -> None:
+    commit(state, plan(state, limits, COST), StepOutcome(ended=ended))
 
 
 def test_the_last_answer_closes_the_lowest_gap() -> None:
@@ -62,7 +62,7 @@ def test_nobody_moves_for_a_sequence_that_is_wanted_or_holds_something_or_for_to
     state.add(generate("new", 5, 40))
     assert find_move(state) is None
     state = State()
-    keeping = Caps(max_tokens=64, max_seqs=6, kv_capacity=600, max_idle_prefixes=1)
+    keeping = StepLimits(max_tokens=64, max_seqs=6, kv_capacity=600, max_idle_prefixes=1)
     for name in "abc":
         state.add(generate(name, 5, 40))
     go(state, keeping)
@@ -74,7 +74,7 @@ def test_nobody_moves_for_a_sequence_that_is_wanted_or_holds_something_or_for_to
     for name, prompt in zip("abc", (5, 5, 200), strict=True):
         state.add(generate(name, prompt, 9))
     for _ in range(4):
-        go(state, Caps(max_tokens=300, max_seqs=6, kv_capacity=600))
+        go(state, StepLimits(max_tokens=300, max_seqs=6, kv_capacity=600))
     go(state, ended=frozenset("b"))
     go(state)
     assert find_move(state) is None, "200 tokens are copied for 3 steps"
@@ -86,14 +86,14 @@ def test_nobody_moves_for_a_sequence_that_is_wanted_or_holds_something_or_for_to
 )
 @settings(max_examples=60, deadline=None)
 def test_moves_lose_nothing(work: list[tuple[int, int, int]], prefixes: int) -> None:
-    caps = Caps(max_tokens=32, max_seqs=6, kv_capacity=900, max_idle_prefixes=prefixes)
+    limits = StepLimits(max_tokens=32, max_seqs=6, kv_capacity=900, max_idle_prefixes=prefixes)
     state = State()
     for number, (prompt, answer, _) in enumerate(work):
         state.add(generate(str(number), prompt, answer))
     length: dict[int, int] = {}
     steps = 0
     while len(state):
-        step = plan(state, caps, COST)
+        step = plan(state, limits, COST)
         for op in step.kv:
             _apply(length, op)
         for nano in step.nano:
@@ -102,14 +102,14 @@ def test_moves_lose_nothing(work: list[tuple[int, int, int]], prefixes: int) -> 
                 length[row.seq] = row.start + row.tokens
         running = [request for request in state.running.values() if request.generated]
         ended = frozenset(r.id for r in running if r.generated >= work[int(r.id)][2])
-        commit(state, step, Outcome(ended=ended))
+        commit(state, step, StepOutcome(ended=ended))
         move = find_move(state)
         if move is not None:
             for op in move.kv:
                 _apply(length, op)
             book(state, move)
-        assert all(length.get(r.lanes[0].seq, 0) == r.computed for r in state.running.values())
-        assert all(state.cells.length(r.lanes[0].seq) == r.computed for r in state.running.values())
+        assert all(length.get(r.slots[0].seq, 0) == r.computed for r in state.running.values())
+        assert all(state.cells.length(r.slots[0].seq) == r.computed for r in state.running.values())
         steps += 1
         assert steps < 2000
 

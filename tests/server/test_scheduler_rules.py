@@ -9,18 +9,18 @@ import pytest
 from crayon.errors import ConfigError, EngineError
 from crayon.server.scheduler import (
     Admission,
-    Caps,
     Drop,
     DropReason,
     Kind,
     KvOp,
     LinearCost,
     NanoBatch,
-    Outcome,
     Request,
     Resource,
     Row,
     State,
+    StepLimits,
+    StepOutcome,
     StepPlan,
     commit,
     plan,
@@ -33,8 +33,8 @@ def generate(name: str, prompt: int, max_tokens: int = 4, **more: object) -> Req
     return Request(id=name, kind=Kind.GENERATE, prompt=prompt, max_tokens=max_tokens, **more)  # type: ignore[arg-type]  # keywords of one test each
 
 
-def caps(**more: int) -> Caps:
-    return Caps(**{"max_tokens": 8, "max_seqs": 4, "kv_capacity": 100, **more})
+def make_limits(**more: int) -> StepLimits:
+    return StepLimits(**{"max_tokens": 8, "max_seqs": 4, "kv_capacity": 100, **more})
 
 
 def state_of(*requests: Request) -> State:
@@ -44,9 +44,9 @@ def state_of(*requests: Request) -> State:
     return state
 
 
-def go(state: State, limits: Caps, *ended: str) -> StepPlan:
+def go(state: State, limits: StepLimits, *ended: str) -> StepPlan:
     step = plan(state, limits, COST)
-    commit(state, step, Outcome(ended=frozenset(ended)))
+    commit(state, step, StepOutcome(ended=frozenset(ended)))
     return step
 
 
@@ -56,15 +56,15 @@ def rows(step: StepPlan) -> list[Row]:
 
 def test_prompts_fill_the_budget_and_only_the_last_is_cut() -> None:
     state = state_of(generate("a", 5), generate("b", 6), generate("c", 2))
-    step = go(state, caps())
+    step = go(state, make_limits())
     assert step.admissions == (Admission("a", (0,), 9), Admission("b", (1,), 10), Admission("c", (2,), 6))
     assert step.nano == (NanoBatch("", Resource.PREFILL, (Row("a", 0, 0, 5, 1), Row("b", 1, 0, 3, 0))),)
 
 
 def test_decodes_come_first_and_the_cut_prompt_leads_the_rest() -> None:
     state = state_of(generate("a", 5), generate("b", 6), generate("c", 9))
-    go(state, caps())
-    step = go(state, caps())
+    go(state, make_limits())
+    step = go(state, make_limits())
     assert step.nano == (
         NanoBatch("", Resource.DECODE, (Row("a", 0, 5, 1, 1),)),
         NanoBatch("", Resource.PREFILL, (Row("b", 1, 3, 3, 1), Row("c", 2, 0, 4, 0))),
@@ -76,16 +76,16 @@ def test_decodes_come_first_and_the_cut_prompt_leads_the_rest() -> None:
 
 def test_the_last_token_is_sampled_but_not_computed() -> None:
     state = state_of(generate("a", 3, max_tokens=2))
-    assert rows(go(state, caps())) == [Row("a", 0, 0, 3, 1)]
-    assert rows(go(state, caps())) == [Row("a", 0, 3, 1, 1)]
+    assert rows(go(state, make_limits())) == [Row("a", 0, 0, 3, 1)]
+    assert rows(go(state, make_limits())) == [Row("a", 0, 3, 1, 1)]
     assert len(state) == 0
-    step = go(state, caps())
+    step = go(state, make_limits())
     assert (step.kv, step.nano) == ((KvOp(0, 0, 0),), ())
 
 
 def test_an_ended_answer_frees_its_sequence_for_the_very_next_step() -> None:
     state = state_of(generate("a", 2), generate("b", 2))
-    limits = caps(max_seqs=1)
+    limits = make_limits(max_seqs=1)
     go(state, limits, "a")
     step = go(state, limits)
     assert step.kv == (KvOp(0, 0, 0),)
@@ -94,15 +94,15 @@ def test_an_ended_answer_frees_its_sequence_for_the_very_next_step() -> None:
 
 def test_admission_reserves_the_worst_case_and_nobody_overtakes() -> None:
     state = state_of(generate("a", 50, 40), generate("big", 10, 20), generate("small", 1, 1))
-    step = go(state, caps())
+    step = go(state, make_limits())
     assert [item.request for item in step.admissions] == ["a"]
 
 
 def test_a_cancelled_request_makes_room_within_the_same_step() -> None:
     state = state_of(generate("a", 50, 40), generate("b", 50, 40))
-    go(state, caps())
+    go(state, make_limits())
     assert state.cancel("a")
-    step = go(state, caps())
+    step = go(state, make_limits())
     assert step.drops == (Drop("a", DropReason.CANCELLED),)
     assert step.admissions == (Admission("b", (0,), 90),)
     assert step.kv == (KvOp(0, 0, 0),)
@@ -111,9 +111,9 @@ def test_a_cancelled_request_makes_room_within_the_same_step() -> None:
 
 def test_waiting_and_running_requests_expire() -> None:
     state = state_of(generate("a", 20, deadline=1.0), generate("b", 80, 20, deadline=2.0))
-    go(state, caps())
+    go(state, make_limits())
     state.now = 2.0
-    step = plan(state, caps(), COST)
+    step = plan(state, make_limits(), COST)
     assert [(drop.request, drop.reason) for drop in step.drops] == [
         ("a", DropReason.EXPIRED),
         ("b", DropReason.EXPIRED),
@@ -123,8 +123,8 @@ def test_waiting_and_running_requests_expire() -> None:
 
 def test_a_request_that_can_never_fit_does_not_hold_the_queue() -> None:
     huge = generate("huge", 90, 20)
-    assert not huge.ever_fits(caps())
-    step = go(state_of(huge, generate("a", 2)), caps())
+    assert not huge.ever_fits(make_limits())
+    step = go(state_of(huge, generate("a", 2)), make_limits())
     assert step.drops == (Drop("huge", DropReason.NEVER_FITS),)
     assert rows(step) == [Row("a", 0, 0, 2, 1)]
 
@@ -133,13 +133,13 @@ def test_priority_is_a_head_start_not_a_right() -> None:
     early = generate("early", 2, arrival=0.0)
     urgent = generate("urgent", 2, arrival=4.0, priority=1)
     late_urgent = generate("late urgent", 2, arrival=6.0, priority=1)
-    step = go(state_of(early, late_urgent, urgent), caps(max_tokens=6))
+    step = go(state_of(early, late_urgent, urgent), make_limits(max_tokens=6))
     assert [item.request for item in step.admissions] == ["urgent", "early", "late urgent"]
 
 
 def test_score_computes_the_prompt_once_and_branches_from_it() -> None:
     state = state_of(Request(id="s", kind=Kind.SCORE, prompt=3, branches=(2, 4, 1)))
-    limits = caps(max_tokens=5)
+    limits = make_limits(max_tokens=5)
     step = go(state, limits)
     assert step.admissions == (Admission("s", (0, 1), 3 + 4 + 2),)
     assert rows(step) == [Row("s", 0, 0, 3, 1)]
@@ -155,13 +155,13 @@ def test_score_computes_the_prompt_once_and_branches_from_it() -> None:
 
 def test_score_of_single_tokens_needs_the_prompt_only() -> None:
     state = state_of(Request(id="s", kind=Kind.SCORE, prompt=3))
-    go(state, caps())
+    go(state, make_limits())
     assert len(state) == 0
 
 
 def test_score_rows_keep_to_the_room_for_logits() -> None:
     state = state_of(Request(id="s", kind=Kind.SCORE, prompt=1, branches=(6,)))
-    limits = caps(max_outputs=4)
+    limits = make_limits(max_outputs=4)
     go(state, limits)
     assert [row.logits for row in rows(go(state, limits))] == [4]
     assert [row.logits for row in rows(go(state, limits))] == [2]
@@ -169,7 +169,7 @@ def test_score_rows_keep_to_the_room_for_logits() -> None:
 
 def test_encoding_runs_alone_and_in_turn() -> None:
     state = state_of(generate("a", 2, 9), Request(id="e", kind=Kind.ENCODE, prompt=0, branches=(3, 5, 4)))
-    kinds = [[(nano.resource, nano.tokens) for nano in go(state, caps()).nano] for _ in range(5)]
+    kinds = [[(nano.resource, nano.tokens) for nano in go(state, make_limits()).nano] for _ in range(5)]
     assert kinds == [
         [(Resource.PREFILL, 2)],
         [(Resource.ENCODE, 8)],
@@ -181,21 +181,21 @@ def test_encoding_runs_alone_and_in_turn() -> None:
 
 def test_encoding_has_its_own_room_where_the_engine_says_so() -> None:
     encode = Request(id="e", kind=Kind.ENCODE, prompt=0, branches=(30,))
-    assert not encode.ever_fits(caps(encode_capacity=20))
-    step = go(state_of(generate("a", 50, 50), encode), caps(encode_capacity=30))
+    assert not encode.ever_fits(make_limits(encode_capacity=20))
+    step = go(state_of(generate("a", 50, 50), encode), make_limits(encode_capacity=30))
     assert [item.request for item in step.admissions] == ["a", "e"]
 
 
 def test_blends_never_share_a_nano_batch_and_take_turns() -> None:
     state = state_of(*(generate(name, 2, 9, blend=name) for name in "xyz"))
-    limits = caps(max_blends=2)
+    limits = make_limits(max_blends=2)
     seen = [[nano.blend for nano in go(state, limits).nano] for _ in range(4)]
     assert seen == [["x", "y"], ["z", "x"], ["y", "x"], ["z", "x"]]
 
 
 def test_new_blends_do_not_push_an_old_one_aside() -> None:
     state = state_of(generate("old", 1, 50, blend="old"))
-    limits = caps(max_blends=1)
+    limits = make_limits(max_blends=1)
     served = []
     for i in range(20):
         state.add(generate(f"new{i}", 1, 1, blend=f"new{i}"))
@@ -205,7 +205,7 @@ def test_new_blends_do_not_push_an_old_one_aside() -> None:
 
 
 def test_a_step_is_shorter_while_somebody_watches() -> None:
-    limits = Caps(max_tokens=500, max_seqs=4, kv_capacity=1000, step_seconds=0.11, min_tokens=4)
+    limits = StepLimits(max_tokens=500, max_seqs=4, kv_capacity=1000, step_seconds=0.11, min_tokens=4)
     state = state_of(generate("a", 300))
     assert go(state, limits).tokens == 300
     state.add(generate("b", 400))
@@ -213,7 +213,7 @@ def test_a_step_is_shorter_while_somebody_watches() -> None:
 
 
 def test_the_floor_of_a_step_holds_on_a_slow_machine() -> None:
-    limits = Caps(max_tokens=500, max_seqs=4, kv_capacity=1000, step_seconds=0.001, min_tokens=4)
+    limits = StepLimits(max_tokens=500, max_seqs=4, kv_capacity=1000, step_seconds=0.001, min_tokens=4)
     state = state_of(generate("a", 3))
     go(state, limits)
     state.add(generate("b", 400))
@@ -222,37 +222,37 @@ def test_the_floor_of_a_step_holds_on_a_slow_machine() -> None:
 
 def test_a_step_that_did_not_run_is_planned_again() -> None:
     state = state_of(generate("a", 3), generate("b", 2, blend="x"))
-    step = plan(state, caps(), COST)
-    commit(state, step, Outcome(ran=1))
-    again = rows(plan(state, caps(), COST))
+    step = plan(state, make_limits(), COST)
+    commit(state, step, StepOutcome(ran=1))
+    again = rows(plan(state, make_limits(), COST))
     assert set(again) == {Row("a", 0, 3, 1, 1), Row("b", 1, 0, 2, 1)}
 
 
 def test_a_request_that_failed_in_its_last_step_leaves_nothing_to_others() -> None:
     state = state_of(generate("a", 5, 1))
-    step = plan(state, caps(), COST)
+    step = plan(state, make_limits(), COST)
     state.cancel("a")
-    assert commit(state, step, Outcome(failed=frozenset({"a"}))).finished == ()
+    assert commit(state, step, StepOutcome(failed=frozenset({"a"}))).finished == ()
     assert not state.idle
-    step = go(state, caps())
+    step = go(state, make_limits())
     assert [drop.request for drop in step.drops] == ["a"]
     assert (len(state), state.cells.used) == (0, 0)
 
 
 def test_plan_changes_nothing_and_repeats_itself() -> None:
     state = state_of(generate("a", 5), Request(id="s", kind=Kind.SCORE, prompt=3, branches=(2, 4)))
-    go(state, caps())
+    go(state, make_limits())
     before = copy.deepcopy(state)
-    assert plan(state, caps(), COST) == plan(state, caps(), COST)
+    assert plan(state, make_limits(), COST) == plan(state, make_limits(), COST)
     assert state == before
 
 
 def test_a_stale_plan_is_refused() -> None:
     state = state_of(generate("a", 5))
-    step = plan(state, caps(), COST)
-    commit(state, step, Outcome())
+    step = plan(state, make_limits(), COST)
+    commit(state, step, StepOutcome())
     with pytest.raises(EngineError, match="step 0"):
-        commit(state, step, Outcome())
+        commit(state, step, StepOutcome())
 
 
 @pytest.mark.parametrize(
@@ -274,17 +274,17 @@ def test_an_id_is_used_once_at_a_time() -> None:
     state = state_of(generate("a", 1, 1))
     with pytest.raises(EngineError, match="already"):
         state.add(generate("a", 1))
-    go(state, caps())
+    go(state, make_limits())
     state.add(generate("a", 1))
 
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("max_tokens", 3), ("max_outputs", 3), ("kv_capacity", 0), ("max_lanes", 0), ("step_seconds", 0.0)],
+    [("max_tokens", 3), ("max_outputs", 3), ("kv_capacity", 0), ("max_slots", 0), ("step_seconds", 0.0)],
 )
 def test_caps_that_contradict_themselves_are_refused(key: str, value: float) -> None:
     with pytest.raises(ConfigError, match=key):
-        Caps(**{"max_tokens": 8, "max_seqs": 4, "kv_capacity": 100, key: value})  # type: ignore[arg-type]  # keywords of one test each
+        StepLimits(**{"max_tokens": 8, "max_seqs": 4, "kv_capacity": 100, key: value})  # type: ignore[arg-type]  # keywords of one test each
 
 
 def test_the_line_is_learnt_from_steps() -> None:

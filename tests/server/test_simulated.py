@@ -11,20 +11,20 @@ from hypothesis import strategies as st
 from simulated import Job, Report, SimulatedCache, SimulatedEngine
 
 from crayon.errors import EngineError
-from crayon.server.scheduler import Caps, DropReason, Kind, KvOp, LinearCost, Request, Resource, Row
+from crayon.server.scheduler import DropReason, Kind, KvOp, LinearCost, Request, Resource, Row, StepLimits
 
 CLOCK = st.floats(0, 3, allow_nan=False)
 
 
 @st.composite
-def limits(draw: st.DrawFn) -> Caps:
+def drawn_limits(draw: st.DrawFn) -> StepLimits:
     seqs = draw(st.integers(1, 6))
-    return Caps(
+    return StepLimits(
         max_tokens=draw(st.integers(seqs, 40)),
         max_seqs=seqs,
         kv_capacity=draw(st.integers(30, 200)),
         max_outputs=draw(st.none() | st.integers(seqs, 10)),
-        max_lanes=draw(st.none() | st.integers(1, 6)),
+        max_slots=draw(st.none() | st.integers(1, 6)),
         max_blends=draw(st.integers(1, 3)),
         step_seconds=draw(st.none() | st.floats(0.005, 0.2)),
         min_tokens=draw(st.integers(1, 8)),
@@ -74,10 +74,12 @@ def computed_of(report: Report, name: str) -> dict[int | None, list[int]]:
     return {branch: positions for (owner, branch), positions in report.computed.items() if owner == name}
 
 
-@given(limits(), jobs())
+@given(drawn_limits(), jobs())
 @settings(max_examples=150, deadline=None)
-def test_every_token_is_computed_once_and_in_order_or_the_request_was_dropped(caps: Caps, work: list[Job]) -> None:
-    report = SimulatedEngine(caps, LinearCost(0.01, 0.002)).run(work)
+def test_every_token_is_computed_once_and_in_order_or_the_request_was_dropped(
+    limits: StepLimits, work: list[Job]
+) -> None:
+    report = SimulatedEngine(limits, LinearCost(0.01, 0.002)).run(work)
     for job in work:
         name, wanted = job.request.id, expected_positions(job)
         found = computed_of(report, name)
@@ -90,32 +92,32 @@ def test_every_token_is_computed_once_and_in_order_or_the_request_was_dropped(ca
                 assert positions == wanted[branch][: len(positions)]
 
 
-@given(limits(), jobs(perfect=True))
+@given(drawn_limits(), jobs(perfect=True))
 @settings(max_examples=100, deadline=None)
-def test_all_that_fits_is_finished_within_the_stated_bound(caps: Caps, work: list[Job]) -> None:
+def test_all_that_fits_is_finished_within_the_stated_bound(limits: StepLimits, work: list[Job]) -> None:
     originals = {job.request.id: copy.deepcopy(job.request) for job in work}
-    report = SimulatedEngine(caps, LinearCost(0.01, 0.002)).run(work)
+    report = SimulatedEngine(limits, LinearCost(0.01, 0.002)).run(work)
     tokens = {job.request.id: sum(len(positions) for positions in expected_positions(job).values()) for job in work}
     for name, request in originals.items():
-        if not request.ever_fits(caps):
+        if not request.ever_fits(limits):
             assert report.dropped[name][1] is DropReason.NEVER_FITS
             continue
         arrived = report.arrived[name]
         ahead = sum(
             tokens[other.id]
             for other in originals.values()
-            if other.ever_fits(caps)
+            if other.ever_fits(limits)
             and report.finished[other.id] >= arrived
             and (other.turn[0] <= request.turn[0] or report.arrived[other.id] < arrived)
         )
-        assert report.finished[name] - arrived <= caps.max_seqs * ahead
+        assert report.finished[name] - arrived <= limits.max_seqs * ahead
 
 
-@given(limits(), jobs())
+@given(drawn_limits(), jobs())
 @settings(max_examples=100, deadline=None)
-def test_one_request_is_cut_at_most_and_the_cache_is_never_overdrawn(caps: Caps, work: list[Job]) -> None:
+def test_one_request_is_cut_at_most_and_the_cache_is_never_overdrawn(limits: StepLimits, work: list[Job]) -> None:
     by_id = {job.request.id: job.request for job in work}
-    report = SimulatedEngine(caps, LinearCost(0.01, 0.002)).run(work)
+    report = SimulatedEngine(limits, LinearCost(0.01, 0.002)).run(work)
     for step in report.steps:
         cut = set()
         for nano in step.plan.nano:
@@ -127,14 +129,16 @@ def test_one_request_is_cut_at_most_and_the_cache_is_never_overdrawn(caps: Caps,
                 if row.start < end and row.start + row.tokens < end and not scored:
                     cut.add(row.request)
         assert len(cut) <= 1
-        assert step.cells <= caps.kv_capacity
+        assert step.cells <= limits.kv_capacity
 
 
-@given(limits(), jobs())
+@given(drawn_limits(), jobs())
 @settings(max_examples=100, deadline=None)
-def test_nano_batches_are_of_one_blend_and_class_and_concatenate_to_the_plan(caps: Caps, work: list[Job]) -> None:
+def test_nano_batches_are_of_one_blend_and_class_and_concatenate_to_the_plan(
+    limits: StepLimits, work: list[Job]
+) -> None:
     by_id = {job.request.id: job.request for job in work}
-    report = SimulatedEngine(caps, LinearCost(0.01, 0.002)).run(work)
+    report = SimulatedEngine(limits, LinearCost(0.01, 0.002)).run(work)
     for step in report.steps:
         nano = step.plan.nano
         calls = step.plan.calls()
@@ -149,38 +153,38 @@ def test_nano_batches_are_of_one_blend_and_class_and_concatenate_to_the_plan(cap
                 assert all(row.tokens == 1 and row.start >= by_id[row.request].prompt for row in part.rows)
 
 
-@given(limits(), jobs())
+@given(drawn_limits(), jobs())
 @settings(max_examples=100, deadline=None)
-def test_a_cancelled_request_is_gone_at_the_next_plan(caps: Caps, work: list[Job]) -> None:
-    report = SimulatedEngine(caps, LinearCost(0.01, 0.002)).run(work)
+def test_a_cancelled_request_is_gone_at_the_next_plan(limits: StepLimits, work: list[Job]) -> None:
+    report = SimulatedEngine(limits, LinearCost(0.01, 0.002)).run(work)
     for name, at in report.cancelled.items():
         assert report.dropped[name] == (at, DropReason.CANCELLED)
 
 
-@given(limits(), jobs())
+@given(drawn_limits(), jobs())
 @settings(max_examples=50, deadline=None)
-def test_a_run_repeats_itself(caps: Caps, work: list[Job]) -> None:
+def test_a_run_repeats_itself(limits: StepLimits, work: list[Job]) -> None:
     again = copy.deepcopy(work)
-    first = SimulatedEngine(caps, LinearCost(0.01, 0.002)).run(work)
-    assert SimulatedEngine(caps, LinearCost(0.01, 0.002)).run(again) == first
+    first = SimulatedEngine(limits, LinearCost(0.01, 0.002)).run(work)
+    assert SimulatedEngine(limits, LinearCost(0.01, 0.002)).run(again) == first
 
 
 def test_under_load_every_step_is_full() -> None:
-    caps = Caps(max_tokens=32, max_seqs=24, kv_capacity=4096)
+    limits = StepLimits(max_tokens=32, max_seqs=24, kv_capacity=4096)
     work = [Job(request=Request(id=str(i), kind=Kind.GENERATE, prompt=48, max_tokens=16), length=16) for i in range(64)]
-    report = SimulatedEngine(caps).run(work)
+    report = SimulatedEngine(limits).run(work)
     sizes = [step.plan.tokens for step in report.steps]
     busy = sizes[: report.finished["50"]]
     assert sum(size == 32 for size in busy) > 0.7 * len(busy)
 
 
 def test_a_long_prompt_does_not_stop_the_others() -> None:
-    caps = Caps(max_tokens=512, max_seqs=4, kv_capacity=8192, step_seconds=0.1)
+    limits = StepLimits(max_tokens=512, max_seqs=4, kv_capacity=8192, step_seconds=0.1)
     work = [
         Job(request=Request(id="short", kind=Kind.GENERATE, prompt=10, max_tokens=200)),
         Job(request=Request(id="long", kind=Kind.GENERATE, prompt=4000, max_tokens=10, arrival=0.2)),
     ]
-    report = SimulatedEngine(caps, LinearCost(0.01, 0.001)).run(work)
+    report = SimulatedEngine(limits, LinearCost(0.01, 0.001)).run(work)
     ends = [
         step.end for step in report.steps if any(row.request == "short" for nano in step.plan.nano for row in nano.rows)
     ]

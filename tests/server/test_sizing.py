@@ -12,10 +12,10 @@ from simulated import Job, SimulatedEngine
 
 from crayon.errors import InvalidRequestError
 from crayon.server.cost.breakdown import Spent, spent
-from crayon.server.cost.profile import Recipe, expected_errors, profile_for
-from crayon.server.cost.sizing import Finish, Mix, Room, Work, batch_for, finish_estimate
+from crayon.server.cost.profile import ProfileStep, expected_errors, profile_for
+from crayon.server.cost.sizing import Finish, Headroom, Mix, Work, batch_for, finish_estimate
 from crayon.server.cost.step_cost import StepCost, StepShape
-from crayon.server.scheduler import Caps, Kind, LinearCost, Request
+from crayon.server.scheduler import Kind, LinearCost, Request, StepLimits
 
 COST = StepCost(base=0.01, per_token=0.002, weights=0.016, per_context=1e-6, per_output=0.001, per_switch=0.005)
 READING = Mix(StepShape(0), 150)  # a token costs 2 ms, and 0.15 ms for what it attends
@@ -43,27 +43,27 @@ def test_an_endless_ridge_is_the_engines_most() -> None:
 def test_a_lone_request_by_hand() -> None:
     cost = StepCost(base=1.0, per_context=0.5)
     # Two steps read 4 and 2 tokens (10 and 11 positions), then two decode (7 and 8).
-    finish = finish_estimate(cost, Work(6, 3), [], [], Room(batch=4, max_seqs=1))
+    finish = finish_estimate(cost, Work(6, 3), [], [], Headroom(batch=4, max_seqs=1))
     assert finish == Finish(2 + 10.5, 4 + 18.0, 4)
 
 
 def test_blends_pay_for_their_calls() -> None:
     cost = StepCost(base=1.0, per_switch=0.25)
     running = [Work(0, 5, 10)]
-    assert finish_estimate(cost, Work(2, 2), running, [], Room(batch=8, max_seqs=4, blends=2)).last == 5.0
-    assert finish_estimate(cost, Work(2, 2), running, [], Room(batch=8, max_seqs=4)).last == 2.0
+    assert finish_estimate(cost, Work(2, 2), running, [], Headroom(batch=8, max_seqs=4, blends=2)).last == 5.0
+    assert finish_estimate(cost, Work(2, 2), running, [], Headroom(batch=8, max_seqs=4)).last == 2.0
 
 
 def test_what_never_fits_never_ends() -> None:
-    room = Room(batch=4, max_seqs=2, kv_capacity=10)
-    assert finish_estimate(COST, Work(8, 3), [], [], room).last == math.inf
+    headroom = Headroom(batch=4, max_seqs=2, kv_capacity=10)
+    assert finish_estimate(COST, Work(8, 3), [], [], headroom).last == math.inf
 
 
 def test_nothing_to_write_is_refused() -> None:
     with pytest.raises(InvalidRequestError, match="answer"):
-        finish_estimate(COST, Work(3, 1), [Work(0, 0)], [], Room(batch=1, max_seqs=1))
+        finish_estimate(COST, Work(3, 1), [Work(0, 0)], [], Headroom(batch=1, max_seqs=1))
     with pytest.raises(InvalidRequestError, match="blends"):
-        Room(batch=1, max_seqs=1, blends=0)
+        Headroom(batch=1, max_seqs=1, blends=0)
 
 
 @settings(deadline=None, max_examples=60)
@@ -85,11 +85,11 @@ def test_the_estimate_is_what_the_scheduler_does(
         Job(request=Request(id=str(i), kind=Kind.GENERATE, prompt=prompt, max_tokens=answer))
         for i, (prompt, answer) in enumerate(lengths)
     ]
-    engine = SimulatedEngine(Caps(max_tokens=batch, max_seqs=seqs, kv_capacity=capacity), LinearCost(0.01, 0.002))
+    engine = SimulatedEngine(StepLimits(max_tokens=batch, max_seqs=seqs, kv_capacity=capacity), LinearCost(0.01, 0.002))
     report = engine.run(jobs)
     work = [Work(prompt, answer) for prompt, answer in lengths]
-    room = Room(batch=batch, max_seqs=seqs, kv_capacity=capacity)
-    finish = finish_estimate(StepCost(base=0.01, per_token=0.002), work[-1], [], work[:-1], room)
+    headroom = Headroom(batch=batch, max_seqs=seqs, kv_capacity=capacity)
+    finish = finish_estimate(StepCost(base=0.01, per_token=0.002), work[-1], [], work[:-1], headroom)
     last = report.finished[jobs[-1].request.id]
     assert finish.steps == last + 1
     assert finish.last == pytest.approx(report.steps[last].end)
@@ -126,11 +126,11 @@ def test_the_parts_of_a_call_are_its_time(shape: StepShape, cost: StepCost, more
 
 # -- what to time
 
-CAPS = Caps(max_tokens=256, max_seqs=16, kv_capacity=4096)
+CAPS = StepLimits(max_tokens=256, max_seqs=16, kv_capacity=4096)
 
 
 def test_a_recipe_says_what_to_run() -> None:
-    recipe = Recipe(2, 3, 10, 1, switch=True)
+    recipe = ProfileStep(2, 3, 10, 1, switch=True)
     assert [(row.seq, row.start, row.tokens, row.logits) for row in recipe.rows()] == [(0, 10, 3, 1), (1, 10, 3, 1)]
     assert recipe.shape == StepShape(6, 2 * (11 + 12 + 13), 2, 1)
 
@@ -154,13 +154,13 @@ def test_half_a_minute_shows_every_term() -> None:
     st.integers(0, 2**32),
 )
 def test_a_profile_keeps_to_limits_and_budget(tokens: int, seqs: int, kv: int, budget: float, seed: int) -> None:
-    caps = Caps(max_tokens=max(tokens, seqs), max_seqs=seqs, kv_capacity=kv)
+    limits = StepLimits(max_tokens=max(tokens, seqs), max_seqs=seqs, kv_capacity=kv)
     factor = random.Random(seed).uniform(0.1, 2)
-    profile = profile_for(caps, COST.scaled(factor), budget)
+    profile = profile_for(limits, COST.scaled(factor), budget)
     assert profile.seconds <= budget * (1 + 1e-9)
     for recipe in profile.recipes:
-        assert recipe.shape.tokens <= caps.max_tokens
-        assert recipe.shape.outputs <= caps.outputs
+        assert recipe.shape.tokens <= limits.max_tokens
+        assert recipe.shape.outputs <= limits.outputs
         assert recipe.sequences <= seqs
         assert recipe.sequences * (recipe.depth + recipe.tokens) <= kv
         assert 3 <= recipe.repeats <= 25

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from crayon.errors import ConfigError, InvalidRequestError
 from crayon.server.cost.fit import fit, nnls
-from crayon.server.cost.slowdown import Pace
+from crayon.server.cost.slowdown import Slowdown
 from crayon.server.cost.step_cost import TERMS, StepCost, StepShape, attended, most, shape_of
 from crayon.server.steps.step_plan import Row
 
@@ -173,14 +173,14 @@ def test_the_errors_tell_what_the_formula_cannot_follow() -> None:
 def test_a_slow_spell_does_not_change_the_terms() -> None:
     draw = random.Random(6)
     cost = planted(draw)
-    pace = Pace(cost, design())
+    slowdown = Slowdown(cost, design())
     mix = design() * 4
     draw.shuffle(mix)
     for number, shape in enumerate(mix):
-        pace.observed(shape, (3 if 100 <= number < 200 else 1) * cost.seconds(shape))
-    pace.adopt(fit(pace.remembered()).cost)
-    assert pace.cost.terms() == pytest.approx(cost.terms(), rel=0.01)
-    assert pace.factor == pytest.approx(1, rel=0.01)
+        slowdown.observed(shape, (3 if 100 <= number < 200 else 1) * cost.seconds(shape))
+    slowdown.adopt(fit(slowdown.remembered()).cost)
+    assert slowdown.cost.terms() == pytest.approx(cost.terms(), rel=0.01)
+    assert slowdown.factor == pytest.approx(1, rel=0.01)
 
 
 def test_a_machine_without_a_ridge_and_one_far_below_it() -> None:
@@ -220,47 +220,47 @@ def test_nnls_meets_the_conditions_of_the_optimum(seed: int, columns: int, rows:
 
 
 def test_a_machine_that_gets_three_times_slower_is_followed_in_five_steps() -> None:
-    pace = Pace(COST)
+    slowdown = Slowdown(COST)
     draw = random.Random(3)
     mix = [StepShape(draw.randint(1, 64), draw.randint(0, 500), draw.randint(0, 8)) for _ in range(200)]
     for shape in mix[:100]:
-        pace.observed(shape, COST.seconds(shape) * draw.gauss(1, 0.05))
-    assert pace.factor == pytest.approx(1, rel=0.1)
+        slowdown.observed(shape, COST.seconds(shape) * draw.gauss(1, 0.05))
+    assert slowdown.factor == pytest.approx(1, rel=0.1)
     for shape in mix[100:105]:
-        pace.observed(shape, 3 * COST.seconds(shape) * draw.gauss(1, 0.05))
-    assert pace.factor == pytest.approx(3, rel=0.15)
-    assert pace.seconds(mix[0]) == pytest.approx(pace.factor * COST.seconds(mix[0]))
+        slowdown.observed(shape, 3 * COST.seconds(shape) * draw.gauss(1, 0.05))
+    assert slowdown.factor == pytest.approx(3, rel=0.15)
+    assert slowdown.seconds(mix[0]) == pytest.approx(slowdown.factor * COST.seconds(mix[0]))
 
 
 def test_four_slow_steps_change_nothing() -> None:
-    pace = Pace(COST)
+    slowdown = Slowdown(COST)
     for slow in [1.0] * 9 + [20.0] * 4 + [1.0] * 9:
-        pace.observed(StepShape(9), slow * COST.seconds(StepShape(9)))
-        assert pace.factor == pytest.approx(1)
+        slowdown.observed(StepShape(9), slow * COST.seconds(StepShape(9)))
+        assert slowdown.factor == pytest.approx(1)
 
 
 def test_times_that_mean_nothing_are_left_out() -> None:
-    pace = Pace(StepCost())
-    pace.observed(StepShape(1), 1.0)
-    pace = Pace(COST)
-    pace.observed(StepShape(1), 0.0)
-    assert (pace.factor, pace.remembered()) == (1.0, [])
+    slowdown = Slowdown(StepCost())
+    slowdown.observed(StepShape(1), 1.0)
+    slowdown = Slowdown(COST)
+    slowdown.observed(StepShape(1), 0.0)
+    assert (slowdown.factor, slowdown.remembered()) == (1.0, [])
 
 
 def test_a_refit_learns_the_terms_and_leaves_the_level_to_the_factor() -> None:
     draw = random.Random(5)
     before = planted(draw)
     after = StepCost(**{**before.terms(), "per_context": before.per_context * 4})
-    pace = Pace(before, design())
+    slowdown = Slowdown(before, design())
     mix = [shape for shape in design() * 10 if shape.switches == 0]
     draw.shuffle(mix)
     for _ in range(4):
         for shape in mix:
-            pace.observed(shape, 2 * after.seconds(shape))
-        pace.adopt(fit(pace.remembered()).cost)
-    off = [pace.seconds(shape) / (2 * after.seconds(shape)) - 1 for shape in design() if shape.switches == 0]
+            slowdown.observed(shape, 2 * after.seconds(shape))
+        slowdown.adopt(fit(slowdown.remembered()).cost)
+    off = [slowdown.seconds(shape) / (2 * after.seconds(shape)) - 1 for shape in design() if shape.switches == 0]
     assert float(np.median(np.abs(off))) < 0.05
-    assert pace.cost.per_switch == pytest.approx(before.per_switch, rel=0.5)  # never seen, not forgotten
+    assert slowdown.cost.per_switch == pytest.approx(before.per_switch, rel=0.5)  # never seen, not forgotten
 
 
 def test_every_term_has_a_name() -> None:

@@ -104,7 +104,7 @@ def _profile(
     """Return the record that holds here, or what a short search finds where it may be made; None where not."""
     import filelock
 
-    from crayon.server.tuning import QUICK_SECONDS, Key, Workload, load, tune
+    from crayon.server.tuning import QUICK_SECONDS, ExpectedLoad, Key, load, tune
 
     folder, key = folder_of(local, models_dir), Key.here(local.sha256, quantization, ctx)
     found, reason = load(folder, key)
@@ -115,7 +115,7 @@ def _profile(
         why_not = f"{_and(by_hand)} given by hand"
     elif not _writable(folder):
         why_not = f"{folder} cannot be written, and what a search finds would be lost"
-    elif ctx < DEFAULT_SLOTS * Workload().tokens:
+    elif ctx < DEFAULT_SLOTS * ExpectedLoad().tokens:
         why_not = f"a context of {ctx} is too small to search in"
     if why_not:
         console.message(f"not tuned: {reason}, and not searched: {why_not}", "dim")
@@ -132,7 +132,7 @@ def _profile(
                 local.path,
                 key,
                 folder,
-                workload=Workload(n_ctx=ctx),
+                workload=ExpectedLoad(n_ctx=ctx),
                 quick=True,
                 pools=pools,
                 say=lambda text: console.message(f"  {text}", "dim"),

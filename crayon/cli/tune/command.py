@@ -88,7 +88,7 @@ def server(
     from crayon.errors import ConfigError
     from crayon.models import read_gguf, resolve
     from crayon.models.prepared import origin
-    from crayon.server.tuning import Key, Workload
+    from crayon.server.tuning import ExpectedLoad, Key
     from crayon.server.tuning import tune as search
 
     if blends > 1 and not pool:
@@ -97,7 +97,7 @@ def server(
     models_dir = settings.models_dir
     # A record holds for one size of cache.
     ctx = settings.serve.ctx if ctx is None else ctx
-    workload = Workload(
+    workload = ExpectedLoad(
         prompt=prompt_tokens, answer=answer_tokens, blends=blends, n_ctx=ctx, itl_target_s=latency_ms / 1000
     )
     given = [key for key in DECIDED if getattr(settings.serve, key) is not None]

@@ -9,7 +9,7 @@ from crayon.server.planner import Class
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from crayon.server.planner import Piece, Pipeline
+    from crayon.server.planner import NanoOperation, Pipeline
 
 _IDLE = "."
 
@@ -28,7 +28,7 @@ def gantt(plan: Pipeline, width: int = 108) -> Iterator[str]:
         yield f"{resource.upper():{label}} {''.join(cells)}"
 
 
-def _bar(piece: Piece, width: int) -> str:
+def _bar(piece: NanoOperation, width: int) -> str:
     """Return a bar of that width, with the name where it fits."""
     if width < 2:
         return "|" * width

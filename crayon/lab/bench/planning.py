@@ -6,7 +6,7 @@ import time
 from typing import TYPE_CHECKING
 
 from crayon.lab.bench.report import Report, Row
-from crayon.server.scheduler import Caps, Kind, LinearCost, Outcome, Request, State, TokenIndex, commit, plan
+from crayon.server.scheduler import Kind, LinearCost, Request, State, StepLimits, StepOutcome, TokenIndex, commit, plan
 
 if TYPE_CHECKING:
     from crayon.server.scheduler import StepPlan
@@ -40,7 +40,7 @@ def bench_plan(steps: int = 300) -> Report:
 
 class _Load:
     def __init__(self, running: int) -> None:
-        self._caps = Caps(
+        self._limits = StepLimits(
             max_tokens=512,
             max_seqs=running,
             kv_capacity=running * (_PROMPT + _ANSWER) * 3 // 4,
@@ -59,11 +59,11 @@ class _Load:
             while len(self._state) < REQUESTS:
                 self._add()
             start = time.perf_counter()
-            step = plan(self._state, self._caps, cost, lengths, self._index)
+            step = plan(self._state, self._limits, cost, lengths, self._index)
             between = time.perf_counter()
             self._tell(step)
             booking = time.perf_counter()
-            changes = commit(self._state, step, Outcome())
+            changes = commit(self._state, step, StepOutcome())
             end = time.perf_counter()
             for name in changes.finished:
                 self._index.hold(name)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
 
 
-class Beside:
+class Background:
     """A thread that does one thing at a time; used by one other thread."""
 
     def __init__(self) -> None:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from crayon.blending.lease import Lease
     from crayon.llama.batch import Logits
     from crayon.server.engines.llama.encoder import LlamaEncoder
-    from crayon.server.engines.llama.runners import Lane
+    from crayon.server.engines.llama.runners import Runner
     from crayon.server.engines.llama.tasks import Task
     from crayon.server.scheduler import NanoBatch, Row
 
@@ -31,10 +31,10 @@ _NOTHING = (0,)  # any token will do: what it computes is thrown away
 
 
 @dataclass(slots=True)
-class Call:
-    """Rows with their tasks, on a lane; `spans` are the rows' places in the lane's batch."""
+class EngineCall:
+    """Rows with their tasks, on a runner; `spans` are the rows' places in the runner's batch."""
 
-    lane: Lane
+    runner: Runner
     encode: bool
     rows: list[Row]
     tasks: list[Task]
@@ -42,7 +42,7 @@ class Call:
     prompts: bool
     """Whether these are prompts, whose last token begins an answer."""
     bridges: dict[int, int] = field(default_factory=dict)
-    """Sequences that compute a token of nothing (see `llama_gaps`), and its position."""
+    """Sequences that compute a token of nothing (see `gaps`), and its position."""
 
     @property
     def tokens(self) -> int:
@@ -50,20 +50,20 @@ class Call:
         return sum(row.tokens for row in self.rows)
 
 
-def call_of(lane: Lane, nano: Sequence[NanoBatch], tasks: Mapping[str, Task], broken: set[str]) -> Call:
+def call_of(runner: Runner, nano: Sequence[NanoBatch], tasks: Mapping[str, Task], broken: set[str]) -> EngineCall:
     """Return the call of neighbouring nano-batches, without the rows of requests that are `broken`.
 
-    Its rows are in the order of their sequences, whatever the plan's: see `llama_gaps`.
+    Its rows are in the order of their sequences, whatever the plan's: see `gaps`.
     """
     rows = sorted((row for each in nano for row in each.rows if row.request not in broken), key=attrgetter("seq"))
     encode = nano[0].resource is Resource.ENCODE
     prompts = any(each.resource is Resource.PREFILL for each in nano)
-    return Call(lane, encode, rows, [tasks[row.request] for row in rows], [], prompts)
+    return EngineCall(runner, encode, rows, [tasks[row.request] for row in rows], [], prompts)
 
 
-def fill(call: Call) -> None:
-    """Put the rows into the lane's batch."""
-    batch, context = call.lane.batch, call.lane.context
+def fill(call: EngineCall) -> None:
+    """Put the rows into the runner's batch."""
+    batch, context = call.runner.batch, call.runner.context
     batch.clear()
     call.spans.clear()
     missing: list[int] = []
@@ -80,25 +80,25 @@ def fill(call: Call) -> None:
         call.spans.append(batch.add(task.tokens(row), row.start, row.seq, _wanted(row)))
 
 
-def decode(call: Call) -> None:
-    """Compute the batch; on the lane's thread.
+def decode(call: EngineCall) -> None:
+    """Compute the batch; on the runner's thread.
 
     Raises:
         EngineError: as `Context.decode`.
     """
     try:
-        call.lane.decode()
+        call.runner.decode()
     finally:
         for seq, position in call.bridges.items():
-            if not call.lane.context.remove(seq, position):
+            if not call.runner.context.remove(seq, position):
                 raise EngineError(f"a token of nothing stays in sequence {seq}: llama.cpp refuses to remove it")
 
 
-def work(call: Call, encoder: LlamaEncoder | None) -> Callable[[], NDArray[np.float32] | None]:
-    """Return what the lane's thread is to do; hidden states of shape (tokens, dimensions) come of encoding."""
+def work(call: EngineCall, encoder: LlamaEncoder | None) -> Callable[[], NDArray[np.float32] | None]:
+    """Return what the runner's thread is to do; hidden states of shape (tokens, dimensions) come of encoding."""
     if not call.encode or encoder is None:
         return partial(decode, call)
-    return lambda: encoder.decode(call.lane.batch)
+    return lambda: encoder.decode(call.runner.batch)
 
 
 def adapters_of(tasks: Sequence[Task]) -> Lease:
@@ -108,7 +108,7 @@ def adapters_of(tasks: Sequence[Task]) -> Lease:
         EngineError: the plan put different blends into one call.
         CrayonError: the adapters cannot be loaded.
     """
-    if len({task.request.blend for task in tasks}) != 1:
+    if len({task.entry.blend for task in tasks}) != 1:
         raise EngineError("a step was planned with more than one blend in an engine call")
     held = [task.adapters() for task in tasks]
     return held[0]

@@ -14,16 +14,16 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from crayon.server.cost.breakdown import Spent
-    from crayon.server.scheduler import Caps, State, StepPlan
+    from crayon.server.scheduler import State, StepLimits, StepPlan
 
 
 @dataclass(slots=True)
 class Counters:
     """Written by the engine's thread alone; read from any.
 
-    `wall_s` is the time from a step's plan to its last result, `compute_s` that in which lanes computed, and
+    `wall_s` is the time from a step's plan to its last result, `compute_s` that in which runners computed, and
     `beside_s` the part of it in which the next step was planned. `room_tokens` is what the steps could have held.
-    `useful_s` to `switches_s` are what the fitted cost says that time in lanes went for (see `losses.Spent`).
+    `useful_s` to `switches_s` are what the fitted cost says that time in runners went for (see `losses.Spent`).
 
     Not sums but as of now: `cost_error` is the median relative error of the cost's predictions for calls that came
     after it was fitted, `line_error` what it would have been with a straight line, both None until there are enough;
@@ -70,13 +70,13 @@ class Counters:
         self.cancelled += cancelled
         self.expired += reason is DropReason.EXPIRED and not cancelled
 
-    def step(self, step: StepPlan, caps: Caps, seconds: float) -> None:
+    def step(self, step: StepPlan, limits: StepLimits, seconds: float) -> None:
         """Count a step."""
         self.steps += 1
         self.wall_s += seconds
         self.tokens += step.tokens
         if step.nano:
-            self.room_tokens += caps.max_tokens
+            self.room_tokens += limits.max_tokens
             self.step_tokens.add(step.tokens)
         self.blends += len({nano.blend for nano in step.nano})
         self.shared_tokens += sum(share.tokens for share in step.shares)
@@ -143,14 +143,14 @@ def shares(counters: Mapping[str, Any]) -> dict[str, float]:
 
 
 def stats_of(
-    counters: Counters, state: State, caps: Caps, *, waiting: int, shares: bool, blends: int | None
+    counters: Counters, state: State, limits: StepLimits, *, waiting: int, shares: bool, blends: int | None
 ) -> EngineStats:
     """Return the engine's numbers. From any thread: lengths and plain sums only, which the loop's thread writes.
 
     Args:
         counters: its sums.
         state: who runs.
-        caps: its limits.
+        limits: its limits.
         waiting: requests that wait.
         shares: whether prompts are looked up among earlier ones.
         blends: blends in memory; None where there are no pools.
@@ -158,7 +158,7 @@ def stats_of(
     return EngineStats(
         running=len(state.running) + len(state.spilled),
         waiting=waiting,
-        kv_cache_usage=state.cells.used / caps.kv_capacity,
+        kv_cache_usage=state.cells.used / limits.kv_capacity,
         blends_loaded=blends,
         slowdown=counters.slowdown,
         preemptions=counters.spilled,

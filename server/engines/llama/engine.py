@@ -40,9 +40,9 @@ from crayon.llama.trial import ensure_opens
 from crayon.llama.vocabulary import ModelVocabulary
 from crayon.server.engines.llama.encoder import LlamaEncoder
 from crayon.server.engines.llama.loop import LlamaLoop
-from crayon.server.engines.llama.runners import open_lanes
+from crayon.server.engines.llama.runners import open_runners
 from crayon.server.engines.llama.tasks import EncodeTask, GenerateTask, ScoreTask
-from crayon.server.scheduler import Caps, Kind, Lengths, Request, TokenIndex
+from crayon.server.scheduler import Kind, Lengths, Request, StepLimits, TokenIndex
 from crayon.server.scheduler.queue_limits import QueueBounds
 from crayon.stream import Promise
 
@@ -89,7 +89,7 @@ class LlamaCppEngine:
         pools: adapter pools that requests may blend; each made for this very model.
         spill: whether sequences may be taken out of a full cache and brought back; without it every request's worst
             case is reserved.
-        predict: how much room an answer is given (`Rule`), by what was seen; with `spill` only.
+        predict: how much room an answer is given (`LengthRule`), by what was seen; with `spill` only.
         idle_prefixes: most finished requests whose cache stays for others to begin with; 0 shares nothing.
         quantum: tokens that a blend computes before the next one's turn comes.
         plan_ahead: whether the next step is planned while one runs.
@@ -167,7 +167,7 @@ class LlamaCppEngine:
             self.context_tokens = min(each, self._model.n_ctx_train, each if context_tokens is None else context_tokens)
             self._encode_tokens = min(ENCODE_TOKENS, self.context_tokens)
             # Before the context: llama.cpp ends the process over some limits that contradict each other.
-            caps = self._caps = Caps(
+            limits = self._limits = StepLimits(
                 max_tokens=self._n_batch,
                 max_seqs=n_seq_max,
                 kv_capacity=n_ctx,
@@ -182,24 +182,24 @@ class LlamaCppEngine:
                 max_idle_prefixes=min(idle_prefixes, max(n_seq_max - 1, 0)),
                 cut_limit=self._model.cut_limit,
             )
-            self._lanes = open_lanes(self._model, caps, threads, overlap, prefill_threads, kv_unified=kv_unified)
+            self._runners = open_runners(self._model, limits, threads, overlap, prefill_threads, kv_unified=kv_unified)
         except Exception:
             self._model.close()
             raise
         self._meter = SignalMeter(self._model.n_vocab)
         self._constraining = Constraining(ModelVocabulary(self._model))
         if pools:
-            contexts = tuple(lane.context for lane in self._lanes.lanes)
+            contexts = tuple(runner.context for runner in self._runners.runners)
             self._blends = PoolBlends(self._model, pools, contexts=contexts, capacity=max(CAPACITY, n_seq_max))
         capabilities = frozenset({GENERATE, SCORE, ENCODE, CONSTRAIN} | ({BLEND} if pools else set()))
         self._info = ModelInfo(self._name, self.context_tokens, source_sha256, quantization, capabilities)
         self._loop = LlamaLoop(
-            self._lanes,
-            caps,
+            self._runners,
+            limits,
             lambda: self._encoder,
             bounds,
             lengths=Lengths(predict) if spill else None,
-            index=TokenIndex(SHORTEST_PREFIX) if caps.max_idle_prefixes else None,
+            index=TokenIndex(SHORTEST_PREFIX) if limits.max_idle_prefixes else None,
             ahead=plan_ahead,
             cost=cost,
             shared_cells=kv_unified,
@@ -231,8 +231,8 @@ class LlamaCppEngine:
             ids, told = read_prompt(request.messages, request.constraint, self._prompt)
             blend, hold = self._resolve(request.blend)
             rule = None if request.constraint is None else self._constraining.matcher(request.constraint)
-        stream = Stream(on_cancel=lambda: self._loop.inbox.cancel(task))
-        work = Request(
+        stream = Stream(on_cancel=lambda: self._loop.queue.cancel(task))
+        entry = Request(
             id=next(self._ids),
             kind=Kind.GENERATE,
             prompt=len(ids),
@@ -242,9 +242,9 @@ class LlamaCppEngine:
             deadline=request.deadline,
         )
         task = GenerateTask(
-            request=work,
+            entry=entry,
             model_name=self._name,
-            wanted=request,
+            request=request,
             ids=ids,
             stream=stream,
             model=self._model,
@@ -274,8 +274,8 @@ class LlamaCppEngine:
             self._check_parts(Kind.SCORE, request.continuations, self.context_tokens)
             continuations = [self._model.tokenize_answer(text, ids) for text in request.continuations]
         check_continuations(len(ids), continuations, self.context_tokens)
-        promise = Promise[ScoreResult](lambda: self._loop.inbox.cancel(task), used=lambda: work.read)
-        work = Request(
+        promise = Promise[ScoreResult](lambda: self._loop.queue.cancel(task), used=lambda: entry.read)
+        entry = Request(
             id=next(self._ids),
             kind=Kind.SCORE,
             prompt=len(ids),
@@ -285,7 +285,7 @@ class LlamaCppEngine:
             deadline=request.deadline,
         )
         task = ScoreTask(
-            request=work,
+            entry=entry,
             model_name=self._name,
             prompt=ids,
             continuations=continuations,
@@ -311,8 +311,8 @@ class LlamaCppEngine:
                 raise PromptTooLongError(len(text), self._encode_tokens, f"texts[{i}]")
         unknown = encoder.unknown()
         lists = [*texts, *unknown.values()]
-        promise = Promise[EncodeResult](lambda: self._loop.inbox.cancel(task), used=lambda: work.read)
-        work = Request(
+        promise = Promise[EncodeResult](lambda: self._loop.queue.cancel(task), used=lambda: entry.read)
+        entry = Request(
             id=next(self._ids),
             kind=Kind.ENCODE,
             prompt=0,
@@ -321,7 +321,7 @@ class LlamaCppEngine:
             deadline=request.deadline,
         )
         task = EncodeTask(
-            request=work,
+            entry=entry,
             model_name=self._name,
             texts=lists,
             background=list(unknown),
@@ -333,7 +333,7 @@ class LlamaCppEngine:
 
     def on_failure(self, tell: Callable[[CrayonError], None]) -> None:
         """Call `tell` once, from any thread, if the engine breaks down; at once if it has. It then answers nothing."""
-        self._loop.inbox.on_failure(tell)
+        self._loop.queue.on_failure(tell)
 
     def close(self) -> None:
         """End what runs and free the model. Safe to call twice."""
@@ -346,8 +346,8 @@ class LlamaCppEngine:
             self._lock.wait_for(lambda: self._callers == 0)  # they may be reading the vocabulary
         if self._encoder is not None:
             self._encoder.close()
-        for lane in self._lanes.lanes:
-            lane.context.close()
+        for runner in self._runners.runners:
+            runner.context.close()
         if self._blends is not None:
             self._blends.close()
         self._model.close()
@@ -414,18 +414,18 @@ class LlamaCppEngine:
                 raise PromptTooLongError(least, most, f"{field}[{i}]")
             total += least
         if len(texts) > 1:
-            self._loop.inbox.bounds.check_size(kind, total)
+            self._loop.queue.bounds.check_size(kind, total)
 
     def _submit(self, task: Task) -> None:
-        task.request.arrival = task.submitted
-        self._loop.inbox.submit(task)
+        task.entry.arrival = task.submitted
+        self._loop.queue.submit(task)
 
     def _make_encoder(self) -> LlamaEncoder:
         # Made at the first use: its context takes memory that most servers never need.
         with self._lock:
             if self._encoder is None:
-                threads = self._lanes.lanes[-1].context.threads
+                threads = self._runners.runners[-1].context.threads
                 sizes = {"n_ctx": self._encode_tokens, "n_batch": min(self._n_batch, self._encode_tokens)}
-                sizes |= {"n_seq_max": self._caps.max_seqs}
+                sizes |= {"n_seq_max": self._limits.max_seqs}
                 self._encoder = LlamaEncoder(self._model, background=self._background, threads=threads, **sizes)
             return self._encoder

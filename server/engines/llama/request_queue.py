@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from crayon.server.scheduler.queue_limits import QueueBounds
 
 
-class Inbox:
+class RequestQueue:
     """A bounded queue, and a switch that ends everything.
 
     Args:
@@ -56,18 +56,18 @@ class Inbox:
             if self.closing:
                 raise EngineClosedError("the engine is closed")
             now = time.monotonic()
-            if task.request.deadline is not None and now >= task.request.deadline:
+            if task.entry.deadline is not None and now >= task.entry.deadline:
                 self.bounds.refused["deadline"] += 1
                 task.fail(DeadlineExceededError("the deadline passed before the request was queued"))
                 return
-            self.bounds.enter(task.request, now, self._seconds_per_token())
+            self.bounds.enter(task.entry, now, self._seconds_per_token())
             self._fresh.append(task)
             self.wake.notify()
 
     def cancel(self, task: Task) -> None:
         """End a task that its caller has given up; a running step stops if nobody wants it any more."""
         with self.wake:
-            self._cancelled.add(task.request.id)
+            self._cancelled.add(task.entry.id)
             if self.current and all(other.cancelled for other in self.current):
                 self._abort()
             self.wake.notify()
@@ -103,10 +103,10 @@ class Inbox:
             self._cancelled = set()
         return fresh, gone
 
-    def left(self, task: Task) -> None:
+    def dequeued(self, task: Task) -> None:
         """Note that a task waits no more."""
         with self.wake:
-            self.bounds.leave(task.request, time.monotonic())
+            self.bounds.leave(task.entry, time.monotonic())
 
     def end(self, running: Iterable[Task], failure: EngineError | None) -> None:
         """Fail all that is left, and tell those who watch if it is for a failure."""

@@ -1,9 +1,9 @@
-"""Where nano-batches are computed: one lane on all cores, or two at the same time on cores of their own.
+"""Where nano-batches are computed: one runner on all cores, or two at the same time on cores of their own.
 
-A lane is a context with its KV cache, the batch that it reads and the one thread that computes on it. With two lanes
-prompts are read on one and answers are written on the other (NanoFlow's overlap of what is bound by compute with what
-is bound by memory, on a CPU's terms); both use the same weights. What a prompt left in the cache of the first is handed
-to the second once it is read.
+A runner is a context with its KV cache, the batch that it reads and the one thread that computes on it. With two
+runners prompts are read on one and answers are written on the other (NanoFlow's overlap of what is bound by compute
+with what is bound by memory, on a CPU's terms); both use the same weights. What a prompt left in the cache of the first
+is handed to the second once it is read.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
 
     from crayon.llama.model import Model
-    from crayon.server.scheduler import Caps, KvOp, NanoBatch, Request, StepPlan
+    from crayon.server.scheduler import KvOp, NanoBatch, Request, StepLimits, StepPlan
 
 GRAPH = 512  # most rows of one graph: what larger ones gain is lost to the caches of the CPU
 
 T = TypeVar("T")
 
 
-class Lane:
+class Runner:
     """A context and the thread that computes on it.
 
     Args:
-        context: computed on by this lane only; closed by who made it.
-        cores: where a thread of the lane's own, and those that it starts, may run; None: it has none, and computes on
+        context: computed on by this runner only; closed by who made it.
+        cores: where a thread of the runner's own, and those that it starts, may run; None: it has none, and computes on
             the thread that calls `run`, which must always be the same: the library keeps compute threads for each.
     """
 
@@ -55,7 +55,7 @@ class Lane:
         return self._thread is None
 
     def run(self, work: Callable[[], T]) -> Future[T]:
-        """Compute on the lane's thread, which may be this one."""
+        """Compute on the runner's thread, which may be this one."""
         if self._thread is not None:
             return self._thread.submit(work)
         done: Future[T] = Future()
@@ -66,40 +66,40 @@ class Lane:
         return done
 
     def decode(self) -> None:
-        """Compute the batch; on the lane's thread."""
+        """Compute the batch; on the runner's thread."""
         self.context.decode(self.batch)
 
     def close(self) -> None:
-        """End a thread of the lane's own; what it computes is finished first."""
+        """End a thread of the runner's own; what it computes is finished first."""
         if self._thread is not None:
             self._thread.shutdown()
 
 
-class OneLane:
+class SingleRunner:
     """All nano-batches one after the other, on all cores.
 
     Args:
-        lane: the lane.
+        runner: the runner.
         parts: engine calls that one blend's tokens of a step are computed in, at most (see `in_parts`).
     """
 
-    def __init__(self, lane: Lane, parts: int = 1) -> None:
-        self._lane = lane
+    def __init__(self, runner: Runner, parts: int = 1) -> None:
+        self._runner = runner
         self._parts = parts
 
     @property
-    def lanes(self) -> tuple[Lane, ...]:
-        """Every lane."""
-        return (self._lane,)
+    def runners(self) -> tuple[Runner, ...]:
+        """Every runner."""
+        return (self._runner,)
 
     @property
     def neighbours(self) -> bool:
         """Whether sequences are computed faster if their numbers follow each other."""
-        return not self._lane.context.kv_unified
+        return not self._runner.context.kv_unified
 
-    def rounds(self, step: StepPlan) -> list[list[tuple[Lane, tuple[NanoBatch, ...]]]]:
+    def rounds(self, step: StepPlan) -> list[list[tuple[Runner, tuple[NanoBatch, ...]]]]:
         """Return what is computed at the same time, round after round."""
-        return [[(self._lane, part)] for call in step.calls() for part in in_parts(call, self._parts)]
+        return [[(self._runner, part)] for call in step.calls() for part in in_parts(call, self._parts)]
 
     def apply(self, op: KvOp) -> None:
         """Do one cache operation; where it cannot be done the sequence is left empty.
@@ -107,36 +107,36 @@ class OneLane:
         Raises:
             EngineError: the source does not hold these tokens in a way that can be gone on from.
         """
-        self._lane.sequences.apply(op)
+        self._runner.sequences.apply(op)
 
     def save(self, seq: int) -> bytes:
         """Return all that a sequence holds."""
-        return self._lane.sequences.save(seq)
+        return self._runner.sequences.save(seq)
 
-    def load(self, request: Request, seq: int, state: bytes) -> None:  # noqa: ARG002 - as TwoLanes
+    def load(self, request: Request, seq: int, state: bytes) -> None:  # noqa: ARG002 - as TwoRunners
         """Put what was saved into an empty sequence."""
-        self._lane.sequences.load(seq, state)
+        self._runner.sequences.load(seq, state)
 
     def read(self, request: Request, seq: int) -> None:
         """Note that a prompt has been read to its end."""
 
 
-class TwoLanes:
-    """Prompts (and what is scored) on one lane, answers on the other.
+class TwoRunners:
+    """Prompts (and what is scored) on one runner, answers on the other.
 
     Args:
-        decode, prefill: the lanes; each with as many sequences and cells.
+        decode, prefill: the runners; each with as many sequences and cells.
     """
 
-    def __init__(self, decode: Lane, prefill: Lane) -> None:
+    def __init__(self, decode: Runner, prefill: Runner) -> None:
         self._decode = decode
         self._prefill = prefill
         self._writing: set[int] = set()
-        """Sequences that are in the lane of answers; all others are in that of prompts."""
+        """Sequences that are in the runner of answers; all others are in that of prompts."""
 
     @property
-    def lanes(self) -> tuple[Lane, ...]:
-        """Every lane."""
+    def runners(self) -> tuple[Runner, ...]:
+        """Every runner."""
         return (self._decode, self._prefill)
 
     @property
@@ -144,7 +144,7 @@ class TwoLanes:
         """Whether sequences should move together; with two places for each, they stay where they are."""
         return False
 
-    def rounds(self, step: StepPlan) -> list[list[tuple[Lane, tuple[NanoBatch, ...]]]]:
+    def rounds(self, step: StepPlan) -> list[list[tuple[Runner, tuple[NanoBatch, ...]]]]:
         """Return what is computed at the same time, round after round."""
         waiting: dict[Resource, list[tuple[NanoBatch, ...]]] = {Resource.DECODE: [], Resource.PREFILL: []}
         for nano in step.nano:
@@ -153,7 +153,7 @@ class TwoLanes:
         rounds = []
         for i in range(max(len(decodes), len(prefills))):
             both = ((self._decode, decodes), (self._prefill, prefills))
-            rounds.append([(lane, calls[i]) for lane, calls in both if i < len(calls)])
+            rounds.append([(runner, calls[i]) for runner, calls in both if i < len(calls)])
         return rounds
 
     def apply(self, op: KvOp) -> None:
@@ -193,24 +193,30 @@ class TwoLanes:
         self._of(seq).sequences.load(seq, state)
 
     def read(self, request: Request, seq: int) -> None:
-        """Hand a prompt that has been read over to the lane that writes its answer."""
+        """Hand a prompt that has been read over to the runner that writes its answer."""
         if request.kind is Kind.GENERATE and seq not in self._writing:
             self._decode.sequences.load(seq, self._prefill.sequences.save(seq))
             self._prefill.sequences.empty(seq)
             self._writing.add(seq)
 
-    def _of(self, seq: int) -> Lane:
+    def _of(self, seq: int) -> Runner:
         return self._decode if seq in self._writing else self._prefill
 
 
-def open_lanes(
-    model: Model, caps: Caps, threads: int | None, overlap: str, prefill_threads: int | None, *, kv_unified: bool
-) -> OneLane | TwoLanes:
+def open_runners(
+    model: Model,
+    limits: StepLimits,
+    threads: int | None,
+    overlap: str,
+    prefill_threads: int | None,
+    *,
+    kv_unified: bool,
+) -> SingleRunner | TwoRunners:
     """Make the contexts and their threads.
 
     Args:
-        model: the weights of all lanes.
-        caps: what each of them can hold.
+        model: the weights of all runners.
+        limits: what each of them can hold.
         threads: compute threads; None: the cores this process may use.
         overlap: "none" or "dual".
         prefill_threads: with "dual", how many cores read prompts; None: half of them.
@@ -221,29 +227,29 @@ def open_lanes(
         EngineError: no memory for a context.
     """
     # Room for the rows that bridge gaps, of which a full step may need some too.
-    rows = caps.max_tokens + caps.max_seqs
+    rows = limits.max_tokens + limits.max_seqs
 
     def context(count: int | None) -> Context:
         return Context(
             model,
-            n_ctx=caps.kv_capacity,
+            n_ctx=limits.kv_capacity,
             n_batch=rows,
             n_ubatch=min(rows, GRAPH),
-            n_seq_max=caps.max_seqs,
-            n_outputs_max=caps.outputs,
+            n_seq_max=limits.max_seqs,
+            n_outputs_max=limits.outputs,
             threads=count,
             kv_unified=kv_unified,
         )
 
     if overlap == "none":
-        return OneLane(Lane(context(threads)), caps.parts)
+        return SingleRunner(Runner(context(threads)), limits.parts)
     if overlap != "dual":
         raise ConfigError("overlap", f"must be none or dual, not {overlap!r}")
     cores = usable_core_ids()[: threads or None]
     writing, reading = core_sets(cores, len(cores) // 2 if prefill_threads is None else prefill_threads)
     first = context(len(writing))
     try:
-        return TwoLanes(Lane(first, writing), Lane(context(len(reading)), reading))
+        return TwoRunners(Runner(first, writing), Runner(context(len(reading)), reading))
     except Exception:
         first.close()
         raise

@@ -50,12 +50,12 @@ def sample_rows(context: Context, rows: Iterable[tuple[GenerateTask, int]]) -> S
                 ruled.append((task, row))
             elif not task.greedy:
                 token = task.draw(context, row)
-                if task.wanted.signals:
+                if task.request.signals:
                     measured.append(_Row(task, row, token))
                 else:
                     _take(found, task, token, None)
             else:
-                (measured if task.wanted.signals else plain).append(_Row(task, row))
+                (measured if task.request.signals else plain).append(_Row(task, row))
         except Exception as error:  # noqa: BLE001 - its batch mates are not to suffer
             found.failed.append((task, error))
     _together(context, measured, found, signals=True)
@@ -101,8 +101,8 @@ def _together(context: Context, rows: list[_Row], found: Sampled, *, signals: bo
 def _take(found: Sampled, task: GenerateTask, token: int, signal: TokenSignal | None) -> None:
     try:
         if task.take(token, signal):
-            found.ended.append(task.request.id)
+            found.ended.append(task.entry.id)
         if task.forced:
-            found.forced[task.request.id] = task.forced
+            found.forced[task.entry.id] = task.forced
     except Exception as error:  # noqa: BLE001 - its batch mates are not to suffer
         found.failed.append((task, error))

@@ -1,4 +1,4 @@
-"""What the sequences of a lane hold, also where the model's memory gives a sequence whole or not at all.
+"""What the sequences of a runner hold, also where the model's memory gives a sequence whole or not at all.
 
 A state that all tokens have gone into (recurrent and hybrid models) cannot be cut back, and a sliding window lets go of
 what its last token no longer sees. Where such a sequence is wanted again as it was at some length, as the prompt of

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from crayon.server.cost.breakdown import Spent
     from crayon.server.cost.fit import Fitted
     from crayon.server.cost.online import LiveCost
-    from crayon.server.engines.llama.batch import Call
-    from crayon.server.scheduler import Caps
+    from crayon.server.engines.llama.batch import EngineCall
+    from crayon.server.scheduler import StepLimits
 
 logger = logging.getLogger("crayon.server.llama")
 
@@ -26,29 +26,29 @@ _SLOW, _FAST = 2.0, 1.4
 """From this many times the usual time on, and more where predictions are off, a machine counts as slow; below the other
 no longer."""
 _SPELL_S = 1.0
-"""Seconds in lanes for which it has to be so; a burst of short calls is no spell."""
+"""Seconds in runners for which it has to be so; a burst of short calls is no spell."""
 _TELL_ERROR_EVERY = 16  # looks; it takes a sort
 _ALIKE, _SHORT_S = 8, 0.02
 """Of calls of one size, one after the other and shorter than so many seconds, one of so many is looked at: answers
 alone teach little, and the look takes a hundredth of such a call."""
 
 
-class Ledger:
+class StepTiming:
     """Kept by the loop's thread alone.
 
     Args:
-        caps: limits of a step.
+        limits: limits of a step.
         cost: learns from what is written down here.
         shared_cells: whether attention runs over all used cells of the cache.
     """
 
-    def __init__(self, caps: Caps, cost: LiveCost, *, shared_cells: bool = False) -> None:
+    def __init__(self, limits: StepLimits, cost: LiveCost, *, shared_cells: bool = False) -> None:
         self.cost = cost
         self.counters = Counters()
-        self._caps = caps
+        self._limits = limits
         self._shared_cells = shared_cells
         self._blends: dict[int, str] = {}
-        """By lane, what it computed with last."""
+        """By runner, what it computed with last."""
         self._slow = False
         self._otherwise = 0.0
         """Seconds for which the machine has not been as `_slow` says."""
@@ -63,7 +63,7 @@ class Ledger:
         """Seconds of calls since that one."""
         self._fitting: Generator[None, None, Fitted] | None = None
 
-    def computed(self, calls: Sequence[Call], seconds: float, beside: float, cells: int, *, whole: bool) -> None:
+    def computed(self, calls: Sequence[EngineCall], seconds: float, beside: float, cells: int, *, whole: bool) -> None:
         """Write down calls that ran at the same time.
 
         Args:
@@ -88,7 +88,7 @@ class Ledger:
         shape = shape_of(calls[0].rows, switches, cells + calls[0].tokens if self._shared_cells else None)
         cost = self.cost.cost
         if cost is not None:
-            self._spent = spent(shape, cost, self._caps.max_tokens)
+            self._spent = spent(shape, cost, self._limits.max_tokens)
             self.counters.explain(self._spent)
         self.cost.observed(shape, seconds)
         self._tell(self._untold)
@@ -111,13 +111,13 @@ class Ledger:
             self._fitting = None
             logger.error("the cost of a step could not be fitted: %s", fault_report(fault))
 
-    def _switched(self, call: Call) -> bool:
-        """Whether a call changed its lane's adapters."""
+    def _switched(self, call: EngineCall) -> bool:
+        """Whether a call changed its runner's adapters."""
         if call.encode:
             return False
-        blend, lane = call.tasks[0].request.blend, id(call.lane)
-        before = self._blends.get(lane, "")
-        self._blends[lane] = blend
+        blend, runner = call.tasks[0].entry.blend, id(call.runner)
+        before = self._blends.get(runner, "")
+        self._blends[runner] = blend
         return before != blend
 
     def _tell(self, seconds: float) -> None:

@@ -10,7 +10,7 @@ from crayon.errors import EngineError
 MEMORY_BYTES = 256 * 2**20
 
 
-class Spilled:
+class SwapSpace:
     """States of sequences by request. For one thread.
 
     Args:

@@ -40,7 +40,8 @@ Result = TypeVar("Result")
 class Task(ABC):
     """One request on its way. Made by the caller's thread, afterwards only the engine's thread touches it."""
 
-    request: Request
+    entry: Request
+    """What the scheduler knows of it."""
     model_name: str
     hold: Callable[[], Lease] = Lease
     """Loads the adapters of the request's blend."""
@@ -121,7 +122,7 @@ class GenerateTask(Task):
     What every answer under the constraint begins with is read with the prompt: for the scheduler it is a part of it.
     """
 
-    wanted: GenerateRequest
+    request: GenerateRequest
     ids: list[int]
     stream: Stream
     model: Model
@@ -141,11 +142,11 @@ class GenerateTask(Task):
 
     def __post_init__(self) -> None:
         self._prompt = len(self.ids)
-        self._answer = AnswerWriter(self.model, self.wanted.sampling, self.request.max_tokens, self.rule)
+        self._answer = AnswerWriter(self.model, self.request.sampling, self.entry.max_tokens, self.rule)
         begun = self._answer.begin()
         self.ids += begun
-        self.request.prompt += len(begun)
-        self.request.max_tokens -= len(begun)
+        self.entry.prompt += len(begun)
+        self.entry.max_tokens -= len(begun)
 
     @property
     def complete(self) -> bool:
@@ -169,7 +170,7 @@ class GenerateTask(Task):
     @property
     def prompt_ids(self) -> Sequence[int]:
         """The prompt's tokens."""
-        return self.ids[: self.request.prompt]
+        return self.ids[: self.entry.prompt]
 
     @property
     def all_ids(self) -> Sequence[int]:
@@ -183,10 +184,10 @@ class GenerateTask(Task):
     def start(self) -> None:
         """Note that the request has left the queue, and get ready to sample."""
         Task.start(self)
-        self._sampler = Sampler(self.wanted.sampling, self.meter, self.rule)
+        self._sampler = Sampler(self.request.sampling, self.meter, self.rule)
         self._sampler.prime(self.ids)
         constrained = self.rule is not None
-        self.stream.push(Started(self.wanted.request_id, self.model_name, self.wanted.blend, constrained))
+        self.stream.push(Started(self.request.request_id, self.model_name, self.request.blend, constrained))
 
     def sample(self, context: Context, row: int) -> bool:
         """Take the next token from a row of logits; return whether the answer ends with it."""
@@ -194,13 +195,13 @@ class GenerateTask(Task):
 
     def pick(self, context: Context, row: int) -> tuple[int, TokenSignal | None]:
         """Return the next token from a row of logits, and its signal where it is wanted, as `draw`."""
-        if not self.wanted.signals:
+        if not self.request.signals:
             return self.draw(context, row), None
         return self._started_sampler.sample(context, row)
 
     def needs_mask(self, context: Context, row: int) -> bool:
         """Whether all tokens that may come next have to be known, and not only whether the likeliest may."""
-        if self.wanted.signals or not self.greedy:
+        if self.request.signals or not self.greedy:
             return True
         return self.rule is not None and not self.rule.allows(int(context.logits(row).argmax()))
 

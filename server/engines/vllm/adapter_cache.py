@@ -20,7 +20,7 @@ logger = logging.getLogger("crayon.server.vllm")
 _THREADS = 2
 
 
-class Holding:
+class AdapterCache:
     """Adapters for requests; on the loop.
 
     vLLM reads an adapter before the first request with it is begun. So one that it cannot read fails those requests,

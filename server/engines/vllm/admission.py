@@ -19,7 +19,7 @@ PATIENCE = 32
 """Requests that may overtake one whose adapter is not in use; after that it keeps its place."""
 
 
-class Candidate(NamedTuple):
+class WaitingRequest(NamedTuple):
     """A request that waits: its id, what it would hold (see `Holder`), and whether it is of an answer at all."""
 
     id: str
@@ -32,8 +32,8 @@ class Candidate(NamedTuple):
 
 
 def in_turn(
-    waiting: Sequence[Candidate], live: Collection[str], overtaken: Mapping[str, int], *, slots: int
-) -> list[Candidate]:
+    waiting: Sequence[WaitingRequest], live: Collection[str], overtaken: Mapping[str, int], *, slots: int
+) -> list[WaitingRequest]:
     """Return who waits in the order in which they may enter.
 
     As they came, but while all adapters' slots are taken, those whose adapter is in use (or that have none) come
@@ -63,7 +63,7 @@ def in_turn(
 
 def admitted(
     running: Sequence[Holder],
-    line: Sequence[Candidate],
+    line: Sequence[WaitingRequest],
     *,
     capacity: int,
     lengths: Lengths,

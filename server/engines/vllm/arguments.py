@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("crayon.server.vllm")
 
-CHAIN = "crayon.server.engines.vllm.logits_processor:Chain"
+CHAIN = "crayon.server.engines.vllm.logits_processor:SamplerChain"
 SCHEDULER = "crayon.server.engines.vllm.scheduler"
 SLOTS = 64
 LORA_SLOTS = 8

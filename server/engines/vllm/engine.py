@@ -32,14 +32,14 @@ from crayon.errors import (
     ServerRejectedError,
     UnknownModelError,
 )
-from crayon.server.engines.vllm.adapter_cache import Holding, as_request
+from crayon.server.engines.vllm.adapter_cache import AdapterCache, as_request
 from crayon.server.engines.vllm.adapters import Adapters
 from crayon.server.engines.vllm.arguments import SLOTS, Shape, chained, engine_config
 from crayon.server.engines.vllm.loop import VllmLoop, prepare_environment
 from crayon.server.engines.vllm.lora_folder import rank_needed, shapes_of
 from crayon.server.engines.vllm.sampling import STRUCTURED, arguments
 from crayon.server.engines.vllm.stats import VllmStats
-from crayon.server.engines.vllm.tasks import AnswerJob, Job, ScoreJob
+from crayon.server.engines.vllm.tasks import AnswerJob, ScoreJob, VllmTask
 from crayon.server.engines.vllm.tokenizer import Tokens
 from crayon.server.scheduler import Kind, Request
 from crayon.server.scheduler.queue_limits import QueueBounds
@@ -88,7 +88,7 @@ class VllmEngine:
         source_sha256, quantization: told to clients.
         pools: adapter pools that requests may blend; each made for this very model.
         adapters: folders of PEFT's by the name that requests give as their model.
-        predict: how much room an answer is given (`Rule`), by what was seen; of the scheduler "nano".
+        predict: how much room an answer is given (`LengthRule`), by what was seen; of the scheduler "nano".
         scheduler: "nano" is ours in vLLM's, with llama.cpp's sampling; "stock" is vLLM alone, with its own.
         tensor_parallel, pipeline_parallel, data_parallel: into how many parts the work is divided.
         enable_dbo: vLLM's dual batch overlap; it takes effect where vLLM says so.
@@ -168,7 +168,7 @@ class VllmEngine:
         except BaseException:
             self._adapters.close()
             raise
-        self._holding = Holding(self._adapters, self._loop)
+        self._adapter_cache = AdapterCache(self._adapters, self._loop)
         self.context_tokens = int(config.model_config.max_model_len)
         self._bounds = QueueBounds.of(max_queue, max_queue_tokens, self.context_tokens * slots)
         self._lock = threading.Lock()
@@ -182,7 +182,7 @@ class VllmEngine:
         try:
             self._loop.call(self._warm_up())
             for lora in self._adapters.named.values():
-                self._loop.call(self._holding.named(lora))
+                self._loop.call(self._adapter_cache.named(lora))
         except BaseException:
             self.close()
             raise
@@ -294,7 +294,7 @@ class VllmEngine:
     def close(self) -> None:
         """End what runs, and vLLM's processes. Safe to call twice."""
         self._loop.close()
-        self._holding.close()
+        self._adapter_cache.close()
         self._adapters.close()
 
     def __enter__(self) -> Self:
@@ -317,16 +317,16 @@ class VllmEngine:
             if blend is not None:
                 raise InvalidRequestError("blend", f"{model!r} is an adapter already; ask for {self._name!r} to blend")
             lora = self._adapters.named[model]
-            return model, lambda: self._holding.named(lora)
+            return model, lambda: self._adapter_cache.named(lora)
         if model not in {"", self._name}:
             known = ", ".join(info.name for info in self._infos)
             raise UnknownModelError(f"model {model!r} is not served here; there is: {known}")
         if blend is None:
-            return self._name, self._holding.base
+            return self._name, self._adapter_cache.base
         if not self._adapters.pools:
             raise AdapterError(f"no adapter pool is loaded on the server, so {blend.pool_id!r} cannot be blended")
         normal = self._adapters.normal(blend)
-        return self._name, self._holding.base if normal is None else lambda: self._holding.blend(normal)
+        return self._name, self._adapter_cache.base if normal is None else lambda: self._adapter_cache.blend(normal)
 
     def _prompt(self, messages: Sequence[Message]) -> list[int]:
         ids = self._tokens.chat(messages)
@@ -336,7 +336,7 @@ class VllmEngine:
     def _entry(self, kind: Kind, prompt: int, client: str, *, most: int = 0, branches: tuple[int, ...] = ()) -> Request:
         return Request(id=next(self._ids), kind=kind, prompt=prompt, max_tokens=most, branches=branches, client=client)
 
-    def _submit(self, job: Job, entry: Request) -> None:
+    def _submit(self, job: VllmTask, entry: Request) -> None:
         entry.arrival = job.submitted
         with self._lock:
             self._bounds.enter(entry, job.submitted, self._seconds_per_token)

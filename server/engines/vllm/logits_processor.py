@@ -20,8 +20,8 @@ WINDOW = 64
 """Tokens, of prompt and answer, that penalties look back on: crayon.llama.sampler.PENALTY_WINDOW."""
 
 
-class Chain(AdapterLogitsProcessor):  # type: ignore[misc] # vLLM comes untyped
-    """Applies what `vllm_sampling.chained` asks for to those requests that do."""
+class SamplerChain(AdapterLogitsProcessor):  # type: ignore[misc] # vLLM comes untyped
+    """Applies what `sampling.chained` asks for to those requests that do."""
 
     @classmethod
     def validate_params(cls, params: Any) -> None:

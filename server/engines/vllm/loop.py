@@ -18,7 +18,7 @@ from crayon.server.engines.vllm.errors import is_death, of_request, of_start
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
-    from crayon.server.engines.vllm.tasks import Job
+    from crayon.server.engines.vllm.tasks import VllmTask
 
 logger = logging.getLogger("crayon.server.vllm")
 
@@ -49,7 +49,7 @@ class VllmLoop:
         self._make = make
         self._loop = asyncio.new_event_loop()
         self._lock = threading.Lock()
-        self._jobs: dict[Job, asyncio.Task[None] | None] = {}
+        self._jobs: dict[VllmTask, asyncio.Task[None] | None] = {}
         self._closed = False
         self._dead: CrayonError | None = None
         self._tell: list[Callable[[CrayonError], None]] = []
@@ -81,7 +81,7 @@ class VllmLoop:
         if self._dead is not None:
             raise EngineError(BROKEN)
 
-    def submit(self, job: Job) -> None:
+    def submit(self, job: VllmTask) -> None:
         """Run a job. From any thread; `cancel` may be called as soon as this returns.
 
         Raises:
@@ -92,7 +92,7 @@ class VllmLoop:
             self._jobs[job] = None
         self._loop.call_soon_threadsafe(self._begin, job)
 
-    def cancel(self, job: Job) -> None:
+    def cancel(self, job: VllmTask) -> None:
         """End a job early; its caller is told that it was cancelled. From any thread, at any time."""
         with contextlib.suppress(RuntimeError):  # the loop has ended, and the job with it
             self._loop.call_soon_threadsafe(self._cancel, job)
@@ -177,7 +177,7 @@ class VllmLoop:
             each.cancel()
         await asyncio.gather(*rest, return_exceptions=True)
 
-    def _begin(self, job: Job) -> None:
+    def _begin(self, job: VllmTask) -> None:
         if self._closed:
             job.fail(EngineClosedError("the engine was closed"))
             job.close()
@@ -188,12 +188,12 @@ class VllmLoop:
         if job.cancelled:
             task.cancel()
 
-    def _cancel(self, job: Job) -> None:
+    def _cancel(self, job: VllmTask) -> None:
         task = self._jobs.get(job)
         if task is not None:
             task.cancel()
 
-    async def _run(self, job: Job) -> None:
+    async def _run(self, job: VllmTask) -> None:
         try:
             if job.deadline is not None and job.deadline <= time.monotonic():
                 raise DeadlineExceededError

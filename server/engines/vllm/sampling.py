@@ -1,10 +1,10 @@
 """One table: how each of our sampling parameters reaches vLLM, so that it means what it means with llama.cpp.
 
 vLLM has parameters of the same names, but some of them mean something else: its `repetition_penalty` looks back on the
-whole prompt and answer and the other two penalties on the answer only, where llama.cpp looks back on 64 tokens of
-both, and its filters see probabilities after the temperature, llama.cpp's before it. Those rows are computed by
-`vllm_chain.Chain`, a logits processor of ours inside vLLM. Where it cannot be (`native`: with speculative decoding),
-vLLM's own parameters of that name are used.
+whole prompt and answer and the other two penalties on the answer only, where llama.cpp looks back on 64 tokens of both,
+and its filters see probabilities after the temperature, llama.cpp's before it. Those rows are computed by
+`logits_processor.SamplerChain`, a logits processor of ours inside vLLM. Where it cannot be (`native`: with speculative
+decoding), vLLM's own parameters of that name are used.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from crayon.sampling import Sampling
 
 KEY = "crayon"
-"""Where `Chain` finds its parameters in a request's `extra_args`."""
+"""Where `SamplerChain` finds its parameters in a request's `extra_args`."""
 FORCED = "forced"
 """Under `KEY`, instead of parameters: the tokens that are the whole answer, for their log-probabilities."""
 STRUCTURED = "structured_outputs"
@@ -105,7 +105,7 @@ def arguments(
 def structured(constraint: Constraint) -> dict[str, Any]:
     """Return the keyword argument of vLLM's `StructuredOutputsParams` for a constraint.
 
-    Its backend is llguidance (`vllm_arguments` sees to that), to which a schema itself says how JSON is written: so the
+    Its backend is llguidance (`arguments` sees to that), to which a schema itself says how JSON is written: so the
     same answers are allowed as on the other engines. Structural tags are not used: that backend refuses them all.
     """
     match constraint.kind:

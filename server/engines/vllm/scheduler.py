@@ -17,11 +17,11 @@ from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.request import RequestStatus
 
 from crayon.server.engines.vllm import sampling as vllm_sampling
-from crayon.server.engines.vllm.admission import Candidate, admitted, in_turn
+from crayon.server.engines.vllm.admission import WaitingRequest, admitted, in_turn
 from crayon.server.engines.vllm.sampling import FORCED
 from crayon.server.forecast.lengths import Lengths
 from crayon.server.forecast.occupancy import Holder
-from crayon.server.forecast.rules import Rule
+from crayon.server.forecast.rules import LengthRule
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -62,7 +62,7 @@ class _Nano:
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         settings = (self.vllm_config.additional_config or {}).get(KEY, {})
-        self._lengths = Lengths(settings.get("predict", Rule.MEAN))
+        self._lengths = Lengths(settings.get("predict", LengthRule.MEAN))
         lora = self.vllm_config.lora_config
         self._lora_slots = lora.max_loras if lora is not None else _ANY
         self._capacity = self.cache_config.num_gpu_blocks * self.block_size
@@ -85,7 +85,7 @@ class _Nano:
             return []
         running = [_holder(request) for request in self.running]
         line = in_turn(
-            [Candidate(request.request_id, _holder(request)) for request in queue],
+            [WaitingRequest(request.request_id, _holder(request)) for request in queue],
             {holder.group for holder in running},
             self._overtaken,
             slots=self._lora_slots,

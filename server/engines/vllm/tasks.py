@@ -35,7 +35,7 @@ class Outputs(Protocol):
 
 
 @dataclass(eq=False, kw_only=True)
-class Job:
+class VllmTask:
     """One request.
 
     Args:
@@ -84,7 +84,7 @@ class Job:
 
 
 @dataclass(eq=False, kw_only=True)
-class AnswerJob(Job):
+class AnswerJob(VllmTask):
     """An answer, streamed."""
 
     wanted: GenerateRequest
@@ -165,7 +165,7 @@ def _signal(token: int, likely: Any) -> TokenSignal:
 
 
 @dataclass(eq=False, kw_only=True)
-class ScoreJob(Job):
+class ScoreJob(VllmTask):
     """Continuations scored, each with the prompt before it."""
 
     wanted: ScoreRequest

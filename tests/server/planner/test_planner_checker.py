@@ -8,21 +8,21 @@ from dataclasses import replace
 import pytest
 
 from crayon.errors import EngineError
-from crayon.server.planner import Class, Operation, Piece, Pipeline, Workload, faults, search
+from crayon.server.planner import Class, LayerWorkload, NanoOperation, Operation, Pipeline, faults, search
 
 A = Operation("A", Class.COMPUTE, 2.0, 0.0, after_previous=("B",))
 B = Operation("B", Class.MEMORY, 2.0, 0.0, after=("A",))
-WORKLOAD = Workload((A, B), layers=4, tokens=256, gpus=1)
+WORKLOAD = LayerWorkload((A, B), layers=4, tokens=256, gpus=1)
 # Quarters of 2 ms a piece, over the performance: A at 0.6, B at 0.4, which is 0.8 of its speed.
 LONG, SHORT = 0.25 / 0.6, 0.25 / 0.8
 GOOD = Pipeline(
     WORKLOAD,
     2 * LONG,
     (
-        Piece(A, 0, 0, 128, 0.0, LONG, 0.6),
-        Piece(A, 1, 128, 256, LONG, LONG, 0.6),
-        Piece(B, 0, 0, 128, LONG, SHORT, 0.4),
-        Piece(B, 1, 128, 256, 2 * LONG, SHORT, 0.4),
+        NanoOperation(A, 0, 0, 128, 0.0, LONG, 0.6),
+        NanoOperation(A, 1, 128, 256, LONG, LONG, 0.6),
+        NanoOperation(B, 0, 0, 128, LONG, SHORT, 0.4),
+        NanoOperation(B, 1, 128, 256, 2 * LONG, SHORT, 0.4),
     ),
 )
 

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from crayon.server.planner import Class, Operation, Workload, faults, llama2_70b, performance, search, sequential
-from crayon.server.planner.milp import Budget
+from crayon.server.planner import Class, LayerWorkload, Operation, faults, llama2_70b, performance, search, sequential
+from crayon.server.planner.milp import SolverBudget
 from crayon.server.planner.shares import find_shares
 from crayon.server.planner.structure import find_structure
 
@@ -16,18 +16,18 @@ COMPUTE, MEMORY, NETWORK = Class.COMPUTE, Class.MEMORY, Class.NETWORK
 SECONDS = 200
 
 
-def busiest(case: Workload) -> float:
+def busiest(case: LayerWorkload) -> float:
     """Return the time of one layer in ms that the busiest class needs, uncut and alone: no plan is faster."""
     times = [sum(one.measured for one in case.operations if one.resource is resource) for resource in Class]
     return max(times) / case.layers
 
 
-def exactly() -> Budget:
-    return Budget.of(SECONDS, 100_000, 1e-6)
+def exactly() -> SolverBudget:
+    return SolverBudget.of(SECONDS, 100_000, 1e-6)
 
 
-def workload(*operations: Operation, pieces: int = 2) -> Workload:
-    return Workload(operations, layers=1, tokens=128 * pieces, gpus=1)
+def workload(*operations: Operation, pieces: int = 2) -> LayerWorkload:
+    return LayerWorkload(operations, layers=1, tokens=128 * pieces, gpus=1)
 
 
 CHAIN = workload(
@@ -152,9 +152,9 @@ def test_no_plan_beats_the_busiest_class_nor_loses_to_none(
 def test_the_papers_case_gains_by_overlap() -> None:
     case = llama2_70b(reduce=False)
     assert case.sequential() * case.layers == pytest.approx(225.05)
-    structure = find_structure(case, {"attention": 4, "rest": 2}, Budget.of(100, 3000, 0.002))
+    structure = find_structure(case, {"attention": 4, "rest": 2}, SolverBudget.of(100, 3000, 0.002))
     assert structure is not None
-    plan = find_shares(structure, case.sequential(), Budget.of(150, 1500, 0.02))
+    plan = find_shares(structure, case.sequential(), SolverBudget.of(150, 1500, 0.02))
     assert plan is not None
     assert faults(plan) == []
     assert 225.05 / plan.makespan > 1.1

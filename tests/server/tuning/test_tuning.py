@@ -17,26 +17,26 @@ from crayon.llama.model import Model
 from crayon.server.cost.online import CLOSE
 from crayon.server.cost.step_cost import StepCost, StepShape
 from crayon.server.engines.llama.engine import LlamaCppEngine
-from crayon.server.tuning import Choice, Key, TunedProfile, Workload, engine_arguments, load, tune
+from crayon.server.tuning import ExpectedLoad, Key, TunedProfile, TunedSettings, engine_arguments, load, tune
 from crayon.server.tuning.host_load import MOST, PER_TOKEN_S, HostLoad, host_share
 from crayon.server.tuning.interference import Interference
 from crayon.server.tuning.record import keep, partial_path, path_of
-from crayon.server.tuning.rig import Trial
+from crayon.server.tuning.rig import TrialRun
 from crayon.server.tuning.saturation import steady
-from crayon.server.tuning.search import UNTUNED_BATCH, UNTUNED_SEQS, Space, structures, untuned
+from crayon.server.tuning.search import UNTUNED_BATCH, UNTUNED_SEQS, SearchSpace, structures, untuned
 from crayon.server.tuning.session import tune_on
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from crayon.server.cost.profile import Recipe
-    from crayon.server.steps.limits import Caps
+    from crayon.server.cost.profile import ProfileStep
+    from crayon.server.steps.limits import StepLimits
     from crayon.server.tuning.saturation import Steady
 
 # Per-token work dominates above 32 tokens; attention is dear enough to matter.
 COST = StepCost(base=0.004, per_token=0.0005, weights=0.016, per_context=1e-8, per_output=0.0002, per_switch=0.01)
-WORKLOAD = Workload(n_ctx=4096)
+WORKLOAD = ExpectedLoad(n_ctx=4096)
 KEY = Key(
     model_sha256="a" * 64, quantization="Q4_0", cpu="a CPU [avx2]", cores=2, quota=None, library="1.0", n_ctx=4096
 )
@@ -65,17 +65,17 @@ class KnownRig:
         self.done.append(name)
 
     @contextmanager
-    def timer(self, caps: Caps, threads: int) -> Iterator[KnownRig]:
+    def timer(self, limits: StepLimits, threads: int) -> Iterator[KnownRig]:
         yield self
 
-    def time(self, recipe: Recipe) -> list[float]:
+    def time(self, recipe: ProfileStep) -> list[float]:
         self._count(f"call {recipe}")
         return [COST.seconds(self.shape(recipe))] * recipe.repeats
 
-    def shape(self, recipe: Recipe) -> StepShape:
+    def shape(self, recipe: ProfileStep) -> StepShape:
         return recipe.shape
 
-    def trial(self, choice: Choice, load: Steady, workload: Workload, seconds: float) -> Trial:
+    def trial(self, choice: TunedSettings, load: Steady, workload: ExpectedLoad, seconds: float) -> TrialRun:
         self._count(f"trial {choice}")
         factor = self.host_factor if choice.threads < 2 else 1.0
         if self.done.count(f"trial {choice}") == 1 and choice != untuned(space(), workload):
@@ -83,9 +83,11 @@ class KnownRig:
         rate = steady(COST, choice, workload)
         if not choice.kv_unified:
             factor *= self.split
-        return Trial(tokens_per_s=rate.tokens_per_s * factor, longest_s=self.slow * rate.longest_s, steps=3)
+        return TrialRun(tokens_per_s=rate.tokens_per_s * factor, longest_s=self.slow * rate.longest_s, steps=3)
 
-    def interference(self, choice: Choice, load: Steady, workload: Workload, prefill_cores: int, seconds: float) -> Any:
+    def interference(
+        self, choice: TunedSettings, load: Steady, workload: ExpectedLoad, prefill_cores: int, seconds: float
+    ) -> Any:
         self._count(f"overlap {prefill_cores}")
         return Interference(
             prefill_cores=prefill_cores,
@@ -111,8 +113,8 @@ def run(rig: KnownRig, folder: Path | None = None, **wanted: Any) -> TunedProfil
 # -- stage I
 
 
-def space(**other: Any) -> Space:
-    return Space(**{"max_batch": 512, "max_seqs": 32, "cores": 2, "overlap": False, "trial_s": 1.0, **other})
+def space(**other: Any) -> SearchSpace:
+    return SearchSpace(**{"max_batch": 512, "max_seqs": 32, "cores": 2, "overlap": False, "trial_s": 1.0, **other})
 
 
 def test_the_best_structure_is_the_best_of_all() -> None:
@@ -142,14 +144,14 @@ def test_blends_take_turns_only_where_there_are_some() -> None:
 
 def test_a_steady_server_reads_what_its_answers_need() -> None:
     for n_batch, n_seq_max in ((16, 8), (64, 4), (256, 32)):
-        load = steady(COST, Choice(n_batch=n_batch, n_seq_max=n_seq_max, threads=1), WORKLOAD)
+        load = steady(COST, TunedSettings(n_batch=n_batch, n_seq_max=n_seq_max, threads=1), WORKLOAD)
         assert load.decoding + load.chunk <= n_batch
         assert load.share <= 1
         assert load.share * load.chunk == pytest.approx(load.decoding * WORKLOAD.prompt / WORKLOAD.answer)
 
 
 def test_one_sequence_reads_then_writes() -> None:
-    load = steady(COST, Choice(n_batch=256, n_seq_max=1, threads=1), WORKLOAD)
+    load = steady(COST, TunedSettings(n_batch=256, n_seq_max=1, threads=1), WORKLOAD)
     assert load.alone
     assert load.chunk == WORKLOAD.prompt
 
@@ -246,7 +248,7 @@ def test_a_cost_of_small_calls_only_is_not_kept() -> None:
 
 
 def test_a_cost_that_does_not_predict_what_it_has_not_seen_is_not_kept() -> None:
-    def uneven(_: KnownRig, recipe: Recipe) -> list[float]:
+    def uneven(_: KnownRig, recipe: ProfileStep) -> list[float]:
         return [COST.seconds(recipe.shape) * (4 if hash(recipe) % 3 else 1)] * recipe.repeats
 
     with pytest.MonkeyPatch.context() as patch:
@@ -353,7 +355,7 @@ def test_an_edited_record_is_refused(tmp_path: Path) -> None:
 
 
 def test_an_engine_is_told_what_it_knows() -> None:
-    choice = Choice(n_batch=64, n_seq_max=4, threads=1, overlap="dual", prefill_threads=3)
+    choice = TunedSettings(n_batch=64, n_seq_max=4, threads=1, overlap="dual", prefill_threads=3)
     known = {"n_batch", "n_seq_max", "threads", "overlap", "prefill_threads"}
     assert engine_arguments(choice, known) == {
         "n_batch": 64, "n_seq_max": 4, "threads": 1, "overlap": "dual", "prefill_threads": 3,
@@ -365,7 +367,7 @@ def test_an_engine_is_told_what_it_knows() -> None:
 @pytest.mark.parametrize("wrong", [{"threads": 0}, {"overlap": "dual"}, {"quantum": -1}, {"n_batch": True}])
 def test_choices_that_make_no_sense_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ConfigError):
-        Choice(**{"n_batch": 16, "n_seq_max": 1, "threads": 1, **wrong})
+        TunedSettings(**{"n_batch": 16, "n_seq_max": 1, "threads": 1, **wrong})
 
 
 # -- the server's own work
@@ -396,7 +398,7 @@ def test_the_servers_own_work_is_done_for_its_share_of_the_time(
 
 def test_a_real_model_is_measured(tmp_path: Path) -> None:
     model = write_model(tmp_path / "tiny.gguf")
-    workload = Workload(prompt=40, answer=10, n_ctx=512, longest=128)
+    workload = ExpectedLoad(prompt=40, answer=10, n_ctx=512, longest=128)
     profile = tune(model, KEY, tmp_path, workload=workload, seconds=2)
     assert profile.evidence["measured"]
     assert profile.fit["shapes"] > 2

@@ -7,7 +7,7 @@ from contextlib import closing
 
 import pytest
 
-from crayon.server.engines.llama.background import Beside
+from crayon.server.engines.llama.background import Background
 
 
 def test_it_runs_beside_and_is_waited_for() -> None:
@@ -17,7 +17,7 @@ def test_it_runs_beside_and_is_waited_for() -> None:
         gate.wait(10)
         seen.append(threading.current_thread())
 
-    with closing(Beside()) as beside:
+    with closing(Background()) as beside:
         beside.start(work)
         assert not seen
         gate.set()
@@ -30,7 +30,7 @@ def test_what_it_raises_is_raised_where_it_is_waited_for() -> None:
     def work() -> None:
         raise KeyError("plan")
 
-    with closing(Beside()) as beside:
+    with closing(Background()) as beside:
         beside.start(work)
         with pytest.raises(KeyError, match="plan"):
             beside.join()
@@ -43,7 +43,7 @@ def test_its_thread_is_there_from_the_start() -> None:
         return [thread for thread in threading.enumerate() if thread.name.startswith("crayon-beside")]
 
     before = len(ours())
-    beside = Beside()
+    beside = Background()
     assert len(ours()) == before + 1
     beside.close()
     assert len(ours()) == before

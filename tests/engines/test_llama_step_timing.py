@@ -8,65 +8,67 @@ import pytest
 
 from crayon.server.cost.online import LiveCost
 from crayon.server.cost.step_cost import StepCost, StepShape
-from crayon.server.engines.llama.batch import Call
-from crayon.server.engines.llama.step_timing import Ledger
-from crayon.server.scheduler import Caps, Kind, Request, Row
+from crayon.server.engines.llama.batch import EngineCall
+from crayon.server.engines.llama.step_timing import StepTiming
+from crayon.server.scheduler import Kind, Request, Row, StepLimits
 
 COST = StepCost(base=0.05, per_token=0.001, per_switch=0.02)
 
 
 class FakeTask:
     def __init__(self, blend: str) -> None:
-        self.request = Request(id="1", kind=Kind.GENERATE, prompt=8, max_tokens=8, blend=blend)
+        self.entry = Request(id="1", kind=Kind.GENERATE, prompt=8, max_tokens=8, blend=blend)
 
 
-LANE: Any = object()
+RUNNER: Any = object()
 
 
-def call(tokens: int = 8, blend: str = "") -> Call:
+def call(tokens: int = 8, blend: str = "") -> EngineCall:
     task: Any = FakeTask(blend)
-    return Call(LANE, False, [Row("1", 0, 0, tokens, 1)], [task], [], True)
+    return EngineCall(RUNNER, False, [Row("1", 0, 0, tokens, 1)], [task], [], True)
 
 
 @pytest.fixture
-def ledger() -> Ledger:
-    return Ledger(Caps(max_tokens=64, max_seqs=4, kv_capacity=512), LiveCost(COST))
+def timing() -> StepTiming:
+    return StepTiming(StepLimits(max_tokens=64, max_seqs=4, kv_capacity=512), LiveCost(COST))
 
 
 def seconds(tokens: int = 8, switches: int = 0) -> float:
     return COST.seconds(StepShape(tokens, 0, 1, switches))
 
 
-def test_a_slow_spell_is_logged_once_and_so_is_its_end(ledger: Ledger, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_slow_spell_is_logged_once_and_so_is_its_end(timing: StepTiming, caplog: pytest.LogCaptureFixture) -> None:
     for factor, count in ((1.0, 80), (4.0, 60), (1.0, 60)):
         for _ in range(count):
-            ledger.computed([call()], factor * seconds(), 0.0, 0, whole=True)
-        assert ledger.counters.slowdown == pytest.approx(factor, rel=0.01)
+            timing.computed([call()], factor * seconds(), 0.0, 0, whole=True)
+        assert timing.counters.slowdown == pytest.approx(factor, rel=0.01)
     assert ["times as long" in record.getMessage() for record in caplog.records] == [True, False]
-    assert ledger.counters.slow_spells == 1
+    assert timing.counters.slow_spells == 1
     assert "4.0 times as long" in caplog.text
 
 
-def test_a_slow_machine_is_noticed_however_rough_the_cost_is(ledger: Ledger, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_slow_machine_is_noticed_however_rough_the_cost_is(
+    timing: StepTiming, caplog: pytest.LogCaptureFixture
+) -> None:
     """Once only a cost that predicted well was believed; where other processes come and go, none ever does."""
     for number in range(80):
-        ledger.computed([call()], (1.5 if number % 2 else 0.5) * seconds(), 0.0, 0, whole=True)
-    assert not ledger.cost.confident
+        timing.computed([call()], (1.5 if number % 2 else 0.5) * seconds(), 0.0, 0, whole=True)
+    assert not timing.cost.confident
     assert not caplog.records
     for _ in range(20):
-        ledger.computed([call()], 10 * seconds(), 0.0, 0, whole=True)
-    assert ledger.counters.slow_spells == 1
+        timing.computed([call()], 10 * seconds(), 0.0, 0, whole=True)
+    assert timing.counters.slow_spells == 1
 
 
-def test_a_few_odd_calls_are_no_spell(ledger: Ledger, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_few_odd_calls_are_no_spell(timing: StepTiming, caplog: pytest.LogCaptureFixture) -> None:
     for number in range(400):
-        ledger.computed([call()], (5 if number % 40 < 4 else 1) * seconds(), 0.0, 0, whole=True)
+        timing.computed([call()], (5 if number % 40 < 4 else 1) * seconds(), 0.0, 0, whole=True)
     assert not caplog.records
 
 
 def test_of_short_calls_alike_few_are_looked_at_and_all_are_counted() -> None:
     cost = StepCost(base=0.004, per_token=0.001)
-    made = Ledger(Caps(max_tokens=64, max_seqs=4, kv_capacity=512), LiveCost(cost))
+    made = StepTiming(StepLimits(max_tokens=64, max_seqs=4, kv_capacity=512), LiveCost(cost))
     looked: list[StepShape] = []
     real = made.cost.observed
 
@@ -84,24 +86,24 @@ def test_of_short_calls_alike_few_are_looked_at_and_all_are_counted() -> None:
     assert made.counters.fill_s == pytest.approx(81 * once, rel=0.05)
 
 
-def test_a_call_that_was_aborted_teaches_nothing(ledger: Ledger) -> None:
+def test_a_call_that_was_aborted_teaches_nothing(timing: StepTiming) -> None:
     for _ in range(100):
-        ledger.computed([call()], 100 * seconds(), 0.0, 0, whole=False)
-    assert ledger.counters.slowdown == 1.0
-    assert (ledger.counters.calls, ledger.counters.useful_s) == (100, 0.0)
+        timing.computed([call()], 100 * seconds(), 0.0, 0, whole=False)
+    assert timing.counters.slowdown == 1.0
+    assert (timing.counters.calls, timing.counters.useful_s) == (100, 0.0)
 
 
-def test_a_change_of_blends_is_a_switch(ledger: Ledger) -> None:
+def test_a_change_of_blends_is_a_switch(timing: StepTiming) -> None:
     for blend in ("", "a", "a", "b", "b", "b"):
-        ledger.computed([call(blend=blend)], seconds(), 0.0, 0, whole=True)
-    assert ledger.counters.switches_s == pytest.approx(2 * COST.per_switch)
-    assert ledger.counters.useful_s > 0
+        timing.computed([call(blend=blend)], seconds(), 0.0, 0, whole=True)
+    assert timing.counters.switches_s == pytest.approx(2 * COST.per_switch)
+    assert timing.counters.useful_s > 0
 
 
 def test_the_cost_is_fitted_a_piece_between_two_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     """In a thread it took the interpreter, and a core, from the engine: one pause of 0.15 s for everybody."""
     monkeypatch.setattr("threading.Thread.start", lambda _: pytest.fail("a thread was started"))
-    made = Ledger(Caps(max_tokens=64, max_seqs=4, kv_capacity=512), LiveCost())
+    made = StepTiming(StepLimits(max_tokens=64, max_seqs=4, kv_capacity=512), LiveCost())
     for number in range(100):
         tokens = 1 + number % 32
         made.computed([call(tokens)], seconds(tokens), 0.0, 0, whole=True)
@@ -119,7 +121,7 @@ def test_a_cost_that_cannot_be_fitted_is_said_once_and_the_engine_goes_on(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr("crayon.server.cost.fit.nnls", lambda *_: 1 / 0)
-    made = Ledger(Caps(max_tokens=64, max_seqs=4, kv_capacity=512), LiveCost())
+    made = StepTiming(StepLimits(max_tokens=64, max_seqs=4, kv_capacity=512), LiveCost())
     for number in range(100):
         made.computed([call(1 + number % 32)], seconds(), 0.0, 0, whole=True)
         made.settle()
