@@ -11,7 +11,7 @@ from crayon.privacy.finding import CARD, IBAN, Finding
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_RUN = re.compile(r"(?<![0-9])[0-9](?:[\s._/|\u00b7\u2022:+*>#,-]{0,6}[0-9]){12,}")
+_RUN = re.compile(r"(?<![0-9])[0-9](?:[\s._/|\u00b7\u2022:+*>#,'\"-]{0,6}[0-9]){12,}")
 _GROUP = re.compile(r"[0-9]+")
 _SHORTEST, _LONGEST = 14, 19
 _FIRST = frozenset("234568")

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
 # Every repeat is bounded or cannot be entered twice at one place, here and in the rooms' other patterns: reading a text
 # takes time in proportion to its length, whatever it holds.
 _AT = r"(?:@| ?[\[({<] ?(?:@|at|a) ?[\])}>] ?)"
-_DOT = r"(?:\.| ?[\[({<] ?(?:\.|dot|punkt|point|punto) ?[\])}>] ?)"
+# The full stop of Chinese and Japanese is a dot between letters that need none.
+_DOT = r"(?:\.|(?<=[a-z0-9])\u3002(?=[a-z0-9])| ?[\[({<] ?(?:\.|dot|punkt|point|punto) ?[\])}>] ?)"
 _TOP = r"(?:xn--[a-z0-9-]{2,59}|[a-z]{2,24}|[^\W\d_]{2,24})"
 _DOMAIN = re.compile(rf"{_AT}(?:[\w-]{{1,63}}{_DOT}){{1,8}}{_TOP}", re.IGNORECASE)
 # With gaps around it, or an address in place of a name, only what cannot well be anything else: code has such @, too.
@@ -25,6 +26,13 @@ _KNOWN = (
 _GAP = r"(?:[ \t]{0,3}\n?[> \t]{0,4})"
 _SPACED = re.compile(
     rf"(?:@(?=\s)|(?<=\s)@){_GAP}(?:[\w-]{{2,63}} ?\. ?){{1,4}}(?:{_KNOWN})(?![\w(=])(?!\.\w)", re.IGNORECASE
+)
+# Wrapped at the last dot. "me" and "in" begin a sentence, too.
+_WRAPPED = re.compile(
+    rf"@[\w-]{{2,63}}(?:\.[\w-]{{1,63}}){{0,4}}[ \t]{{0,3}}"
+    rf"(?:\n[> \t]{{0,4}}\.(?:{_KNOWN})|\.\n[> \t]{{0,4}}(?:com|org|net|edu|gov))"
+    r"(?![\w(=])(?!\.\w)",
+    re.IGNORECASE,
 )
 _ROUTED = re.compile(r"@\[(?:ipv6:[0-9a-f:.]{2,45}|[0-9]{1,3}(?:\.[0-9]{1,3}){3})\]", re.IGNORECASE)
 _SPACED_LOCAL = re.compile(r"[A-Za-z0-9_\u00c0-\u024f][\w.%+-]{1,63}(?=\s{0,4}\Z)")
@@ -42,6 +50,8 @@ _PHONES = (
     re.compile(rf"(?<![\w+])\+ ?\(?[1-9]{_WRAPPED_REST}{{6,14}}(?![0-9])"),
     # 0049 30 1234567
     re.compile(rf"{_LEFT}00 ?[1-9]{_REST}{{8,13}}(?![\w])"),
+    # 0043 1 58858; rows of numbers begin with noughts, or are as long as each other
+    re.compile(rf"{_LEFT}00[2-9][0-9]{{1,2}}(?:[ /-][1-9][0-9]{{0,3}}){{1,3}}[ /-][1-9][0-9]{{4,7}}(?!\w|[ ][0-9])"),
     # (415) 555-2671, 415.555.2671, 415/555-2671, 1-415-555-2671; not out of a row of numbers
     re.compile(
         rf"{_LEFT}(?<![0-9][ ])(?:1[ .-])?(?:\([2-9][0-9]{{2}}\) ?-?|[2-9][0-9]{{2}}[ ./-])"
@@ -121,6 +131,7 @@ def find_emails(text: str) -> Iterator[Finding]:
         yield Finding(found.start() - len(local[0]), found.end(), EMAIL)
     for pattern, locals_ in (
         (_SPACED, (_SPACED_LOCAL,)),
+        (_WRAPPED, (_LOCAL, _QUOTED_LOCAL)),
         (_ROUTED, (_LOCAL, _QUOTED_LOCAL)),
         (_DOMAIN, (_QUOTED_LOCAL,)),
     ):

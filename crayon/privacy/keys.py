@@ -25,7 +25,7 @@ _SHAPES = (
     r"ya29\.[A-Za-z0-9_-]{20,2048}",
     r"(?:sk|rk)_(?:live|test)_[A-Za-z0-9]{16,255}",  # Stripe
     r"whsec_[A-Za-z0-9]{24,255}",
-    r"(?:hf|api_org)_[A-Za-z]{30,255}",  # Hugging Face
+    r"(?:hf|api_org)_[A-Za-z0-9]{30,255}",  # Hugging Face
     r"npm_[A-Za-z0-9]{36}",
     r"pypi-AgE[A-Za-z0-9_-]{40,2048}",
     r"SG\.[A-Za-z0-9_-]{22}\.[A-Za-z0-9_-]{43}",  # SendGrid
@@ -65,7 +65,16 @@ _SHAPES = (
     r"EAA[A-Za-z0-9]{80,300}",  # Meta
     r"LTAI[A-Za-z0-9]{16,26}",  # Alibaba
     r"AKID[A-Za-z0-9]{32}",  # Tencent
-    # JSON web tokens; the signature may be empty
+    r"ph[cxs]_[A-Za-z0-9]{40,60}",  # PostHog
+    r"ops_eyJ[A-Za-z0-9_=-]{40,4096}",  # 1Password
+    r"dp\.(?:st|pt|ct|sa|said|scim|audit)\.(?:[a-z0-9_-]{2,35}\.)?[A-Za-z0-9]{40,44}",  # Doppler
+    r"re_(?=[A-Za-z0-9_]{0,30}[0-9])[A-Za-z0-9]{6,10}_[A-Za-z0-9]{20,28}",  # Resend
+    r"tskey-(?:auth|api|client|scim|webhook)-[A-Za-z0-9]{8,32}-[A-Za-z0-9]{20,64}",  # Tailscale
+    r"fc-[a-f0-9]{32}(?![A-Za-z0-9])",  # Firecrawl
+    r"cf(?:ut|at|k)_[A-Za-z0-9]{36,64}",  # Cloudflare
+    r"v1\.0-[a-f0-9]{24}-[a-f0-9]{100,300}",
+    # JSON web tokens; encrypted ones have five parts, of which the second may be empty, and of three the signature may
+    r"eyJ[A-Za-z0-9_-]{8,4096}\.[A-Za-z0-9_-]{0,2048}\.[A-Za-z0-9_-]{3,64}\.[A-Za-z0-9_-]{1,16384}\.[A-Za-z0-9_-]{3,64}",
     r"eyJ[A-Za-z0-9_-]{8,4096}\.eyJ[A-Za-z0-9_-]{4,16384}\.[A-Za-z0-9_-]{0,4096}",
 )
 _TOKENS = re.compile(f"{_NO_WORD}(?:{'|'.join(_SHAPES)})")
@@ -73,6 +82,8 @@ _TOKENS = re.compile(f"{_NO_WORD}(?:{'|'.join(_SHAPES)})")
 _PASSWORD = re.compile(
     r"\b[a-z][a-z0-9+.-]{1,20}://[^\s/:@?#]{0,64}:(?P<value>[^\s/@]{3,128})@(?=[\w\[])", re.IGNORECASE
 )
+# What documentation writes in its place.
+_NO_PASSWORD = re.compile(r"pass(?:word|wd)?|pwd?|secret|x+|\*+|\.+|[$%<{\[].*", re.IGNORECASE)
 _NAMED = re.compile(r"(?:PrivateKey|PresharedKey)\s{0,3}=\s{0,3}(?P<value>[A-Za-z0-9+/]{43}=)")
 _WRAP = re.compile(r"(?<=[A-Za-z0-9_-])\\?[ \t]{0,3}\n[> \t#]{0,8}(?=[A-Za-z0-9_-])")
 _OPENAI = re.compile(_FREE + r"sk-[A-Za-z0-9_-]{20,255}")  # OpenAI, Anthropic and others
@@ -97,6 +108,8 @@ def find_secrets(text: str) -> Iterator[Finding]:
     yield from _wrapped(text)
     for pattern in (_PASSWORD, _NAMED):
         for found in pattern.finditer(text):
+            if pattern is _PASSWORD and _NO_PASSWORD.fullmatch(found["value"]):
+                continue
             yield Finding(found.start("value"), found.end("value"), SECRET)
     for found in _HOOK.finditer(text):
         yield Finding(found.start(), found.end(), SECRET)

@@ -31,7 +31,7 @@ _FEWEST = 6
 # A phone number's last digits without country code and trunk prefix, where it has more.
 _NATIONAL = 9
 _AT = re.compile(r"[\[({<]\s?(?:@|at|a)\s?[\])}>]", re.IGNORECASE)
-_DOT = re.compile(r"[\[({<]\s?(?:\.|dot|punkt|point|punto)\s?[\])}>]", re.IGNORECASE)
+_DOT = re.compile(r"[\[({<]\s?(?:\.|dot|punkt|point|punto)\s?[\])}>]|\u3002", re.IGNORECASE)
 _GAPS = re.compile(r"[\s>]+")
 _BASE64 = re.compile(r"[A-Za-z0-9+/_-]{8,}={0,2}")
 _HEX = re.compile(r"(?<![A-Za-z0-9])(?:[0-9A-Fa-f]{2}[ :]?){6,}")
