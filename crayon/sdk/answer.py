@@ -179,7 +179,7 @@ class Answer:
     def _pay(self, action: Generate) -> BudgetError | None:
         """Open the request's account, or return why not; waits for the budget's file where there is a budget."""
         try:
-            self._account = self._core.accounts.open(action.source, self._sent(action), counted=self._counted)
+            self._account = self._core.tracker.open(action.source, self._sent(action), counted=self._counted)
         except BudgetError as error:
             return error
         self._counted = self._counted or action.source is Source.SERVER
@@ -277,7 +277,7 @@ class Answer:
             self._completion = action.completion
             self._trace(action.completion)
             self._close_account(answered=True)
-            self._write(partial(self._core.note, action.completion, turn.ledger.request_id))
+            self._write(partial(self._core.note, action.completion, turn.route_log.request_id))
             self._stop()
             if self._on_done is not None:
                 self._on_done(action.completion)

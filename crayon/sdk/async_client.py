@@ -171,7 +171,7 @@ class AsyncCrayon(AsyncRouteCalls, AsyncCustomCalls):
         Raises:
             EngineClosedError: after `close`.
         """
-        return await asyncio.to_thread(client_status, self._core.engines, self._core.accounts)
+        return await asyncio.to_thread(client_status, self._core.engines, self._core.tracker)
 
     async def load(self) -> None:
         """Open the model and the connection and fit the scopes now, instead of at the first call.
@@ -205,10 +205,10 @@ class AsyncCrayon(AsyncRouteCalls, AsyncCustomCalls):
     async def _paid(
         self, source: Source, request: ScoreRequest | EncodeRequest, start: Callable[[Any], Future[Result]]
     ) -> Future[Result]:
-        accounts = self._core.accounts
-        if source is Source.DEVICE or accounts.spending.budget is None:
+        tracker = self._core.tracker
+        if source is Source.DEVICE or tracker.budget_guard.budget is None:
             return start(request)
-        return await asyncio.to_thread(accounts.paid, source, request, start)
+        return await asyncio.to_thread(tracker.paid, source, request, start)
 
     async def _blend(self, call: Call, source: Source) -> Blend | None:
         """Return the weights that a call wants at one side; where it leaves a choice, by its last message."""

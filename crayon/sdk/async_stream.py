@@ -80,7 +80,7 @@ class AsyncAnswerStream(Answer):
                 except CrayonError as error:
                     return self._failed(turn, error)
                 # Only the server's account may wait, for the budget's file.
-                waits = action.source is Source.SERVER and self._core.accounts.spending.budget is not None
+                waits = action.source is Source.SERVER and self._core.tracker.budget_guard.budget is not None
                 refused = await asyncio.to_thread(self._pay, action) if waits else self._pay(action)
                 return self._start(turn, engine, action, refused)
             case Read() as action:

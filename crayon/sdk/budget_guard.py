@@ -32,7 +32,7 @@ class BudgetStatus:
     problem: str = ""
 
 
-class Spending:
+class BudgetGuard:
     """Asks and charges the budget's file. Where the file cannot be used, the budget counts as used up.
 
     Args:

@@ -193,7 +193,7 @@ class Crayon(RouteCalls, CustomCalls):
         call, source, texts = self._core.screen_scored(call, continuations)
         engine = self._core.engines.open(source)
         request = self._core.score_request(call, texts, self._blend(call, source))
-        return wait_for(self._core.accounts.paid(source, request, engine.score), request.deadline)
+        return wait_for(self._core.tracker.paid(source, request, engine.score), request.deadline)
 
     def encode(
         self, texts: str | Iterable[str], *, private: bool | None = None, timeout: float | None = None
@@ -206,7 +206,7 @@ class Crayon(RouteCalls, CustomCalls):
         source, given, patience = self._core.encode_call(texts, private=private, timeout=timeout)
         engine = self._core.engines.open(source)
         request = self._core.encode_request(given, patience)
-        return wait_for(self._core.accounts.paid(source, request, engine.encode), request.deadline)
+        return wait_for(self._core.tracker.paid(source, request, engine.encode), request.deadline)
 
     def chat(
         self,
@@ -236,7 +236,7 @@ class Crayon(RouteCalls, CustomCalls):
         Raises:
             EngineClosedError: after `close`.
         """
-        return client_status(self._core.engines, self._core.accounts)
+        return client_status(self._core.engines, self._core.tracker)
 
     def load(self) -> None:
         """Open the model and the connection and fit the scopes now, instead of at the first call.

@@ -37,10 +37,10 @@ from crayon.sdk.options import (
     system_message,
 )
 from crayon.sdk.privacy import Screen
-from crayon.sdk.query_gate import Choice, QueryGate, choice_of
+from crayon.sdk.query_gate import ChosenProfile, QueryGate, choice_of
 from crayon.sdk.scopes import ClientScopes
 from crayon.sdk.turn import Turn
-from crayon.sdk.usage import Accounts
+from crayon.sdk.usage import UsageTracker
 
 if TYPE_CHECKING:
     import os
@@ -104,7 +104,7 @@ class Core:
         if self._ledger is not None:
             self.engines.note_in(self._ledger)
         self._scopes = ClientScopes(scopes, self.engines)
-        self.accounts = Accounts(budget, conditions, self.engines)
+        self.tracker = UsageTracker(budget, conditions, self.engines)
         self.customizations = Customizations(customizations_dir)
         self.calibrations = Calibrations(calibration, self.customizations)
         self._customization = customization
@@ -173,7 +173,7 @@ class Core:
             server_away=self.engines.server_away,
             local_only=local_only(),
         )
-        return self.accounts.affordable(allowed)
+        return self.tracker.affordable(allowed)
 
     def turn(
         self,
@@ -194,7 +194,7 @@ class Core:
         choice = _only_choice(call)
         choosing = call.customization is not None and choice is None
         return Turn(
-            replace(call, allowed=self.accounts.fitting(call)),
+            replace(call, allowed=self.tracker.fitting(call)),
             scoped=bool(self._scopes) or (choosing and not call.always),
             choosing=choosing,
             choice=choice,
@@ -264,7 +264,7 @@ class Core:
         if not self.engines.configured(Source.DEVICE):
             mode = self._defaults.mode
             allowed = allowed_sources(mode, private=private, device=False, server=True, local_only=local_only())
-            allowed = self.accounts.affordable(allowed)
+            allowed = self.tracker.affordable(allowed)
         patience = self._defaults.timeout if timeout is None else check_timeout(timeout)
         check_list("texts", texts)  # a text is one too
         given = (texts,) if isinstance(texts, str) else tuple(texts)
@@ -375,7 +375,7 @@ class Core:
             call,
             self.engines,
             self.customizations,
-            self.accounts,
+            self.tracker,
             system=self._system,
             sampling=self._defaults.sampling,
         )
@@ -408,7 +408,7 @@ class Core:
         return (self._system, *messages)
 
 
-def _only_choice(call: Call) -> Choice | None:
+def _only_choice(call: Call) -> ChosenProfile | None:
     """Return the profile of a call that needs no look at its query: there is one, and it answers everything.
 
     Evidence is looked up where a query is: it may depend on it.

@@ -172,12 +172,12 @@ def _hold(core: Core, turn: Turn, action: Generate, scoring: Scoring | None) -> 
 
 
 def _told(core: Core, turn: Turn, call: Call, benefits: list[float], scoring: Scoring | None) -> Explanation:
-    decision, ledger, gate = turn.ledger.last, turn.ledger, turn.gate
+    decision, route_log, gate = turn.route_log.last, turn.route_log, turn.gate
     if decision is None:
         raise EngineError("nothing was decided")
     record = core.calibrations.record(call) if call.allowed.gated else None
     keeper = core.calibrations.keeper(call) if record else None
-    margin = ledger.scope.score - ledger.scope.threshold if ledger.scope else None
+    margin = route_log.scope.score - route_log.scope.threshold if route_log.scope else None
     ranking = scoring.rankings.get(Source.DEVICE) if scoring else None
     seen = Features(
         tokens=gate.features() if gate and scoring is None else TokenFeatures(),
@@ -193,9 +193,9 @@ def _told(core: Core, turn: Turn, call: Call, benefits: list[float], scoring: Sc
         threshold=decision.threshold,
         allowed=turn.call.allowed.sources,
         allowed_reason=turn.call.allowed.reason,
-        scope=ledger.scope,
-        customization=ledger.choice.customization if ledger.choice else None,
-        profile=ledger.choice.profile if ledger.choice else None,
+        scope=route_log.scope,
+        customization=route_log.choice.customization if route_log.choice else None,
+        profile=route_log.choice.profile if route_log.choice else None,
         hold=None
         if gate is None
         else Hold(

@@ -31,7 +31,7 @@ Embedding: TypeAlias = EncodeResult | RawStates
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class ChosenProfile:
     """What the device answers with: a profile of a customisation, its weights and evidence; or the plain base."""
 
     customization: str
@@ -39,7 +39,7 @@ class Choice:
     blend: Blend | None
     support: Support | None = None
 
-    def for_text(self) -> Choice:
+    def for_text(self) -> ChosenProfile:
         """Return it as it writes a text: without what a closed set brings, and without who reads its examples."""
         if self.support is None or not self.support.answers:
             return self
@@ -52,12 +52,12 @@ class QueryVerdict:
     """`scope`: the closest scope or profile, if being outside of all matters; `choice`, if there are profiles."""
 
     scope: ScopeVerdict | None
-    choice: Choice | None = None
+    choice: ChosenProfile | None = None
 
 
-def choice_of(customization: Customization, profile: str, support: Support | None = None) -> Choice:
+def choice_of(customization: Customization, profile: str, support: Support | None = None) -> ChosenProfile:
     """Return what a profile, or "base", stands for."""
-    return Choice(customization.name, profile, customization.blend(profile), support)
+    return ChosenProfile(customization.name, profile, customization.blend(profile), support)
 
 
 class QueryGate:

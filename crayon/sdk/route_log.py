@@ -16,19 +16,19 @@ if TYPE_CHECKING:
     from crayon.router.decide import CalibratedGate
     from crayon.router.hardness import HardnessGate
     from crayon.router.scope import ScopeVerdict
-    from crayon.sdk.query_gate import Choice
+    from crayon.sdk.query_gate import ChosenProfile
 
 logger = logging.getLogger("crayon.sdk")
 
 
 @dataclass(slots=True)
-class Ledger:
+class RouteLog:
     """Decisions and failures in order, and what they cost; the last decision is the one in force."""
 
     request_id: str
     server: str | None = None
     last_profile: str | None = None
-    choice: Choice | None = None
+    choice: ChosenProfile | None = None
     privacy: PrivacyReport | None = None
     decisions: list[Decision] = field(default_factory=list)
     failures: dict[Source, CrayonError] = field(default_factory=dict)

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from crayon.router.conditions import Measured
     from crayon.sdk.budget_guard import BudgetStatus
     from crayon.sdk.engines import Engines
-    from crayon.sdk.usage import Accounts
+    from crayon.sdk.usage import UsageTracker
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ class ClientStatus:
     endpoints: tuple[EndpointStatus, ...] = ()
 
 
-def client_status(engines: Engines, accounts: Accounts) -> ClientStatus:
+def client_status(engines: Engines, tracker: UsageTracker) -> ClientStatus:
     """Return how a client stands.
 
     Raises:
@@ -55,9 +55,9 @@ def client_status(engines: Engines, accounts: Accounts) -> ClientStatus:
     return ClientStatus(
         server=engines.server_address,
         breaker=_breaker(engines.breaker),
-        budget=accounts.spending.status(),
-        measured=accounts.meters.read(),
-        weighed=accounts.weighed,
+        budget=tracker.budget_guard.status(),
+        measured=tracker.meters.read(),
+        weighed=tracker.weighed,
         endpoints=engines.endpoints,
     )
 

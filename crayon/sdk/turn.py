@@ -26,7 +26,7 @@ from crayon.privacy.redaction import Restorer
 from crayon.router.hardness import HardnessGate, Verdict, choice_gate
 from crayon.sdk.actions import Done, Embed, Emit, Fail, Generate, Read
 from crayon.sdk.device_failures import is_devices_own
-from crayon.sdk.route_log import Ledger
+from crayon.sdk.route_log import RouteLog
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from crayon.router.scope import ScopeVerdict
     from crayon.sdk.actions import Action
     from crayon.sdk.options import Call
-    from crayon.sdk.query_gate import Choice
+    from crayon.sdk.query_gate import ChosenProfile
 
 # While the device can still stand in, the server must show its first token within this share of the time left; the
 # rest is kept for the device. After its first token it has all of it.
@@ -69,7 +69,7 @@ class Turn:
         *,
         scoped: bool = False,
         choosing: bool = False,
-        choice: Choice | None = None,
+        choice: ChosenProfile | None = None,
         hardness: Hardness | None = None,
         calibrated: CalibratedRouter | None = None,
         gate: Callable[[Hardness], HardnessGate | None] = HardnessGate,
@@ -91,7 +91,7 @@ class Turn:
         self._t0 = clock()
         self.deadline = None if call.timeout is None else self._t0 + call.timeout
         report = call.screened.report if call.screened else None
-        self.ledger = Ledger(new_request_id(), server, call.last_profile, choice, report)
+        self.route_log = RouteLog(new_request_id(), server, call.last_profile, choice, report)
         self._attempts = 0
         self._attempt: Attempt | None = None
         self._text: list[str] = []
@@ -115,10 +115,10 @@ class Turn:
     @property
     def route(self) -> Route | None:
         """The report, once text was shown or the answer has ended, so that it is not taken back."""
-        decision, attempt = self.ledger.last, self._attempt
+        decision, attempt = self.route_log.last, self._attempt
         if decision is None or attempt is None or not (self._text or self._finished):
             return None
-        return self.ledger.route(decision, attempt.started.blend if attempt.started else None)
+        return self.route_log.route(decision, attempt.started.blend if attempt.started else None)
 
     # -- events
 
@@ -130,37 +130,37 @@ class Turn:
         ruled = self._rule() if self.call.allowed.gated else None
         if ruled is not None:
             return ruled
-        self.ledger.decide(first, reason)
+        self.route_log.decide(first, reason)
         return self._run(first, gated=self.call.allowed.gated)
 
     def begin_without_device(self, error: CrayonError) -> Action:
         """Start where the device's model could not be opened, so that the server, which is allowed to, answers."""
-        self.ledger.failures[Source.DEVICE] = error
-        self.ledger.decide(Source.SERVER, Reason.DEVICE_FAILED)
+        self.route_log.failures[Source.DEVICE] = error
+        self.route_log.decide(Source.SERVER, Reason.DEVICE_FAILED)
         return self._run(Source.SERVER)
 
-    def embedded(self, verdict: ScopeVerdict | None, encode_ms: float, choice: Choice | None = None) -> Action:
+    def embedded(self, verdict: ScopeVerdict | None, encode_ms: float, choice: ChosenProfile | None = None) -> Action:
         """Take in the verdict on the query: where it belongs, and what the device would answer with."""
-        self.ledger.encode_ms, self._choosing = encode_ms, False
+        self.route_log.encode_ms, self._choosing = encode_ms, False
         if choice:
-            self.ledger.choice = choice.for_text() if self.call.wants_text else choice
+            self.route_log.choice = choice.for_text() if self.call.wants_text else choice
         if self._waiting is not None or verdict is None:
             gated, self._waiting = bool(self._waiting), None
             return self._run(Source.DEVICE, gated=gated)
-        self.ledger.scope = verdict
+        self.route_log.scope = verdict
         ruled = self._rule()
         if ruled is not None:
             return ruled
         source = Source.DEVICE if verdict.inside else Source.SERVER
         reason = Reason.IN_SCOPE if verdict.inside else Reason.OUT_OF_SCOPE
-        self.ledger.decide(source, reason, verdict.score, verdict.threshold)
+        self.route_log.decide(source, reason, verdict.score, verdict.threshold)
         return self._run(source, gated=verdict.inside)
 
     def begun(self) -> Action:
         """Take in that the engine accepted the request."""
         attempt = self._running()
         if attempt.source is Source.SERVER:
-            self.ledger.bytes_sent += self._request_bytes(attempt.request)
+            self.route_log.bytes_sent += self._request_bytes(attempt.request)
         return self._read()
 
     def received(self, event: Event) -> Action:
@@ -206,12 +206,12 @@ class Turn:
         if self._text or not self._may_fall_back(source, error):
             return Fail(self._final(source, error))
         self._discard()
-        self.ledger.failures[source] = error
+        self.route_log.failures[source] = error
         if source is Source.DEVICE:
-            self.ledger.decide(Source.SERVER, Reason.DEVICE_FAILED)
+            self.route_log.decide(Source.SERVER, Reason.DEVICE_FAILED)
             return self._run(Source.SERVER)
-        before = self.ledger.last
-        self.ledger.decide(
+        before = self.route_log.last
+        self.route_log.decide(
             Source.DEVICE,
             Reason.SERVER_FAILED,
             before.score if before else None,
@@ -224,7 +224,7 @@ class Turn:
         self._attempt = None
         if not self._may_stand_in(Source.DEVICE):
             return Fail(self._final(Source.SERVER, error))
-        self.ledger.decide(Source.DEVICE, Reason.BUDGET)
+        self.route_log.decide(Source.DEVICE, Reason.BUDGET)
         return self._run(Source.DEVICE)
 
     # -- the calibration, and the hardness gate
@@ -238,12 +238,12 @@ class Turn:
         if ruling.source is None:
             self._ruled = True
             return None
-        self.ledger.decide(ruling.source, ruling.reason, ruling.score, ruling.threshold)
+        self.route_log.decide(ruling.source, ruling.reason, ruling.score, ruling.threshold)
         return self._run(ruling.source)
 
     @property
     def _place(self) -> tuple[ScopeVerdict | None, str | None]:
-        return self.ledger.scope, self.ledger.choice.profile if self.ledger.choice else None
+        return self.route_log.scope, self.route_log.choice.profile if self.route_log.choice else None
 
     def _new_gate(self) -> HardnessGate | CalibratedGate | None:
         router = self._router
@@ -264,7 +264,7 @@ class Turn:
     @property
     def _support(self) -> Support | None:
         """What the samples say of the query, on the device."""
-        return self.ledger.choice.support if self.ledger.choice else None
+        return self.route_log.choice.support if self.route_log.choice else None
 
     @property
     def _closed(self) -> bool:
@@ -272,12 +272,12 @@ class Turn:
 
     def _shorter(self, error: CrayonError) -> Action | None:
         """Go on without examples where the query does not fit the context beside them."""
-        attempt, choice = self._attempt, self.ledger.choice
+        attempt, choice = self._attempt, self.route_log.choice
         if not isinstance(error, PromptTooLongError) or attempt is None or attempt.source is not Source.DEVICE:
             return None
         if choice is None or choice.support is None or not choice.support.turns or self._late():
             return None
-        self.ledger.choice = replace(choice, support=choice.support.without_turns())
+        self.route_log.choice = replace(choice, support=choice.support.without_turns())
         return self._run(Source.DEVICE, gated=attempt.gate is not None)
 
     def _weigh(self, attempt: Attempt, gate: HardnessGate | CalibratedGate, delta: Delta) -> Action:
@@ -294,20 +294,20 @@ class Turn:
         if gate.verdict is Verdict.HOLD:
             return self._read()
         attempt.gate = None
-        self.ledger.holdback_ms = attempt.held_ms(self._clock)
+        self.route_log.holdback_ms = attempt.held_ms(self._clock)
         threshold = gate.threshold
         if gate.verdict is Verdict.ESCALATE:
             self._discard()
-            self.ledger.decide(Source.SERVER, Reason.UNSURE, gate.score, threshold, gate)
+            self.route_log.decide(Source.SERVER, Reason.UNSURE, gate.score, threshold, gate)
             return self._run(Source.SERVER)
-        if self.ledger.scope is None:
-            self.ledger.decide(Source.DEVICE, Reason.CONFIDENT, gate.score, threshold, gate)
+        if self.route_log.scope is None:
+            self.route_log.decide(Source.DEVICE, Reason.CONFIDENT, gate.score, threshold, gate)
         return self._show("".join(attempt.held))
 
     def _discard(self) -> None:
         """Forget the running attempt; the caller never saw its text."""
         if self._attempt is not None and self._attempt.source is Source.DEVICE:
-            self.ledger.discarded_tokens += self._attempt.tokens
+            self.route_log.discarded_tokens += self._attempt.tokens
         self._attempt = None
 
     # -- steps
@@ -326,12 +326,12 @@ class Turn:
         if source is Source.SERVER and self._may_stand_in(Source.DEVICE) and self.deadline is not None:
             first_by = now + FIRST_TOKEN_SHARE * (self.deadline - now)
         # A blend belongs to the device's pool; a server gets one only if it alone may answer and the caller named it.
-        blend = self.ledger.choice.blend if self.ledger.choice else self.call.blend
+        blend = self.route_log.choice.blend if self.route_log.choice else self.call.blend
         if source is Source.SERVER and not (self.call.allowed.sources == (source,) and self._named):
             blend = None
         self._attempts += 1
         gate = self._new_gate() if gated else None
-        request_id = self.ledger.request_id
+        request_id = self.route_log.request_id
         # The device sees the original; a server, what was let through.
         given = self.call.screened if source is Source.SERVER and self.call.screened else self.call
         support = self._support if source is Source.DEVICE else None
@@ -403,7 +403,7 @@ class Turn:
         return self.deadline is not None and self._clock() >= self.deadline
 
     def _may_stand_in(self, other: Source) -> bool:
-        return other in self.call.allowed.sources and other not in self.ledger.failures
+        return other in self.call.allowed.sources and other not in self.route_log.failures
 
     def _may_fall_back(self, source: Source, error: CrayonError) -> bool:
         if self._late():
@@ -414,7 +414,7 @@ class Turn:
 
     def _final(self, source: Source, error: CrayonError) -> CrayonError:
         """Return the error to raise; its partial text is exactly what the caller was shown."""
-        self.ledger.explain(error)
+        self.route_log.explain(error)
         if isinstance(error, DeadlineExceededError | ServerInterruptedError):
             error.partial = self.text
         elif self._text and source is Source.SERVER and not isinstance(error, EngineClosedError):

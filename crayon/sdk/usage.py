@@ -25,7 +25,7 @@ from crayon.router.budget import Budget, Cost
 from crayon.router.circumstances import Circumstances, is_foreign, least_tokens, likely_tokens, under
 from crayon.router.conditions import Conditions, weigh
 from crayon.router.language import possible_languages
-from crayon.sdk.budget_guard import Spending
+from crayon.sdk.budget_guard import BudgetGuard
 from crayon.sdk.budget_store import BudgetStore
 from crayon.sdk.speed_meters import Meters
 
@@ -48,7 +48,7 @@ NOT_TAKEN = (ServerUnavailableError, ServerRejectedError, OverloadedError, Inval
 LOST = (ServerUnavailableError, ServerInterruptedError, DeadlineExceededError)
 
 
-class Accounts:
+class UsageTracker:
     """Budget, meters and circumstances of one client, for any thread.
 
     Args:
@@ -67,7 +67,7 @@ class Accounts:
             raise InvalidRequestError("conditions", f"must be Conditions or None, not {type(conditions).__name__}")
         self._engines = engines
         self._conditions = conditions or Conditions()
-        self.spending = Spending(budget, BudgetStore())
+        self.budget_guard = BudgetGuard(budget, BudgetStore())
         self.meters = Meters(slowdown=lambda: here().slowdown())
         self.weighed: Reason | None = None
         """What the conditions said last."""
@@ -80,7 +80,7 @@ class Accounts:
         Raises:
             BudgetError: it is used up, and only the server may answer.
         """
-        left = self.spending.status() if Source.SERVER in allowed.sources else None
+        left = self.budget_guard.status() if Source.SERVER in allowed.sources else None
         return allowed if left is None else under(allowed, Circumstances(limit=left.limit, problem=left.problem))
 
     def fitting(self, call: Call) -> Allowed:
@@ -141,7 +141,7 @@ class Accounts:
         reserved = None
         if source is Source.SERVER:
             answer_tokens = 1 if isinstance(request, ScoreRequest) else request.sampling.max_tokens
-            reserved = self.spending.reserve(Cost(likely_tokens(_sent_characters(request)), answer_tokens))
+            reserved = self.budget_guard.reserve(Cost(likely_tokens(_sent_characters(request)), answer_tokens))
         return Account(self, source, reserved, counted=counted)
 
     def paid(self, source: Source, request: ScoreRequest | EncodeRequest, start: Callable[[Any], Work]) -> Work:
@@ -150,17 +150,17 @@ class Accounts:
         Raises:
             BudgetError: as `open`.
         """
-        if source is Source.DEVICE or self.spending.budget is None:
+        if source is Source.DEVICE or self.budget_guard.budget is None:
             return start(request)
-        reserved = self.spending.reserve(Cost(likely_tokens(_sent_characters(request)), 0))
+        reserved = self.budget_guard.reserve(Cost(likely_tokens(_sent_characters(request)), 0))
         if reserved is None:
             return start(request)
         try:
             future = start(request)
         except CrayonError:
-            self.spending.settle(reserved, None)
+            self.budget_guard.settle(reserved, None)
             raise
-        future.add_done_callback(lambda done: self.spending.settle(reserved, _result_cost(done, reserved)))
+        future.add_done_callback(lambda done: self.budget_guard.settle(reserved, _result_cost(done, reserved)))
         return future
 
 
@@ -178,8 +178,8 @@ class _Seen:
 class Account:
     """One request at one engine: sees its events, and is closed once."""
 
-    def __init__(self, accounts: Accounts, source: Source, reserved: Reserved | None, *, counted: bool) -> None:
-        self._accounts = accounts
+    def __init__(self, tracker: UsageTracker, source: Source, reserved: Reserved | None, *, counted: bool) -> None:
+        self._accounts = tracker
         self.source = source
         self._reserved = reserved
         self.sent = False
@@ -189,7 +189,7 @@ class Account:
         self._seen = _Seen()
         self._lock = threading.Lock()
         self._closed = False
-        self._beside = accounts.meters.device_begins() if source is Source.DEVICE else 0
+        self._beside = tracker.meters.device_begins() if source is Source.DEVICE else 0
 
     def saw(self, event: Event) -> None:
         """Take in an event as it comes."""
@@ -214,12 +214,12 @@ class Account:
             if self._closed:
                 return None
             self._closed = True
-        seen, spending = self._seen, self._accounts.spending
+        seen, budget_guard = self._seen, self._accounts.budget_guard
         if self.source is Source.DEVICE:
             self._accounts.meters.device_ends(seen.finished, self._beside)
-            return spending.keep if answered and not self._counted else None
+            return budget_guard.keep if answered and not self._counted else None
         self._measure(error)
-        return None if self._reserved is None else partial(spending.settle, self._reserved, self._cost(error))
+        return None if self._reserved is None else partial(budget_guard.settle, self._reserved, self._cost(error))
 
     def _measure(self, error: CrayonError | None) -> None:
         seen, meters, begin = self._seen, self._accounts.meters, self._begin

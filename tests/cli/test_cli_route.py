@@ -14,7 +14,7 @@ from crayon.cli.shared.client import budget_of, conditions_of
 from crayon.config import BudgetSettings, ConditionsSettings, load
 from crayon.router.budget import Budget, Cost
 from crayon.router.conditions import Conditions
-from crayon.sdk.budget_guard import Spending
+from crayon.sdk.budget_guard import BudgetGuard
 from crayon.sdk.budget_store import BudgetStore
 from crayon.server.engines.echo import EchoEngine
 
@@ -46,7 +46,7 @@ def test_without_server_and_budget_it_says_so_and_leaves_no_file(runner: CliRunn
 
 
 def test_what_is_left_of_the_budget(runner: CliRunner, state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    Spending(Budget(tokens_per_day=100), BudgetStore()).reserve(Cost(10, 20))
+    BudgetGuard(Budget(tokens_per_day=100), BudgetStore()).reserve(Cost(10, 20))
     monkeypatch.setenv("CRAYON_BUDGET__TOKENS_PER_DAY", "100")
     monkeypatch.setenv("CRAYON_BUDGET__SHARE", "0.5")
     text = status(runner)

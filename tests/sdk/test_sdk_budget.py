@@ -37,7 +37,7 @@ from crayon.engine import ContinuationScore, Finished, ScoreResult
 from crayon.errors import ServerUnavailableError
 from crayon.router.budget import Cost
 from crayon.sdk import budget_store
-from crayon.sdk.budget_guard import Spending
+from crayon.sdk.budget_guard import BudgetGuard
 from crayon.sdk.budget_store import BudgetStore
 
 TOKENS = Budget(tokens_per_day=1000, money_per_day=1.0, prompt_price=1000.0, answer_price=2000.0)
@@ -154,7 +154,7 @@ def test_a_budget_used_up_by_another_query_meanwhile_leads_back_to_the_device(sd
     device.scripts = [answer("no no no no", UNSURE), answer("best I can")]
     client = sdk.make(device, server, budget=Budget(tokens_per_day=10))
     stream = client.stream("hi")  # the budget looks untouched now
-    Spending(Budget(tokens_per_day=10), BudgetStore()).reserve(Cost(10, 10))
+    BudgetGuard(Budget(tokens_per_day=10), BudgetStore()).reserve(Cost(10, 10))
     sdk.read(stream)
     route = stream.completion.route
     assert (stream.text, route.reason, route.bytes_sent) == ("best I can", Reason.BUDGET, 0)
@@ -164,7 +164,7 @@ def test_a_budget_used_up_by_another_query_meanwhile_leads_back_to_the_device(sd
 def test_the_only_server_refuses_where_the_budget_was_used_up_meanwhile(sdk):
     server = FakeServer("large")
     stream = sdk.make(None, server, budget=Budget(tokens_per_day=10)).stream("hi")
-    Spending(Budget(tokens_per_day=10), BudgetStore()).reserve(Cost(10, 10))
+    BudgetGuard(Budget(tokens_per_day=10), BudgetStore()).reserve(Cost(10, 10))
     with pytest.raises(BudgetError):
         sdk.read(stream)
     with pytest.raises(BudgetError):
@@ -173,13 +173,13 @@ def test_the_only_server_refuses_where_the_budget_was_used_up_meanwhile(sdk):
 
 
 def test_threads_at_once_overspend_by_one_request_at_most():
-    spending = Spending(Budget(tokens_per_day=100), BudgetStore())
+    budget_guard = BudgetGuard(Budget(tokens_per_day=100), BudgetStore())
     let_through, go = [], threading.Barrier(8)
 
     def reserve():
         go.wait(30)
         with contextlib.suppress(BudgetError):
-            let_through.append(spending.reserve(Cost(10, 30)))
+            let_through.append(budget_guard.reserve(Cost(10, 30)))
 
     threads = [threading.Thread(target=reserve) for _ in range(8)]
     for thread in threads:
@@ -194,10 +194,10 @@ def test_two_processes_lose_no_charge(folder):
     code = (
         "from crayon.router.budget import Budget, Cost\n"
         "from crayon.sdk.budget_store import BudgetStore\n"
-        "from crayon.sdk.budget_guard import Spending\n"
-        "spending = Spending(Budget(tokens_per_day=10**6), BudgetStore())\n"
+        "from crayon.sdk.budget_guard import BudgetGuard\n"
+        "guard = BudgetGuard(Budget(tokens_per_day=10**6), BudgetStore())\n"
         "for _ in range(20):\n"
-        "    spending.settle(spending.reserve(Cost(5, 100)), Cost(5, 2))\n"
+        "    guard.settle(guard.reserve(Cost(5, 100)), Cost(5, 2))\n"
     )
     running = [subprocess.Popen([sys.executable, "-c", code]) for _ in range(2)]
     assert [process.wait(120) for process in running] == [0, 0]
@@ -209,14 +209,14 @@ async def test_a_task_cancelled_while_the_budget_is_asked_sends_nothing_and_cost
     from crayon import AsyncCrayon
 
     asked, go, server = threading.Event(), threading.Event(), FakeServer("large")
-    reserve = Spending.reserve
+    reserve = BudgetGuard.reserve
 
     def slow(self, most):
         asked.set()
         go.wait(30)
         return reserve(self, most)
 
-    monkeypatch.setattr(Spending, "reserve", slow)
+    monkeypatch.setattr(BudgetGuard, "reserve", slow)
     task = asyncio.create_task(AsyncCrayon(None, server, budget=TOKENS).ask("hi"))
     await asyncio.to_thread(asked.wait, 30)
     task.cancel()
@@ -381,10 +381,10 @@ def test_a_file_that_may_not_grow_sends_nothing(folder):
         "from crayon.errors import BudgetError\n"
         "from crayon.router.budget import Budget, Cost\n"
         "from crayon.sdk.budget_store import BudgetStore\n"
-        "from crayon.sdk.budget_guard import Spending\n"
+        "from crayon.sdk.budget_guard import BudgetGuard\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (10, 10))\n"
         "try:\n"
-        "    Spending(Budget(tokens_per_day=100), BudgetStore()).reserve(Cost(1, 1))\n"
+        "    BudgetGuard(Budget(tokens_per_day=100), BudgetStore()).reserve(Cost(1, 1))\n"
         "except BudgetError as error:\n"
         "    print(error)\n"
     )

@@ -14,7 +14,7 @@ from crayon import Blend, Crayon, InvalidRequestError, Message, PromptTooLongErr
 from crayon.customising.support import Support
 from crayon.engine import ContinuationScore, EverydayStates, ModelInfo, ScoreResult
 from crayon.sdk import customizations
-from crayon.sdk.query_gate import Choice
+from crayon.sdk.query_gate import ChosenProfile
 
 ANSWERS = ("red", "green")
 GREEN, RED = "which colour has thing 21", "which colour has thing 22"
@@ -128,9 +128,11 @@ def test_free_asks_for_a_text_without_what_would_make_it_a_label(sdk, tmp_path, 
     blend = Blend("pool@0", (0.0, 1.0))
     turns = (Message("user", RED), Message("assistant", "red"))
     label, text = Support(turns, answers=ANSWERS, odds=(0.0, 0.0)), Support(turns)
-    assert Choice("mine", "mine", blend, label).for_text() == Choice("mine", "mine", None)
-    assert Choice("mine", "mine", blend, replace(label, turns=())).for_text() == Choice("mine", "mine", blend)
-    assert Choice("mine", "mine", blend, text).for_text() == Choice("mine", "mine", blend, text), (
+    assert ChosenProfile("mine", "mine", blend, label).for_text() == ChosenProfile("mine", "mine", None)
+    assert ChosenProfile("mine", "mine", blend, replace(label, turns=())).for_text() == ChosenProfile(
+        "mine", "mine", blend
+    )
+    assert ChosenProfile("mine", "mine", blend, text).for_text() == ChosenProfile("mine", "mine", blend, text), (
         "examples of texts stay"
     )
 

@@ -89,7 +89,7 @@ def test_another_language_goes_to_the_server_and_an_unknown_one_stays(sdk):
 
 def speedy(sdk, device, server, measured, **options):
     client = sdk.make(device, server, conditions=Conditions(speed=True, **options))
-    client._core.accounts.meters.read = lambda: measured
+    client._core.tracker.meters.read = lambda: measured
     return client
 
 

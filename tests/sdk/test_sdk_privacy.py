@@ -276,7 +276,7 @@ def test_no_other_reason_sends_what_must_stay(sdk, why, called, monkeypatch, tmp
     options, reason = SENDING[why]
     device, server = both()
     client = sdk.make(None if called == "encode" else device, server, **options)
-    client._core.accounts.meters.read = lambda: SLOW
+    client._core.tracker.meters.read = lambda: SLOW
     got = call_by(sdk, client, called, HARMLESS)
     assert HARMLESS in sent(server)
     if called in {"ask", "chat", "choose"}:

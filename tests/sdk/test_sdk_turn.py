@@ -22,7 +22,7 @@ from crayon.router import Hardness, ScopeVerdict, allowed_sources
 from crayon.sampling import Sampling
 from crayon.sdk.actions import Done, Embed, Emit, Fail, Generate, Read
 from crayon.sdk.options import Call
-from crayon.sdk.query_gate import Choice
+from crayon.sdk.query_gate import ChosenProfile
 from crayon.sdk.turn import FIRST_TOKEN_SHARE, Turn
 
 FINISHED = Finished(FinishReason.STOP, Usage(), Timings())
@@ -163,14 +163,14 @@ STEPS = st.lists(
 )
 
 
-WEIGHED = Choice("custom", "p", Blend("pool", (0.5,)))
-PLAIN = Choice("custom", "base", None)
+WEIGHED = ChosenProfile("custom", "p", Blend("pool", (0.5,)))
+PLAIN = ChosenProfile("custom", "base", None)
 
 
 def embedding(turn, scoped, choosing):
     """What the device's embedding leads to."""
     assert turn.call.allowed.gated or choosing
-    assert turn.ledger.choice is None, "a query is embedded once"
+    assert turn.route_log.choice is None, "a query is embedded once"
     if scoped == "broken":
         return turn.failed(EngineError("no embedding"))
     inside = scoped != "outside"
@@ -198,7 +198,7 @@ def play(turn, clock, steps, starts, scoped, *, choosing=False):
                 action = embedding(turn, scoped, choosing)
             case Generate():
                 on_device = action.source is Source.DEVICE
-                assert action.request.blend == (turn.ledger.choice.blend if choosing and on_device else None)
+                assert action.request.blend == (turn.route_log.choice.blend if choosing and on_device else None)
                 assert not emitted, "never a silent switch"
                 attempts.append(action.source)
                 held = 0
@@ -239,7 +239,7 @@ def test_promises_hold_whatever_happens(steps, starts, mode, private, scoped, ga
     shown = "".join(piece.text for piece in emitted)
     if mode is Mode.ONLY_ON_DEVICE or private:
         assert Source.SERVER not in attempts
-        assert turn.ledger.bytes_sent == 0
+        assert turn.route_log.bytes_sent == 0
     if mode is Mode.ONLY_ON_SERVER:
         assert Source.DEVICE not in attempts
     assert len({piece.source for piece in emitted}) <= 1

@@ -47,12 +47,12 @@ def status(
     """
     from crayon.cli.shared.client import budget_of, server_status
     from crayon.machine import battery
-    from crayon.sdk.budget_guard import Spending
+    from crayon.sdk.budget_guard import BudgetGuard
     from crayon.sdk.budget_store import BudgetStore
 
     settings = options.load_settings(options.server_flags(server, tls, ca_file, token_file))
     store = BudgetStore()
-    left = Spending(budget_of(settings.budget), store).status()
+    left = BudgetGuard(budget_of(settings.budget), store).status()
     address = settings.server.address
     found = None if address is None else server_status(settings.server, SERVER_SECONDS)
     power = battery()

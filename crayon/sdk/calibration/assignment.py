@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class Assignment:
     """Where a query belongs: its closest profile, and its scope score minus the profile's threshold.
 
     `own`: whether it is of the profile's task; None if nobody said so.
@@ -40,8 +40,8 @@ def places_of(
     kept: Sequence[Sample],
     samples: Sequence[Sample],
     others: Sequence[Sample] = (),
-) -> tuple[list[Place], list[Place], dict[str, str | None]]:
-    """Return the places of the samples and of the others, and the profile of every question but the others'.
+) -> tuple[list[Assignment], list[Assignment], dict[str, str | None]]:
+    """Return the assignments of the samples and of the others, and the profile of every question but the others'.
 
     A kept sample, one that the customisation was made from, is judged by the others of its profile.
 
@@ -49,7 +49,7 @@ def places_of(
         InvalidRequestError: the customisation cannot tell its queries from others.
     """
     if customization is None:
-        return [Place(None, 0.0)] * len(samples), [], {sample.question: None for sample in samples}
+        return [Assignment(None, 0.0)] * len(samples), [], {sample.question: None for sample in samples}
     if not customization.scoped:
         raise InvalidRequestError("customization", "cannot tell its queries from others, so it cannot be calibrated")
     pool = pool_for(customization, calls.engine)
@@ -57,23 +57,23 @@ def places_of(
     new, foreign, own = np.split(vectors, [len(samples), len(samples) + len(others)])
     gate = ScopeGate([profile.scope() for profile in customization.profiles])
 
-    def judged(vector: NDArray[np.float32], own: bool | None) -> Place:  # noqa: FBT001 # as in `Place`
+    def judged(vector: NDArray[np.float32], own: bool | None) -> Assignment:  # noqa: FBT001 # as in `Assignment`
         verdict = gate.judge(vector)
-        return Place(verdict.name, verdict.score - verdict.threshold, own)
+        return Assignment(verdict.name, verdict.score - verdict.threshold, own)
 
     most = len(customization.profiles)
     parts = np.zeros(len(kept), np.intp) if pool is None or not kept else split(own, pool.keys, most)
     left_out = _left_out(customization, kept, own, parts)
     found = [left_out.get(sample.question) or judged(vector, None) for sample, vector in zip(samples, new, strict=True)]
-    homes = {question: place.profile for question, place in left_out.items()}
-    homes |= {sample.question: place.profile for sample, place in zip(samples, found, strict=True)}
+    homes = {question: assignment.profile for question, assignment in left_out.items()}
+    homes |= {sample.question: assignment.profile for sample, assignment in zip(samples, found, strict=True)}
     return found, [judged(vector, own=False) for vector in foreign], homes
 
 
 def _left_out(
     customization: Customization, kept: Sequence[Sample], vectors: NDArray[np.float32], parts: NDArray[np.intp]
-) -> dict[str, Place]:
-    """Return the places of the samples that the profiles were made from, each left out of its profile's centre."""
+) -> dict[str, Assignment]:
+    """Return the assignments of the samples that the profiles were made from, each left out of its profile's centre."""
     if not kept:
         return {}
     counts = np.bincount(parts, minlength=len(customization.profiles)).tolist()
@@ -83,5 +83,5 @@ def _left_out(
     for i, sample in enumerate(kept):
         profile = customization.profiles[int(parts[i])]
         score = left_out_score(vectors, parts, i)
-        found[sample.question] = Place(profile.name, score - profile.threshold, own=True)
+        found[sample.question] = Assignment(profile.name, score - profile.threshold, own=True)
     return found

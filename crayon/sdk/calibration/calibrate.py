@@ -16,7 +16,7 @@ from crayon.router.record import CalibrationRecord
 from crayon.router.rules import MIN_OWN
 from crayon.sdk.calibration.assignment import places_of
 from crayon.sdk.calibration.binding import binding_of, server_model_of
-from crayon.sdk.calibration.labelling import asked, device_says, same_text, server_says, signal_of
+from crayon.sdk.calibration.labelling import asked, device_answer, same_text, server_answer, signal_of
 from crayon.text_form import same_key
 
 if TYPE_CHECKING:
@@ -30,9 +30,9 @@ if TYPE_CHECKING:
     from crayon.engine import Engine
     from crayon.router.calibration import Calibration
     from crayon.router.targets import Target
-    from crayon.sdk.calibration.assignment import Place
-    from crayon.sdk.calibration.labelling import Asking, Said
-    from crayon.sdk.usage import Accounts
+    from crayon.sdk.calibration.assignment import Assignment
+    from crayon.sdk.calibration.labelling import Asking, SideAnswer
+    from crayon.sdk.usage import UsageTracker
 
     Progress = Callable[[str, int, int], None]
 
@@ -42,7 +42,7 @@ def make_calibration(
     server: Engine | None,
     samples: Sequence[Sample],
     asking: Asking,
-    accounts: Accounts,
+    tracker: UsageTracker,
     *,
     customization: Customization | None = None,
     kept: Sequence[Sample] = (),
@@ -60,7 +60,7 @@ def make_calibration(
         server: who is asked too, and what is sent to: the caller has agreed to that. None: nobody is.
         samples: what is asked; those without an answer are left out, but for traffic.
         asking: how.
-        accounts: where what the server is asked is charged.
+        tracker: where what the server is asked is charged.
         customization: whose profiles answer.
         kept: the samples that it was made from, each judged and answered by the others.
         material: the same with their embeddings, where the customisation answers with them.
@@ -86,26 +86,37 @@ def make_calibration(
         raise InvalidRequestError("samples", "none has an answer, so nobody can be judged by them; give samples with")
     model = None if server is None else server.models()[0]
     foreign = [sample for sample in others if sample.answer is not None]
-    places, theirs_at, homes = places_of(calls, customization, kept, usable, foreign)
+    assignments, theirs_at, homes = places_of(calls, customization, kept, usable, foreign)
     supports = profile_supports(customization, material) if customization else {}
     closed = {name: support.evidence.answers for name, support in supports.items()}
-    choices = _choices(usable, places, [*kept, *samples], homes, closed)
+    choices = _choices(usable, assignments, [*kept, *samples], homes, closed)
     signal = signal_of(any(choices))
-    usable, places, choices = [*usable, *foreign], [*places, *theirs_at], [*choices, *_choices_of_others(foreign)]
+    usable, assignments, choices = (
+        [*usable, *foreign],
+        [*assignments, *theirs_at],
+        [*choices, *_choices_of_others(foreign)],
+    )
     said, too_long = _ask_device(
-        calls, asking, usable, places, choices, customization, _Supports(calls, customization, supports, kept), progress
+        calls,
+        asking,
+        usable,
+        assignments,
+        choices,
+        customization,
+        _Supports(calls, customization, supports, kept),
+        progress,
     )
     left = [i for i, one in enumerate(said) if one is not None]
-    usable, places, choices = [usable[i] for i in left], [places[i] for i in left], [choices[i] for i in left]
+    usable, assignments, choices = [usable[i] for i in left], [assignments[i] for i in left], [choices[i] for i in left]
     answers = [one for one in said if one is not None]
     theirs: dict[int, str] = {}
     if server is not None:
         system = [asking.system.content] if asking.system else []
         sent = [i for i, sample in enumerate(usable) if may_send([*system, sample.question, *choices[i]])]
         questions = [(usable[i].question, choices[i]) for i in sent]
-        theirs = dict(zip(sent, _ask_server(server, accounts, asking, questions, progress), strict=True))
+        theirs = dict(zip(sent, _ask_server(server, tracker, asking, questions, progress), strict=True))
     cases = []
-    for i, (sample, place, one) in enumerate(zip(usable, places, answers, strict=True)):
+    for i, (sample, assignment, one) in enumerate(zip(usable, assignments, answers, strict=True)):
         other = theirs.get(i)
         truth = other if traffic else sample.answer
         if truth is None:
@@ -113,12 +124,12 @@ def make_calibration(
         same = _equal if choices[i] else same_text
         cases.append(
             Case(
-                profile=place.profile,
-                inside_score=place.inside,
-                sure=one.sure if _tells(place, signal, signal_of(bool(choices[i]))) else None,
+                profile=assignment.profile,
+                inside_score=assignment.inside,
+                sure=one.sure if _tells(assignment, signal, signal_of(bool(choices[i]))) else None,
                 device_right=float(same(one.text, truth)),
                 server_right=None if other is None else float(same(other, truth)),
-                own=place.own,
+                own=assignment.own,
                 id=asked(sample.question),
             )
         )
@@ -146,7 +157,7 @@ def make_calibration(
 
 def _choices(
     samples: Sequence[Sample],
-    places: Sequence[Place],
+    assignments: Sequence[Assignment],
     labelled: Sequence[Sample],
     homes: Mapping[str, str | None],
     closed: Mapping[str, tuple[str, ...]],
@@ -158,11 +169,11 @@ def _choices(
     known = {sample.question: sample for sample in labelled if sample.answer is not None and sample.question in homes}
     labels = {
         name: closed_answers([sample for question, sample in known.items() if homes[question] == name])
-        for name in {place.profile for place in places}
+        for name in {assignment.profile for assignment in assignments}
     }
     found = [
-        closed.get(place.profile or "") or sample.choices or labels[place.profile]
-        for sample, place in zip(samples, places, strict=True)
+        closed.get(assignment.profile or "") or sample.choices or labels[assignment.profile]
+        for sample, assignment in zip(samples, assignments, strict=True)
     ]
     fits = all(
         choices and (sample.answer is None or same_key(sample.answer) in map(same_key, choices))
@@ -180,38 +191,40 @@ def _choices_of_others(others: Sequence[Sample]) -> list[tuple[str, ...]]:
     return [sample.choices or labels for sample in others]
 
 
-def _tells(place: Place, signal: str, own: str) -> bool:
+def _tells(assignment: Assignment, signal: str, own: str) -> bool:
     """Return whether a query's signal, `own`, says something of a profile's, which is called `signal`.
 
     Outside, a query is decided before the device decodes; and a margin is nothing to compare a log-probability with.
     """
-    return own == signal and (place.profile is None or place.inside >= 0)
+    return own == signal and (assignment.profile is None or assignment.inside >= 0)
 
 
 def _ask_device(
     calls: DeviceCalls,
     asking: Asking,
     samples: Sequence[Sample],
-    places: Sequence[Place],
+    assignments: Sequence[Assignment],
     choices: Sequence[Sequence[str]],
     customization: Customization | None,
     supports: _Supports,
     progress: Progress,
-) -> tuple[list[Said | None], int]:
+) -> tuple[list[SideAnswer | None], int]:
     """Return the device's answers, customised inside and plain outside; and how many did not fit."""
     blends = [
-        customization.blend(place.profile) if customization and place.profile and place.inside >= 0 else None
-        for place in places
+        customization.blend(assignment.profile)
+        if customization and assignment.profile and assignment.inside >= 0
+        else None
+        for assignment in assignments
     ]
     # By weights: what one blend has computed serves the next.
     order = sorted(range(len(samples)), key=lambda i: blends[i].weights if blends[i] else ())  # type: ignore[union-attr] # seen
-    found: list[Said | None] = [None] * len(samples)
+    found: list[SideAnswer | None] = [None] * len(samples)
     too_long = 0
     for done, i in enumerate(order):
         progress("device", done, len(samples))
         try:
-            support = supports.of(samples[i], places[i])
-            found[i] = device_says(calls, asking, samples[i].question, choices[i], blends[i], support)
+            support = supports.of(samples[i], assignments[i])
+            found[i] = device_answer(calls, asking, samples[i].question, choices[i], blends[i], support)
         except PromptTooLongError:
             too_long += 1
     progress("device", len(samples), len(samples))
@@ -233,20 +246,20 @@ class _Supports:
         self._numbers = {sample.question: number for number, sample in enumerate(kept)}
         self._pool = pool_for(customization, calls.engine) if customization and supports else None
 
-    def of(self, sample: Sample, place: Place) -> Support | None:
+    def of(self, sample: Sample, assignment: Assignment) -> Support | None:
         """Return the support of a query where it belongs; None outside, and where samples take no part."""
-        support = self._supports.get(place.profile or "") if place.inside >= 0 else None
+        support = self._supports.get(assignment.profile or "") if assignment.inside >= 0 else None
         if support is None:
             return None
         number = self._numbers.get(sample.question)
-        if number is not None and place.own:
+        if number is not None and assignment.own:
             return support.left_out(number)
         return support.of(self._calls.vectors(self._pool, [sample.question])[0][0] if support.looks else None)
 
 
 def _ask_server(
     server: Engine,
-    accounts: Accounts,
+    tracker: UsageTracker,
     asking: Asking,
     questions: Sequence[tuple[str, Sequence[str]]],
     progress: Progress,
@@ -258,7 +271,7 @@ def _ask_server(
         done += 1
         progress("server", done, len(questions))
 
-    return server_says(server, accounts, asking, questions, step)
+    return server_answer(server, tracker, asking, questions, step)
 
 
 def _equal(one: str, other: str) -> bool:

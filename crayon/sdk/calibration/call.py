@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from crayon.sampling import Sampling
     from crayon.sdk.customizations import CustomizationLike, Customizations, SamplesLike
     from crayon.sdk.engines import Engines
-    from crayon.sdk.usage import Accounts
+    from crayon.sdk.usage import UsageTracker
 
     # Told how many texts would be sent, and where to; False calls it off.
     Confirm = Callable[[int, str], bool]
@@ -57,7 +57,7 @@ def calibrate_call(
     call: CalibrateCall,
     engines: Engines,
     customizations: Customizations,
-    accounts: Accounts,
+    tracker: UsageTracker,
     *,
     system: Message | None,
     sampling: Sampling,
@@ -102,7 +102,7 @@ def calibrate_call(
             patience=call.patience,
             cancelled=call.cancelled,
         ),
-        accounts,
+        tracker,
         customization=custom,
         kept=kept,
         material=customizations.material(custom)[0] if custom is not None else None,

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from crayon.customising.support import Support
     from crayon.engine import Engine, Event, ScoreResult, Stream
     from crayon.sampling import Sampling
-    from crayon.sdk.usage import Accounts
+    from crayon.sdk.usage import UsageTracker
 
 # More would only wait in the server's queue.
 AT_ONCE = 4
@@ -54,7 +54,7 @@ class Asking:
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
+class SideAnswer:
     """An answer, and how sure the side was of it: `margin` of a choice, `mean_logprob` of a text."""
 
     text: str
@@ -71,14 +71,14 @@ def same_text(one: str, other: str) -> bool:
     return _plain(one) == _plain(other)
 
 
-def device_says(
+def device_answer(
     calls: DeviceCalls,
     asking: Asking,
     question: str,
     choices: Sequence[str],
     blend: Blend | None,
     support: Support | None = None,
-) -> Said:
+) -> SideAnswer:
     """Return the device's answer under a blend: among choices by their scores, else what it writes.
 
     `support` is what a customisation's samples say of the question.
@@ -92,17 +92,17 @@ def device_says(
         messages = support.before(messages)
     if not choices:
         text, signals = _read(calls.generate(messages, asking.sampling, blend), asking)
-        return Said(text, signal_value(DEFAULT_TEXT, Features(tokens=signals.features())))
+        return SideAnswer(text, signal_value(DEFAULT_TEXT, Features(tokens=signals.features())))
     # As `choose` compares them: the plain base was never taught where an answer ends.
     ended = blend is not None or support is not None
     scores = calls.score(messages, choices, blend, ended=ended).scores
     found = ranking(choices, scores, ended=ended, support=support)
-    return Said(choices[found.index], found.margin)
+    return SideAnswer(choices[found.index], found.margin)
 
 
-def server_says(
+def server_answer(
     engine: Engine,
-    accounts: Accounts,
+    tracker: UsageTracker,
     asking: Asking,
     questions: Sequence[tuple[str, Sequence[str]]],
     step: Callable[[], None],
@@ -111,7 +111,7 @@ def server_says(
 
     Args:
         engine: the connection.
-        accounts: where the requests are charged.
+        tracker: where the requests are charged.
         asking: how it is asked.
         questions: what it is asked.
         step: is called for each answer.
@@ -128,10 +128,10 @@ def server_says(
         if choices:
             messages = asking.messages(listed(question, choices))
             scored = ScoreRequest(messages=messages, continuations=tuple(choices), deadline=until)
-            return _Scoring(accounts.paid(Source.SERVER, scored, engine.score), choices, until)
+            return _Scoring(tracker.paid(Source.SERVER, scored, engine.score), choices, until)
         messages = asking.messages(question)
         request = GenerateRequest(messages=messages, sampling=asking.sampling, deadline=until, signals=False)
-        return _Writing(engine, accounts, request, asking)
+        return _Writing(engine, tracker, request, asking)
 
     running: deque[tuple[int, _Running]] = deque()
 
@@ -188,9 +188,9 @@ class _Scoring:
 
 
 class _Writing:
-    def __init__(self, engine: Engine, accounts: Accounts, request: GenerateRequest, asking: Asking) -> None:
+    def __init__(self, engine: Engine, tracker: UsageTracker, request: GenerateRequest, asking: Asking) -> None:
         self._asking = asking
-        self._account = accounts.open(Source.SERVER, request)
+        self._account = tracker.open(Source.SERVER, request)
         try:
             self._stream = engine.generate(request)
             self._account.sent = True
@@ -218,7 +218,7 @@ class _Writing:
 
 
 def signal_of(choices: bool) -> str:  # noqa: FBT001 # there are two kinds
-    """Return the name of the signal that `Said.sure` is."""
+    """Return the name of the signal that `SideAnswer.sure` is."""
     return DEFAULT_CHOICE if choices else DEFAULT_TEXT
 
 
