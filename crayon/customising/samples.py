@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,6 @@ from crayon.customising.sample import Sample, as_samples, check_count, checked, 
 from crayon.errors import InvalidRequestError
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Iterator
 
 __all__ = ["Sample", "as_samples", "read_samples"]
@@ -32,6 +32,8 @@ def read_samples(path: str | os.PathLike[str]) -> tuple[Sample, ...]:
     Raises:
         InvalidRequestError: the file cannot be read, is no UTF-8 or too large, or a record is wrong: names its line.
     """
+    if not isinstance(path, str | os.PathLike):
+        raise InvalidRequestError("samples", f"must be in a file, named by its path, not {type(path).__name__}")
     file = Path(path)
     text = _read(file)
     mark = TABLES.get(file.suffix.lower())
@@ -50,6 +52,8 @@ def _read(path: Path) -> str:
             data = file.read(MAX_FILE_BYTES + 1)
     except OSError as error:
         raise InvalidRequestError("samples", f"{path} cannot be read: {error.strerror or error}") from None
+    except ValueError:
+        raise InvalidRequestError("samples", "holds a character that no path does") from None
     if len(data) > MAX_FILE_BYTES:
         raise InvalidRequestError(
             "samples", f"{path} is larger than {MAX_FILE_BYTES // 2**20} MiB; choose some samples"

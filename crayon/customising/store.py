@@ -264,6 +264,8 @@ def read_export(path: Path | str) -> Customization:
         data = _read(Path(path), MAX_RECORD_BYTES)
     except OSError as error:
         raise InvalidRequestError("customization", f"{path} cannot be read: {_why(error)}") from None
+    except ValueError:
+        raise InvalidRequestError("customization", "holds a character that no path does") from None
     return Customization.parse(data, str(path))
 
 

@@ -50,6 +50,8 @@ def read_scope(name: str) -> dict[str, Any]:
         InvalidRequestError: no such scope or file, or it is not TOML.
     """
     field = f"scope[{name}]"
+    if not isinstance(name, str):
+        raise InvalidRequestError("scope", f"must be a name or a path, not {type(name).__name__}")
     if name in scope_names():
         data = resources.files("crayon.data").joinpath("scopes", f"{name}.toml").read_bytes()
     elif name.endswith(".toml"):
@@ -58,6 +60,8 @@ def read_scope(name: str) -> dict[str, Any]:
                 data = file.read(MAX_FILE_BYTES + 1)
         except OSError as error:
             raise InvalidRequestError(field, f"cannot be read: {error.strerror}") from None
+        except ValueError:
+            raise InvalidRequestError(field, "holds a character that no path does") from None
         if len(data) > MAX_FILE_BYTES:
             raise InvalidRequestError(field, f"is larger than {MAX_FILE_BYTES} bytes")
     else:

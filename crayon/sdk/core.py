@@ -21,6 +21,7 @@ from crayon.router.policy import Allowed, allowed_sources, parse_mode
 from crayon.sampling import Sampling
 from crayon.sdk.calibration.loaded import AUTO, Calibrations
 from crayon.sdk.customizations import Customizations, samples_of
+from crayon.sdk.engine_options import check_path
 from crayon.sdk.engines import Engines
 from crayon.sdk.options import (
     SIDE_FIELDS,
@@ -99,13 +100,14 @@ class Core:
         self._system = system_message(system)
         self._hardness = check_hardness(hardness)
         self.screen = Screen(privacy)
-        self.engines = Engines(device, server, device_options or {}, server_options or {})
+        self.engines = Engines(device, server, device_options, server_options)
         self._ledger = Ledger() if self.screen.ledger else None
         if self._ledger is not None:
             self.engines.note_in(self._ledger)
         self._scopes = ClientScopes(scopes, self.engines)
         self.tracker = UsageTracker(budget, conditions, self.engines)
-        self.customizations = Customizations(customizations_dir)
+        given = None if customizations_dir in (None, "") else check_path("customizations_dir", customizations_dir)
+        self.customizations = Customizations(given)
         self.calibrations = Calibrations(calibration, self.customizations)
         self._customization = customization
         self._gate: tuple[Customization, dict[str | None, float], Engine, ProfileGate] | None = None

@@ -43,8 +43,8 @@ class Engines:
         self,
         device: str | os.PathLike[str] | Engine | None,
         server: str | Sequence[str] | Engine | None,
-        device_options: Mapping[str, Any],
-        server_options: Mapping[str, Any],
+        device_options: Mapping[str, Any] | None,
+        server_options: Mapping[str, Any] | None,
     ) -> None:
         given = {Source.DEVICE: _given("device", device), Source.SERVER: _given("server", server)}
         if all(value is None for value in given.values()):
