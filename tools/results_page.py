@@ -1,6 +1,6 @@
 """Write docs/explanation/results.md from result files of `crayon eval run`, `eval device` and others.
 
-Plots that lie beside the files are copied into docs/images. tools/results_notes.md is added at the end: what did not
+Plots that lie beside the files are copied into docs/images, beside the page's folder. tools/results_notes.md is added at the end: what did not
 work and stands in no file.
 """
 
@@ -29,10 +29,10 @@ def main() -> None:
     )
     parser.add_argument("--notes", type=Path, default=NOTES, help="Markdown to add at the end")
     given = parser.parse_args()
-    # Links in there are written as from docs/.
+    # Links in there are written as from docs/explanation.
     notes = given.notes.read_text(encoding="utf-8")
     try:
-        text = results_page(given.files, given.out.parent / "images", "images", notes)
+        text = results_page(given.files, given.out.resolve().parents[1] / "images", "../images", notes)
     except CrayonError as error:
         sys.exit(str(error))
     given.out.write_text(text, encoding="utf-8")

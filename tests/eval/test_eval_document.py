@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import runpy
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -48,6 +50,20 @@ def test_every_file_has_its_part_with_how_it_was_made_and_plots_are_copied(tmp_p
     assert "## `bench wire`" in told
     assert told.rstrip().endswith("## What else did not work\n\nIt was cold.")
     assert "C, 2 cores, 8 GiB" in told
+
+
+def test_the_tool_writes_the_page_where_its_links_to_plots_lead(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    costs = {"metric": "server_tokens_per_query", "value": 8.0, "unit": "tokens", "group": "unseen", "variant": "50%"}
+    file = result(tmp_path / "c" / "run.json", "eval run", costs, settings={"customize": {"samples": [16]}})
+    (tmp_path / "c" / "run-costs.png").write_bytes(b"png")
+    page = tmp_path / "docs" / "explanation" / "results.md"
+    page.parent.mkdir(parents=True)
+    monkeypatch.setattr("sys.argv", ["results_page.py", str(file), "--out", str(page)])
+    runpy.run_path(str(Path(__file__).parents[2] / "tools" / "results_page.py"), run_name="__main__")
+    (link,) = re.findall(r"!\[What it costs\]\((.+)\)", page.read_text(encoding="utf-8"))
+    assert (page.parent / link).read_bytes() == b"png"
 
 
 def test_a_race_has_its_plots_and_what_was_not_measured(tmp_path: Path) -> None:
