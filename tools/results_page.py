@@ -1,7 +1,7 @@
 """Write docs/explanation/results.md from result files of `crayon eval run`, `eval device` and others.
 
-Plots that lie beside the files are copied into docs/images, beside the page's folder. tools/results_notes.md is added at the end: what did not
-work and stands in no file.
+Plots that lie beside the files are copied into docs/images, beside the page's folder. tools/results_notes.md is added
+at the end: what did not work and stands in no file.
 """
 
 from __future__ import annotations

@@ -5,15 +5,13 @@ from __future__ import annotations
 import json
 import re
 import runpy
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from crayon.errors import InvalidRequestError
 from crayon.lab.eval.document import results_page
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 ENV = {"cpu": "C", "cores": 2, "memory": 2**33, "versions": {"numpy": "2"}, "models": {"m": "cd" * 32}}
 
