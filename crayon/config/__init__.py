@@ -10,6 +10,7 @@ from __future__ import annotations
 from crayon.config.child import child_environment
 from crayon.config.fields import Section
 from crayon.config.flags import Flag, flags
+from crayon.config.gateway import GatewaySettings
 from crayon.config.layers import NOT_SETTINGS, Configuration, Row, config_path, load, setting_keys, variable
 from crayon.config.sections import BudgetSettings, ConditionsSettings, HardnessSettings, ServerSettings, Settings
 from crayon.config.serve import EngineKind, KvCache, Overlap, ServeSettings, VllmScheduler
@@ -22,6 +23,7 @@ __all__ = [
     "Configuration",
     "EngineKind",
     "Flag",
+    "GatewaySettings",
     "HardnessSettings",
     "KvCache",
     "Overlap",

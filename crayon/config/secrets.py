@@ -11,7 +11,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 # What says in a file what the environment says in a secret: a file of settings is shown and passed around.
-FILES = {"server.token": "server.token_file", "serve.tokens": "serve.tokens_file"}
+FILES = {
+    "server.token": "server.token_file",
+    "serve.tokens": "serve.tokens_file",
+    "gateway.tokens": "gateway.tokens_file",
+}
 HIDDEN = "**********"
 _PASSWORD = re.compile(r"^[a-z][a-z0-9+.-]*://[^/@\s]+@", re.IGNORECASE)
 

@@ -20,6 +20,7 @@ from crayon.config.fields import (
     Section,
     Texts,
 )
+from crayon.config.gateway import GatewaySettings
 from crayon.config.serve import ServeSettings
 from crayon.errors import InvalidRequestError
 from crayon.privacy.finding import KINDS
@@ -153,6 +154,7 @@ class Settings(BaseSettings):
     device: DeviceSettings = DeviceSettings()
     server: ServerSettings = ServerSettings()
     serve: ServeSettings = ServeSettings()
+    gateway: GatewaySettings = GatewaySettings()
     hardness: HardnessSettings = HardnessSettings()
     budget: BudgetSettings = BudgetSettings()
     conditions: ConditionsSettings = ConditionsSettings()

@@ -14,7 +14,7 @@ from crayon.sdk.conversation import AsyncConversation
 from crayon.sdk.core import Core
 from crayon.sdk.custom_calls import AsyncCustomCalls
 from crayon.sdk.route_calls import AsyncRouteCalls
-from crayon.sdk.status import client_status
+from crayon.sdk.status import client_models, client_status, device_tokens
 from crayon.sdk.waiting import wait_for_async
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from typing import Literal, Unpack
 
     from crayon.completion import Blend, Chosen, Completion
-    from crayon.engine import EncodeResult, Engine, ScoreRequest, ScoreResult
+    from crayon.engine import EncodeResult, Engine, ModelInfo, ScoreRequest, ScoreResult
     from crayon.errors import PromptTooLongError
     from crayon.messages import MessagesLike
     from crayon.router.budget import Budget
@@ -172,6 +172,23 @@ class AsyncCrayon(AsyncRouteCalls, AsyncCustomCalls):
             EngineClosedError: after `close`.
         """
         return await asyncio.to_thread(client_status, self._core.engines, self._core.tracker)
+
+    async def models(self) -> dict[Source, tuple[ModelInfo, ...]]:
+        """Return what the device and the server serve, as far as there are; () where it cannot be told now.
+
+        Raises:
+            EngineClosedError: after `close`.
+        """
+        return await asyncio.to_thread(client_models, self._core.engines)
+
+    async def count_tokens(self, messages: MessagesLike) -> int:
+        """Return how many tokens the device's model reads for messages, without the samples of a customisation.
+
+        Raises:
+            InvalidRequestError: a message is wrong, or there is no device that could count.
+            ModelError: the device's model cannot be opened.
+        """
+        return await asyncio.to_thread(device_tokens, self._core.engines, messages)
 
     async def load(self) -> None:
         """Open the model and the connection and fit the scopes now, instead of at the first call.

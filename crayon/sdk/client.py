@@ -12,7 +12,7 @@ from crayon.sdk.conversation import Conversation
 from crayon.sdk.core import Core
 from crayon.sdk.custom_calls import CustomCalls
 from crayon.sdk.route_calls import RouteCalls
-from crayon.sdk.status import client_status
+from crayon.sdk.status import client_models, client_status, device_tokens
 from crayon.sdk.stream import AnswerStream
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from typing import Literal, Unpack
 
     from crayon.completion import Blend, Chosen, Completion, Source
-    from crayon.engine import EncodeResult, Engine, ScoreResult
+    from crayon.engine import EncodeResult, Engine, ModelInfo, ScoreResult
     from crayon.errors import PromptTooLongError
     from crayon.messages import MessagesLike
     from crayon.router.budget import Budget
@@ -237,6 +237,23 @@ class Crayon(RouteCalls, CustomCalls):
             EngineClosedError: after `close`.
         """
         return client_status(self._core.engines, self._core.tracker)
+
+    def models(self) -> dict[Source, tuple[ModelInfo, ...]]:
+        """Return what the device and the server serve, as far as there are; () where it cannot be told now.
+
+        Raises:
+            EngineClosedError: after `close`.
+        """
+        return client_models(self._core.engines)
+
+    def count_tokens(self, messages: MessagesLike) -> int:
+        """Return how many tokens the device's model reads for messages, without the samples of a customisation.
+
+        Raises:
+            InvalidRequestError: a message is wrong, or there is no device that could count.
+            ModelError: the device's model cannot be opened.
+        """
+        return device_tokens(self._core.engines, messages)
 
     def load(self) -> None:
         """Open the model and the connection and fit the scopes now, instead of at the first call.

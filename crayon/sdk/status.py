@@ -5,9 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from crayon.completion import Source
+from crayon.errors import CrayonError, InvalidRequestError
+from crayon.local_only import local_only
+from crayon.messages import normalise_messages
+
 if TYPE_CHECKING:
     from crayon.client.balancer import EndpointStatus
     from crayon.completion import Reason
+    from crayon.engine import ModelInfo
+    from crayon.messages import MessagesLike
     from crayon.router.conditions import Measured
     from crayon.sdk.budget_guard import BudgetStatus
     from crayon.sdk.engines import Engines
@@ -71,3 +78,34 @@ def _breaker(breaker: object) -> BreakerStatus | None:
         int(getattr(breaker, "failures", 0)),
         float(getattr(breaker, "retry_after", 0.0)),
     )
+
+
+def client_models(engines: Engines) -> dict[Source, tuple[ModelInfo, ...]]:
+    """Return what each side serves that the client has; () where it cannot be told now. Opens them, so may block.
+
+    Raises:
+        EngineClosedError: the client was closed.
+    """
+    engines.check_open()
+    found: dict[Source, tuple[ModelInfo, ...]] = {}
+    for source in Source:
+        if engines.configured(source):
+            try:
+                found[source] = () if source is Source.SERVER and local_only() else engines.open(source).models()
+            except CrayonError:
+                engines.check_open()
+                found[source] = ()
+    return found
+
+
+def device_tokens(engines: Engines, messages: MessagesLike) -> int:
+    """Return how many tokens the device's model reads for messages, without the samples of a customisation.
+
+    Raises:
+        InvalidRequestError: a message is wrong, or there is no device that could count.
+        ModelError: the device's model cannot be opened.
+    """
+    count = getattr(engines.open(Source.DEVICE), "count_tokens", None) if engines.configured(Source.DEVICE) else None
+    if not callable(count):
+        raise InvalidRequestError("device", "only a device's model counts tokens, and there is none that does")
+    return int(count(normalise_messages(messages)))

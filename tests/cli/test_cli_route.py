@@ -10,8 +10,8 @@ from serving_tools import Serving
 
 from crayon.cli.doctor.checks import Status, check_server
 from crayon.cli.shared.app import app
-from crayon.cli.shared.client import budget_of, conditions_of
 from crayon.config import BudgetSettings, ConditionsSettings, load
+from crayon.config.client import budget_of, conditions_of
 from crayon.router.budget import Budget, Cost
 from crayon.router.conditions import Conditions
 from crayon.sdk.budget_guard import BudgetGuard

@@ -78,8 +78,9 @@ def _run(settings: Settings, engine: EngineKind, server_model: str, *, as_json: 
     from crayon.cli.demo.summary import print_summary, summary_json
     from crayon.cli.models.prepare import prepare_model
     from crayon.cli.shared.child_server import ChildServer
-    from crayon.cli.shared.client import device_options, quiet_grpc
+    from crayon.cli.shared.client import quiet_grpc
     from crayon.cli.shared.device_model import device_model
+    from crayon.config.client import device_options
     from crayon.data.demo_script import demo_script, demo_stranger, demo_task
 
     quiet_grpc()
@@ -135,7 +136,7 @@ def _run(settings: Settings, engine: EngineKind, server_model: str, *, as_json: 
 @contextmanager
 def _with_pool(device: DeviceEngine, settings: Settings, watch: _Watch) -> Iterator[DeviceEngine]:
     """Give a device that has an adapter pool: where `auto` took a model without one, the small model."""
-    from crayon.cli.shared.client import device_options
+    from crayon.config.client import device_options
     from crayon.device import DeviceEngine
     from crayon.device.choice import SMALL
     from crayon.models import is_auto

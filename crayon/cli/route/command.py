@@ -45,7 +45,8 @@ def status(
 
     Looks at the server, asks it nothing and charges nothing.
     """
-    from crayon.cli.shared.client import budget_of, server_status
+    from crayon.cli.shared.client import server_status
+    from crayon.config.client import budget_of
     from crayon.machine import battery
     from crayon.sdk.budget_guard import BudgetGuard
     from crayon.sdk.budget_store import BudgetStore

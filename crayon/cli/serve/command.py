@@ -8,7 +8,7 @@ import os
 import signal
 import threading
 import time
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -22,11 +22,12 @@ from crayon.cli.shared import console, options
 from crayon.cli.shared.client import quiet_grpc
 from crayon.cli.shared.exit_codes import UNEXPECTED
 from crayon.cli.shared.pull_progress import pull_progress
+from crayon.cli.shared.ready_file import announcing
 from crayon.config import EngineKind, KvCache, ServeSettings, toml_text
 from crayon.errors import ConfigError, MissingExtraError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from crayon.adapters import Pool
@@ -245,7 +246,7 @@ def open_pools(references: tuple[str, ...], source_sha256: str, model: str) -> l
 def _run(config: ServeConfig, factory: Callable[[], Engine], ready_file: Path | None) -> None:
     from crayon.server.serve import serve as run
 
-    with _announcing(ready_file) as (announce, withdraw):
+    with announcing(ready_file) as (announce, withdraw):
 
         def on_ready(address: str) -> None:
             announce(address)
@@ -278,27 +279,3 @@ def _run(config: ServeConfig, factory: Callable[[], Engine], ready_file: Path | 
             )
         )
     console.message("stopped")
-
-
-@contextmanager
-def _announcing(path: Path | None) -> Iterator[tuple[Callable[[str], None], Callable[[], None]]]:
-    """Give two functions, to write the address into a file and to remove it; it is removed at the end in any case."""
-    if path is None:
-        yield (lambda _address: None), (lambda: None)
-        return
-    if not path.parent.is_dir():
-        raise ConfigError("ready_file", f"there is no folder {path.parent}; make it first")
-
-    def announce(address: str) -> None:
-        # Renamed into place: who finds the file finds the whole address in it.
-        draft = path.with_name(f".{path.name}.{os.getpid()}")
-        draft.write_text(f"{address}\n", encoding="utf-8")
-        draft.replace(path)
-
-    def withdraw() -> None:
-        path.unlink(missing_ok=True)
-
-    try:
-        yield announce, withdraw
-    finally:
-        withdraw()

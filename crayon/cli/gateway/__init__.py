@@ -1,0 +1,1 @@
+"""`crayon gateway`."""

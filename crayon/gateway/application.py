@@ -1,0 +1,158 @@
+"""The ASGI application: every route, what stands in front of them, and the life of the client behind them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+from starlette.routing import Route
+
+from crayon.errors import CrayonError
+from crayon.gateway.access import Access, dialect_of
+from crayon.gateway.body import read_json
+from crayon.gateway.fields import Fields
+from crayon.gateway.openai_chat import chat_completions
+from crayon.gateway.openai_completions import completions
+from crayon.gateway.openai_models import list_models, show_model
+from crayon.gateway.problems import Problem, problem_of
+from crayon.gateway.watched import json_response, problem_response
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable
+
+    from starlette.requests import Request
+    from starlette.responses import Response
+    from starlette.types import ASGIApp
+
+    from crayon.config import GatewaySettings
+    from crayon.gateway.gateway import Gateway
+    from crayon.server.tokens import TokenStore
+
+    Asked: TypeAlias = Callable[[Gateway, Request, Fields], Awaitable[Response]]
+    Looked: TypeAlias = Callable[[Gateway, Request], Awaitable[Response]]
+
+logger = logging.getLogger("crayon.gateway")
+
+POSTED: dict[str, Asked] = {
+    "/v1/chat/completions": chat_completions,
+    "/v1/completions": completions,
+}
+READ: dict[str, Looked] = {
+    "/v1/models": list_models,
+    "/v1/models/{name:path}": show_model,
+}
+
+
+def build(
+    gateway: Gateway, settings: GatewaySettings, tokens: TokenStore | None = None, *, loads: bool = True
+) -> ASGIApp:
+    """Return the application in front of a gateway.
+
+    Args:
+        gateway: who answers; opened and closed with the application where it `loads`.
+        settings: who may ask, and how much.
+        tokens: whose tokens are taken; None: nobody on this machine needs one.
+        loads: whether the application opens and closes the gateway; else who made it does.
+    """
+    routes = [Route(path, partial(_ask, gateway, settings, ask), methods=["POST"]) for path, ask in POSTED.items()]
+    routes += [Route(path, partial(_look, gateway, look), methods=["GET"]) for path, look in READ.items()]
+    routes.append(Route("/health", partial(_health, gateway), methods=["GET"]))
+    middleware = [
+        Middleware(
+            Access,
+            hosts=(*settings.allowed_hosts, settings.host),
+            origins=settings.cors_origins,
+            tokens=tokens,
+            open_to_all=settings.insecure_no_tokens,
+        )
+    ]
+    if settings.cors_origins:
+        cors: dict[str, Any] = {"allow_methods": ["GET", "POST"], "allow_headers": ["*"], "expose_headers": ["*"]}
+        middleware.append(Middleware(CORSMiddleware, allow_origins=list(settings.cors_origins), **cors))
+    return Starlette(
+        routes=routes,
+        middleware=middleware,
+        exception_handlers={HTTPException: _no_route},
+        lifespan=partial(_life, gateway) if loads else None,
+    )
+
+
+def application() -> ASGIApp:
+    """Return the application that the settings describe, with models and connection of its own.
+
+    Raises:
+        CrayonError: a setting is wrong, or a scope, a token or an address cannot be used.
+    """
+    from crayon.config import load
+    from crayon.gateway.opening import gateway_of, tokens_of
+
+    settings = load().settings
+    return build(gateway_of(settings), settings.gateway, tokens_of(settings.gateway))
+
+
+@contextlib.asynccontextmanager
+async def _life(gateway: Gateway, _app: Starlette) -> AsyncIterator[None]:
+    # Beside the port, not before it: who asks meanwhile hears that the models are being loaded.
+    loading = asyncio.create_task(_load(gateway))
+    try:
+        yield
+    finally:
+        gateway.draining = True
+        loading.cancel()
+        await asyncio.gather(loading, return_exceptions=True)
+        await gateway.close()
+
+
+async def _load(gateway: Gateway) -> None:
+    try:
+        await gateway.load()
+    except CrayonError as error:
+        logger.critical("the gateway cannot answer: %s", error)
+
+
+async def _ask(gateway: Gateway, settings: GatewaySettings, ask: Asked, request: Request) -> Response:
+    try:
+        gateway.check_ready()
+        return await ask(gateway, request, Fields(await read_json(request, settings.max_body_bytes)))
+    except Exception as error:  # noqa: BLE001 - the last line of defence: clients get an answer in any case
+        return _told(error, request)
+
+
+async def _look(gateway: Gateway, look: Looked, request: Request) -> Response:
+    try:
+        gateway.check_ready()
+        return await look(gateway, request)
+    except Exception as error:  # noqa: BLE001 - as in _ask
+        return _told(error, request)
+
+
+def _told(error: Exception, request: Request) -> Response:
+    # What errors call by the SDK's names, whose call begins here.
+    names = {"mode": "crayon.mode", "private": "crayon.private", "blend": "crayon.blend"}
+    return problem_response(problem_of(error, names), dialect_of(request.url.path))
+
+
+async def _health(gateway: Gateway, request: Request) -> Response:  # noqa: ARG001 - one signature for all routes
+    try:
+        gateway.check_ready()
+    except CrayonError as error:
+        problem = problem_of(error)
+        return json_response({"status": problem.code, "message": problem.message}, problem.status, problem.headers)
+    return json_response({"status": "ok", "running": gateway.running})
+
+
+async def _no_route(request: Request, error: Exception) -> Response:
+    status = error.status_code if isinstance(error, HTTPException) else 500
+    message = f"{request.method} {request.url.path[:100]} is not offered here; docs/how-to/gateway.md lists what is"
+    problem = Problem(status=status, message=message, code="no_such_route")
+    response = problem_response(problem, dialect_of(request.url.path))
+    if isinstance(error, HTTPException) and error.headers:
+        response.headers.update(error.headers)
+    return response

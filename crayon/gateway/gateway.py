@@ -1,0 +1,174 @@
+"""What every route asks: the client behind the gateway, its models, and how much may run at once."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from typing import TYPE_CHECKING
+
+from crayon.errors import CrayonError, OverloadedError
+from crayon.gateway.models import find_model, hybrid_models, own_models
+from crayon.gateway.problems import HttpError, Problem
+from crayon.gateway.report import Reporter
+from crayon.sdk.device_failures import is_devices_own
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from crayon.completion import Source
+    from crayon.engine import ModelInfo
+    from crayon.gateway.models import VirtualModel
+    from crayon.sdk import AsyncCrayon
+
+logger = logging.getLogger("crayon.gateway")
+
+# A server is asked again what it serves after so long, one that could not say sooner.
+_MODELS_S = 60.0
+_UNKNOWN_S = 5.0
+_LOADING_RETRY_S = 2.0
+_BUSY_RETRY_S = 1.0
+
+
+class Gateway:
+    """One client, opened in the background and closed with the application.
+
+    Args:
+        client: who answers.
+        fixed: the side that all answers are from, where the client's engine is a server's own; None: the router
+            decides, and the models are those of the hybrid.
+        max_requests: most requests at a time.
+        max_tokens: longest answer where a request does not say.
+        keep_alive: seconds of silence after which a stream says something.
+    """
+
+    def __init__(
+        self,
+        client: AsyncCrayon,
+        *,
+        fixed: Source | None = None,
+        max_requests: int = 64,
+        max_tokens: int = 1024,
+        keep_alive: float = 10.0,
+    ) -> None:
+        self.client = client
+        self.reporter = Reporter(fixed)
+        self.max_tokens = max_tokens
+        self.keep_alive = keep_alive
+        self.created = int(time.time())
+        self.draining = False
+        self._fixed = fixed
+        self._max_requests = max_requests
+        self._running = 0
+        self._loaded = False
+        self._failed: CrayonError | None = None
+        self._sides: Mapping[Source, tuple[ModelInfo, ...]] = {}
+        self._sides_until = 0.0
+        self._asking = asyncio.Lock()
+
+    @property
+    def running(self) -> int:
+        """How many requests are being answered."""
+        return self._running
+
+    @property
+    def ready(self) -> bool:
+        """Whether requests are answered."""
+        return self._loaded and self._failed is None and not self.draining
+
+    async def load(self) -> None:
+        """Open the models; a device that cannot be opened is done without where a server may answer.
+
+        Raises:
+            CrayonError: nobody can answer; requests are told so, too.
+        """
+        try:
+            try:
+                await self.client.load()
+            except CrayonError as error:
+                if not is_devices_own(error) or (await self.client.status()).server is None:
+                    raise
+                logger.warning("the device's model cannot be opened, so the server answers: %s", error)
+            await self._ask_sides()
+        except CrayonError as error:
+            self._failed = error
+            raise
+        self._loaded = True
+
+    async def close(self) -> None:
+        """Close the client; what still runs on it fails."""
+        await self.client.close()
+
+    def check_ready(self) -> None:
+        """Refuse while nobody can answer.
+
+        Raises:
+            HttpError: the models are being loaded, could not be, or the gateway stops.
+        """
+        if self.ready:
+            return
+        if self._failed is not None:
+            message = f"the models could not be loaded: {self._failed}"
+            raise HttpError(Problem(status=503, message=message, kind="service_unavailable_error", code="load_failed"))
+        message, code = (
+            ("the gateway stops", "stopping") if self.draining else ("the models are being loaded", "loading")
+        )
+        raise HttpError(
+            Problem(
+                status=503,
+                message=f"{message}; try again in a moment",
+                kind="service_unavailable_error",
+                code=code,
+                retry_after=_LOADING_RETRY_S,
+            )
+        )
+
+    @contextlib.contextmanager
+    def admitted(self) -> Iterator[None]:
+        """Count a request while it is answered.
+
+        Raises:
+            OverloadedError: as many as may be are answered now.
+        """
+        if self._running >= self._max_requests:
+            raise OverloadedError(f"{self._running} requests are being answered, and more may not be", _BUSY_RETRY_S)
+        self._running += 1
+        try:
+            yield
+        finally:
+            self._running -= 1
+
+    async def models(self) -> tuple[VirtualModel, ...]:
+        """Return the models that there are now; customisations come and go."""
+        await self._know_sides()
+        if self._fixed is not None:
+            return self._without_customizations()
+        return hybrid_models(self._sides, [each.name for each in await self.client.customizations()])
+
+    async def find(self, name: str | None) -> VirtualModel:
+        """Return the model that a request names, the first where it names none.
+
+        Raises:
+            UnknownModelError: there is no such one.
+        """
+        await self._know_sides()
+        own = self._without_customizations()
+        # Who names a side need not wait for the folder of customisations.
+        known = name is None or any(model.id == name for model in own)
+        return find_model(own if known else await self.models(), name)
+
+    def _without_customizations(self) -> tuple[VirtualModel, ...]:
+        if self._fixed is None:
+            return hybrid_models(self._sides, ())
+        return own_models([info for infos in self._sides.values() for info in infos])
+
+    async def _know_sides(self) -> None:
+        if time.monotonic() >= self._sides_until:
+            async with self._asking:
+                if time.monotonic() >= self._sides_until:
+                    await self._ask_sides()
+
+    async def _ask_sides(self) -> None:
+        self._sides = await self.client.models()
+        self._sides_until = time.monotonic() + (_MODELS_S if all(self._sides.values()) else _UNKNOWN_S)

@@ -1,0 +1,152 @@
+"""OpenAI's `/v1/chat/completions`."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from typing import TYPE_CHECKING, Any
+
+from crayon.gateway.conversation import read_messages
+from crayon.gateway.options import BESIDE, drawn
+from crayon.gateway.problems import Dialect
+from crayon.gateway.watched import Answered, compact
+from crayon.gateway.wishes import wishes
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from starlette.requests import Request
+    from starlette.responses import Response
+
+    from crayon.completion import Completion, Usage
+    from crayon.gateway.fields import Fields
+    from crayon.gateway.gateway import Gateway
+    from crayon.gateway.problems import Problem
+
+NAMES = {"mode": "crayon.mode", "private": "crayon.private", "timeout": "crayon.timeout", "blend": "crayon.blend"}
+KEEP_ALIVE = b": keep-alive\n\n"
+DONE = b"data: [DONE]\n\n"
+
+
+async def chat_completions(gateway: Gateway, request: Request, fields: Fields) -> Response:
+    """Answer a conversation."""
+    model = await gateway.find(fields.text("model"))
+    options = wishes(model, fields, request.headers)
+    messages = read_messages(fields.each("messages"))
+    options |= drawn(fields, gateway.max_tokens)
+    if "response_format" in fields:
+        options["response_format"] = fields.take("response_format")
+    stream, usage = stream_options(fields)
+    _refuse_rest(fields)
+    answer = gateway.client.stream(messages, **options)
+    return Answered(gateway, answer, ChatWriter(model.id, usage=usage), stream=stream)
+
+
+def stream_options(fields: Fields) -> tuple[bool, bool]:
+    """Return whether an answer is streamed, and whether its usage comes as a chunk of its own."""
+    stream, usage = fields.flag("stream") or False, False
+    given = fields.fields("stream_options")
+    if given is not None:
+        usage = given.flag("include_usage") or False
+        given.skip("include_obfuscation", "continuous_usage_stats")
+        given.end()
+    return stream, usage
+
+
+def _refuse_rest(fields: Fields) -> None:
+    for key in ("tools", "functions"):
+        fields.refuse(key, "tools are not offered here", ([],))
+    fields.refuse("tool_choice", "tools are not offered here", ("none", "auto"))
+    fields.refuse("function_call", "tools are not offered here", ("none", "auto"))
+    fields.refuse("logprobs", "are not offered here; leave it away", (False,))
+    fields.refuse("top_logprobs", "are not offered here; leave it away", (0,))
+    fields.refuse("modalities", "only text is written", (["text"],))
+    fields.refuse("audio", "only text is written")
+    fields.refuse("store", "nothing is kept of a chat here; leave it away", (False,))
+    fields.refuse("service_tier", "there is one tier; leave it away", ("auto", "default"))
+    fields.refuse("reasoning_effort", "the models here do not reason aloud; leave it away", ("none",))
+    fields.refuse("verbosity", "is not offered here; say it in the prompt", ("medium",))
+    fields.skip("parallel_tool_calls", *BESIDE)
+    fields.end()
+
+
+def usage_of(usage: Usage) -> dict[str, Any]:
+    """Return token counts as OpenAI names them."""
+    return {
+        "prompt_tokens": usage.prompt_tokens,
+        "completion_tokens": usage.completion_tokens,
+        "total_tokens": usage.total_tokens,
+        "prompt_tokens_details": {"cached_tokens": usage.cached_tokens, "audio_tokens": 0},
+        "completion_tokens_details": {
+            "reasoning_tokens": 0,
+            "audio_tokens": 0,
+            "accepted_prediction_tokens": 0,
+            "rejected_prediction_tokens": 0,
+        },
+    }
+
+
+def event(value: Mapping[str, Any]) -> bytes:
+    """Return a server-sent event without a name."""
+    return b"data: " + compact(value) + b"\n\n"
+
+
+class ChatWriter:
+    """Writes `chat.completion` objects and chunks of them."""
+
+    dialect = Dialect.OPENAI
+    media = "text/event-stream; charset=utf-8"
+    beat = KEEP_ALIVE
+    names: Mapping[str, str] = NAMES
+
+    def __init__(self, model: str, *, usage: bool) -> None:
+        self._usage = usage
+        self._base = {
+            "id": f"chatcmpl-{uuid.uuid4().hex}",
+            "object": "chat.completion",
+            "created": int(time.time()),
+            "model": model,
+        }
+        self._chunk = {**self._base, "object": "chat.completion.chunk"}
+
+    def begin(self) -> bytes:
+        """Return the chunk with the role."""
+        return self._event({"role": "assistant", "content": ""})
+
+    def piece(self, text: str) -> bytes:
+        """Return a chunk of text."""
+        return self._event({"content": text})
+
+    def end(self, completion: Completion, report: Mapping[str, Any]) -> bytes:
+        """Return the chunk with the reason of the end, the one with the usage if it is wanted, and the end's mark."""
+        last = self._event({}, str(completion.finish_reason), report)
+        if self._usage:
+            usage = usage_of(completion.usage)
+            last += event({**self._chunk, "choices": [], "usage": usage, "crayon": report})
+        return last + DONE
+
+    def failed(self, problem: Problem) -> bytes:
+        """Return the error, which clients raise."""
+        return event(problem.body(self.dialect)) + DONE
+
+    def whole(self, completion: Completion, report: Mapping[str, Any]) -> dict[str, Any]:
+        """Return a `chat.completion`."""
+        message = {"role": "assistant", "content": completion.text, "refusal": None, "annotations": []}
+        choice = {
+            "index": 0,
+            "message": message,
+            "logprobs": None,
+            "finish_reason": str(completion.finish_reason),
+        }
+        return {**self._base, "choices": [choice], "usage": usage_of(completion.usage), "crayon": report}
+
+    def _event(
+        self, delta: Mapping[str, Any], reason: str | None = None, report: Mapping[str, Any] | None = None
+    ) -> bytes:
+        choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": reason}
+        chunk: dict[str, Any] = {**self._chunk, "choices": [choice]}
+        if self._usage:
+            chunk["usage"] = None
+        if report is not None:
+            chunk["crayon"] = report
+        return event(chunk)

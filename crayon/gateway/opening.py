@@ -1,0 +1,83 @@
+"""From settings to a gateway: the client behind it, and whose tokens it takes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from crayon.completion import Mode
+from crayon.gateway.gateway import Gateway
+
+if TYPE_CHECKING:
+    from crayon.config import GatewaySettings, Settings
+    from crayon.sdk import AsyncCrayon, Privacy
+    from crayon.server.tokens import TokenStore
+
+
+def gateway_of(settings: Settings) -> Gateway:
+    """Return a gateway in front of the device and the server that the settings describe; nothing is opened yet.
+
+    Raises:
+        CrayonError: a setting, a scope or a customisation cannot be used.
+    """
+    own = settings.gateway
+    return Gateway(
+        client_of(settings),
+        max_requests=own.max_requests,
+        max_tokens=own.max_tokens,
+        keep_alive=own.keep_alive_seconds,
+    )
+
+
+def client_of(settings: Settings) -> AsyncCrayon:
+    """Return a client as the settings describe it.
+
+    Raises:
+        CrayonError: as `gateway_of`.
+    """
+    from crayon.config.client import budget_of, conditions_of, device_options, hardness_of, server_options
+    from crayon.data import load_scope
+    from crayon.sdk import AsyncCrayon
+
+    only_server = settings.mode is Mode.ONLY_ON_SERVER and not settings.private
+    device = None if only_server else settings.device.model
+    return AsyncCrayon(
+        device=device,
+        server=settings.server.address,
+        mode=settings.mode,
+        scopes=[load_scope(name) for name in settings.scopes],
+        customization=None if device is None else settings.customization,
+        customizations_dir=settings.customizations_dir,
+        calibration="auto" if settings.calibration else False,
+        hardness=hardness_of(settings.hardness),
+        budget=budget_of(settings.budget),
+        conditions=conditions_of(settings.conditions),
+        private=settings.private,
+        privacy=_privacy_of(settings),
+        timeout=settings.timeout,
+        device_options=device_options(settings),
+        server_options=server_options(settings.server),
+        **settings.sampling.model_dump(),
+    )
+
+
+def tokens_of(settings: GatewaySettings) -> TokenStore | None:
+    """Return the tokens that are taken; None where none are set up.
+
+    Raises:
+        ConfigError: they cannot be used.
+    """
+    from crayon.server.tokens import TokenStore
+    from crayon.wire.tokens import Secret
+
+    if settings.tokens_file is None and not settings.tokens:
+        return None
+    return TokenStore(settings.tokens_file, tuple(Secret(token.get_secret_value()) for token in settings.tokens))
+
+
+def _privacy_of(settings: Settings) -> Privacy:
+    """Return what is looked for before a server is asked. Nobody sits here who could be asked: that is "keep"."""
+    from crayon.sdk import Privacy
+
+    given = settings.privacy
+    action = "keep" if given.action == "ask" else given.action
+    return Privacy(action=action, detect=given.detect, patterns=given.patterns)
