@@ -131,7 +131,7 @@ class ChatWriter:
 
     def whole(self, completion: Completion, report: Mapping[str, Any]) -> dict[str, Any]:
         """Return a `chat.completion`."""
-        message = {"role": "assistant", "content": completion.text, "refusal": None, "annotations": []}
+        message: dict[str, Any] = {"role": "assistant", "content": completion.text, "refusal": None, "annotations": []}
         choice = {
             "index": 0,
             "message": message,

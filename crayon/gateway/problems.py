@@ -123,8 +123,8 @@ def _of_ours(error: CrayonError) -> Problem:
         case UnknownModelError():
             return Problem(status=404, message=said, param="model", code="model_not_found")
         case OverloadedError():
-            kind = {"kind": "rate_limit_error", "code": "overloaded"}
-            return Problem(status=429, message=said, retry_after=error.retry_after, **kind)
+            kind, after = "rate_limit_error", error.retry_after
+            return Problem(status=429, message=said, kind=kind, code="overloaded", retry_after=after)
         case BudgetError():
             return Problem(status=429, message=said, kind="insufficient_quota", code="budget_exceeded")
         case PrivacyError():
@@ -136,8 +136,8 @@ def _of_ours(error: CrayonError) -> Problem:
         case CancelledError():
             return Problem(status=GONE, message=said, kind="server_error", code="cancelled")
         case ServerUnavailableError() | EngineClosedError():
-            kind = {"kind": "service_unavailable_error", "code": "unavailable"}
-            return Problem(status=503, message=said, retry_after=UNAVAILABLE_RETRY_S, **kind)
+            kind, after = "service_unavailable_error", UNAVAILABLE_RETRY_S
+            return Problem(status=503, message=said, kind=kind, code="unavailable", retry_after=after)
         case ServerRejectedError():
             return Problem(status=502, message=said, kind="server_error", code="server_rejected")
         case ServerError():

@@ -3,7 +3,7 @@ from __future__ import annotations
 import logging
 
 import pytest
-from conftest import HELLO, asking
+from gateway_tools import HELLO, asking
 
 from crayon.config import GatewaySettings
 from crayon.errors import ConfigError

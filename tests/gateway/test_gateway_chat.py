@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from conftest import HELLO, asking, chunks
+from gateway_tools import HELLO, asking, chunks
 from sdk_fakes import UNSURE, Fake, answer, delta
 
 from crayon.errors import (

@@ -7,7 +7,7 @@ import threading
 
 import httpx2
 import pytest
-from conftest import HELLO, asking, chunks, serving
+from gateway_tools import HELLO, asking, chunks, serving
 from sdk_fakes import DONE, Fake, Hang, delta
 
 from crayon.config import GatewaySettings
@@ -55,16 +55,16 @@ async def test_a_client_that_gives_up_waiting_frees_the_row(make) -> None:
 async def test_silence_is_broken_by_comments_before_the_first_token(make) -> None:
     go = threading.Event()
     device = Fake("small", scripts=[[go, delta("late"), DONE]])
-    async with serving(make(device, hardness=False, keep_alive=0.05)) as address:
-        async with (
-            httpx2.AsyncClient(base_url=address) as http,
-            http.stream("POST", CHAT, json={"stream": True, **HELLO}) as reply,
-        ):
-            text = ""
-            async for part in reply.aiter_text():
-                text += part
-                if text.count(": keep-alive") >= 2:
-                    go.set()
+    async with (
+        serving(make(device, hardness=False, keep_alive=0.05)) as address,
+        httpx2.AsyncClient(base_url=address) as http,
+        http.stream("POST", CHAT, json={"stream": True, **HELLO}) as reply,
+    ):
+        text = ""
+        async for part in reply.aiter_text():
+            text += part
+            if text.count(": keep-alive") >= 2:
+                go.set()
     assert reply.status_code == 200
     assert "x-crayon-source" not in reply.headers  # nobody knew yet
     events = chunks(text)

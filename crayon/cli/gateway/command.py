@@ -38,7 +38,7 @@ def gateway(
     timeout: options.TimeoutOption = None,
     **given: object,
 ) -> None:
-    """Answer HTTP clients made for OpenAI, Anthropic or Ollama, on the device or by the server.
+    """Answer HTTP clients made for OpenAI.
 
     Try it: run `crayon gateway` in one terminal, and in another
     curl http://127.0.0.1:11435/v1/chat/completions -d '{"messages": [{"role": "user", "content": "Why sleep?"}]}'
