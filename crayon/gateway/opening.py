@@ -80,4 +80,4 @@ def _privacy_of(settings: Settings) -> Privacy:
 
     given = settings.privacy
     action = "keep" if given.action == "ask" else given.action
-    return Privacy(action=action, detect=given.detect, patterns=given.patterns)
+    return Privacy(action=action, detect=given.detect, patterns=given.patterns, ledger=given.ledger)
