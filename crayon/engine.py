@@ -31,7 +31,7 @@ from crayon.stream import Stream as Stream  # noqa: TC001 - it is given on to wh
 from crayon.stream import TokenSignal as TokenSignal
 
 if TYPE_CHECKING:
-    from collections.abc import Sized
+    from collections.abc import Iterable, Sized
     from concurrent.futures import Future
     from pathlib import Path
 
@@ -92,16 +92,33 @@ class _Begun(Protocol):
     @property
     def constrained(self) -> bool: ...
 
+    @property
+    def kept(self) -> Iterable[str]: ...
 
-def check_kept(constraint: Constraint | None, started: _Begun) -> None:
-    """Check by the first event of an answer that its engine keeps the request's constraint, and did not overlook it.
+
+def needs(request: GenerateRequest) -> frozenset[str]:
+    """Return the fields of a request that not every engine knows; one that keeps to them says so in `Started.kept`."""
+    found: set[str] = set()
+    if any(message.tool_calls for message in request.messages):
+        found.add("messages.tool_calls")
+    if any(message.reasoning for message in request.messages):
+        found.add("messages.reasoning")
+    return frozenset(found)
+
+
+def check_kept(request: GenerateRequest, started: _Begun) -> None:
+    """Check by the first event of an answer that its engine overlooked nothing of the request.
 
     Raises:
-        ServerRejectedError: it does not; nothing of the answer may be used.
+        ServerRejectedError: it did; nothing of the answer may be used.
     """
+    who = f"{started.model!r}" if started.model else "the engine"
+    constraint = request.constraint
     if constraint is not None and not started.constrained:
-        who = f"{started.model!r}" if started.model else "the engine"
         raise ServerRejectedError(f"{who} does not know constraints, so {constraint.field} would be ignored; update it")
+    if missing := needs(request).difference(started.kept):
+        names = " and ".join(sorted(missing))
+        raise ServerRejectedError(f"{who} does not know {names}, so it would be ignored; update it")
 
 
 def _not_empty(messages: Sized) -> None:

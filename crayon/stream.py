@@ -202,12 +202,16 @@ class TokenSignal:
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """First event: the request has left the queue. `constrained`: its constraint is kept, where it has one."""
+    """First event: the request has left the queue. `constrained`: its constraint is kept, where it has one.
+
+    `kept` names the fields of the request that not every engine knows and this one keeps to (`crayon.engine.needs`).
+    """
 
     request_id: str
     model: str
     blend: Blend | None = None
     constrained: bool = False
+    kept: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from crayon.constraints.vocabulary import Constraining
 from crayon.device.branches import Group, groups
 from crayon.device.slots import Slot, SlotTable
 from crayon.device.turns import Turns
-from crayon.engine import ContinuationScore, Delta, Finished, ScoreResult, Started
+from crayon.engine import ContinuationScore, Delta, Finished, ScoreResult, Started, needs
 from crayon.errors import EngineError, NotFiniteError
 from crayon.llama.answer import AnswerWriter
 from crayon.llama.batch import Batch
@@ -111,7 +111,7 @@ class Compute:
         try:
             with hold() as adapters, Sampler(request.sampling, self._meter, rule) as sampler:
                 started = time.monotonic()
-                stream.push(Started(request.request_id, self._name, request.blend, rule is not None))
+                stream.push(Started(request.request_id, self._name, request.blend, rule is not None, needs(request)))
                 sampler.prime(tokens)
                 answer = AnswerWriter(self._model, request.sampling, limit, rule)
                 given = answer.begin()

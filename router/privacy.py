@@ -79,7 +79,7 @@ def turns_to_drop(
     device answered goes too: the device had seen what must stay, and may have repeated it in other words.
 
     Args:
-        messages: a conversation that ends with the new question.
+        messages: a conversation that ends with the new question, and what belongs to its answer.
         found: indexes of the messages in which something was found.
         private: indexes of messages that must stay, whatever is found.
         clean: indexes of answers known to be written without a sight of what must stay: those of the server.
@@ -95,7 +95,8 @@ def turns_to_drop(
 def _turns(messages: Sequence[Message]) -> list[list[int]]:
     """Return the indexes of earlier turns: a user's message and all up to the next one, without system messages."""
     turns: list[list[int]] = []
-    for i, message in enumerate(messages[:-1]):
+    now = max((i for i, message in enumerate(messages) if message.role == "user"), default=len(messages) - 1)
+    for i, message in enumerate(messages[:now]):
         if message.role == "user" or not turns:
             turns.append([])
         if message.role != "system":

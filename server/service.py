@@ -201,7 +201,7 @@ def _characters(request: GenerateRequest | ScoreRequest | EncodeRequest) -> int:
     if isinstance(request, EncodeRequest):
         return sum(map(len, request.texts))
     continuations = request.continuations if isinstance(request, ScoreRequest) else ()
-    return sum(len(message.content) for message in request.messages) + sum(map(len, continuations))
+    return sum(message.size for message in request.messages) + sum(map(len, continuations))
 
 
 def _check(engine: Engine, model: str, capability: str, blend: Blend | None) -> None:

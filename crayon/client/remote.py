@@ -56,7 +56,6 @@ if TYPE_CHECKING:
     from crayon.client.balancer import EndpointStatus
     from crayon.client.breakers import Breakers
     from crayon.client.check import ServerStatus
-    from crayon.constraint import Constraint
     from crayon.engine import EncodeRequest, EncodeResult, GenerateRequest, ModelInfo, ScoreResult
     from crayon.ledger import Ledger
 
@@ -158,7 +157,7 @@ class RemoteEngine:
             stream.fail(attempts)
             return stream
         stream = Stream(on_cancel=attempts.cancel)
-        self._in_thread(attempts, lambda: self._feed(attempts, stream, request.constraint))
+        self._in_thread(attempts, lambda: self._feed(attempts, stream, request))
         return stream
 
     def score(self, request: ScoreRequest) -> Future[ScoreResult]:
@@ -277,14 +276,14 @@ class RemoteEngine:
             self._running[thread] = attempts
             thread.start()
 
-    def _feed(self, attempts: Attempts, stream: Stream, constraint: Constraint | None) -> None:
-        """Carry events from the call to the stream, of an answer that keeps the request's constraint."""
+    def _feed(self, attempts: Attempts, stream: Stream, request: GenerateRequest) -> None:
+        """Carry events from the call to the stream, of an answer that overlooks nothing of the request."""
         text: list[str] = []
 
         def read(call: Any) -> None:
             for message in call:
                 if message.HasField("started"):  # before it counts as begun: it is a refusal
-                    check_kept(constraint, message.started)
+                    check_kept(request, message.started)
                 attempts.begin()
                 event = event_from_proto(message)
                 if isinstance(event, Delta):

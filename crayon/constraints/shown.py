@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from crayon.constraint import ConstraintKind, read_schema
+from crayon.messages import question, with_question
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -19,12 +19,11 @@ _DEPTH = 4
 
 
 def shown(messages: Sequence[Message], constraint: Constraint | None) -> tuple[Message, ...]:
-    """Return messages whose last one ends with what is wanted, where the constraint is to be shown."""
+    """Return messages whose last question ends with what is wanted, where the constraint is to be shown."""
     told = instruction(constraint) if constraint is not None and constraint.show else ""
     if not told:
         return tuple(messages)
-    last = messages[-1]
-    return (*messages[:-1], replace(last, content=f"{last.content}\n\n{told}"))
+    return with_question(messages, f"{question(messages)}\n\n{told}")
 
 
 def read_prompt(

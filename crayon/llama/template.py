@@ -8,19 +8,19 @@ import itertools
 import json
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import jinja2
 from markupsafe import escape
 
-from crayon.errors import ChatTemplateError, InvalidRequestError, ModelFileError
+from crayon.errors import AnswerFormatError, ChatTemplateError, InvalidRequestError, ModelFileError
 from crayon.llama import budget, dialect
-from crayon.messages import Message
+from crayon.messages import Message, starts_answer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from crayon.messages import Role
+    from crayon.messages import Role, ToolCall
 
     Content: TypeAlias = str | list[dict[str, str]]
 
@@ -91,20 +91,22 @@ class ChatTemplate:
             self._try()
 
     def render(self, messages: Sequence[Message]) -> str:
-        """Return the prompt, ending where the assistant's answer starts, whatever it lost.
+        """Return the prompt, ending where the assistant's answer starts or goes on, whatever it lost.
 
         Raises:
             ChatTemplateError: the template refuses these messages (for example two user turns in a row).
         """
-        said = [{"role": m.role, "content": self._content(m)} for m in self._folded(messages)]
+        begun = messages[-1].content if starts_answer(messages) else ""
+        said = [self._said(m) for m in self._folded(messages[:-1] if begun else messages)]
         try:
             with budget.limited(said):
-                return self._template.render(
+                rendered = self._template.render(
                     messages=said,
                     add_generation_prompt=True,
                     **dialect.values(),
                     **self._tokens,
                 )
+                return rendered + begun
         except ChatTemplateError:
             raise
         except _FAILURES as error:
@@ -121,21 +123,22 @@ class ChatTemplate:
         Raises:
             ChatTemplateError: the template refuses the messages, or loses some of them.
         """
-        found = [mark for mark in control_texts if any(mark in m.content for m in messages)]
+        said = "\0".join(text for message in messages for text in message.texts)
+        found = [mark for mark in control_texts if mark in said]
         if not found:
             rendered = self.render(messages)
             self._check(messages, rendered)
             return [Part(rendered, is_content=False)] if rendered else []
         # Where two begin alike, the longer one is meant.
         any_mark = re.compile("|".join(map(re.escape, sorted(found, key=len, reverse=True))))
-        opened, closed = _unused("".join(m.content for m in messages))
+        opened, closed = _unused(said)
         typed: list[str] = []
 
         def aside(match: re.Match[str]) -> str:
             typed.append(match.group())
             return f"{opened}{len(typed) - 1}{closed}"
 
-        masked = [Message(m.role, any_mark.sub(aside, m.content)) for m in messages]
+        masked = [m.with_texts([any_mark.sub(aside, text) for text in m.texts]) for m in messages]
         rendered = self.render(masked)
         self._check(masked, rendered)
         pieces = re.split(f"{opened}([0-9]+){closed}", rendered)
@@ -176,6 +179,20 @@ class ChatTemplate:
             return messages
         texts = [m.content for m in messages[: first + 1]]
         return [Message("user", "\n\n".join(texts)), *messages[first + 1 :]]
+
+    def _said(self, message: Message) -> dict[str, Any]:
+        """Return a message as templates read it: the arguments of calls as objects, where they are some."""
+        said: dict[str, Any] = {"role": message.role, "content": self._content(message)}
+        if message.tool_calls:
+            said["tool_calls"] = [
+                {"id": c.id, "type": "function", "function": {"name": c.name, "arguments": _arguments(c)}}
+                for c in message.tool_calls
+            ]
+        if message.tool_call_id:
+            said["tool_call_id"] = message.tool_call_id
+        if message.reasoning:
+            said["reasoning_content"] = message.reasoning
+        return said
 
     def _content(self, message: Message) -> Content:
         if message.role in self._typed:
@@ -223,6 +240,8 @@ class ChatTemplate:
     def _check(self, messages: Sequence[Message], rendered: str) -> None:
         last = len(messages) - 1
         for i, message in enumerate(messages):
+            if any(call.name not in rendered for call in message.tool_calls):
+                raise ChatTemplateError("the model's chat template leaves out which tools the assistant called")
             if not message.content.strip():
                 continue
             lost = message.role in self.loses or ("earlier" in self.loses and message.role == "user" and i < last)
@@ -231,6 +250,13 @@ class ChatTemplate:
                     f"the model's chat template leaves out or rewrites what the {message.role} says; leave that "
                     "message out, or use another model",
                 )
+
+
+def _arguments(call: ToolCall) -> Any:
+    try:
+        return call.parsed
+    except AnswerFormatError:
+        return call.arguments
 
 
 def _conversation(texts: Sequence[str]) -> list[Message]:

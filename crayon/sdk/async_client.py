@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from crayon.completion import Mode, Source
 from crayon.engine import EncodeRequest, deadline_after
+from crayon.messages import question
 from crayon.sdk.async_stream import AsyncAnswerStream, gate_async, open_async
 from crayon.sdk.choice_stream import AsyncChoiceStream
 from crayon.sdk.choosing import ONE_TOKEN
@@ -234,7 +235,7 @@ class AsyncCrayon(AsyncRouteCalls, AsyncCustomCalls):
             return blend
         until = deadline_after(call.timeout)
         gate = await gate_async(self._core, call, until)
-        request = EncodeRequest(texts=(call.messages[-1].content,), deadline=until)
+        request = EncodeRequest(texts=(question(call.messages),), deadline=until)
         choice = gate.judge(
             await wait_for_async(gate.encode(await open_async(self._core.engines, source), request), until)
         ).choice

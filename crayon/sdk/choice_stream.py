@@ -12,6 +12,7 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from crayon.completion import Chosen, Source
+from crayon.messages import question, with_question
 from crayon.router.hardness import choice_gate
 from crayon.sdk.answer import Answer
 from crayon.sdk.async_stream import AsyncAnswerStream
@@ -84,8 +85,7 @@ class ChoiceAnswer(Answer):
         if source is Source.SERVER:
             choices = self._call.screened.others if self._call.screened else choices
             options = [choice.strip() for choice in choices]
-            last = replace(messages[-1], content=listed(messages[-1].content, options))
-            messages = (*messages[:-1], last)
+            messages = with_question(messages, listed(question(messages), options))
         return score_request(replace(request, messages=messages), choices)
 
 

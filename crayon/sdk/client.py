@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from crayon.completion import Mode
 from crayon.engine import EncodeRequest, deadline_after, wait_for
+from crayon.messages import question
 from crayon.sdk.choice_stream import ChoiceStream
 from crayon.sdk.choosing import ONE_TOKEN
 from crayon.sdk.conversation import Conversation
@@ -291,6 +292,6 @@ class Crayon(RouteCalls, CustomCalls):
             return blend
         until = deadline_after(call.timeout)
         gate = self._core.query_gate(call, until)
-        request = EncodeRequest(texts=(call.messages[-1].content,), deadline=until)
+        request = EncodeRequest(texts=(question(call.messages),), deadline=until)
         choice = gate.judge(wait_for(gate.encode(self._core.engines.open(source), request), until)).choice
         return None if choice is None else choice.blend

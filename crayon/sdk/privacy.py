@@ -82,11 +82,12 @@ class Privacy:
 
 @dataclass(frozen=True, slots=True)
 class _Verdict:
-    """What may be sent: `kept` indexes of messages, and all texts (messages, then the others) as they may go."""
+    """What may be sent: `kept` indexes of messages, their texts and the others as they may go."""
 
     allowed: Allowed
     kept: tuple[int, ...]
     texts: tuple[str, ...]
+    others: tuple[str, ...]
     report: PrivacyReport | None = None
     originals: Mapping[str, str] = field(default_factory=dict, repr=False)
 
@@ -129,12 +130,12 @@ class Screen:
         stops = call.sampling.stop
         form = call.constraint.texts if call.constraint else ()
         verdict = self._judge(call.mode, call.allowed, call.messages, (*stops, *others, *form), call.past)
-        if verdict.texts[len(verdict.texts) - len(form) :] != form:
+        if verdict.others[len(verdict.others) - len(form) :] != form:
             # With placeholders in it, it would be another one.
             kinds = verdict.report.found if verdict.report else ()
             verdict = self._stay(call.mode, call.allowed, call.messages, (*stops, *others, *form), kinds)
         messages = _with_texts(call.messages, verdict)
-        sent = verdict.texts[len(verdict.kept) : len(verdict.texts) - len(form)]
+        sent = verdict.others[: len(verdict.others) - len(form)]
         sampling = replace(call.sampling, stop=sent[: len(stops)]) if stops else call.sampling
         screened = Screened(messages, sampling, sent[len(stops) :], verdict.originals, verdict.report)
         return replace(call, screened=screened, allowed=verdict.allowed)
@@ -147,8 +148,7 @@ class Screen:
         verdict = self._judge(call.mode, call.allowed, call.messages, texts, call.past)
         if verdict.allowed.sources[0] is not Source.SERVER:
             return replace(call, allowed=verdict.allowed), texts
-        sent = verdict.texts[len(verdict.kept) :]
-        return replace(call, messages=_with_texts(call.messages, verdict), allowed=verdict.allowed), sent
+        return replace(call, messages=_with_texts(call.messages, verdict), allowed=verdict.allowed), verdict.others
 
     def lets_pass(self, texts: Sequence[str]) -> bool:
         """Return whether texts of nobody's call may be sent just as they are."""
@@ -156,14 +156,14 @@ class Screen:
             verdict = self._judge(Mode.PREFER_ON_SERVER, _SERVER_FIRST, (), tuple(texts), Past())
         except PrivacyError:
             return False
-        return verdict.allowed.sources[0] is Source.SERVER and verdict.texts == tuple(texts)
+        return verdict.allowed.sources[0] is Source.SERVER and verdict.others == tuple(texts)
 
     def look_texts(self, mode: Mode, allowed: Allowed, texts: Sequence[str]) -> tuple[str, ...]:
         """Return the texts of an `encode` call as the first allowed side gets them; errors as `look`."""
         if allowed.sources[0] is not Source.SERVER:
             return tuple(texts)
         verdict = self._judge(mode, allowed, (), tuple(texts), Past())
-        return verdict.texts
+        return verdict.others
 
     def _judge(
         self, mode: Mode, allowed: Allowed, messages: Sequence[Message], others: Sequence[str], past: Past
@@ -180,9 +180,10 @@ class Screen:
         self, mode: Mode, allowed: Allowed, messages: Sequence[Message], others: Sequence[str], past: Past
     ) -> _Verdict:
         action = Action(self._privacy.action)
-        texts = [*(message.content for message in messages), *others]
+        owners = [i for i, message in enumerate(messages) for _ in message.texts]
+        texts = [*(text for message in messages for text in message.texts), *others]
         scan = self._scan([] if action is Action.OFF else texts)
-        found = {i for i, own in enumerate(scan.texts[: len(messages)]) if own}
+        found = {owner for owner, own in zip(owners, scan.texts, strict=False) if own}
         dropped: frozenset[int] = frozenset()
         if self.drops:
             marked = found if action in {Action.KEEP, Action.ASK} else set()
@@ -190,13 +191,13 @@ class Screen:
         elif past.private:
             return self._stay(mode, allowed, messages, others, scan.kinds)
         kept = tuple(i for i in range(len(messages)) if i not in dropped)
-        left = [*kept, *range(len(messages), len(texts))]
+        left = [j for j in range(len(texts)) if j >= len(owners) or owners[j] not in dropped]
         rest = [texts[i] for i in left]
         findings = [scan.texts[i] for i in left] if scan.texts else []
         turns = sum(messages[i].role == "user" for i in dropped)
         report = PrivacyReport(scan.kinds, Action.KEEP.value, turns) if scan or turns else None
         if not scan.undecided and not any(findings):
-            return _Verdict(allowed, kept, tuple(rest), report)
+            return _verdict(allowed, kept, rest, others, report)
         counts = Counter(item.kind for own in findings for item in own)
         answer = self._answer(counts) if action is Action.ASK and not scan.undecided else None
         action = decide_action(action, undecided=bool(scan.undecided), answer=answer)
@@ -205,12 +206,12 @@ class Screen:
             return self._stay(mode, allowed, messages, others, scan.kinds)
         report = PrivacyReport(scan.kinds, action.value, turns)
         if action is Action.SEND:
-            return _Verdict(allowed, kept, tuple(rest), report)
+            return _verdict(allowed, kept, rest, others, report)
         redaction = redact(rest, findings)
         if redaction is None or self._scan(redaction.texts):
             logger.warning("privacy: not all that was found can be replaced, so the query stays on the device")
             return self._stay(mode, allowed, messages, others, scan.kinds)
-        return _Verdict(allowed, kept, redaction.texts, report, redaction.originals)
+        return _verdict(allowed, kept, redaction.texts, others, report, redaction.originals)
 
     def _scan(self, texts: Sequence[str]) -> Scan:
         # What is no text is refused by who takes it; here it shows nothing.
@@ -229,12 +230,27 @@ class Screen:
         self, mode: Mode, allowed: Allowed, messages: Sequence[Message], others: Sequence[str], kinds: Iterable[str]
     ) -> _Verdict:
         kinds = tuple(kinds)
-        texts = (*(message.content for message in messages), *others)
-        return _Verdict(stay(allowed, mode, kinds), tuple(range(len(messages))), texts, PrivacyReport(kinds))
+        texts = tuple(text for message in messages for text in message.texts)
+        kept = tuple(range(len(messages)))
+        return _Verdict(stay(allowed, mode, kinds), kept, texts, tuple(others), PrivacyReport(kinds))
+
+
+def _verdict(
+    allowed: Allowed,
+    kept: tuple[int, ...],
+    texts: Sequence[str],
+    others: Sequence[str],
+    report: PrivacyReport | None,
+    originals: Mapping[str, str] | None = None,
+) -> _Verdict:
+    """Return what may be sent; the last of the texts are the others."""
+    said = len(texts) - len(others)
+    return _Verdict(allowed, kept, tuple(texts[:said]), tuple(texts[said:]), report, originals or {})
 
 
 def _with_texts(messages: Sequence[Message], verdict: _Verdict) -> tuple[Message, ...]:
-    return tuple(replace(messages[i], content=text) for i, text in zip(verdict.kept, verdict.texts, strict=False))
+    left = iter(verdict.texts)
+    return tuple(messages[i].with_texts([next(left) for _ in messages[i].texts]) for i in verdict.kept)
 
 
 def _counted(counts: Mapping[str, int], scan: Scan) -> list[str]:

@@ -14,20 +14,23 @@ FREE_SHARE = 0.25
 
 
 def oldest_to_drop(history: Sequence[Message], tokens: int, context: int) -> int:
-    """Return how many messages at the beginning of a history to leave out: whole turns, two messages each.
+    """Return how many messages at the beginning of a history to leave out: whole turns, from a question to the next.
 
     Args:
-        history: user and assistant in turn, without the system message and the question that is asked.
+        history: without the system message and the question that is asked.
         tokens: of everything that was to be sent.
         context: how many fit.
 
     Returns:
-        at least 2, where there is a whole turn; else 0.
+        at least one turn, where there is a whole one; else 0.
     """
-    characters = sum(len(message.content) for message in history)
+    characters = sum(message.size for message in history)
     wanted = characters * max(0.0, 1.0 - (1.0 - FREE_SHARE) * context / max(tokens, 1))
+    starts = [i for i, message in enumerate(history) if message.role == "user" and i] + [len(history)]
     gone = count = 0
-    while count + 2 <= len(history) and (count == 0 or gone < wanted):
-        gone += sum(len(message.content) for message in history[count : count + 2])
-        count += 2
+    for start in starts:
+        if start - count < 2 or (count and gone >= wanted):  # half a turn is none
+            break
+        gone += sum(message.size for message in history[count:start])
+        count = start
     return count

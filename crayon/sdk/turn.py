@@ -22,6 +22,7 @@ from crayon.errors import (
     ServerInterruptedError,
     ServerUnavailableError,
 )
+from crayon.messages import question
 from crayon.privacy.redaction import Restorer
 from crayon.router.hardness import HardnessGate, Verdict, choice_gate
 from crayon.sdk.actions import Done, Embed, Emit, Fail, Generate, Read
@@ -169,7 +170,7 @@ class Turn:
         match event:
             case Started():
                 try:
-                    check_kept(attempt.request.constraint, event)
+                    check_kept(attempt.request, event)
                 except CrayonError as error:
                     return self.failed(error)
                 attempt.started = event
@@ -313,7 +314,7 @@ class Turn:
     # -- steps
 
     def _embed(self) -> Action:
-        return Embed(self.call.messages[-1].content, self.deadline)
+        return Embed(question(self.call.messages), self.deadline)
 
     def _run(self, source: Source, *, gated: bool = False) -> Action:
         if source is Source.DEVICE and self._choosing and not self._late():

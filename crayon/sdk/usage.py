@@ -21,6 +21,7 @@ from crayon.errors import (
     ServerRejectedError,
     ServerUnavailableError,
 )
+from crayon.messages import question
 from crayon.router.budget import Budget, Cost
 from crayon.router.circumstances import Circumstances, is_foreign, least_tokens, likely_tokens, under
 from crayon.router.conditions import Conditions, weigh
@@ -88,7 +89,7 @@ class UsageTracker:
         allowed = call.allowed
         if len(allowed.sources) == 1:
             return allowed
-        text = call.messages[-1].content
+        text = question(call.messages)
         languages = self._conditions.device_languages
         now = Circumstances(
             long=allowed.sources[0] is Source.DEVICE and self._too_long(call.messages),
@@ -115,7 +116,7 @@ class UsageTracker:
         limits = [self._conditions.max_prompt_tokens, _context(engine)]
         limit = min((limit for limit in limits if limit is not None), default=None)
         # A token has a byte at least; what a template adds to a prompt this near to the limit, the engine finds out.
-        if limit is None or sum(len(message.content.encode()) for message in messages) <= limit:
+        if limit is None or sum(len(text.encode()) for each in messages for text in each.texts) <= limit:
             return False
         count = getattr(engine, "count_tokens", None)
         if callable(count):
@@ -123,7 +124,7 @@ class UsageTracker:
                 return int(count(messages)) > limit
             except CrayonError:  # it cannot read them at all, which it says itself where it is asked to answer
                 return False
-        return sum(least_tokens(message.content) for message in messages) > limit
+        return sum(least_tokens(text) for message in messages for text in message.texts) > limit
 
     # -- around a query
 
@@ -256,7 +257,7 @@ def _result_cost(done: Future[Any], reserved: Reserved) -> Cost | None:
 
 
 def _characters(messages: tuple[Message, ...]) -> int:
-    return sum(len(message.content) for message in messages)
+    return sum(message.size for message in messages)
 
 
 def _sent_characters(request: GenerateRequest | ScoreRequest | EncodeRequest) -> int:

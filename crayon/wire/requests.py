@@ -8,7 +8,7 @@ from crayon.completion import Blend
 from crayon.constraint import Constraint, ConstraintKind
 from crayon.engine import EncodeRequest, GenerateRequest, ScoreRequest, new_request_id
 from crayon.errors import InvalidRequestError
-from crayon.messages import normalise_messages
+from crayon.messages import Message, ToolCall, normalise_messages
 from crayon.sampling import SAMPLING_FIELDS, Sampling
 from crayon.v1 import inference_pb2 as pb
 from crayon.wire.limits import MAX_MESSAGES, MAX_NAME_CHARS, MAX_REQUEST_ID_CHARS, MAX_TEXTS
@@ -16,10 +16,15 @@ from crayon.wire.limits import MAX_MESSAGES, MAX_NAME_CHARS, MAX_REQUEST_ID_CHAR
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sized
 
-    from crayon.messages import Message
+    from crayon.messages import Role
 
-_ROLE_TO_PROTO = {"system": pb.ROLE_SYSTEM, "user": pb.ROLE_USER, "assistant": pb.ROLE_ASSISTANT}
-_ROLE_FROM_PROTO: dict[int, str] = {number: role for role, number in _ROLE_TO_PROTO.items()}
+_ROLE_TO_PROTO: dict[Role, pb.Role] = {
+    "system": pb.ROLE_SYSTEM,
+    "user": pb.ROLE_USER,
+    "assistant": pb.ROLE_ASSISTANT,
+    "tool": pb.ROLE_TOOL,
+}
+_ROLE_FROM_PROTO: dict[int, Role] = {number: role for role, number in _ROLE_TO_PROTO.items()}
 
 
 # -- ours to protobuf
@@ -78,7 +83,16 @@ def _constraint_to_proto(constraint: Constraint | None) -> pb.Constraint | None:
 
 
 def _messages_to_proto(messages: Iterable[Message]) -> list[pb.Message]:
-    return [pb.Message(role=_ROLE_TO_PROTO[message.role], content=message.content) for message in messages]
+    return [
+        pb.Message(
+            role=_ROLE_TO_PROTO[message.role],
+            content=message.content,
+            tool_calls=[pb.ToolCall(id=c.id, name=c.name, arguments=c.arguments) for c in message.tool_calls],
+            tool_call_id=message.tool_call_id,
+            reasoning=message.reasoning,
+        )
+        for message in messages
+    ]
 
 
 def _sampling_to_proto(sampling: Sampling) -> pb.Sampling:
@@ -168,14 +182,16 @@ def _constraint_from_proto(message: pb.Constraint) -> Constraint:
 def _messages_from_proto(messages: Iterable[pb.Message]) -> tuple[Message, ...]:
     found = list(messages)
     _at_most("messages", found, MAX_MESSAGES)
-    plain: list[dict[str, str]] = []
+    plain: list[Message] = []
     for i, message in enumerate(found):
         role = _ROLE_FROM_PROTO.get(message.role)
         if role is None:
             raise InvalidRequestError(
-                f"messages[{i}].role", f"must be ROLE_SYSTEM, ROLE_USER or ROLE_ASSISTANT, not {message.role}"
+                f"messages[{i}].role",
+                f"must be ROLE_SYSTEM, ROLE_USER, ROLE_ASSISTANT or ROLE_TOOL, not {message.role}",
             )
-        plain.append({"role": role, "content": message.content})
+        calls = tuple(ToolCall(call.id, call.name, call.arguments) for call in message.tool_calls)
+        plain.append(Message(role, message.content, calls, message.tool_call_id, message.reasoning))
     return normalise_messages(plain)
 
 

@@ -43,7 +43,11 @@ def event_to_proto(event: Event) -> pb.GenerateResponse:
             blend = blend_to_proto(event.blend)
             return pb.GenerateResponse(
                 started=pb.Started(
-                    request_id=event.request_id, model=event.model, blend=blend, constrained=event.constrained
+                    request_id=event.request_id,
+                    model=event.model,
+                    blend=blend,
+                    constrained=event.constrained,
+                    kept=sorted(event.kept),
                 )
             )
         case Delta():
@@ -123,7 +127,7 @@ def event_from_proto(message: pb.GenerateResponse) -> Event | None:
                 blend = blend_from_proto(started.blend) if started.HasField("blend") else None
             except InvalidRequestError as error:
                 raise _broken(f"started.{error}") from None
-            return Started(started.request_id, started.model, blend, started.constrained)
+            return Started(started.request_id, started.model, blend, started.constrained, frozenset(started.kept))
         case "delta":
             delta = message.delta
             if delta.tokens < 0:

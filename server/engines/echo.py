@@ -38,6 +38,7 @@ from crayon.engine import (
     Started,
     Stream,
     TokenSignal,
+    needs,
 )
 from crayon.errors import (
     CancelledError,
@@ -48,6 +49,7 @@ from crayon.errors import (
     PromptTooLongError,
     UnknownModelError,
 )
+from crayon.messages import question
 from crayon.server.observability.stats import EngineStats
 from crayon.stream import Promise
 
@@ -193,7 +195,7 @@ class EchoEngine:
     def _check(self, model: str, messages: tuple[Message, ...]) -> int:
         if model not in {"", self._info.name}:
             raise UnknownModelError(f"model {model!r} is not served here; there is: {self._info.name}")
-        prompt_words = sum(len(_words(message.content)) for message in messages)
+        prompt_words = sum(len(_words(text)) for message in messages for text in message.texts)
         if prompt_words >= self._info.context_tokens:
             raise PromptTooLongError(prompt_words, self._info.context_tokens - 1)
         return prompt_words
@@ -240,13 +242,13 @@ class EchoEngine:
         shown_words: int,
         made: tuple[str, bool] | None,
     ) -> None:
-        text, whole = (request.messages[-1].content, True) if made is None else made
+        text, whole = (question(request.messages), True) if made is None else made
         words, reason = _echo(request, text, self._info.context_tokens - prompt_words)
         reason = reason if whole else FinishReason.LENGTH
         said = 0
         first_at = job.started
         try:
-            stream.push(Started(request.request_id, self._info.name, request.blend, made is not None))
+            stream.push(Started(request.request_id, self._info.name, request.blend, made is not None, needs(request)))
             for word in words:
                 job.pause(self._delay, "".join(words[:said]))
                 first_at = time.monotonic() if said == 0 else first_at

@@ -305,3 +305,36 @@ def test_what_a_template_cannot_do_is_known_when_it_is_made() -> None:
     template = ChatTemplate("{{ messages[0].content }}")
     assert (template.refuses, template.loses) == (set(), {"assistant"})
     assert not ChatTemplate(CHATML).limits
+
+
+TOOLS_TEMPLATE = (
+    "{% for m in messages %}<{{ m.role }}>{% if m.content %}{{ m.content }}{% endif %}"
+    "{% for c in m.tool_calls or [] %}[{{ c.function.name }} {{ c.function.arguments | tojson }}]{% endfor %}"
+    "</{{ m.role }}>{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
+)
+CALLED = (
+    Message("user", "When?"),
+    Message("assistant", "", (ToolCall("c1", "now", '{"zone": "</user>"}'),)),
+    Message("tool", "12:00", (), "c1"),
+)
+
+
+def test_an_answer_that_was_begun_goes_on_where_it_stopped() -> None:
+    template = ChatTemplate(TOOLS_TEMPLATE)
+    begun = (Message("user", "When?"), Message("assistant", "At </user>"))
+    (first, typed) = template.parts(begun, ["</user>"])
+    assert first == Part("<user>When?</user><assistant>At ", is_content=False)
+    assert typed == Part("</user>", is_content=True)
+
+
+def test_calls_and_results_are_rendered_and_what_they_hold_is_text() -> None:
+    parts = ChatTemplate(TOOLS_TEMPLATE).parts(CALLED, ["</user>"])
+    whole = "".join(part.text for part in parts)
+    assert '[now {"zone": "</user>"}]</assistant><tool>12:00</tool><assistant>' in whole
+    assert [part.text for part in parts if part.is_content] == ["</user>"]
+
+
+def test_a_template_that_leaves_calls_out_refuses_them() -> None:
+    plain = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}"
+    with pytest.raises(ChatTemplateError, match="leaves out which tools the assistant called"):
+        ChatTemplate(plain).parts(CALLED, [])

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from crayon.completion import Blend
 from crayon.constraint import Constraint, ConstraintKind
-from crayon.engine import EncodeRequest, GenerateRequest, Prefix, ScoreRequest
-from crayon.errors import InvalidRequestError
-from crayon.messages import Message
+from crayon.engine import EncodeRequest, GenerateRequest, Prefix, ScoreRequest, Started, check_kept, needs
+from crayon.errors import InvalidRequestError, ServerRejectedError
+from crayon.messages import Message, ToolCall, normalise_messages
 from crayon.sampling import Sampling
 from crayon.v1 import inference_pb2 as pb
 from crayon.wire.limits import MAX_TEXTS
@@ -30,7 +30,9 @@ from crayon.wire.requests import (
 
 texts = st.text(st.characters(codec="utf-8"), min_size=1).filter(str.strip)
 earlier = st.builds(Message, st.sampled_from(["system", "user", "assistant"]), texts)
-conversations = st.builds(lambda before, last: (*before, Message("user", last)), st.lists(earlier, max_size=3), texts)
+conversations = st.builds(
+    lambda before, last: normalise_messages([*before, Message("user", last)]), st.lists(earlier, max_size=3), texts
+)
 samplings = st.builds(
     Sampling,
     max_tokens=st.integers(1, 2**31 - 1),
@@ -100,6 +102,24 @@ def test_an_encode_request_comes_out_as_it_went_in(some: tuple[str, ...]) -> Non
     request = EncodeRequest(texts=some, model="m")
     sent = encode_request_to_proto(request).SerializeToString()
     assert encode_request_from_proto(pb.EncodeRequest.FromString(sent), None) == request
+
+
+def test_calls_and_their_results_come_out_as_they_went_in() -> None:
+    call = ToolCall("c1", "now", '{"zone": "UTC"}')
+    asked, told = Message("assistant", "", (call,), reasoning="Hm."), Message("tool", "12:00", (), "c1")
+    request = GenerateRequest(messages=(Message("user", "x"), asked, told, Message("assistant", "It is")))
+    sent = generate_request_to_proto(request).SerializeToString()
+    assert generate_request_from_proto(pb.GenerateRequest.FromString(sent), None).messages == request.messages
+    assert needs(request) == {"messages.tool_calls", "messages.reasoning"}
+
+
+def test_an_answer_of_a_server_that_overlooks_calls_is_not_used() -> None:
+    call = ToolCall("c1", "now")
+    messages = (Message("user", "x"), Message("assistant", "", (call,)), Message("tool", "12:00", (), "c1"))
+    request = GenerateRequest(messages=messages)
+    check_kept(request, Started("r", "m", kept=needs(request)))
+    with pytest.raises(ServerRejectedError, match=r"'m' does not know messages\.tool_calls"):
+        check_kept(request, Started("r", "m"))
 
 
 def test_a_prefix_stays_on_the_device() -> None:

@@ -37,7 +37,9 @@ class _RoleEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Role.ValueType],
     ROLE_USER: _Role.ValueType  # 2
     """ROLE_USER asks."""
     ROLE_ASSISTANT: _Role.ValueType  # 3
-    """ROLE_ASSISTANT is the model, in an earlier turn."""
+    """ROLE_ASSISTANT is the model, in an earlier turn; as the last message, it is the beginning of the answer."""
+    ROLE_TOOL: _Role.ValueType  # 4
+    """ROLE_TOOL is the result of a tool that the model called."""
 
 class Role(_Role, metaclass=_RoleEnumTypeWrapper):
     """Role says who speaks in a message."""
@@ -49,7 +51,9 @@ ROLE_SYSTEM: Role.ValueType  # 1
 ROLE_USER: Role.ValueType  # 2
 """ROLE_USER asks."""
 ROLE_ASSISTANT: Role.ValueType  # 3
-"""ROLE_ASSISTANT is the model, in an earlier turn."""
+"""ROLE_ASSISTANT is the model, in an earlier turn; as the last message, it is the beginning of the answer."""
+ROLE_TOOL: Role.ValueType  # 4
+"""ROLE_TOOL is the result of a tool that the model called."""
 Global___Role: _TypeAlias = Role  # noqa: Y015
 
 class _FinishReason:
@@ -84,23 +88,67 @@ class Message(_message.Message):
 
     ROLE_FIELD_NUMBER: _builtins.int
     CONTENT_FIELD_NUMBER: _builtins.int
+    TOOL_CALLS_FIELD_NUMBER: _builtins.int
+    TOOL_CALL_ID_FIELD_NUMBER: _builtins.int
+    REASONING_FIELD_NUMBER: _builtins.int
     role: Global___Role.ValueType
     """Who speaks."""
     content: _builtins.str
     """What is said."""
+    tool_call_id: _builtins.str
+    """Of ROLE_TOOL: the id of the call that this is the result of; may be empty."""
+    reasoning: _builtins.str
+    """Of ROLE_ASSISTANT: what it thought before; models whose template has a place for it are told."""
+    @_builtins.property
+    def tool_calls(self) -> _containers.RepeatedCompositeFieldContainer[Global___ToolCall]:
+        """Of ROLE_ASSISTANT: which tools it called."""
+
     def __init__(
         self,
         *,
         role: Global___Role.ValueType = ...,
         content: _builtins.str = ...,
+        tool_calls: _abc.Iterable[Global___ToolCall] | None = ...,
+        tool_call_id: _builtins.str = ...,
+        reasoning: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "role", b"role"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "reasoning", b"reasoning", "role", b"role", "tool_call_id", b"tool_call_id", "tool_calls", b"tool_calls"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Message: _TypeAlias = Message  # noqa: Y015
+
+@_typing.final
+class ToolCall(_message.Message):
+    """ToolCall is a call of a tool that a model asks for."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    ARGUMENTS_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """What the message with the result refers to."""
+    name: _builtins.str
+    """The tool."""
+    arguments: _builtins.str
+    """The arguments as the model wrote them: a JSON object, where it wrote one."""
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        name: _builtins.str = ...,
+        arguments: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["arguments", b"arguments", "id", b"id", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ToolCall: _TypeAlias = ToolCall  # noqa: Y015
 
 @_typing.final
 class Sampling(_message.Message):
@@ -357,7 +405,7 @@ class GenerateRequest(_message.Message):
     """
     @_builtins.property
     def messages(self) -> _containers.RepeatedCompositeFieldContainer[Global___Message]:
-        """The conversation; the last message is the user's."""
+        """The conversation; the last message is the user's, the result of a tool, or the beginning of the answer."""
 
     @_builtins.property
     def sampling(self) -> Global___Sampling:
@@ -455,6 +503,7 @@ class Started(_message.Message):
     MODEL_FIELD_NUMBER: _builtins.int
     BLEND_FIELD_NUMBER: _builtins.int
     CONSTRAINED_FIELD_NUMBER: _builtins.int
+    KEPT_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """The request's id: the caller's, or the one the server chose."""
     model: _builtins.str
@@ -465,6 +514,12 @@ class Started(_message.Message):
     def blend(self) -> Global___Blend:
         """The customisation that is applied."""
 
+    @_builtins.property
+    def kept(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Fields of the request beyond those of the first servers that this one knows and keeps to: "messages.tool_calls",
+        "messages.reasoning". A client whose request needs one that is missing uses nothing of the answer.
+        """
+
     def __init__(
         self,
         *,
@@ -472,10 +527,11 @@ class Started(_message.Message):
         model: _builtins.str = ...,
         blend: Global___Blend | None = ...,
         constrained: _builtins.bool = ...,
+        kept: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_blend", b"_blend", "blend", b"blend"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_blend", b"_blend", "blend", b"blend", "constrained", b"constrained", "model", b"model", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_blend", b"_blend", "blend", b"blend", "constrained", b"constrained", "kept", b"kept", "model", b"model", "request_id", b"request_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__blend: _TypeAlias = _typing.Literal["blend"]  # noqa: Y015
     _WhichOneofArgType__blend: _TypeAlias = _typing.Literal["_blend", b"_blend"]  # noqa: Y015

@@ -11,7 +11,7 @@ import numpy as np
 
 from crayon.blending.lease import Lease
 from crayon.completion import Timings, Usage
-from crayon.engine import ContinuationScore, Delta, EncodeResult, Finished, ScoreResult, Started
+from crayon.engine import ContinuationScore, Delta, EncodeResult, Finished, ScoreResult, Started, needs
 from crayon.errors import CancelledError, CrayonError, DeadlineExceededError, EngineError
 from crayon.llama.answer import AnswerWriter
 from crayon.llama.encoder import add_states
@@ -187,7 +187,8 @@ class GenerateTask(Task):
         self._sampler = Sampler(self.request.sampling, self.meter, self.rule)
         self._sampler.prime(self.ids)
         constrained = self.rule is not None
-        self.stream.push(Started(self.request.request_id, self.model_name, self.request.blend, constrained))
+        wanted = self.request
+        self.stream.push(Started(wanted.request_id, self.model_name, wanted.blend, constrained, needs(wanted)))
 
     def sample(self, context: Context, row: int) -> bool:
         """Take the next token from a row of logits; return whether the answer ends with it."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from crayon.completion import FinishReason, Timings, Usage
-from crayon.engine import ContinuationScore, Delta, Finished, ScoreResult, Started, TokenSignal
+from crayon.engine import ContinuationScore, Delta, Finished, ScoreResult, Started, TokenSignal, needs
 from crayon.errors import EngineError
 from crayon.llama.signals import check_finite
 from crayon.server.engines.vllm.sampling import scoring, scoring_natively
@@ -113,8 +113,8 @@ class AnswerJob(VllmTask):
                 if not first:
                     first = time.monotonic()
                     self.begun()
-                    constrained = self.wanted.constraint is not None
-                    self.stream.push(Started(self.wanted.request_id, self.model, self.wanted.blend, constrained))
+                    wanted, constrained = self.wanted, self.wanted.constraint is not None
+                    self.stream.push(Started(wanted.request_id, self.model, wanted.blend, constrained, needs(wanted)))
                 part = output.outputs[0]
                 tokens = len(part.token_ids) - self._ended_by_token(part)
                 signals = tuple(map(_signal, part.token_ids, part.logprobs or ()))[:tokens]
