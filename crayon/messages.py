@@ -217,7 +217,7 @@ def _joined(parts: Sequence[object], field: str) -> str:
         else:
             problem = f"is a part of the kind {kind!r:.40}; this model reads text only, so leave it out"
             raise InvalidRequestError(f"{field}[{i}]", problem)
-    return "".join(texts)
+    return "\n".join(texts)
 
 
 def _calls(value: object, field: str) -> tuple[ToolCall, ...]:

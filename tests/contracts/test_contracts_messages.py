@@ -85,8 +85,8 @@ def test_texts_that_cannot_be_read_are_refused_by_name(texts: Any, field: str) -
 
 
 def test_text_parts_are_joined() -> None:
-    parts = [{"type": "text", "text": "Why "}, {"type": "input_text", "text": "not?"}]
-    assert normalise_messages([{"role": "user", "content": parts}]) == (Message("user", "Why not?"),)
+    parts = [{"type": "text", "text": "Why"}, {"type": "input_text", "text": "not?"}]
+    assert normalise_messages([{"role": "user", "content": parts}]) == (Message("user", "Why\nnot?"),)
 
 
 def test_the_developer_is_the_system_and_what_the_system_says_stands_in_front() -> None:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from crayon.errors import ChatTemplateError, InvalidRequestError, ModelFileError
 from crayon.llama.template import ChatTemplate, Part
-from crayon.messages import Message
+from crayon.messages import Message, ToolCall
 
 CHATML = (
     "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}"
