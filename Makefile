@@ -17,7 +17,7 @@ export CXXFLAGS += -U__AVX512FP16__
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-faults check stubs docs format train-env test-train vllm-env test-vllm golden peers clean
+.PHONY: help demo test test-faults check stubs docs format train-env test-train vllm-env test-vllm gateway-env test-gateway golden peers clean
 
 help:  ## Show what can be made.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -110,6 +110,19 @@ test-vllm: vllm-env  ## Serve with vLLM, on the CPU: the engines' contract, blen
 	@# vLLM's own warnings are no errors of ours.
 	.venv-vllm/bin/python -m pytest tests/vllm tests/engines/test_contract.py -m vllm -W default --timeout 900
 
+.venv-gateway/.installed: pyproject.toml tests/browser/requirements.txt
+	@echo "Making .venv-gateway with what speaks to the gateway ..."
+	@$(PYTHON) -m venv .venv-gateway
+	@.venv-gateway/bin/python -m pip --disable-pip-version-check --quiet install --upgrade pip
+	@PYTHONWARNINGS="ignore:Editable installation" .venv-gateway/bin/python -m pip --disable-pip-version-check --quiet install --editable '.[server,gateway,test]' --requirement tests/browser/requirements.txt
+	@command -v chromium > /dev/null || { echo "Installing Debian's chromium ..."; apt-get -qq update && apt-get -qq install --yes --no-install-recommends chromium > /dev/null; } || { echo "the page's tests need chromium on PATH: install Debian's package"; exit 1; }
+	@touch $@
+
+gateway-env: .venv-gateway/.installed
+
+test-gateway: gateway-env  ## Try the gateway's page in a real browser.
+	.venv-gateway/bin/python -m pytest tests/browser -m gateway
+
 golden: train-env  ## Make the golden logits of tests/golden again, with PEFT.
 	@# The hash seed: PEFT writes sets in their order.
 	PYTHONHASHSEED=0 .venv-train/bin/python tools/golden.py
@@ -132,4 +145,4 @@ peers: .peers/llama-cpp/.installed .peers/openvino/.installed  ## Build the peer
 	@touch $@
 
 clean:  ## Remove the environments and everything built.
-	rm -rf $(VENV) .venv-train .venv-deploy .venv-docs .venv-vllm .peers build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) .venv-train .venv-deploy .venv-docs .venv-vllm .venv-gateway .peers build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

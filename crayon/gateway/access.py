@@ -23,8 +23,10 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("crayon.gateway")
 
-# What watches over a process holds no token, and learns no more than whether it answers.
+# What watches over a process holds no token, and learns no more than whether it answers; the page is the same for all,
+# and asks for a token itself.
 OPEN = frozenset({"/health"})
+PAGE = "/page/"
 
 
 class Access:
@@ -83,10 +85,11 @@ class Access:
         if not self._known_host(headers.get("host", "")):
             message = "this machine is not called so; add the name to gateway.allowed_hosts (--allowed-host) if it is"
             return Problem(status=403, message=message, kind="permission_error", code="unknown_host", param="host")
-        if not self._known_origin(headers):
+        page = scope["path"] == "/" or scope["path"].startswith(PAGE)
+        if not page and not self._known_origin(headers):
             message = "this page may not ask; add its origin to gateway.cors_origins (--cors-origin) if it may"
             return Problem(status=403, message=message, kind="permission_error", code="unknown_origin", param="origin")
-        if scope["path"] in OPEN or scope["method"] == "OPTIONS":
+        if page or scope["path"] in OPEN or scope["method"] == "OPTIONS":
             return None
         return self._unknown_caller(scope, headers)
 

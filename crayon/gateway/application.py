@@ -21,6 +21,7 @@ from crayon.gateway.fields import Fields
 from crayon.gateway.openai_chat import chat_completions
 from crayon.gateway.openai_completions import completions
 from crayon.gateway.openai_models import list_models, show_model
+from crayon.gateway.page_files import page_file
 from crayon.gateway.problems import Problem, problem_of
 from crayon.gateway.watched import json_response, problem_response
 
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
     from crayon.config import GatewaySettings
     from crayon.gateway.gateway import Gateway
+    from crayon.gateway.panel import Panel
     from crayon.server.tokens import TokenStore
 
     Asked: TypeAlias = Callable[[Gateway, Request, Fields], Awaitable[Response]]
@@ -64,6 +66,8 @@ def build(
     routes = [Route(path, partial(_ask, gateway, settings, ask), methods=["POST"]) for path, ask in POSTED.items()]
     routes += [Route(path, partial(_look, gateway, look), methods=["GET"]) for path, look in READ.items()]
     routes.append(Route("/health", partial(_health, gateway), methods=["GET"]))
+    if gateway.panel is not None:
+        routes += _page_routes(gateway, gateway.panel, settings)
     middleware = [
         Middleware(
             Access,
@@ -82,6 +86,25 @@ def build(
         exception_handlers={HTTPException: _no_route},
         lifespan=partial(_life, gateway) if loads else None,
     )
+
+
+def _page_routes(gateway: Gateway, panel: Panel, settings: GatewaySettings) -> list[Route]:
+    read: dict[str, Looked] = {
+        "/crayon/state": panel.state,
+        "/crayon/ledger": panel.ledger,
+        "/crayon/models": panel.catalogue,
+    }
+    posted: dict[str, Asked] = {
+        "/crayon/lock": panel.lock,
+        "/crayon/customizations": panel.customize,
+        "/crayon/pull": panel.pull,
+    }
+    return [
+        Route("/", page_file, methods=["GET"]),
+        Route("/page/{name}", page_file, methods=["GET"]),
+        *(Route(path, partial(_look, gateway, look), methods=["GET"]) for path, look in read.items()),
+        *(Route(path, partial(_ask, gateway, settings, ask), methods=["POST"]) for path, ask in posted.items()),
+    ]
 
 
 def application() -> ASGIApp:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from crayon.completion import Source
     from crayon.engine import ModelInfo
     from crayon.gateway.models import VirtualModel
+    from crayon.gateway.panel import Panel
     from crayon.sdk import AsyncCrayon
 
 logger = logging.getLogger("crayon.gateway")
@@ -41,6 +42,7 @@ class Gateway:
         max_requests: most requests at a time.
         max_tokens: longest answer where a request does not say.
         keep_alive: seconds of silence after which a stream says something.
+        panel: what the page asks; None: there is no page.
     """
 
     def __init__(
@@ -51,11 +53,13 @@ class Gateway:
         max_requests: int = 64,
         max_tokens: int = 1024,
         keep_alive: float = 10.0,
+        panel: Panel | None = None,
     ) -> None:
         self.client = client
         self.reporter = Reporter(fixed)
         self.max_tokens = max_tokens
         self.keep_alive = keep_alive
+        self.panel = panel
         self.created = int(time.time())
         self.draining = False
         self._fixed = fixed

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from crayon.completion import Mode
 from crayon.gateway.gateway import Gateway
+from crayon.gateway.panel import Panel
 
 if TYPE_CHECKING:
     from crayon.config import GatewaySettings, Settings
@@ -25,6 +26,7 @@ def gateway_of(settings: Settings) -> Gateway:
         max_requests=own.max_requests,
         max_tokens=own.max_tokens,
         keep_alive=own.keep_alive_seconds,
+        panel=Panel(settings.models_dir, settings.server.address),
     )
 
 

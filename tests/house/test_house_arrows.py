@@ -22,7 +22,7 @@ FOLDERS = {
 }
 CONTRACTS = {
     "errors", "messages", "sampling", "completion", "stream", "context_limit", "engine", "machine",
-    "local_only", "tracing", "private_file", "text_form", "contention", "constraint",
+    "local_only", "tracing", "private_file", "text_form", "contention", "constraint", "reasons",
 }  # fmt: skip
 BELOW_SDK = {
     "contracts", "data", "llama", "adapters", "blending", "customising", "models", "wire", "v1", "router", "device",
@@ -87,7 +87,7 @@ ARROWS: dict[str, set[str]] = {
     "sdk.calibration": BELOW_SDK | {"sdk.base"},
     "sdk": BELOW_SDK | {"sdk.base", "sdk.calibration"},
     "config": {"contracts", "privacy", "router", "server", "server.forecast", "wire"},
-    "gateway": {"contracts", "config", "data", "sdk", "sdk.base", "server", "wire"},
+    "gateway": {"contracts", "config", "data", "ledger", "models", "customising", "sdk", "sdk.base", "server", "wire"},
     "lab": set(),
     "lab.bench": LAB | {"server", "server.engines", "server.engines.llama", "server.planner", "server.scheduler"},
     "lab.eval": LAB | {"lab.bench", "training"},

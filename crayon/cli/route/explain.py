@@ -11,9 +11,9 @@ import typer
 
 from crayon.cli.route.calibration_lines import target_text
 from crayon.cli.shared import console, options
-from crayon.cli.shared.report import REASONS
 from crayon.errors import InvalidRequestError
 from crayon.messages import Message
+from crayon.reasons import REASONS
 
 if TYPE_CHECKING:
     from crayon.sdk.explain import Explanation

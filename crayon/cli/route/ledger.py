@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from crayon.cli.shared import console, options
-from crayon.cli.shared.report import REASONS
 from crayon.completion import Reason
 from crayon.errors import InvalidRequestError
 from crayon.ledger import Ledger, Sent, record, sums
+from crayon.reasons import REASONS
 
 if TYPE_CHECKING:
     from crayon.ledger import Entry, Sums
