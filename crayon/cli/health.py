@@ -67,7 +67,7 @@ def health(
     except OutputError:  # probers read the exit code, and some close the rest
         discard(sys.stdout)
     if status == "NOT_SERVING":
-        console.message("the server is there: it measures or loads its model, or it drains or broke down")
+        console.message("the server is there: it fetches, measures or loads its model, or it drains or broke down")
     if status != "SERVING":
         raise typer.Exit(UNEXPECTED)
 

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from crayon.errors import CancelledError
 from crayon.llama.model import Model
 from crayon.machine import usable_cores
 from crayon.server.cost.online import CLOSE
@@ -47,6 +48,7 @@ def tune(
     resume: bool = True,
     pools: Sequence[Pool] = (),
     say: Callable[[str], None] = lambda _: None,
+    stopped: Callable[[], bool] = lambda: False,
 ) -> TunedProfile:
     """Search, write the record, and return it.
 
@@ -60,8 +62,10 @@ def tune(
         resume: whether to go on with an unfinished search of the same settings.
         pools: adapter pools whose blends requests change between.
         say: told what is done.
+        stopped: asked between two measurements whether to give up; what was measured is gone on with the next time.
 
     Raises:
+        CancelledError: it was given up.
         ModelFileError, EngineError: the model cannot be run.
         OSError: the record cannot be written.
     """
@@ -77,6 +81,7 @@ def tune(
             seconds=seconds,
             resume=resume,
             say=say,
+            stopped=stopped,
             begun=begun,
         )
 
@@ -92,6 +97,7 @@ def tune_on(
     seconds: float | None = None,
     resume: bool = True,
     say: Callable[[str], None] = lambda _: None,
+    stopped: Callable[[], bool] = lambda: False,
     begun: float | None = None,
     overlap: bool | None = None,
 ) -> TunedProfile:
@@ -105,6 +111,8 @@ def tune_on(
     cores = usable_cores()
 
     def left() -> float:
+        if stopped():
+            raise CancelledError("the search was given up")
         return begun + budget - time.perf_counter()
 
     settings = {

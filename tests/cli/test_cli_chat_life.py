@@ -150,6 +150,7 @@ def test_an_answer_that_was_cut_says_so(runner, client, monkeypatch):
     monkeypatch.setitem(names, "completion", cut)
     done = runner.invoke(app, ["ask", "-q", "why?"])
     assert "cut after 2 tokens: --max-tokens" in done.stderr
+    assert done.stderr.count("cut") == 1, "said once"
     assert "cut" not in done.stdout
 
 

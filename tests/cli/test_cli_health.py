@@ -80,4 +80,4 @@ def test_a_server_that_starts_is_said_to_be_there(runner: CliRunner, monkeypatch
     monkeypatch.setattr("crayon.client.health.ask_health", lambda *_: "NOT_SERVING")
     done = runner.invoke(app, ["health", "localhost:1"])
     assert (done.exit_code, done.stdout) == (1, "NOT_SERVING\n")
-    assert "measures or loads its model" in done.stderr
+    assert "fetches, measures or loads its model" in done.stderr

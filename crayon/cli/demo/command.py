@@ -196,7 +196,8 @@ def _ask(client: Crayon, group: str, question: str, *, show: bool) -> Outcome:
     except CrayonError as error:
         console.error(str(error))
         return Outcome(group, question, error=error)
-    lines = [route_line(completion)]
+    cut = " | cut at max_tokens" if completion.finish_reason == "length" else ""
+    lines = [route_line(completion) + cut]
     if completion.route.fallback_error:
         lines.append(f"instead of the {completion.route.fallback_from}: {completion.route.fallback_error}")
     for line in lines:

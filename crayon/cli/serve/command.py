@@ -9,6 +9,7 @@ import signal
 import threading
 import time
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -24,7 +25,7 @@ from crayon.cli.shared.exit_codes import UNEXPECTED
 from crayon.cli.shared.pull_progress import pull_progress
 from crayon.cli.shared.ready_file import announcing
 from crayon.config import EngineKind, KvCache, ServeSettings, toml_text
-from crayon.errors import ConfigError, MissingExtraError
+from crayon.errors import CancelledError, ConfigError, MissingExtraError, ModelFileError, UnknownModelError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from crayon.adapters import Pool
     from crayon.config import Configuration, Settings
     from crayon.engine import Engine
+    from crayon.models import LocalModel, Progress
     from crayon.server.config import ServeConfig
 
 app = typer.Typer(add_completion=False)
@@ -87,8 +89,8 @@ def serve(
         # Before a download of minutes, not after it.
         check_access(config)
         check_free(config)
-        factory = _factory(settings)
-        _run(config, factory, settings.serve.ready_file)
+        ending = threading.Event()
+        _run(config, _factory(settings, ending), settings.serve.ready_file, ending)
 
 
 def _print(configuration: Configuration) -> None:
@@ -110,8 +112,8 @@ def _listening(serve: ServeSettings) -> ServeConfig:
     )
 
 
-def _factory(settings: Settings) -> Callable[[], Engine]:
-    """Return what makes the engine; the model is fetched, and its pools are opened, here."""
+def _factory(settings: Settings, ending: threading.Event) -> Callable[[], Engine]:
+    """Return what makes the engine, unless the server is `ending`; a model that is here is opened at once."""
     serve = settings.serve
     if serve.engine is EngineKind.ECHO:
         factory = _echo(delay=serve.echo_delay, ctx=serve.ctx, slots=serve.slots or DEFAULT_SLOTS)
@@ -122,7 +124,7 @@ def _factory(settings: Settings) -> Callable[[], Engine]:
     else:
         if serve.adapters:
             raise ConfigError("adapters", "are for --engine vllm; llama.cpp blends pools (--pool)")
-        factory = _llama_cpp(settings, _shape(serve))
+        factory = _llama_cpp(settings, _shape(serve), ending)
     return factory if serve.stats_file is None else _told(factory, serve.stats_file)
 
 
@@ -189,44 +191,91 @@ def _told(factory: Callable[[], Engine], path: Path) -> Callable[[], Engine]:
     return make
 
 
-def _llama_cpp(settings: Settings, given: Mapping[str, Any]) -> Callable[[], Engine]:
-    from crayon.llama.trial import ensure_opens
-    from crayon.models import read_gguf, resolve
-    from crayon.models.prepared import origin
-
+def _llama_cpp(settings: Settings, given: Mapping[str, Any], ending: threading.Event) -> Callable[[], Engine]:
     serve = settings.serve
-    with pull_progress(serve.model) as progress:
-        local = resolve(serve.model, progress=progress, models_dir=settings.models_dir)
-    if local.entry is None:  # no catalogue vouches for it
-        ensure_opens(local.path)
-    info = read_gguf(local.path)
-    source_sha256, quantization = origin({key: str(value) for key, value in info.metadata.items()}, local.sha256)
-    pools = open_pools(serve.pools, source_sha256, local.name)
-    console.message(f"loading {local.name} from {local.path}", "dim")
+    here = _here(settings)
 
     def make() -> Engine:
         from crayon.data.texts import background_texts
         from crayon.server.engines.llama.engine import LlamaCppEngine
 
-        # Here, where health says NOT_SERVING already: a first start measures for half a minute.
+        # Here, where health says NOT_SERVING already: to fetch it takes minutes, and a first start measures for half of
+        # one.
+        model = here or _opened(settings, _fetched(settings, ending))
         sizes = engine_sizes(
-            local,
-            quantization or info.file_type or "",
+            model.local,
+            model.quantization,
             serve,
             models_dir=settings.models_dir,
-            pools=pools,
+            pools=model.pools,
+            stopped=ending.is_set,
         )
+        if ending.is_set():
+            raise CancelledError("the server ends")
         return LlamaCppEngine(
-            local.path,
-            name=local.name,
+            model.local.path,
+            name=model.local.name,
             background=background_texts(),
-            source_sha256=source_sha256,
-            quantization=quantization or info.file_type or "",
-            pools=pools,
+            source_sha256=model.source_sha256,
+            quantization=model.quantization,
+            pools=model.pools,
             **{**sizes, **given},
         )
 
     return make
+
+
+@dataclass(frozen=True, slots=True)
+class _Model:
+    """What is served with llama.cpp: a file that was looked at, and adapters that fit."""
+
+    local: LocalModel
+    source_sha256: str
+    quantization: str
+    pools: list[Pool]
+
+
+def _here(settings: Settings) -> _Model | None:
+    """Return the model if it is on this machine, so that what is wrong with it is said before anything listens."""
+    from crayon.models import load_catalogue, resolve
+    from crayon.models.reference import PathReference, parse_reference
+
+    reference = settings.serve.model
+    parsed = parse_reference(reference, load_catalogue())
+    try:
+        local = resolve(reference, download=False, models_dir=settings.models_dir)
+    except (UnknownModelError, ModelFileError):  # absent or damaged: it is fetched
+        if isinstance(parsed, PathReference):
+            raise
+        return None
+    return _opened(settings, local)
+
+
+def _fetched(settings: Settings, ending: threading.Event) -> LocalModel:
+    from crayon.models import resolve
+
+    with pull_progress(settings.serve.model) as show:
+
+        def progress(told: Progress) -> None:
+            if ending.is_set():
+                raise CancelledError("the server ends")
+            show(told)
+
+        return resolve(settings.serve.model, progress=progress, models_dir=settings.models_dir)
+
+
+def _opened(settings: Settings, local: LocalModel) -> _Model:
+    from crayon.llama.trial import ensure_opens
+    from crayon.models import read_gguf
+    from crayon.models.prepared import origin
+
+    if local.entry is None:  # no catalogue vouches for it
+        ensure_opens(local.path)
+    info = read_gguf(local.path)
+    source_sha256, quantization = origin({key: str(value) for key, value in info.metadata.items()}, local.sha256)
+    pools = open_pools(settings.serve.pools, source_sha256, local.name)
+    console.message(f"loading {local.name} from {local.path}", "dim")
+    return _Model(local, source_sha256, quantization or info.file_type or "", pools)
 
 
 def open_pools(references: tuple[str, ...], source_sha256: str, model: str) -> list[Pool]:
@@ -243,7 +292,8 @@ def open_pools(references: tuple[str, ...], source_sha256: str, model: str) -> l
     return pools
 
 
-def _run(config: ServeConfig, factory: Callable[[], Engine], ready_file: Path | None) -> None:
+def _run(config: ServeConfig, factory: Callable[[], Engine], ready_file: Path | None, ending: threading.Event) -> None:
+    """Serve to the end; `ending` is set when that begins."""
     from crayon.server.serve import serve as run
 
     with announcing(ready_file) as (announce, withdraw):
@@ -254,6 +304,7 @@ def _run(config: ServeConfig, factory: Callable[[], Engine], ready_file: Path | 
             console.message(f"serving on {address} (Ctrl-C stops it)", "green")
 
         def on_drain(running: int) -> None:
+            ending.set()
             withdraw()
             tell_service_manager(STOPPING)
             if running:

@@ -7,11 +7,11 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from crayon.cli.shared import console
-from crayon.errors import ConfigError, CrayonError
+from crayon.errors import CancelledError, ConfigError, CrayonError
 from crayon.machine import usable_cores
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from crayon.adapters import Pool
@@ -39,6 +39,7 @@ def engine_sizes(
     *,
     models_dir: Path | None,
     pools: Sequence[Pool] = (),
+    stopped: Callable[[], bool] = lambda: False,
 ) -> dict[str, Any]:
     """Return the engine's keyword arguments for its sizes: all tuned, or all as given by hand and by default.
 
@@ -48,8 +49,10 @@ def engine_sizes(
         serve: what is asked for; without its `tune` there is no record and no search.
         models_dir: the store; None is the usual one.
         pools: adapters that are served.
+        stopped: whether a search is to be given up.
 
     Raises:
+        CancelledError: a search was given up.
         ConfigError: `tune` is asked for together with a size.
     """
     sizes: dict[str, Any] = {"n_ctx": serve.ctx, "n_seq_max": serve.slots or DEFAULT_SLOTS, "threads": serve.threads}
@@ -58,7 +61,7 @@ def engine_sizes(
     by_hand = [key for key in DECIDED if getattr(serve, key) is not None]
     if serve.tune and by_hand:
         raise ConfigError("tune", f"finds all sizes itself, but {_and(by_hand)} given by hand; leave one of them away")
-    profile = _profile(local, quantization, models_dir, serve.ctx, by_hand=by_hand, pools=pools)
+    profile = _profile(local, quantization, models_dir, serve.ctx, by_hand=by_hand, pools=pools, stopped=stopped)
     if profile is None:
         return sizes
     if by_hand:
@@ -100,6 +103,7 @@ def _profile(
     *,
     by_hand: Sequence[str],
     pools: Sequence[Pool],
+    stopped: Callable[[], bool],
 ) -> TunedProfile | None:
     """Return the record that holds here, or what a short search finds where it may be made; None where not."""
     import filelock
@@ -136,9 +140,13 @@ def _profile(
                 quick=True,
                 pools=pools,
                 say=lambda text: console.message(f"  {text}", "dim"),
+                stopped=stopped,
             )
     except filelock.Timeout:
         console.message("another server is searching for this model; the defaults are used", "dim")
+    except CancelledError:
+        console.message("the search is given up; the next one goes on with what was measured", "dim")
+        raise
     except Exception as error:  # noqa: BLE001 - a server that is slower than it could be is better than none
         console.warning(f"the search failed, the defaults are used: {str(error) or type(error).__name__}")
     return None

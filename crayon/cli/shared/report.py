@@ -44,8 +44,6 @@ def route_line(completion: Completion) -> str:
         parts.insert(1, _profile(route))
     if (sent := _sent(route)) is not None:
         parts.insert(1, sent)
-    if completion.finish_reason == "length":
-        parts.append("cut at max_tokens")
     return " | ".join(parts)
 
 

@@ -12,7 +12,7 @@ import pytest
 from tiny_chat import write_model
 
 from crayon.cli.serve.tuned import DEFAULT_SLOTS
-from crayon.errors import ConfigError
+from crayon.errors import CancelledError, ConfigError
 from crayon.llama.model import Model
 from crayon.server.cost.online import CLOSE
 from crayon.server.cost.step_cost import StepCost, StepShape
@@ -403,3 +403,21 @@ def test_a_real_model_is_measured(tmp_path: Path) -> None:
     assert profile.evidence["measured"]
     assert profile.fit["shapes"] > 2
     assert load(tmp_path, KEY)[0] == profile
+
+
+def test_a_search_that_is_given_up_ends_at_the_next_measurement_and_is_gone_on_with(tmp_path: Path) -> None:
+    model = write_model(tmp_path / "tiny.gguf")
+    workload = ExpectedLoad(prompt=40, answer=10, n_ctx=512, longest=128)
+    asked: list[int] = []
+
+    def stopped() -> bool:
+        asked.append(1)
+        return len(asked) > 3
+
+    with pytest.raises(CancelledError):
+        tune(model, KEY, tmp_path, workload=workload, seconds=60, stopped=stopped)
+    assert len(asked) == 4
+    said: list[str] = []
+    with pytest.raises(CancelledError):
+        tune(model, KEY, tmp_path, workload=workload, seconds=60, say=said.append, stopped=lambda: True)
+    assert said[0].startswith("going on with")
