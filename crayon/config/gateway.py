@@ -69,6 +69,10 @@ class GatewaySettings(Section):
         Int, Field(ge=1, le=4096, description="Most requests at a time; more are refused, with the time to come back.")
     ] = 64
     max_body_bytes: Annotated[Int, Field(ge=1024, description="The largest request that is read.")] = MAX_REQUEST_BYTES
+    stored_responses: Annotated[
+        Int,
+        Field(ge=0, description="Answers of /v1/responses kept in memory for previous_response_id; the oldest go."),
+    ] = 256
     keep_alive_seconds: Annotated[
         Float, Field(gt=0, description="How long a stream may be silent before a comment keeps its connection open.")
     ] = 10.0

@@ -115,10 +115,12 @@ class Access:
         token = shown.strip() if scheme.lower() == SCHEME else headers.get("x-api-key", "")
         if not token:
             message = "a token is wanted: set the client's API key to one of the gateway's tokens file"
-        elif self._tokens.current.find(token) is None:
-            message = "this token is none that is taken here (any more)"
         else:
-            return None
+            name = self._tokens.current.find(token)
+            if name is not None:
+                scope["crayon.caller"] = name
+                return None
+            message = "this token is none that is taken here (any more)"
         return Problem(status=401, message=message, kind="authentication_error", code="invalid_api_key")
 
 

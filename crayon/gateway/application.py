@@ -15,18 +15,21 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import Route
 
 from crayon.errors import CrayonError
+from crayon.gateway import anthropic, ollama, ollama_models
 from crayon.gateway.access import Access, dialect_of
 from crayon.gateway.body import read_json
 from crayon.gateway.fields import Fields
-from crayon.gateway.openai_chat import chat_completions
-from crayon.gateway.openai_completions import completions
+from crayon.gateway.openai_chat import NAMES, chat_completions
+from crayon.gateway.openai_completions import TextWriter, completions
+from crayon.gateway.openai_embeddings import EMBEDDING_NAMES, embeddings
 from crayon.gateway.openai_models import list_models, show_model
 from crayon.gateway.page_files import page_file
+from crayon.gateway.openai_responses import RESPONSE_NAMES, delete_response, responses, show_response
 from crayon.gateway.problems import Problem, problem_of
 from crayon.gateway.watched import json_response, problem_response
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 
     from starlette.requests import Request
     from starlette.responses import Response
@@ -42,13 +45,25 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("crayon.gateway")
 
-POSTED: dict[str, Asked] = {
-    "/v1/chat/completions": chat_completions,
-    "/v1/completions": completions,
+# Each with what it calls the fields that the SDK has other names for.
+POSTED: dict[str, tuple[Asked, Mapping[str, str]]] = {
+    "/v1/chat/completions": (chat_completions, NAMES),
+    "/v1/completions": (completions, TextWriter.names),
+    "/v1/responses": (responses, RESPONSE_NAMES),
+    "/v1/embeddings": (embeddings, EMBEDDING_NAMES),
+    "/v1/messages": (anthropic.messages, anthropic.ANTHROPIC_NAMES),
+    "/v1/messages/count_tokens": (anthropic.count_tokens, anthropic.ANTHROPIC_NAMES),
+    "/api/chat": (ollama.chat, ollama.LineWriter.names),
+    "/api/generate": (ollama.generate, {**ollama.LineWriter.names, "messages": "prompt"}),
+    "/api/embed": (ollama.embed, EMBEDDING_NAMES),
+    "/api/show": (ollama_models.show, NAMES),
 }
 READ: dict[str, Looked] = {
     "/v1/models": list_models,
     "/v1/models/{name:path}": show_model,
+    "/api/tags": ollama_models.tags,
+    "/api/ps": ollama_models.running,
+    "/api/version": ollama_models.version,
 }
 
 
@@ -63,8 +78,16 @@ def build(
         tokens: whose tokens are taken; None: nobody on this machine needs one.
         loads: whether the application opens and closes the gateway; else who made it does.
     """
-    routes = [Route(path, partial(_ask, gateway, settings, ask), methods=["POST"]) for path, ask in POSTED.items()]
+    routes = [
+        Route(path, partial(_ask, gateway, settings, ask, names), methods=["POST"])
+        for path, (ask, names) in POSTED.items()
+    ]
     routes += [Route(path, partial(_look, gateway, look), methods=["GET"]) for path, look in READ.items()]
+    # Its name is none of a response: who asks for it hears that there is no such route, and not which method to take.
+    routes.append(Route("/v1/responses/compact", _missing, methods=["GET", "POST"]))
+    one = "/v1/responses/{name}"
+    routes.append(Route(one, partial(_look, gateway, show_response), methods=["GET"]))
+    routes.append(Route(one, partial(_look, gateway, delete_response), methods=["DELETE"]))
     routes.append(Route("/health", partial(_health, gateway), methods=["GET"]))
     if gateway.panel is not None:
         routes += _page_routes(gateway, gateway.panel, settings)
@@ -140,12 +163,14 @@ async def _load(gateway: Gateway) -> None:
         logger.critical("the gateway cannot answer: %s", error)
 
 
-async def _ask(gateway: Gateway, settings: GatewaySettings, ask: Asked, request: Request) -> Response:
+async def _ask(
+    gateway: Gateway, settings: GatewaySettings, ask: Asked, names: Mapping[str, str], request: Request
+) -> Response:
     try:
         gateway.check_ready()
         return await ask(gateway, request, Fields(await read_json(request, settings.max_body_bytes)))
     except Exception as error:  # noqa: BLE001 - the last line of defence: clients get an answer in any case
-        return _told(error, request)
+        return _told(error, request, names)
 
 
 async def _look(gateway: Gateway, look: Looked, request: Request) -> Response:
@@ -153,12 +178,10 @@ async def _look(gateway: Gateway, look: Looked, request: Request) -> Response:
         gateway.check_ready()
         return await look(gateway, request)
     except Exception as error:  # noqa: BLE001 - as in _ask
-        return _told(error, request)
+        return _told(error, request, NAMES)
 
 
-def _told(error: Exception, request: Request) -> Response:
-    # What errors call by the SDK's names, whose call begins here.
-    names = {"mode": "crayon.mode", "private": "crayon.private", "blend": "crayon.blend"}
+def _told(error: Exception, request: Request, names: Mapping[str, str]) -> Response:
     return problem_response(problem_of(error, names), dialect_of(request.url.path))
 
 
@@ -169,6 +192,10 @@ async def _health(gateway: Gateway, request: Request) -> Response:  # noqa: ARG0
         problem = problem_of(error)
         return json_response({"status": problem.code, "message": problem.message}, problem.status, problem.headers)
     return json_response({"status": "ok", "running": gateway.running})
+
+
+async def _missing(request: Request) -> Response:
+    return await _no_route(request, HTTPException(404))
 
 
 async def _no_route(request: Request, error: Exception) -> Response:

@@ -37,7 +37,7 @@ def _message(fields: Fields) -> Message:
         fields.refuse(key, "cannot be told to the model here; write it into the text")
     fields.refuse("tool_calls", "tools are not offered here", ([],))
     # What these clients give back of an answer they got; it is no part of the conversation.
-    fields.skip("refusal", "annotations", "reasoning", "reasoning_content", "id", "status", "type")
+    fields.skip("refusal", "annotations", "reasoning", "reasoning_content", "id", "status", "type", "phase")
     content = text_of(fields.take("content"), fields.name("content"))
     fields.end()
     return Message(_ROLES[role], content)

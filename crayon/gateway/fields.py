@@ -72,7 +72,11 @@ class Fields:
 
     def each(self, key: str) -> list[Fields]:
         """Return the objects of a list, none if it is not given."""
-        return [Fields(item, f"{self.name(key)}[{i}]") for i, item in enumerate(self.items(key))]
+        return self.of_list(key, self.items(key))
+
+    def of_list(self, key: str, items: list[Any]) -> list[Fields]:
+        """Return the fields of the objects in a list that was taken from `key`."""
+        return [Fields(item, f"{self.name(key)}[{i}]") for i, item in enumerate(items)]
 
     def items(self, key: str) -> list[Any]:
         """Return a list, an empty one if it is not given."""

@@ -8,16 +8,17 @@ import logging
 import time
 from typing import TYPE_CHECKING
 
+from crayon.completion import Source
 from crayon.errors import CrayonError, OverloadedError
 from crayon.gateway.models import find_model, hybrid_models, own_models
 from crayon.gateway.problems import HttpError, Problem
 from crayon.gateway.report import Reporter
+from crayon.gateway.response_store import ResponseStore
 from crayon.sdk.device_failures import is_devices_own
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from crayon.completion import Source
     from crayon.engine import ModelInfo
     from crayon.gateway.models import VirtualModel
     from crayon.gateway.panel import Panel
@@ -41,6 +42,7 @@ class Gateway:
             decides, and the models are those of the hybrid.
         max_requests: most requests at a time.
         max_tokens: longest answer where a request does not say.
+        stored_responses: how many answers are kept for requests that go on from them.
         keep_alive: seconds of silence after which a stream says something.
         panel: what the page asks; None: there is no page.
     """
@@ -54,12 +56,14 @@ class Gateway:
         max_tokens: int = 1024,
         keep_alive: float = 10.0,
         panel: Panel | None = None,
+        stored_responses: int = 256,
     ) -> None:
         self.client = client
         self.reporter = Reporter(fixed)
         self.max_tokens = max_tokens
         self.keep_alive = keep_alive
         self.panel = panel
+        self.responses = ResponseStore(stored_responses)
         self.created = int(time.time())
         self.draining = False
         self._fixed = fixed
@@ -80,6 +84,11 @@ class Gateway:
     def ready(self) -> bool:
         """Whether requests are answered."""
         return self._loaded and self._failed is None and not self.draining
+
+    @property
+    def embeds(self) -> Source:
+        """Which side embeds: the device if there is one."""
+        return self._fixed or (Source.DEVICE if Source.DEVICE in self._sides else Source.SERVER)
 
     async def load(self) -> None:
         """Open the models; a device that cannot be opened is done without where a server may answer.
@@ -151,9 +160,10 @@ class Gateway:
         return hybrid_models(self._sides, [each.name for each in await self.client.customizations()])
 
     async def find(self, name: str | None) -> VirtualModel:
-        """Return the model that a request names, the first where it names none.
+        """Return the model that a request names.
 
         Raises:
+            InvalidRequestError: it names none.
             UnknownModelError: there is no such one.
         """
         await self._know_sides()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from crayon.completion import Mode, Source
 from crayon.engine import BLEND, CONSTRAIN, ENCODE, GENERATE
-from crayon.errors import UnknownModelError
+from crayon.errors import InvalidRequestError, UnknownModelError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -89,13 +89,14 @@ def own_models(infos: Sequence[ModelInfo]) -> tuple[VirtualModel, ...]:
 
 
 def find_model(models: Sequence[VirtualModel], name: str | None) -> VirtualModel:
-    """Return the model that a request names, the first where it names none.
+    """Return the model that a request names.
 
     Raises:
+        InvalidRequestError: it names none.
         UnknownModelError: there is no such one.
     """
     if name is None:
-        return models[0]
+        raise InvalidRequestError("model", f"must be given, such as {models[0].id!r}; /v1/models lists them")
     for model in models:
         if model.id == name:
             return model

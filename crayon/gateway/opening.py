@@ -27,6 +27,7 @@ def gateway_of(settings: Settings) -> Gateway:
         max_tokens=own.max_tokens,
         keep_alive=own.keep_alive_seconds,
         panel=Panel(settings.models_dir, settings.server.address),
+        stored_responses=own.stored_responses,
     )
 
 

@@ -175,24 +175,24 @@ class Answered(Watched):
         stream, writer = self._stream, self._writer
         try:
             async for piece in stream:
-                await self._send(send, writer.piece(piece.text), stream.route)
+                await self._send(send, stream.route, writer.piece, piece.text)
             completion = stream.completion
             if self._kept is not None:
                 self._kept(completion)
-            end = writer.end(completion, self._gateway.reporter.body(completion))
         except Exception as error:
             if not self._begun:
                 raise
             # The status is out; the client reads what went wrong where the text would go on.
             problem = problem_of(error, writer.names)
-            await self._send(send, writer.failed(problem), None)
+            await self._send(send, None, writer.failed, problem)
             await send({"type": "http.response.body", "body": b"", "more_body": False})
             return
-        await self._send(send, end, completion.route)
+        await self._send(send, completion.route, writer.end, completion, self._gateway.reporter.body(completion))
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
-    async def _send(self, send: Send, data: bytes, route: Route | None) -> None:
+    async def _send(self, send: Send, route: Route | None, write: Callable[..., bytes], *given: Any) -> None:
         async with self._sending:
+            data = b""
             if not self._begun:
                 self._begun = True
                 headers = {
@@ -203,7 +203,8 @@ class Answered(Watched):
                 }
                 pairs = [(name.encode(), value.encode("latin-1", "replace")) for name, value in headers.items()]
                 await send({"type": "http.response.start", "status": 200, "headers": pairs})
-                data = self._writer.begin() + data
+                data = self._writer.begin()
+            data += write(*given)
             self._sent_at = time.monotonic()
             if data:
                 await send({"type": "http.response.body", "body": data, "more_body": True})
@@ -216,7 +217,7 @@ class Answered(Watched):
         while True:
             await asyncio.sleep(max(0.0, self._sent_at + every - time.monotonic()))
             if time.monotonic() - self._sent_at >= every:
-                await self._send(send, self._writer.beat, None)
+                await self._send(send, None, lambda: self._writer.beat)
 
 
 async def _hung_up(receive: Receive) -> None:

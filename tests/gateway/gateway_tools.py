@@ -15,7 +15,11 @@ from crayon.gateway.serving import GatewayServer
 
 
 def gateway_in_front_of(device=None, server=None, *, tmp_path, **options) -> Gateway:
-    own = {name: options.pop(name) for name in ("fixed", "max_requests", "keep_alive") if name in options}
+    own = {
+        name: options.pop(name)
+        for name in ("fixed", "max_requests", "keep_alive", "stored_responses")
+        if name in options
+    }
     client = AsyncCrayon(device, server, customizations_dir=tmp_path / "customizations", calibration=False, **options)
     return Gateway(client, **own)
 
@@ -56,4 +60,4 @@ def chunks(text: str) -> list:
     return found
 
 
-HELLO = {"messages": [{"role": "user", "content": "hello"}]}
+HELLO = {"model": "crayon", "messages": [{"role": "user", "content": "hello"}]}

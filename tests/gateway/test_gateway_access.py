@@ -135,7 +135,9 @@ async def test_routes_that_there_are_not_are_told_so(make, device) -> None:
 async def test_the_log_has_a_line_of_each_request_and_no_prompt(make, device, caplog) -> None:
     caplog.set_level(logging.DEBUG)
     async with asking(make(device)) as http:
-        await http.post(CHAT + "?q=hidden", json={"messages": [{"role": "user", "content": "my secret"}]})
+        await http.post(
+            CHAT + "?q=hidden", json={"model": "crayon", "messages": [{"role": "user", "content": "my secret"}]}
+        )
         await http.post(CHAT, content=b'{"my secret')
     lines = [record.getMessage() for record in caplog.records if record.name == "crayon.gateway"]
     assert any("/v1/chat/completions" in line and "200 device" in line for line in lines)

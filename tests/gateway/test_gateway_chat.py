@@ -18,7 +18,7 @@ CHAT = "/v1/chat/completions"
 
 async def test_a_whole_answer_has_the_shape_and_the_route(make, device, server) -> None:
     async with asking(make(device, server, hardness=False)) as http:
-        reply = await http.post(CHAT, json={"model": "crayon", **HELLO})
+        reply = await http.post(CHAT, json=HELLO)
     body = reply.json()
     assert (reply.status_code, body["object"], body["model"]) == (200, "chat.completion", "crayon")
     assert body["choices"][0]["message"]["content"] == "hello from here"
@@ -67,7 +67,7 @@ async def test_an_unsure_device_is_told_with_score_and_threshold(make, server) -
 )
 async def test_models_name_the_side(make, device, server, model, source) -> None:
     async with asking(make(device, server, hardness=False)) as http:
-        reply = await http.post(CHAT, json={"model": model, **HELLO})
+        reply = await http.post(CHAT, json={**HELLO, "model": model})
     assert reply.json()["crayon"]["source"] == source
 
 
@@ -82,7 +82,7 @@ async def test_wishes_come_as_fields_and_as_headers(make, device, server) -> Non
         odd = await http.post(
             CHAT, json={"crayon": {"mode": "only_on_server"}, **HELLO}, headers={"x-crayon-mode": "only_on_device"}
         )
-        against = await http.post(CHAT, json={"model": "crayon/device", **HELLO}, headers={"x-crayon-mode": "nowhere"})
+        against = await http.post(CHAT, json={**HELLO, "model": "crayon/device"}, headers={"x-crayon-mode": "nowhere"})
     assert [reply.json()["crayon"]["source"] for reply in (by_field, by_header, private)] == [
         "server",
         "server",
@@ -124,7 +124,7 @@ async def test_roles_and_parts_are_read_as_clients_write_them(make, device) -> N
         {"role": "user", "content": "four"},
     ]
     async with asking(make(device)) as http:
-        assert (await http.post(CHAT, json={"messages": messages})).status_code == 200
+        assert (await http.post(CHAT, json={"model": "crayon", "messages": messages})).status_code == 200
     assert [(message.role, message.content) for message in device.requests[0].messages] == [
         ("system", "Be brief.\n\nIn English."),
         ("user", "one\ntwo"),
@@ -233,25 +233,31 @@ async def test_what_is_no_error_of_ours_is_told_without_its_words(make, caplog) 
             raise RuntimeError(f"cannot say {request.messages[-1].content}")
 
     async with asking(make(Odd("small"))) as http:
-        reply = await http.post(CHAT, json={"messages": [{"role": "user", "content": "my secret"}]})
+        reply = await http.post(CHAT, json={"model": "crayon", "messages": [{"role": "user", "content": "my secret"}]})
     assert reply.status_code == 500
     assert "my secret" not in reply.text + caplog.text
 
 
 async def test_an_unknown_model_is_404_with_those_that_there_are(make, device) -> None:
     async with asking(make(device)) as http:
-        reply = await http.post(CHAT, json={"model": "gpt-5", **HELLO})
+        reply = await http.post(CHAT, json={**HELLO, "model": "gpt-5"})
     error = reply.json()["error"]
     assert (reply.status_code, error["code"], error["param"]) == (404, "model_not_found", "model")
     assert "crayon/device" in error["message"]
 
 
+async def test_a_request_without_a_model_is_told_which_there_are(make, device) -> None:
+    async with asking(make(device)) as http:
+        reply = await http.post(CHAT, json={"messages": HELLO["messages"]})
+    assert (reply.status_code, reply.json()["error"]["param"]) == (400, "model")
+
+
 async def test_completions_ask_the_prompt_as_a_user(make, device) -> None:
     async with asking(make(device)) as http:
         reply = await http.post("/v1/completions", json={"model": "crayon", "prompt": "hello", "max_tokens": 3})
-        stream = await http.post("/v1/completions", json={"prompt": ["hello"], "stream": True})
-        odd = await http.post("/v1/completions", json={"prompt": [1, 2]})
-        filled = await http.post("/v1/completions", json={"prompt": "a", "suffix": "b"})
+        stream = await http.post("/v1/completions", json={"model": "crayon", "prompt": ["hello"], "stream": True})
+        odd = await http.post("/v1/completions", json={"model": "crayon", "prompt": [1, 2]})
+        filled = await http.post("/v1/completions", json={"model": "crayon", "prompt": "a", "suffix": "b"})
     body = reply.json()
     assert (body["object"], body["choices"][0]["text"]) == ("text_completion", "hello from here")
     assert [(message.role, message.content) for message in device.requests[0].messages] == [("user", "hello")]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
 
 import httpx2
@@ -29,7 +30,7 @@ async def test_who_hangs_up_frees_the_row(make, stream) -> None:
     gateway = make(device, hardness=False)
     async with serving(gateway) as address:
         reader, writer = await asyncio.open_connection(*address.removeprefix("http://").split(":"))
-        body = f'{{"stream": {str(stream).lower()}, "messages": [{{"role": "user", "content": "hello"}}]}}'
+        body = json.dumps({**HELLO, "stream": stream})
         head = f"POST {CHAT} HTTP/1.1\r\nhost: localhost\r\ncontent-length: {len(body)}\r\n\r\n"
         writer.write((head + body).encode())
         if stream:

@@ -38,10 +38,10 @@ def gateway(
     timeout: options.TimeoutOption = None,
     **given: object,
 ) -> None:
-    """Answer HTTP clients made for OpenAI.
+    """Answer HTTP clients made for OpenAI, Anthropic or Ollama.
 
     Try it: run `crayon gateway` in one terminal, and in another
-    curl http://127.0.0.1:11435/v1/chat/completions -d '{"messages": [{"role": "user", "content": "Why sleep?"}]}'
+    curl http://127.0.0.1:11435/api/generate -d '{"model": "crayon", "prompt": "Why do we sleep?"}'
 
     The model `crayon` lets the router decide, `crayon/device` and `crayon/server` name a side, `crayon/NAME` a
     customisation. Every reply says which side answered and why, in headers and in its object `crayon`.

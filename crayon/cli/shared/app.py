@@ -24,7 +24,7 @@ COMMANDS: dict[str, CommandEntry] = {
     "choose": CommandEntry("crayon.cli.choose", "Choose the likeliest of given answers; works in pipes."),
     "chat": CommandEntry("crayon.cli.chat.command", "Talk, turn by turn."),
     "serve": CommandEntry("crayon.cli.serve.command", "Run a server that devices can turn to."),
-    "gateway": CommandEntry("crayon.cli.gateway.command", "Answer HTTP clients made for OpenAI."),
+    "gateway": CommandEntry("crayon.cli.gateway.command", "Answer HTTP clients made for OpenAI, Anthropic or Ollama."),
     "health": CommandEntry("crayon.cli.health", "Ask a server for its health: exit code 0 if it serves, else 1."),
     "top": CommandEntry("crayon.cli.top.command", "Watch a server: its queue, batch, cache, speed and refusals."),
     "demo": CommandEntry("crayon.cli.demo.command", "Watch questions being answered on the device and by a server."),

@@ -1,0 +1,166 @@
+"""OpenAI's `/v1/responses`: what a request means, and the answers that are kept for a later one."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from typing import TYPE_CHECKING, Any
+
+from crayon.errors import InvalidRequestError
+from crayon.gateway.conversation import read_messages, with_system
+from crayon.gateway.openai_chat import NAMES
+from crayon.gateway.options import longest
+from crayon.gateway.response_store import Stored
+from crayon.gateway.response_writer import ResponseWriter
+from crayon.gateway.watched import Answered, json_response
+from crayon.gateway.wishes import wishes
+from crayon.messages import Message
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from starlette.requests import Request
+    from starlette.responses import Response
+
+    from crayon.completion import Completion
+    from crayon.gateway.fields import Fields
+    from crayon.gateway.gateway import Gateway
+
+RESPONSE_NAMES: Mapping[str, str] = {**NAMES, "messages": "input", "max_tokens": "max_output_tokens"}
+_BESIDE = ("user", "safety_identifier", "prompt_cache_key", "prompt_cache_retention")
+
+
+async def responses(gateway: Gateway, request: Request, fields: Fields) -> Response:
+    """Answer a conversation, or what follows an earlier answer."""
+    model = await gateway.find(fields.text("model"))
+    owner = owner_of(request)
+    options = wishes(model, fields, request.headers)
+    before = fields.text("previous_response_id")
+    past = () if before is None else gateway.responses.find(before, owner, "previous_response_id").messages
+    asked = [*past, *_input(fields)]
+    instructions = fields.text("instructions")
+    drawn: dict[str, Any] = {name: fields.number(name) for name in _NUMBERS}
+    drawn["max_tokens"] = longest(fields, "max_output_tokens", default=gateway.max_tokens)
+    options |= {name: value for name, value in drawn.items() if value is not None}
+    form = _format(fields)
+    if form is not None:
+        options["response_format"] = form
+    store = fields.flag("store")
+    keep = store is None or store
+    metadata = fields.take("metadata", {})
+    told = {name: fields.text(name) for name in ("safety_identifier", "prompt_cache_key")}
+    stream = fields.flag("stream") or False
+    _refuse_rest(fields)
+    base = {
+        **_ECHOED,
+        **told,
+        "id": f"resp_{uuid.uuid4().hex}",
+        "object": "response",
+        "created_at": int(time.time()),
+        "model": model.id,
+        "previous_response_id": before,
+        "instructions": instructions,
+        "text": {"format": form or {"type": "text"}},
+        "temperature": drawn["temperature"] or 0.0,
+        "top_p": 1.0 if drawn["top_p"] is None else drawn["top_p"],
+        "presence_penalty": drawn["presence_penalty"] or 0.0,
+        "frequency_penalty": drawn["frequency_penalty"] or 0.0,
+        "max_output_tokens": drawn["max_tokens"],
+        "store": keep,
+        "metadata": metadata,
+    }
+    writer = ResponseWriter(base, RESPONSE_NAMES)
+
+    def kept(completion: Completion) -> None:
+        if keep:
+            body = writer.whole(completion, gateway.reporter.body(completion))
+            messages = (*asked, Message("assistant", completion.text))
+            gateway.responses.keep(str(base["id"]), Stored(owner, messages, body))
+
+    answer = gateway.client.stream(with_system([instructions or ""], asked), **options)
+    return Answered(gateway, answer, writer, stream=stream, kept=kept)
+
+
+async def show_response(gateway: Gateway, request: Request) -> Response:
+    """Show an answer that is kept."""
+    return json_response(gateway.responses.find(request.path_params["name"], owner_of(request)).body)
+
+
+async def delete_response(gateway: Gateway, request: Request) -> Response:
+    """Forget an answer."""
+    name = request.path_params["name"]
+    gateway.responses.forget(name, owner_of(request))
+    return json_response({"id": name, "object": "response", "deleted": True})
+
+
+def owner_of(request: Request) -> str:
+    """Return whose token the request has shown, "" where none is wanted."""
+    return str(request.scope.get("crayon.caller", ""))
+
+
+_NUMBERS = ("temperature", "top_p", "presence_penalty", "frequency_penalty")
+# What every answer says of what is not offered.
+_ECHOED: dict[str, Any] = {
+    "tools": [],
+    "tool_choice": "auto",
+    "parallel_tool_calls": True,
+    "truncation": "disabled",
+    "reasoning": {"effort": None, "summary": None},
+    "top_logprobs": 0,
+    "max_tool_calls": None,
+    "background": False,
+    "service_tier": "default",
+    "user": None,
+}
+
+
+def _input(fields: Fields) -> list[Message]:
+    value = fields.take("input")
+    if isinstance(value, str):
+        return [Message("user", value)]
+    if not isinstance(value, list):
+        raise InvalidRequestError("input", "must be a text or a list of messages")
+    items = fields.of_list("input", value)
+    for item in items:
+        kind = item.text("type")
+        if kind not in {None, "message"}:
+            raise InvalidRequestError(item.name("type"), f"must be message, not {kind!r:.40}: only those are read")
+        item.skip("phase")
+    return read_messages(items)
+
+
+def _format(fields: Fields) -> dict[str, Any] | None:
+    """Return the form of the answer as chats have it: there the schema is one level deeper."""
+    text = fields.fields("text")
+    if text is None:
+        return None
+    text.refuse("verbosity", "is not offered here; say it in the prompt", ("medium",))
+    form = text.fields("format")
+    text.end()
+    kind = None if form is None else form.text("type")
+    if form is None or kind == "text":
+        return None
+    if kind == "json_object":
+        form.end()
+        return {"type": kind}
+    if kind != "json_schema":
+        raise InvalidRequestError("text.format.type", f"must be text, json_object or json_schema, not {kind!r:.40}")
+    inner = {"name": form.text("name"), "schema": form.take("schema")}
+    form.skip("strict", "description")
+    form.end()
+    return {"type": "json_schema", "json_schema": inner}
+
+
+def _refuse_rest(fields: Fields) -> None:
+    fields.refuse("tools", "tools are not offered here", ([],))
+    fields.refuse("tool_choice", "tools are not offered here", ("none", "auto"))
+    fields.refuse("truncation", "nothing is cut here; send what fits", ("disabled",))
+    fields.refuse("background", "answers come at once", (False,))
+    fields.refuse("reasoning", "the models here do not reason aloud; leave it away", ({}, {"effort": None}))
+    fields.refuse("include", "there is nothing more to tell", ([],))
+    fields.refuse("top_logprobs", "are not offered here; leave it away", (0,))
+    fields.refuse("service_tier", "there is one tier; leave it away", ("auto", "default"))
+    fields.refuse("conversation", "is not kept here; send previous_response_id")
+    fields.refuse("prompt", "is not kept here; send input")
+    fields.skip("parallel_tool_calls", "max_tool_calls", "stream_options", *_BESIDE)
+    fields.end()
