@@ -23,8 +23,8 @@ from crayon.gateway.openai_chat import NAMES, chat_completions
 from crayon.gateway.openai_completions import TextWriter, completions
 from crayon.gateway.openai_embeddings import EMBEDDING_NAMES, embeddings
 from crayon.gateway.openai_models import list_models, show_model
-from crayon.gateway.page_files import page_file
 from crayon.gateway.openai_responses import RESPONSE_NAMES, delete_response, responses, show_response
+from crayon.gateway.page_files import page_file
 from crayon.gateway.problems import Problem, problem_of
 from crayon.gateway.watched import json_response, problem_response
 
@@ -126,7 +126,7 @@ def _page_routes(gateway: Gateway, panel: Panel, settings: GatewaySettings) -> l
         Route("/", page_file, methods=["GET"]),
         Route("/page/{name}", page_file, methods=["GET"]),
         *(Route(path, partial(_look, gateway, look), methods=["GET"]) for path, look in read.items()),
-        *(Route(path, partial(_ask, gateway, settings, ask), methods=["POST"]) for path, ask in posted.items()),
+        *(Route(path, partial(_ask, gateway, settings, ask, NAMES), methods=["POST"]) for path, ask in posted.items()),
     ]
 
 
