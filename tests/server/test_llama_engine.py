@@ -130,7 +130,7 @@ def test_the_queue_is_bounded_and_nothing_in_it_is_lost(device_model_path: Path)
 
 def test_a_step_that_nobody_wants_any_more_is_aborted(device_model_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with LlamaCppEngine(device_model_path, n_ctx=2048, n_seq_max=2, threads=1, n_batch=1024) as engine:
-        context, entered, seen = engine._runners.runners[0].context, threading.Event(), []
+        context, entered, seen = engine._held.runners.runners[0].context, threading.Event(), []
         decode = context.decode
 
         def watched(batch: Any) -> None:
@@ -160,7 +160,7 @@ def test_a_failing_step_fails_its_requests_and_no_others(
         def full(_: object) -> None:
             raise KvFullError("no room")
 
-        monkeypatch.setattr(engine._runners.runners[0].context, "decode", full)
+        monkeypatch.setattr(engine._held.runners.runners[0].context, "decode", full)
         with pytest.raises(EngineError, match="no room"):
             list(engine.generate(ask("hello")))
         monkeypatch.undo()

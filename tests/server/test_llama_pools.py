@@ -184,10 +184,10 @@ def test_more_blends_than_are_kept_and_nobody_holds_one_afterwards(
     for stream in streams[4:]:
         list(stream)
     scores(engine, None)
-    assert engine._blends is not None
+    assert engine._held.blends is not None
     scores(engine, Blend(pool.id, (0.0, 0.0, 1.0)))
-    assert engine._blends.loaded <= 8
-    assert not any(loaded.leases for loaded in engine._blends._table.values())
+    assert engine._held.blends.loaded <= 8
+    assert not any(loaded.leases for loaded in engine._held.blends._table.values())
 
 
 def test_encoding_between_blends_is_the_base(
@@ -253,14 +253,14 @@ def test_a_pool_of_another_base_is_refused_by_name(tiny_path: Path, tmp_path: Pa
 def test_a_blend_that_cannot_be_loaded_fails_its_requests_alone(
     engine: LlamaCppEngine, blends: list[Blend | None], pool: Pool, local: list[list[float]]
 ) -> None:
-    assert engine._blends is not None
-    make = engine._blends._bytes
+    assert engine._held.blends is not None
+    make = engine._held.blends._bytes
     bad = Blend(pool.id, (0.25, 0.0, 0.0))
 
     def broken(owner: Pool, weights: Any) -> Any:
         return b"not an adapter" if weights[0] == 0.25 else make(owner, weights)
 
-    engine._blends._bytes = broken  # type: ignore[method-assign]  # as a damaged image would be
+    engine._held.blends._bytes = broken  # type: ignore[method-assign]  # as a damaged image would be
     with engine._loop.queue.wake:
         streams = [engine.generate(ask("hello", blend)) for blend in (bad, blends[1], bad, None)]
         futures = [engine.score(request_of(blend)) for blend in (bad, blends[2])]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import threading
+import weakref
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Self
@@ -39,6 +40,7 @@ from crayon.llama.signals import SignalMeter
 from crayon.llama.trial import ensure_opens
 from crayon.llama.vocabulary import ModelVocabulary
 from crayon.server.engines.llama.encoder import LlamaEncoder
+from crayon.server.engines.llama.held import Held
 from crayon.server.engines.llama.loop import LlamaLoop
 from crayon.server.engines.llama.runners import open_runners
 from crayon.server.engines.llama.tasks import EncodeTask, GenerateTask, ScoreTask
@@ -154,11 +156,9 @@ class LlamaCppEngine:
         self._lock = threading.Condition()
         self._callers = 0
         self._ids = map(str, itertools.count())  # not the callers' own: two may use the same
-        self._encoder: LlamaEncoder | None = None
         self._closed = False
         self._process = os.getpid()
         self._model = Model(model_path)
-        self._blends: PoolBlends | None = None
         try:
             self._model.check_chat()
             self._model.log_limits()
@@ -182,21 +182,22 @@ class LlamaCppEngine:
                 max_idle_prefixes=min(idle_prefixes, max(n_seq_max - 1, 0)),
                 cut_limit=self._model.cut_limit,
             )
-            self._runners = open_runners(self._model, limits, threads, overlap, prefill_threads, kv_unified=kv_unified)
+            runners = open_runners(self._model, limits, threads, overlap, prefill_threads, kv_unified=kv_unified)
         except Exception:
             self._model.close()
             raise
+        self._held = Held(self._model, runners)
         self._meter = SignalMeter(self._model.n_vocab)
         self._constraining = Constraining(ModelVocabulary(self._model))
         if pools:
-            contexts = tuple(runner.context for runner in self._runners.runners)
-            self._blends = PoolBlends(self._model, pools, contexts=contexts, capacity=max(CAPACITY, n_seq_max))
+            contexts = tuple(runner.context for runner in runners.runners)
+            self._held.blends = PoolBlends(self._model, pools, contexts=contexts, capacity=max(CAPACITY, n_seq_max))
         capabilities = frozenset({GENERATE, SCORE, ENCODE, CONSTRAIN} | ({BLEND} if pools else set()))
         self._info = ModelInfo(self._name, self.context_tokens, source_sha256, quantization, capabilities)
         self._loop = LlamaLoop(
-            self._runners,
+            runners,
             limits,
-            lambda: self._encoder,
+            self._held.encoder_if_any,
             bounds,
             lengths=Lengths(predict) if spill else None,
             index=TokenIndex(SHORTEST_PREFIX) if limits.max_idle_prefixes else None,
@@ -204,6 +205,9 @@ class LlamaCppEngine:
             cost=cost,
             shared_cells=kv_unified,
         )
+        # Who drops an engine without closing it does not keep its model: the thread ends and frees it.
+        self._dropped = weakref.finalize(self, self._loop.release, self._held.free)
+        self._dropped.atexit = False
 
     # -- the engine contract
 
@@ -214,7 +218,7 @@ class LlamaCppEngine:
     @property
     def pools(self) -> tuple[Pool, ...]:
         """The adapter pools that requests may blend."""
-        return self._blends.pools if self._blends is not None else ()
+        return self._held.blends.pools if self._held.blends is not None else ()
 
     def generate(self, request: GenerateRequest) -> Stream:
         """Start an answer.
@@ -341,16 +345,11 @@ class LlamaCppEngine:
             if self._closed:
                 return
             self._closed = True
+        self._dropped.detach()
         self._loop.close()
         with self._lock:
             self._lock.wait_for(lambda: self._callers == 0)  # they may be reading the vocabulary
-        if self._encoder is not None:
-            self._encoder.close()
-        for runner in self._runners.runners:
-            runner.context.close()
-        if self._blends is not None:
-            self._blends.close()
-        self._model.close()
+        self._held.free()
 
     def __enter__(self) -> Self:
         return self
@@ -365,7 +364,7 @@ class LlamaCppEngine:
 
     def stats(self) -> EngineStats:
         """Return the numbers as of now, from any thread."""
-        return self._loop.stats(None if self._blends is None else self._blends.loaded)
+        return self._loop.stats(None if self._held.blends is None else self._held.blends.loaded)
 
     @contextmanager
     def _calling(self, model: str) -> Iterator[None]:
@@ -389,9 +388,9 @@ class LlamaCppEngine:
         """Return what the scheduler calls the blend ("" is the base), and what loads its adapters."""
         if blend is None:
             return "", Lease
-        if self._blends is None:
+        if self._held.blends is None:
             raise AdapterError(f"no adapter pool is loaded on the server, so {blend.pool_id!r} cannot be blended")
-        blends, normal = self._blends, self._blends.normal(blend)
+        blends, normal = self._held.blends, self._held.blends.normal(blend)
         # Its own name: another blend under the same would be computed with this one's adapters.
         return ("", Lease) if normal is None else (repr(normal), lambda: blends(normal))
 
@@ -423,9 +422,9 @@ class LlamaCppEngine:
     def _make_encoder(self) -> LlamaEncoder:
         # Made at the first use: its context takes memory that most servers never need.
         with self._lock:
-            if self._encoder is None:
-                threads = self._runners.runners[-1].context.threads
+            if self._held.encoder is None:
+                threads = self._held.runners.runners[-1].context.threads
                 sizes = {"n_ctx": self._encode_tokens, "n_batch": min(self._n_batch, self._encode_tokens)}
                 sizes |= {"n_seq_max": self._limits.max_seqs}
-                self._encoder = LlamaEncoder(self._model, background=self._background, threads=threads, **sizes)
-            return self._encoder
+                self._held.encoder = LlamaEncoder(self._model, background=self._background, threads=threads, **sizes)
+            return self._held.encoder

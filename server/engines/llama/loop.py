@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import logging
+import os
 import threading
 import time
 from dataclasses import replace
@@ -106,6 +107,10 @@ class LlamaLoop:
         """Whether cells may hold what is no number, of requests that the next plan drops."""
         self.counters = self._timing.counters
         self.queue = RequestQueue(bounds, self._abort, lambda: self._cost.per_token)
+        self._process = os.getpid()
+        self._ending = threading.RLock()  # the collector may run anywhere
+        self._ended = False
+        self._free: Callable[[], None] | None = None
         self._thread = threading.Thread(target=self._run, name="crayon-llama", daemon=True)
         self._thread.start()
         # A thread that computes while the process ends would run in libraries that are already torn down.
@@ -117,6 +122,18 @@ class LlamaLoop:
         if threading.current_thread() is not self._thread:
             self._thread.join()
         atexit.unregister(self.close)
+
+    def release(self, free: Callable[[], None]) -> None:
+        """As `close`, without waiting: from the garbage collector, which may run anywhere. The thread calls `free`."""
+        if os.getpid() != self._process:  # a fork has no such thread
+            return
+        with self._ending:
+            ended = self._ended
+            self._free = free
+        if ended:
+            free()
+        else:
+            self.queue.close()
 
     def stats(self, blends: int | None) -> EngineStats:
         """Return the engine's numbers, from any thread; `blends` are in memory."""
@@ -146,6 +163,12 @@ class LlamaLoop:
             runner.close()
         self.queue.end(self._tasks.values(), failure)
         self._tasks.clear()
+        with self._ending:
+            self._ended = True
+            free = self._free
+        if free is not None:
+            free()
+            atexit.unregister(self.close)
 
     def _take_in(self) -> bool:
         """Sleep until there is work, then take it in; return False once closed."""
