@@ -26,6 +26,11 @@ def state_folder() -> Path:
     return platformdirs.user_state_path("crayon", appauthor=False)
 
 
+def gateway_socket() -> Path:
+    """Return the socket file of this user's gateway; it is there while one runs."""
+    return state_folder() / "gateway.sock"
+
+
 def write_private(path: Path, *parts: bytes | memoryview, durable: bool = True) -> None:
     """Write a file that only its owner may read, at once or not at all.
 

@@ -62,6 +62,7 @@ def ask(
     choice: options.ChoiceOption = None,
     show_format: options.ShowFormatOption = True,
     timeout: options.TimeoutOption = None,
+    no_gateway: options.NoGatewayOption = False,
     as_json: options.JsonOption = False,
     no_stream: Annotated[bool, typer.Option("--no-stream", help="Print the answer only when complete.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print the answer and errors only.")] = False,
@@ -73,7 +74,7 @@ def ask(
     material (in a loop that reads standard input itself, add < /dev/null). The answer goes to standard output;
     where it came from goes to standard error if that is a terminal.
     """
-    from crayon.cli.shared.client import open_client
+    from crayon.cli.shared.client import answering
     from crayon.cli.shared.device_model import suited
 
     flags = {
@@ -98,7 +99,7 @@ def ask(
         messages = [Message("user", read_question(text or []))]
         if system:
             messages.insert(0, Message("system", system))
-        with open_client(suited(settings, blend)) as client:
+        with answering(suited(settings, blend), alone=no_gateway) as client:
             given = {
                 **({} if blend is None else {"blend": blend}),
                 **({"free": True} if free else {}),

@@ -114,6 +114,7 @@ def build(
 def _page_routes(gateway: Gateway, panel: Panel, settings: GatewaySettings) -> list[Route]:
     read: dict[str, Looked] = {
         "/crayon/state": panel.state,
+        "/crayon/process": panel.process,
         "/crayon/ledger": panel.ledger,
         "/crayon/models": panel.catalogue,
     }

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from crayon.completion import Mode
+from crayon.config.fingerprint import fingerprint
 from crayon.gateway.gateway import Gateway
 from crayon.gateway.panel import Panel
 
@@ -26,7 +27,7 @@ def gateway_of(settings: Settings) -> Gateway:
         max_requests=own.max_requests,
         max_tokens=own.max_tokens,
         keep_alive=own.keep_alive_seconds,
-        panel=Panel(settings.models_dir, settings.server.address),
+        panel=Panel(settings.models_dir, settings.server.address, fingerprint(settings)),
         stored_responses=own.stored_responses,
     )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import time
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -39,11 +40,15 @@ class Panel:
     Args:
         models_dir: where models are kept; None: the user's folder.
         server: the server's address, if one is set.
+        settings: what stands for the settings that decide how a question is answered (`crayon.config.fingerprint`).
     """
 
-    def __init__(self, models_dir: Path | None = None, server: str | None = None) -> None:
+    def __init__(self, models_dir: Path | None = None, server: str | None = None, settings: str = "") -> None:
         self.models_dir = models_dir
         self.server = server
+        self.settings = settings
+        self.address = ""
+        self._began = time.monotonic()
         # What whoever started the process said, the page must not lift.
         self.held = local_only()
         self._pulling = asyncio.Lock()
@@ -60,6 +65,21 @@ class Panel:
                 "locked": local_only(),
                 "held": self.held,
                 "reasons": {str(reason): words for reason, words in REASONS.items()},
+            }
+        )
+
+    async def process(self, gateway: Gateway, request: Request) -> Response:
+        """Tell the user's own commands which process this is, and whether it would answer as they would."""
+        del request
+        models = {info.name: None for model in await gateway.models() for info in model.infos}
+        return json_response(
+            {
+                "pid": os.getpid(),
+                "settings": self.settings,
+                "address": self.address,
+                "running": gateway.running,
+                "models": list(models),
+                "uptime_s": round(time.monotonic() - self._began, 1),
             }
         )
 

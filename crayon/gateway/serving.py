@@ -13,6 +13,7 @@ import uvicorn
 
 from crayon.errors import ConfigError
 from crayon.gateway.application import build
+from crayon.gateway.local_socket import LocalSocket
 from crayon.gateway.opening import tokens_of
 from crayon.wire.address import UNIX, bare, is_local, join
 from crayon.wire.certificates import read_authorities, read_certified_key
@@ -121,11 +122,17 @@ class GatewayServer:
         self._certificates = (settings.tls_cert, settings.tls_key) if _has_tls(settings) else None
         self._socket = listen(settings)
         self.address = address_of(settings, self._socket)
+        self._local = LocalSocket()
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Answer from now on; until the gateway is loaded, that it is being loaded."""
-        self._task = asyncio.create_task(self._server.serve(sockets=[self._socket]))
+        sockets = [self._socket]
+        if self._gateway.panel is not None and self._certificates is None:
+            self._gateway.panel.address = self.address
+            local = self._local.listen()
+            sockets += [] if local is None else [local]
+        self._task = asyncio.create_task(self._server.serve(sockets=sockets))
         begun = asyncio.ensure_future(self._server.begun.wait())
         await asyncio.wait({self._task, begun}, return_when=asyncio.FIRST_COMPLETED)
         begun.cancel()
@@ -155,6 +162,7 @@ class GatewayServer:
         if self._task is not None:
             await asyncio.gather(self._task, return_exceptions=True)
         self._socket.close()
+        self._local.close()
 
 
 class _Server(uvicorn.Server):

@@ -43,13 +43,14 @@ def chat(
     seed: options.SeedOption = None,
     stop: options.StopOption = None,
     timeout: options.TimeoutOption = None,
+    no_gateway: options.NoGatewayOption = False,
 ) -> None:
     """Talk, turn by turn.
 
     At a terminal there is a prompt with history and completion; /help lists the commands. From a pipe each
     line is a question, and the exit code is that of the last failure.
     """
-    from crayon.cli.shared.client import open_client
+    from crayon.cli.shared.client import answering
 
     settings = options.load_settings(
         {
@@ -71,7 +72,7 @@ def chat(
             "sampling.stop": stop,
         }
     )
-    with open_client(settings) as client:
+    with answering(settings, alone=no_gateway) as client:
         repl = Repl(
             client=client,
             mode=settings.mode,

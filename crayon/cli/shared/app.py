@@ -25,6 +25,8 @@ COMMANDS: dict[str, CommandEntry] = {
     "chat": CommandEntry("crayon.cli.chat.command", "Talk, turn by turn."),
     "serve": CommandEntry("crayon.cli.serve.command", "Run a server that devices can turn to."),
     "gateway": CommandEntry("crayon.cli.gateway.command", "Answer HTTP clients made for OpenAI, Anthropic or Ollama."),
+    "ps": CommandEntry("crayon.cli.gateway.ps", "Show the gateway that runs: its models, address and requests."),
+    "stop": CommandEntry("crayon.cli.gateway.stop", "Stop the gateway that runs."),
     "health": CommandEntry("crayon.cli.health", "Ask a server for its health: exit code 0 if it serves, else 1."),
     "top": CommandEntry("crayon.cli.top.command", "Watch a server: its queue, batch, cache, speed and refusals."),
     "demo": CommandEntry("crayon.cli.demo.command", "Watch questions being answered on the device and by a server."),

@@ -11,12 +11,28 @@ from crayon.errors import ConfigError, CrayonError, ServerUnavailableError, Unau
 from crayon.local_only import local_only
 
 if TYPE_CHECKING:
+    from crayon.cli.shared.running_gateway import GatewayClient
     from crayon.client.check import ServerStatus
     from crayon.config import ServerSettings, Settings
     from crayon.sdk import Crayon, Privacy
 
 # Modes in which the first answer may well come from the server, and the device's model can wait.
 _SERVER_FIRST = {Mode.ONLY_ON_SERVER, Mode.PREFER_ON_SERVER}
+
+
+def answering(settings: Settings, *, alone: bool) -> Crayon | GatewayClient:
+    """Return who answers: the gateway of this user's that runs with the same settings, else a client of one's own.
+
+    Args:
+        settings: what the client is to be like.
+        alone: whether a gateway is not looked for.
+
+    Raises:
+        CrayonError: as `open_client`.
+    """
+    from crayon.cli.shared.running_gateway import GatewayClient, usable
+
+    return GatewayClient(settings, open_client) if not alone and usable(settings) else open_client(settings)
 
 
 def open_client(settings: Settings) -> Crayon:

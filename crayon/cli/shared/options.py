@@ -106,6 +106,9 @@ ShowFormatOption = Annotated[
     bool,
     typer.Option("--show-format/--no-show-format", help="Whether the model is told of the schema or choices."),
 ]
+NoGatewayOption = Annotated[
+    bool, typer.Option("--no-gateway", help="Load the models here, even where a gateway with these settings runs.")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 
