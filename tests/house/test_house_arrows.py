@@ -91,7 +91,7 @@ ARROWS: dict[str, set[str]] = {
     "lab": set(),
     "lab.bench": LAB | {"server", "server.engines", "server.engines.llama", "server.planner", "server.scheduler"},
     "lab.eval": LAB | {"lab.bench", "training"},
-    "cli.shared": COMMAND - {"cli.shared"} | {"router"},
+    "cli.shared": COMMAND - {"cli.shared"} | {"constraints", "router"},
     "cli.customize": COMMAND,
     "cli.models": COMMAND | {"training"},
     "cli.pool": COMMAND | {"training"},

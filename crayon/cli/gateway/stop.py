@@ -19,9 +19,9 @@ app = typer.Typer(add_completion=False)
 
 @app.command()
 def stop() -> None:
-    """Stop the gateway that runs; answers that are being written may end first.
+    """Stop the gateway that runs.
 
-    The exit code is 1 where none runs.
+    Answers that are being written may end first. The exit code is 1 where none runs.
     """
     found = look()
     if found is None:
