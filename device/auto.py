@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from crayon.device import opening, speed
-from crayon.device.choice import BESIDE_BYTES, KV_BYTES, LARGER, SMALL, Choice, Facts, choose_device
+from crayon.device.choice import BESIDE_BYTES, KV_BYTES, LARGER, SMALL, Facts, ModelChoice, choose_device
 from crayon.errors import DownloadError, EngineError, LibraryError, ModelError
 from crayon.machine import inspect_machine, memory_room
-from crayon.models import State, Store, default_models_dir, load_catalogue, resolve
+from crayon.models import Store, StoreState, default_models_dir, load_catalogue, resolve
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -41,7 +41,7 @@ class Wish:
         return Store(self.models_dir or default_models_dir())
 
 
-def pick(wish: Wish, fetch: Callable[[str], object] | None = None) -> Choice:
+def pick(wish: Wish, fetch: Callable[[str], object] | None = None) -> ModelChoice:
     """Return the model to open. An absent larger one that promises to be quick enough is fetched, and then timed.
 
     Where it cannot be fetched, the small one is taken. What else is to be fetched is left to who opens it.
@@ -73,7 +73,7 @@ def pick(wish: Wish, fetch: Callable[[str], object] | None = None) -> Choice:
     return choice
 
 
-def peek(wish: Wish) -> Choice | None:
+def peek(wish: Wish) -> ModelChoice | None:
     """Return what `pick` would take, from what is known without timing or hashing; None where that is not enough."""
     facts = gather(wish, timing=False)
     untimed = facts.speed is None if facts.larger_here else facts.small_here and facts.small_speed is None
@@ -124,7 +124,7 @@ def made_for(source_sha256: str, models_dir: Path | None = None) -> str | None:
 
 def _here(name: str, wish: Wish, *, timing: bool) -> Opening | None:
     """Return the file that would run; None where the model is absent or damaged. Without timing nothing is hashed."""
-    if not timing and wish.store.state(load_catalogue().find(name).wanted) is not State.READY:
+    if not timing and wish.store.state(load_catalogue().find(name).wanted) is not StoreState.READY:
         return None
     try:
         return opening.find(name, models_dir=wish.models_dir, download=False, prepared_file=wish.prepared)

@@ -102,21 +102,21 @@ class Facts:
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class ModelChoice:
     """The model to take, by its name in the catalogue, and why, in a sentence for the user."""
 
     model: str
     why: str
 
 
-def choose_device(facts: Facts) -> Choice:
+def choose_device(facts: Facts) -> ModelChoice:
     """Return which of the two models the device takes."""
     against = _against(facts)
     if against is None:
-        return Choice(LARGER, _for(facts))
+        return ModelChoice(LARGER, _for(facts))
     if facts.larger_here and not facts.small_here and not facts.may_fetch:
-        return Choice(LARGER, f"nothing else is here and nothing may be fetched, though {against}")
-    return Choice(SMALL, against)
+        return ModelChoice(LARGER, f"nothing else is here and nothing may be fetched, though {against}")
+    return ModelChoice(SMALL, against)
 
 
 def _against(facts: Facts) -> str | None:

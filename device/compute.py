@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, TypeAlias
 from crayon.completion import Timings, Usage
 from crayon.constraints.vocabulary import Constraining
 from crayon.device.branches import Group, groups
-from crayon.device.slots import Slot, SlotTable
-from crayon.device.turns import Turns
+from crayon.device.fair_lock import FairLock
+from crayon.device.slots import KvSlot, SlotTable
 from crayon.engine import ContinuationScore, Delta, Finished, ScoreResult, Started, needs
 from crayon.errors import EngineError, NotFiniteError
 from crayon.llama.answer import AnswerWriter
@@ -62,8 +62,8 @@ class Compute:
         self._slots = SlotTable(self._context, slots=SLOTS, capacity=self._context.n_ctx, pins=pins)
         self._meter = SignalMeter(model.n_vocab)
         self._constraining = Constraining(ModelVocabulary(model))
-        self._entry = Turns()  # a large request is not overtaken for ever by small ones
-        self._branching = Turns()  # the branch sequences are there once
+        self._entry = FairLock()  # a large request is not overtaken for ever by small ones
+        self._branching = FairLock()  # the branch sequences are there once
 
     @property
     def context(self) -> Context:
@@ -82,7 +82,7 @@ class Compute:
         """Free the context."""
         self._context.close()
 
-    def _admit(self, blend: Blend | None, tokens: list[int], reserve: int) -> Generator[None, None, tuple[Slot, int]]:
+    def _admit(self, blend: Blend | None, tokens: list[int], reserve: int) -> Generator[None, None, tuple[KvSlot, int]]:
         """Wait for a slot; return it and how many of the tokens it already holds."""
         while (found := self._slots.acquire(blend, tokens, reserve)) is None:
             yield
@@ -185,7 +185,7 @@ class Compute:
             self._slots.release(slot)
 
     def _branch(
-        self, slot: Slot, group: Group, scores: list[list[float]], adapters: Adapters
+        self, slot: KvSlot, group: Group, scores: list[list[float]], adapters: Adapters
     ) -> Generator[None, None, None]:
         """Fill in the scores of the tokens that a group's nodes predict, all under the shared prompt."""
         base = len(slot.tokens)
@@ -214,7 +214,7 @@ class Compute:
 
     # -- prefixes that others share
 
-    def _recall(self, slot: Slot, cached: int, prefix: SharedPrefix | None) -> int:
+    def _recall(self, slot: KvSlot, cached: int, prefix: SharedPrefix | None) -> int:
         """Take up a prefix that is kept from an earlier run, if the slot lacks it; return how many tokens it holds."""
         if prefix is None or prefix.kept is None or cached >= len(prefix.tokens):
             return cached
@@ -236,7 +236,7 @@ class Compute:
         return len(slot.tokens)
 
     def _read(
-        self, slot: Slot, tokens: Sequence[int], adapters: Adapters, prefix: SharedPrefix | None
+        self, slot: KvSlot, tokens: Sequence[int], adapters: Adapters, prefix: SharedPrefix | None
     ) -> Iterator[None]:
         """Compute what a slot lacks of a prompt, and keep the part that others share."""
         if prefix is not None:
@@ -247,7 +247,7 @@ class Compute:
             self._slots.keep(slot, len(prefix.tokens))
         yield from self._prefill(slot, tokens[len(slot.tokens) :], adapters)
 
-    def _store(self, slot: Slot, prefix: SharedPrefix | None) -> None:
+    def _store(self, slot: KvSlot, prefix: SharedPrefix | None) -> None:
         """Write a resident prefix to where it is kept between runs, once."""
         if prefix is None or prefix.kept is None:
             return
@@ -263,7 +263,9 @@ class Compute:
 
     # -- steps
 
-    def _prefill(self, slot: Slot, tokens: Sequence[int], adapters: Adapters, *, logits: bool = True) -> Iterator[None]:
+    def _prefill(
+        self, slot: KvSlot, tokens: Sequence[int], adapters: Adapters, *, logits: bool = True
+    ) -> Iterator[None]:
         size = self._batch.capacity
         for start in range(0, len(tokens), size):
             if start:
@@ -271,7 +273,7 @@ class Compute:
             part = tokens[start : start + size]
             self._compute(slot, part, adapters, last=logits and start + size >= len(tokens))
 
-    def _compute(self, slot: Slot, tokens: Sequence[int], adapters: Adapters, *, last: bool) -> int:
+    def _compute(self, slot: KvSlot, tokens: Sequence[int], adapters: Adapters, *, last: bool) -> int:
         """Decode tokens at the end of a slot; return the row of the last."""
         self._batch.clear()
         self._batch.add(tokens, len(slot.tokens), slot.sequence, "last" if last else "none")

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from crayon.device.fair_lock import FairLock
 from crayon.device.kept_states import KeptStates, texts_hash
-from crayon.device.turns import Turns
 from crayon.engine import EverydayStates, RawStates
 from crayon.errors import NotFiniteError, PromptTooLongError
 from crayon.llama.batch import Batch
@@ -61,7 +61,7 @@ class Encoder:
         self.layer = self._states.layer
         self.dimensions = self._states.dimensions
         self._batch = Batch(self._context.n_batch)
-        self._turns = Turns()  # one context, one batch: two jobs would overwrite each other's rows
+        self._turns = FairLock()  # one context, one batch: two jobs would overwrite each other's rows
         self._kept = KeptStates(cache_dir, model.path, self.layer, self.dimensions, source_sha256)
         self._known: NDArray[np.float32] | None = None  # the background's states, (texts, dimensions)
         self._everyday_known: EverydayStates | None = None

@@ -50,7 +50,7 @@ _MEASURED = 2  # members that rounding is measured with
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class PoolFinding:
     """One thing that was checked: whether it holds, and what was seen."""
 
     check: str
@@ -65,8 +65,8 @@ def check_pool(
     source_sha256: str = "",
     name: str = "",
     threads: int | None = None,
-    progress: Callable[[Finding], None] | None = None,
-) -> list[Finding]:
+    progress: Callable[[PoolFinding], None] | None = None,
+) -> list[PoolFinding]:
     """Check a pool on its model; what does not hold is a finding, not an error.
 
     Args:
@@ -81,7 +81,7 @@ def check_pool(
         ModelFileError: the model cannot be run.
         EngineError: no memory for the context.
     """
-    found: list[Finding] = []
+    found: list[PoolFinding] = []
     with Model(model_path) as model:
         for finding in _findings(pool, model, source_sha256, name or model.path.stem, threads):
             found.append(finding)
@@ -90,13 +90,13 @@ def check_pool(
     return found
 
 
-def _findings(pool: Pool, model: Model, source_sha256: str, name: str, threads: int | None) -> Iterator[Finding]:
+def _findings(pool: Pool, model: Model, source_sha256: str, name: str, threads: int | None) -> Iterator[PoolFinding]:
     try:
         check_bases((pool,), model, source_sha256, name)
     except AdapterMismatchError as error:
-        yield Finding("base", ok=False, said=str(error))
+        yield PoolFinding("base", ok=False, said=str(error))
         return  # what would be computed now means nothing
-    yield Finding("base", ok=True, said=f"made for {pool.manifest.base.name}, and {name} is it")
+    yield PoolFinding("base", ok=True, said=f"made for {pool.manifest.base.name}, and {name} is it")
     prompts = [model.tokenize_chat([Message("user", text)]) for text in TEXTS]
     size = sum(map(len, prompts))
     with Context(
@@ -146,7 +146,7 @@ class _Probe:
         self.rounding = max(self.rounding, self.change([(adapter, _THOUSANDTH)]))
 
 
-def _zero(pool: Pool, model: Model, probe: _Probe) -> Finding:
+def _zero(pool: Pool, model: Model, probe: _Probe) -> PoolFinding:
     """Compute with an adapter of B = 0, which is added like any other, and with one of scale 0: both are the base."""
     blank = {target: (a, np.zeros_like(b)) for target, (a, b) in pool.member(0).tensors.items()}
     try:
@@ -157,32 +157,32 @@ def _zero(pool: Pool, model: Model, probe: _Probe) -> Finding:
             off = max(float(np.abs(probe.logits([one]) - probe.base).max()) for one in ((zeros, 1.0), (member, 0.0)))
             probe.logits()  # applies none of them any more
     except AdapterError as error:
-        return Finding("zero is the base", ok=False, said=str(error))
+        return PoolFinding("zero is the base", ok=False, said=str(error))
     said = f"a blend of zeros and a scale of 0 move logits by {off:.2g}"
-    return Finding("zero is the base", ok=off == 0.0, said=said)
+    return PoolFinding("zero is the base", ok=off == 0.0, said=said)
 
 
-def _member(pool: Pool, k: int, model: Model, probe: _Probe, loaded: list[Adapter]) -> Finding:
+def _member(pool: Pool, k: int, model: Model, probe: _Probe, loaded: list[Adapter]) -> PoolFinding:
     """Load a member, adding it to `loaded`, and see that it does something."""
     check = f"member {pool.names[k]}"
     try:
         adapter = _load(model, pool.member(k), pool, pool.names[k])
     except AdapterError as error:
-        return Finding(check, ok=False, said=str(error))
+        return PoolFinding(check, ok=False, said=str(error))
     loaded.append(adapter)
     if len(loaded) <= _MEASURED:
         probe.measure_rounding(adapter)
     moved, noise = probe.change([(adapter, 1.0)]), probe.rounding
     if not np.isfinite(moved):
-        return Finding(check, ok=False, said="scale 1 makes logits that are no numbers")
+        return PoolFinding(check, ok=False, said="scale 1 makes logits that are no numbers")
     ok = moved > ROUNDING * noise
     said = f"scale 1 moves logits by {moved:.3g} on average, rounding alone by {noise:.2g}"
-    return Finding(check, ok=ok, said=said if ok else f"{said}: it has no effect")
+    return PoolFinding(check, ok=ok, said=said if ok else f"{said}: it has no effect")
 
 
 def _agree(
     weights: tuple[float, ...], blends: PoolBlends, pool: Pool, members: list[Adapter], probe: _Probe
-) -> Finding:
+) -> PoolFinding:
     live = probe.logits(list(zip(members, weights, strict=True)))
     with blends(Blend(pool.id, weights)) as adapters:
         before = probe.logits(adapters)
@@ -192,7 +192,9 @@ def _agree(
         f"live scales differ from the blend by {off:.2g} on average, the blend from the base by {change:.3g} "
         f"(allowed: {AGREES:.0%} of that, or {ROUNDING:g} times rounding, {noise:.2g})"
     )
-    return Finding(f"blend of {sum(map(bool, weights))}", ok=off <= max(AGREES * change, ROUNDING * noise), said=said)
+    return PoolFinding(
+        f"blend of {sum(map(bool, weights))}", ok=off <= max(AGREES * change, ROUNDING * noise), said=said
+    )
 
 
 def _mixtures(count: int) -> list[tuple[float, ...]]:

@@ -13,7 +13,7 @@ from filelock import FileLock, Timeout
 
 from crayon.contention import look, others
 from crayon.data.texts import quality_text
-from crayon.device.prepare import BUSY, MAX_LOSS, SECONDS, TYPES, Choice, choose, confirmed, measure, write
+from crayon.device.prepare import BUSY, MAX_LOSS, SECONDS, TYPES, TypeChoice, choose, confirmed, measure, write
 from crayon.errors import DeadlineExceededError, InvalidRequestError
 from crayon.llama import smoke
 from crayon.llama.quantize import FILE_TYPES
@@ -101,7 +101,7 @@ def prepare(
                     turn = settings["prompt_tokens"], settings["answer_tokens"]
                     disturbed = measured.busy and not confirmed(local.path, made, choice.candidate, *turn, threads)
                     if disturbed:
-                        choice = Choice(measured.candidates[0], _DISTURBED)
+                        choice = TypeChoice(measured.candidates[0], _DISTURBED)
                 if choice.candidate.type != SOURCE:
                     sha256 = _sha256(made)
                     path = prepared.file_for(local.sha256, choice.candidate.type, models_dir)

@@ -43,7 +43,7 @@ NO_LOSS = (1.0, 0.0, 1.0)
 
 
 @dataclass(frozen=True, slots=True)
-class Pair:
+class TypePair:
     """A candidate, and what the source's own turns took beside it: seconds to read and to write."""
 
     candidate: Candidate
@@ -51,7 +51,7 @@ class Pair:
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
+class MeasuredTypes:
     """The source, and types in the order they were named; `skipped` had no time, `beside` is cores others kept busy."""
 
     candidates: tuple[Candidate, ...]
@@ -65,7 +65,7 @@ class Measured:
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class TypeChoice:
     """The type that was chosen and why, in a sentence for the user."""
 
     candidate: Candidate
@@ -84,7 +84,7 @@ def measure(
     threads: int | None = None,
     seconds: float = SECONDS,
     progress: Callable[[str, float], None] | None = None,
-) -> Measured:
+) -> MeasuredTypes:
     """Requantize `source` to each type, in a file in `folder` that is removed again, and measure it beside the source.
 
     Speed is the median of ratios of pairs run one after the other, so that a machine's moods cancel out. `progress`
@@ -97,7 +97,7 @@ def measure(
     types = tuple(types)
     report = progress or (lambda _what, _share: None)
     begun, before, last = time.monotonic(), look(), 0.0
-    pairs: dict[str, Pair] = {}
+    pairs: dict[str, TypePair] = {}
     with Model(source) as base, TurnBench(base, prompt_tokens, answer_tokens, threads) as reference:
         tokens = base.tokenize(text)
         reference.turn()  # first touches of the weights and of the caches are not measured
@@ -125,7 +125,7 @@ def measure(
         own = reference.candidate(SOURCE, turns, 1.0, NO_LOSS)
     report("done", 1.0)
     found = (own, *(pairs[name].candidate for name in types if name in pairs))
-    return Measured(found, tuple(name for name in types if name not in pairs), others(before, look()))
+    return MeasuredTypes(found, tuple(name for name in types if name not in pairs), others(before, look()))
 
 
 def _beside(before: Look) -> str:
@@ -158,7 +158,7 @@ def _ratio(turns: Sequence[tuple[tuple[float, float], tuple[float, float]]]) -> 
     return statistics.median(sum(theirs) / sum(ours) for theirs, ours in turns)
 
 
-def compare(reference: TurnBench, path: Path, name: str, tokens: Sequence[int], rounds: int = ROUNDS) -> Pair:
+def compare(reference: TurnBench, path: Path, name: str, tokens: Sequence[int], rounds: int = ROUNDS) -> TypePair:
     """Measure a file beside the source, in turn: quality on `tokens`, speed as the median of `rounds` ratios.
 
     Raises:
@@ -171,7 +171,7 @@ def compare(reference: TurnBench, path: Path, name: str, tokens: Sequence[int], 
         turns = [(reference.turn(), bench.turn()) for _ in range(rounds)]
         ratio = _ratio(turns)
         candidate = bench.candidate(name, [ours for _, ours in turns], ratio, quality)
-    return Pair(candidate, tuple(theirs for theirs, _ in turns))
+    return TypePair(candidate, tuple(theirs for theirs, _ in turns))
 
 
 def write(source: Path, target: Path, file_type: str, source_sha256: str) -> None:
@@ -200,7 +200,7 @@ def pareto(candidates: Sequence[Candidate]) -> list[Candidate]:
     return sorted(front, key=lambda c: -c.turn_ratio)
 
 
-def choose(candidates: Sequence[Candidate], max_loss: float = MAX_LOSS) -> Choice:
+def choose(candidates: Sequence[Candidate], max_loss: float = MAX_LOSS) -> TypeChoice:
     """Return the fastest candidate within `max_loss`; within 5 % of its speed the smallest loss wins.
 
     Raises:
@@ -213,7 +213,7 @@ def choose(candidates: Sequence[Candidate], max_loss: float = MAX_LOSS) -> Choic
     tied = [c for c in allowed if c.turn_ratio >= fastest * (1.0 - TIE)]
     best = min(tied, key=lambda c: (c.loss, -c.turn_ratio))
     if best.type == SOURCE:
-        return Choice(best, f"no other type is more than {TIE:.0%} faster within a loss of {max_loss:g}")
+        return TypeChoice(best, f"no other type is more than {TIE:.0%} faster within a loss of {max_loss:g}")
     faster = [c for c in candidates if c.turn_ratio > best.turn_ratio and c.loss > max_loss]
     reason = (
         f"a turn is {best.turn_ratio:.2f}x as fast as with the source; perplexity {best.perplexity_ratio - 1:+.2%}, "
@@ -222,7 +222,7 @@ def choose(candidates: Sequence[Candidate], max_loss: float = MAX_LOSS) -> Choic
     if faster:
         quick = max(faster, key=lambda c: c.turn_ratio)
         reason += f"; {quick.type} is faster still ({quick.turn_ratio:.2f}x) but loses {quick.loss:.3f}"
-    return Choice(best, reason)
+    return TypeChoice(best, reason)
 
 
 class TurnBench:

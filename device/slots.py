@@ -31,7 +31,7 @@ class Memory(Protocol):
 
 
 @dataclass(slots=True, eq=False)
-class Slot:
+class KvSlot:
     """One sequence of the KV cache. `tokens` are those computed, under the adapters that `key` stands for."""
 
     sequence: int
@@ -39,7 +39,7 @@ class Slot:
     tokens: list[int] = field(default_factory=list)
     reserved: int = 0  # cells promised to the job that runs here; 0 when idle
     used_at: int = 0
-    pin: Slot | None = None  # the resident prefix whose cells its first `shared` tokens lie in
+    pin: KvSlot | None = None  # the resident prefix whose cells its first `shared` tokens lie in
     shared: int = 0
     file: Path | None = None  # where a resident prefix is kept between runs
 
@@ -66,13 +66,13 @@ class SlotTable:
 
     def __init__(self, memory: Memory, *, slots: int, capacity: int, pins: Sequence[int] = ()) -> None:
         self._memory = memory
-        self._slots = [Slot(i) for i in range(slots)]
-        self._pins = [Slot(i) for i in pins]
+        self._slots = [KvSlot(i) for i in range(slots)]
+        self._pins = [KvSlot(i) for i in pins]
         self._capacity = capacity
         self._clock = 0
         self._spoilt = False
 
-    def acquire(self, key: Hashable, tokens: Sequence[int], reserve: int) -> tuple[Slot, int] | None:
+    def acquire(self, key: Hashable, tokens: Sequence[int], reserve: int) -> tuple[KvSlot, int] | None:
         """Return a slot for `tokens` and how many of them it already holds; None while there is no room.
 
         At least the last token is left to compute, since its logits are wanted. `reserve` cells are promised: the
@@ -112,28 +112,28 @@ class SlotTable:
         self._restart()
         return target, n
 
-    def release(self, slot: Slot) -> None:
+    def release(self, slot: KvSlot) -> None:
         """End a job: what it computed stays as a prefix for the next."""
         slot.reserved = 0
         self._touch(slot)
 
-    def forget(self, slot: Slot) -> None:
+    def forget(self, slot: KvSlot) -> None:
         """Drop what a slot holds (after a failed step its cells are unknown)."""
         self._forget(slot)
 
-    def spoil(self, slot: Slot) -> None:
+    def spoil(self, slot: KvSlot) -> None:
         """Drop what a slot holds, which is no numbers; the memory is wiped before another job begins."""
         self._forget(slot)
         self._spoilt = True
 
     # -- resident prefixes
 
-    def pinned(self, key: Hashable, tokens: Sequence[int]) -> Slot | None:
+    def pinned(self, key: Hashable, tokens: Sequence[int]) -> KvSlot | None:
         """Return the pin that holds exactly these tokens under a key."""
         wanted = list(tokens)
         return next((pin for pin in self._pins if pin.tokens and pin.key == key and pin.tokens == wanted), None)
 
-    def keep(self, slot: Slot, n: int) -> Slot | None:
+    def keep(self, slot: KvSlot, n: int) -> KvSlot | None:
         """Make the first `n` tokens of a running slot resident; return the pin, None where that cannot be."""
         known = self.pinned(slot.key, slot.tokens[:n])
         if known is not None:
@@ -147,7 +147,7 @@ class SlotTable:
             self._share(slot, pin, slot.tokens[:n])
         return pin
 
-    def place(self, slot: Slot, tokens: Sequence[int]) -> Slot | None:
+    def place(self, slot: KvSlot, tokens: Sequence[int]) -> KvSlot | None:
         """Return a pin with cells for `tokens`, to be filled from elsewhere; None where there cannot be one.
 
         The running `slot` forgets what it held, and its cells for these tokens are lent to the pin: `take` shares them
@@ -161,12 +161,12 @@ class SlotTable:
             self._share(slot, pin, tokens)
         return pin
 
-    def take(self, slot: Slot, pin: Slot) -> None:
+    def take(self, slot: KvSlot, pin: KvSlot) -> None:
         """Let a slot begin with a pin that `place` gave it."""
         self._memory.copy(pin.sequence, slot.sequence, 0, len(pin.tokens))
         slot.tokens = list(pin.tokens)
 
-    def drop(self, pin: Slot) -> None:
+    def drop(self, pin: KvSlot) -> None:
         """Forget a resident prefix; slots that share its cells hold them alone from now on."""
         for slot in self._slots:
             if slot.pin is pin:
@@ -174,13 +174,13 @@ class SlotTable:
         self._forget(pin)
         pin.file = None
 
-    def _share(self, slot: Slot, pin: Slot, tokens: Sequence[int]) -> None:
+    def _share(self, slot: KvSlot, pin: KvSlot, tokens: Sequence[int]) -> None:
         pin.key, pin.tokens, pin.file = slot.key, list(tokens), None
         slot.pin, slot.shared = pin, len(tokens)
         self._touch(pin)
         self._evict(keep=slot)
 
-    def _free_pin(self, slot: Slot) -> Slot | None:
+    def _free_pin(self, slot: KvSlot) -> KvSlot | None:
         """Return an empty pin to which a running slot can lend cells without breaking a promise."""
         if slot.pin is not None and self._promised({slot.pin: -slot.shared}) + slot.shared > self._capacity:
             return None  # cells of another pin would be counted twice
@@ -192,7 +192,7 @@ class SlotTable:
 
     # -- cells
 
-    def _source(self, key: Hashable, tokens: Sequence[int]) -> tuple[Slot | None, int]:
+    def _source(self, key: Hashable, tokens: Sequence[int]) -> tuple[KvSlot | None, int]:
         """Return the sequence that holds the longest usable start of `tokens`, and how many of them."""
         found = [(self._common(slot, key, tokens), slot.used_at, slot) for slot in (*self._slots, *self._pins)]
         for n, _, slot in sorted(found, key=lambda item: item[:2], reverse=True):
@@ -200,13 +200,13 @@ class SlotTable:
                 return slot, n
         return None, 0
 
-    def _pinned_part(self, source: Slot | None, n: int) -> tuple[Slot | None, int]:
+    def _pinned_part(self, source: KvSlot | None, n: int) -> tuple[KvSlot | None, int]:
         """Return the pin whose cells the first of `n` tokens of a source lie in, and how many they are."""
         if source is None or source in self._pins:
             return source, n
         return source.pin, min(n, source.shared)
 
-    def _common(self, slot: Slot, key: Hashable, tokens: Sequence[int]) -> int:
+    def _common(self, slot: KvSlot, key: Hashable, tokens: Sequence[int]) -> int:
         if slot.key != key:
             return 0
         limit = min(len(slot.tokens), len(tokens) - 1)
@@ -215,16 +215,16 @@ class SlotTable:
                 return i
         return max(limit, 0)
 
-    def _claimed(self, pin: Slot) -> int:
+    def _claimed(self, pin: KvSlot) -> int:
         """Return how many cells running slots count on in a pin, one that several share once for each."""
         return sum(slot.shared for slot in self._slots if slot.reserved and slot.pin is pin)
 
-    def _promised(self, more: dict[Slot, int]) -> int:
+    def _promised(self, more: dict[KvSlot, int]) -> int:
         """Return the most cells that running jobs may come to hold; `more` are further claims on pins."""
         pins = sum(min(len(pin.tokens), self._claimed(pin) + more.get(pin, 0)) for pin in self._pins)
         return pins + sum(slot.cells for slot in self._slots if slot.reserved)
 
-    def _evict(self, keep: Slot) -> None:
+    def _evict(self, keep: KvSlot) -> None:
         """Forget idle prefixes, then pins, oldest first, until every promise can be kept."""
         idle = sorted(
             (s for s in self._slots if not s.reserved and s.tokens and s is not keep), key=lambda s: s.used_at
@@ -246,11 +246,11 @@ class SlotTable:
             # this, a long prompt in an empty cache computes 8 % slower than it need be.
             self._memory.clear()
 
-    def _forget(self, slot: Slot) -> None:
+    def _forget(self, slot: KvSlot) -> None:
         self._memory.remove(slot.sequence)
         slot.key, slot.tokens = None, []
         slot.pin, slot.shared = None, 0
 
-    def _touch(self, slot: Slot) -> None:
+    def _touch(self, slot: KvSlot) -> None:
         self._clock += 1
         slot.used_at = self._clock

@@ -37,14 +37,14 @@ _MAX_RECORD_BYTES = 2**16
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
+class MeasuredSpeed:
     """A speed, and whether nothing disturbed it; a disturbed one is at least what the machine can do."""
 
     speed: Speed
     undisturbed: bool
 
 
-def measure(path: Path, threads: int | None = None) -> Measured:
+def measure(path: Path, threads: int | None = None) -> MeasuredSpeed:
     """Time a model file: reading 128 tokens and writing 16, in 4 rounds; the shortest counts. Bounded in time.
 
     Raises:
@@ -84,7 +84,7 @@ def measure(path: Path, threads: int | None = None) -> Measured:
             timer.join()
         took, now = time.perf_counter() - begun, cpu_waiting()
     waiting = None if waited is None or now is None else (now - waited) / took
-    return Measured(speed_of(rounds), even(rounds) and not busy(waiting, load_average(), threads))
+    return MeasuredSpeed(speed_of(rounds), even(rounds) and not busy(waiting, load_average(), threads))
 
 
 def time_rounds(

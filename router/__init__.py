@@ -12,8 +12,7 @@ from crayon.router.bounds import (
 from crayon.router.budget import Budget, may_send, remaining
 from crayon.router.calibration import Calibration, Report, calibrate
 from crayon.router.cases import Case, Prior, Priors
-from crayon.router.circumstances import Circumstances, under
-from crayon.router.conditions import Conditions, Measured, weigh
+from crayon.router.conditions import Conditions, RecentSpeed, weigh
 from crayon.router.decision import Decision
 from crayon.router.device_map import DeviceMap, fit_device_map
 from crayon.router.drift import Change, ShareKeeper
@@ -41,6 +40,7 @@ from crayon.router.metrics import (
     random_curve,
     selected_risk,
 )
+from crayon.router.overrides import Circumstances, under
 from crayon.router.policy import Allowed, allowed_sources, is_private, parse_mode
 from crayon.router.privacy import Action, decide_action, stay, turns_to_drop
 from crayon.router.record import Binding, CalibrationRecord
@@ -73,12 +73,12 @@ __all__ = [
     "HardnessGate",
     "Interval",
     "MaxDeviceError",
-    "Measured",
     "MinQuality",
     "Passed",
     "Prior",
     "Priors",
     "ProfileRule",
+    "RecentSpeed",
     "Report",
     "RunningSignals",
     "Scope",

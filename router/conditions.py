@@ -71,7 +71,7 @@ class Conditions:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Measured:
+class RecentSpeed:
     """What was measured lately, rates in tokens a second; None: unknown, or too long ago.
 
     Args:
@@ -103,7 +103,7 @@ class Measured:
     plugged: bool | None = None
 
 
-def device_seconds(now: Measured, prompt_tokens: int, answer_tokens: float) -> float | None:
+def device_seconds(now: RecentSpeed, prompt_tokens: int, answer_tokens: float) -> float | None:
     """Return how long the device would take for an answer, or None if its rates are unknown.
 
     Answers that run at once advance in turn, so each other one that runs makes this one slower by as much again.
@@ -114,7 +114,7 @@ def device_seconds(now: Measured, prompt_tokens: int, answer_tokens: float) -> f
     return (now.device_wait_s or 0.0) + alone * now.device_slowdown * (1 + now.device_running)
 
 
-def server_seconds(now: Measured, answer_tokens: float) -> float | None:
+def server_seconds(now: RecentSpeed, answer_tokens: float) -> float | None:
     """Return how long the server would take for an answer, or None if that is unknown."""
     if now.server_first_token_s is None or not now.server_decode_rate:
         return None
@@ -122,7 +122,7 @@ def server_seconds(now: Measured, answer_tokens: float) -> float | None:
 
 
 def weigh(
-    conditions: Conditions, now: Measured, *, prompt_tokens: int, max_tokens: int, before: Reason | None = None
+    conditions: Conditions, now: RecentSpeed, *, prompt_tokens: int, max_tokens: int, before: Reason | None = None
 ) -> Reason | None:
     """Return what speaks for one side: NETWORK_SLOW for the device, DEVICE_SLOW or LOW_BATTERY for the server.
 
@@ -151,7 +151,7 @@ def weigh(
     return Reason.LOW_BATTERY if empty and server <= device else None
 
 
-def _network_slow(conditions: Conditions, now: Measured, ease: float) -> bool:
+def _network_slow(conditions: Conditions, now: RecentSpeed, ease: float) -> bool:
     slow = now.round_trip_s is not None and now.round_trip_s > conditions.network_seconds * ease
     return slow or (now.server_loss is not None and now.server_loss > conditions.max_loss * ease)
 

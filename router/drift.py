@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from crayon.errors import InvalidRequestError
-from crayon.router import strict
+from crayon.router import record_fields as raw
 
 MAX_CHANGES = 50
 
@@ -112,16 +112,16 @@ class ShareKeeper:
             ConfigError: a field is missing, unknown or of another type.
             InvalidRequestError: a value is out of range.
         """
-        fields = strict.mapping(data, "keeper", cls.__slots__)
+        fields = raw.mapping(data, "keeper", cls.__slots__)
         changes = []
-        for entry in strict.items(fields["changes"], "keeper.changes", MAX_CHANGES):
-            change = strict.mapping(entry, "keeper.changes", Change.__slots__)
-            old, new, share = (strict.number(change[k], f"keeper.changes.{k}", 0, 1) for k in ("old", "new", "share"))
-            changes.append(Change(strict.count(change["n"], "keeper.changes.n"), old, new, share))
+        for entry in raw.items(fields["changes"], "keeper.changes", MAX_CHANGES):
+            change = raw.mapping(entry, "keeper.changes", Change.__slots__)
+            old, new, share = (raw.number(change[k], f"keeper.changes.{k}", 0, 1) for k in ("old", "new", "share"))
+            changes.append(Change(raw.count(change["n"], "keeper.changes.n"), old, new, share))
         numbers = ("target", "lam", "step", "log_over", "logged")
         return cls(
-            **{name: strict.number(fields[name], f"keeper.{name}", 0, 1) for name in numbers},
-            n=strict.count(fields["n"], "keeper.n"),
-            sent=strict.count(fields["sent"], "keeper.sent"),
+            **{name: raw.number(fields[name], f"keeper.{name}", 0, 1) for name in numbers},
+            n=raw.count(fields["n"], "keeper.n"),
+            sent=raw.count(fields["sent"], "keeper.sent"),
             changes=tuple(changes),
         )

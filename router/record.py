@@ -15,7 +15,7 @@ from dataclasses import fields as dataclass_fields
 from typing import TYPE_CHECKING, Any
 
 from crayon.errors import ConfigError
-from crayon.router import strict
+from crayon.router import record_fields as raw
 from crayon.router.calibration import Calibration, Report
 from crayon.router.device_map import DeviceMap
 from crayon.router.features import MAX_HELD
@@ -120,23 +120,23 @@ class CalibrationRecord:
         Raises:
             ConfigError: it was changed since, or a field is missing, unknown, of another type or out of range.
         """
-        data = strict.read_json(text, "calibration")
+        data = raw.read_json(text, "calibration")
         if data.get("version") != VERSION:
             raise ConfigError("calibration.version", f"must be {VERSION}, not {data.get('version')!r:.40}; {AGAIN}")
         names = ("version", "date", "signal", "hold_tokens", "binding", "calibration", "digest")
         # Records made when signals could be combined hold a null of that name, which their digest counts.
         old = ("combiner",) if data.get("combiner", "") is None else ()
-        strict.mapping(data, "calibration", (*names, *old))
+        raw.mapping(data, "calibration", (*names, *old))
         content = {name: value for name, value in data.items() if name != "digest"}
-        digest = strict.text(data["digest"], "calibration.digest")
+        digest = raw.text(data["digest"], "calibration.digest")
         if not hmac.compare_digest(digest.encode(), _digest(content).encode()):
             raise ConfigError("calibration.digest", f"does not fit: the record was edited or damaged; {AGAIN}")
         return cls(
             binding=_binding_in(data["binding"]),
             calibration=_calibration_in(data["calibration"]),
-            signal=strict.text(data["signal"], "calibration.signal"),
-            date=strict.text(data["date"], "calibration.date"),
-            hold_tokens=strict.count(data["hold_tokens"], "calibration.hold_tokens"),
+            signal=raw.text(data["signal"], "calibration.signal"),
+            date=raw.text(data["date"], "calibration.date"),
+            hold_tokens=raw.count(data["hold_tokens"], "calibration.hold_tokens"),
         )
 
 
@@ -167,24 +167,24 @@ def _calibration_out(found: Calibration) -> dict[str, Any]:
 
 def _binding_in(data: object) -> Binding:
     where = "calibration.binding"
-    fields = strict.mapping(data, where, Binding.__slots__)
-    profiles = strict.mapping(fields["profiles"], f"{where}.profiles")
-    texts = {n: strict.text(fields[n], f"{where}.{n}") for n in Binding.__slots__ if n != "profiles"}
-    hashes = {name: strict.text(value, f"{where}.profiles.{name}") for name, value in profiles.items()}
+    fields = raw.mapping(data, where, Binding.__slots__)
+    profiles = raw.mapping(fields["profiles"], f"{where}.profiles")
+    texts = {n: raw.text(fields[n], f"{where}.{n}") for n in Binding.__slots__ if n != "profiles"}
+    hashes = {name: raw.text(value, f"{where}.profiles.{name}") for name, value in profiles.items()}
     return Binding(**texts, profiles=hashes)
 
 
 def _calibration_in(data: object) -> Calibration:
     where = "calibration"
-    fields = strict.mapping(data, where, ("lam", "tie", "target", "rules", "outside", "report"))
-    rules = tuple(_rule_in(entry) for entry in strict.items(fields["rules"], f"{where}.rules", _MOST))
+    fields = raw.mapping(data, where, ("lam", "tie", "target", "rules", "outside", "report"))
+    rules = tuple(_rule_in(entry) for entry in raw.items(fields["rules"], f"{where}.rules", _MOST))
     if len({rule.profile for rule in rules}) < len(rules):
         raise ConfigError(f"{where}.rules", "has two rules for one profile")
     return Calibration(
         rules=rules,
         outside=None if fields["outside"] is None else _rule_in(fields["outside"]),
-        lam=strict.number(fields["lam"], f"{where}.lam", 0, 1),
-        tie=strict.number(fields["tie"], f"{where}.tie", 0, 1),
+        lam=raw.number(fields["lam"], f"{where}.lam", 0, 1),
+        tie=raw.number(fields["tie"], f"{where}.tie", 0, 1),
         target=_target_in(fields["target"]),
         report=_report_in(fields["report"]),
     )
@@ -192,43 +192,43 @@ def _calibration_in(data: object) -> Calibration:
 
 def _target_in(data: object) -> Target:
     where = "calibration.target"
-    kind = strict.text(strict.mapping(data, where).get("kind"), f"{where}.kind")
+    kind = raw.text(raw.mapping(data, where).get("kind"), f"{where}.kind")
     if kind not in _TARGETS:
         raise ConfigError(f"{where}.kind", f"must be one of {', '.join(_TARGETS)}, not {kind!r}")
     made = _TARGETS[kind]
     names = [field.name for field in dataclass_fields(made)]
-    given = strict.mapping(data, where, ("kind", *names))
-    return made(*(strict.number(given[name], f"{where}.{name}", 0, 1) for name in names))
+    given = raw.mapping(data, where, ("kind", *names))
+    return made(*(raw.number(given[name], f"{where}.{name}", 0, 1) for name in names))
 
 
 def _rule_in(data: object) -> ProfileRule:
     where = "calibration.rules"
-    fields = strict.mapping(data, where, ProfileRule.__slots__)
-    device = strict.mapping(fields["device"], f"{where}.device", DeviceMap.__slots__)
+    fields = raw.mapping(data, where, ProfileRule.__slots__)
+    device = raw.mapping(fields["device"], f"{where}.device", DeviceMap.__slots__)
     return ProfileRule(
-        profile=None if fields["profile"] is None else strict.text(fields["profile"], f"{where}.profile"),
-        scope=strict.number(fields["scope"], f"{where}.scope", -2, 2),
+        profile=None if fields["profile"] is None else raw.text(fields["profile"], f"{where}.profile"),
+        scope=raw.number(fields["scope"], f"{where}.scope", -2, 2),
         device=DeviceMap(
-            slope=strict.number(device["slope"], f"{where}.device.slope", 0),
-            intercept=strict.number(device["intercept"], f"{where}.device.intercept"),
-            mean=strict.number(device["mean"], f"{where}.device.mean", 0, 1),
-            n=strict.count(device["n"], f"{where}.device.n"),
+            slope=raw.number(device["slope"], f"{where}.device.slope", 0),
+            intercept=raw.number(device["intercept"], f"{where}.device.intercept"),
+            mean=raw.number(device["mean"], f"{where}.device.mean", 0, 1),
+            n=raw.count(device["n"], f"{where}.device.n"),
         ),
-        server=strict.number(fields["server"], f"{where}.server", 0, 1),
-        server_n=strict.count(fields["server_n"], f"{where}.server_n"),
+        server=raw.number(fields["server"], f"{where}.server", 0, 1),
+        server_n=raw.count(fields["server_n"], f"{where}.server_n"),
         hardness=_optional(fields["hardness"], f"{where}.hardness"),
     )
 
 
 def _report_in(data: object) -> Report:
     where = "calibration.report"
-    fields = strict.mapping(data, where, Report.__slots__)
+    fields = raw.mapping(data, where, Report.__slots__)
     points = []
-    for point in strict.items(fields["curve"], f"{where}.curve", _MOST):
-        share, accuracy = (strict.number(value, f"{where}.curve", 0, 1) for value in _pair(point, f"{where}.curve"))
+    for point in raw.items(fields["curve"], f"{where}.curve", _MOST):
+        share, accuracy = (raw.number(value, f"{where}.curve", 0, 1) for value in _pair(point, f"{where}.curve"))
         points.append((share, accuracy))
-    counts = {n: strict.count(fields[n], f"{where}.{n}") for n in ("cases", "duplicates", "server_labelled")}
-    shares = {n: strict.number(fields[n], f"{where}.{n}", 0, 1) for n in ("device", "share")}
+    counts = {n: raw.count(fields[n], f"{where}.{n}") for n in ("cases", "duplicates", "server_labelled")}
+    shares = {n: raw.number(fields[n], f"{where}.{n}", 0, 1) for n in ("device", "share")}
     others = {n: _optional(fields[n], f"{where}.{n}") for n in ("server", "random", "floor", "bound")}
     return Report(
         cases=counts["cases"],
@@ -243,12 +243,12 @@ def _report_in(data: object) -> Report:
         accuracy=_interval_in(fields["accuracy"], f"{where}.accuracy"),
         gain=_interval_in(fields["gain"], f"{where}.gain"),
         curve=tuple(points),
-        notes=tuple(strict.text(note, f"{where}.notes") for note in strict.items(fields["notes"], where, 64)),
+        notes=tuple(raw.text(note, f"{where}.notes") for note in raw.items(fields["notes"], where, 64)),
     )
 
 
 def _pair(value: object, where: str) -> list[Any]:
-    found = strict.items(value, where, 2)
+    found = raw.items(value, where, 2)
     if len(found) != 2:
         raise ConfigError(where, "must be pairs of share and accuracy")
     return found
@@ -257,9 +257,9 @@ def _pair(value: object, where: str) -> list[Any]:
 def _interval_in(data: object, where: str) -> Interval | None:
     if data is None:
         return None
-    fields = strict.mapping(data, where, Interval.__slots__)
-    return Interval(**{name: strict.number(fields[name], f"{where}.{name}", -1, 1) for name in Interval.__slots__})
+    fields = raw.mapping(data, where, Interval.__slots__)
+    return Interval(**{name: raw.number(fields[name], f"{where}.{name}", -1, 1) for name in Interval.__slots__})
 
 
 def _optional(value: object, where: str) -> float | None:
-    return None if value is None else strict.number(value, where)
+    return None if value is None else raw.number(value, where)

@@ -9,7 +9,7 @@ import numpy as np
 from tiny_chat import HIDDEN
 from tiny_pool import RANK, TARGETS, shared_pool
 
-from crayon.adapters import Encoder, Gate, Pool
+from crayon.adapters import EncoderRecord, Gate, Pool
 from crayon.device import DeviceEngine
 from crayon.engine import EncodeRequest
 
@@ -53,7 +53,7 @@ def keyed_pool(model: Path, *, gate: Gate | None = None, size: float = 4.0, seed
     plain = shared_pool(model, len(TOPICS), seed=seed)
     manifest = replace(
         plain.manifest,
-        encoder=Encoder(layer=found.layer, dimensions=keys.shape[1]),
+        encoder=EncoderRecord(layer=found.layer, dimensions=keys.shape[1]),
         members=tuple(
             replace(member, name=topic, title=topic.title())
             for member, topic in zip(plain.manifest.members, TOPICS, strict=True)

@@ -8,14 +8,14 @@ from crayon.adapters.gate import Gate, similarities
 from crayon.adapters.gate import weights as gate_weights
 from crayon.adapters.image import AdapterImage, gguf_bytes
 from crayon.adapters.lora import LoraTensors
-from crayon.adapters.manifest import BaseModel, Encoder, Manifest, Member, Rejected, Score, Target
+from crayon.adapters.manifest import BaseModel, EncoderRecord, Manifest, Member, Rejected, Score, Target
 from crayon.adapters.memory_file import MemoryFile
 from crayon.adapters.pool import Pool, read_manifest
 
 __all__ = [
     "AdapterImage",
     "BaseModel",
-    "Encoder",
+    "EncoderRecord",
     "Gate",
     "LoraTensors",
     "Manifest",

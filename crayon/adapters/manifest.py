@@ -88,7 +88,7 @@ class BaseModel:
 
 
 @dataclass(frozen=True, slots=True)
-class Encoder:
+class EncoderRecord:
     """How a text becomes a vector comparable with the keys: one layer's output, pooled over the text's own tokens.
 
     With `head`, the centred mean goes through a square matrix that comes with the pool. `kind` "layer_mean" is the
@@ -183,7 +183,7 @@ class Manifest:
     alpha: float
     targets: tuple[Target, ...]
     members: tuple[Member, ...]
-    encoder: Encoder | None = None
+    encoder: EncoderRecord | None = None
     gate: Gate = field(default_factory=Gate)
     a_seed: int | None = None
     precision: Literal["F16", "F32"] = "F16"

@@ -18,7 +18,7 @@ from crayon.config import EngineKind
 from crayon.lab.bench.made import Making
 
 if TYPE_CHECKING:
-    from crayon.lab.bench.report import Report
+    from crayon.lab.bench.report import BenchReport
 
 
 class WireEngine(StrEnum):
@@ -149,7 +149,7 @@ def server(
         models_dir=options.load_settings({}).models_dir,
     )
 
-    def keep(report: Report) -> None:
+    def keep(report: BenchReport) -> None:
         if out is not None:
             report.made = making.done()
             (out / "server.json").write_text(json.dumps(report.as_json(), indent=2) + "\n", encoding="utf-8")
@@ -298,7 +298,7 @@ def soak(
         raise typer.Exit(UNEXPECTED)
 
 
-def _print(report: Report, making: Making, *, as_json: bool) -> None:
+def _print(report: BenchReport, making: Making, *, as_json: bool) -> None:
     report.made = making.done()
     record = report.as_json()
     if as_json:

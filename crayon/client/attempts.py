@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import grpc
 
-from crayon.client.balancer import Outcome
+from crayon.client.balancer import RequestOutcome
 from crayon.errors import CancelledError, EngineClosedError, OverloadedError, ServerUnavailableError
 from crayon.tracing import NO_SPAN
 from crayon.wire.status import error_from_rpc
@@ -153,7 +153,7 @@ class Attempts:
                     raise error
             if self._elsewhere():
                 away = isinstance(error, ServerUnavailableError)
-                self._fleet.balancer.end(pick, Outcome.FAILED if away else Outcome.ANSWERED)
+                self._fleet.balancer.end(pick, RequestOutcome.FAILED if away else RequestOutcome.ANSWERED)
                 try:
                     pick = self._turn()
                 except ServerUnavailableError:

@@ -40,7 +40,7 @@ class Health(StrEnum):
     AWAY = "away"
 
 
-class Outcome(StrEnum):
+class RequestOutcome(StrEnum):
     """How a request ended: with an answer or a refusal, without any, or so that it tells nothing of the server."""
 
     ANSWERED = "answered"
@@ -213,7 +213,7 @@ class Balancer:
             if endpoint is not None:
                 endpoint.full_until = self._clock() + min(max(seconds, 0.0), LONGEST_FULL_S)
 
-    def end(self, pick: Pick, outcome: Outcome) -> None:
+    def end(self, pick: Pick, outcome: RequestOutcome) -> None:
         """Hear how a turn ended."""
         with self._lock:
             endpoint = self._endpoints.get(pick.address)
@@ -221,12 +221,12 @@ class Balancer:
                 return
             pick.ended = True
             endpoint.running -= 1
-            if outcome is Outcome.ANSWERED:
+            if outcome is RequestOutcome.ANSWERED:
                 endpoint.breaker.success()
                 endpoint.faults = 0
                 if pick.event == endpoint.event and endpoint.health is not Health.NOT_SERVING:
                     endpoint.health = Health.SERVING
-            elif outcome is Outcome.FAILED and not pick.old_news:
+            elif outcome is RequestOutcome.FAILED and not pick.old_news:
                 endpoint.breaker.failure()
             else:
                 endpoint.breaker.neutral()

@@ -6,7 +6,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
-from crayon.client import places
+from crayon.client import resolver
 from crayon.client.access import ServerAccess
 from crayon.client.balancer import Balancer, Health
 from crayon.client.breakers import Breakers
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from crayon.client.access import AccessOptions, Metadata
     from crayon.client.balancer import Pick
     from crayon.client.breaker import Breaker
-    from crayon.client.places import Place
+    from crayon.client.resolver import Endpoint
 
 _SAID = {Health.NOT_SERVING: "loads its model, drains or broke down", Health.AWAY: "is away"}
 
@@ -56,14 +56,14 @@ class Fleet:
         self._connect_timeout = connect_timeout
         self._lock = threading.Lock()
         self._channels: dict[str, LazyChannel] = {}
-        self._places = {place.target: place for place in places.plain(accesses)}
+        self._places = {endpoint.target: endpoint for endpoint in resolver.plain(accesses)}
         self._accesses = accesses
         self.closed = False
         self._given: Breaker | None = breaker
         self._fresh = breaker.fresh
         self.balancer = Balancer(self._places, breaker=self._breaker)
         # One server is asked by its requests alone.
-        named = places.named(accesses)
+        named = resolver.named(accesses)
         self._prober = Prober(
             self.balancer,
             self.channel,
@@ -105,8 +105,8 @@ class Fleet:
                 raise EngineClosedError("the client was closed")
             channel = self._channels.get(address)
             if channel is None:
-                place = self._places[address]
-                channel = LazyChannel(place.access, connect_timeout=self._connect_timeout, target=address)
+                endpoint = self._places[address]
+                channel = LazyChannel(endpoint.access, connect_timeout=self._connect_timeout, target=address)
                 self._channels[address] = channel
         return channel.get()
 
@@ -165,10 +165,10 @@ class Fleet:
         return self._fresh() if given is None else given
 
     def _look_up(self) -> None:
-        found: tuple[Place, ...] = places.look_up(self._accesses)
+        found: tuple[Endpoint, ...] = resolver.look_up(self._accesses)
         with self._lock:
-            self._places.update({place.target: place for place in found})
-        self.balancer.update(place.target for place in found)
+            self._places.update({endpoint.target: endpoint for endpoint in found})
+        self.balancer.update(endpoint.target for endpoint in found)
 
     def _drop_retired(self) -> None:
         for address in self.balancer.retired():

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, Unpack
 import grpc
 
 from crayon.client.attempts import Attempts
-from crayon.client.balancer import Outcome
+from crayon.client.balancer import RequestOutcome
 from crayon.client.breaker import Breaker
 from crayon.client.fleet import Fleet
 from crayon.client.retry_budget import RetryBudget
@@ -258,7 +258,7 @@ class RemoteEngine:
             for attempts in running:
                 attempts.leave(address)
 
-    def _end(self, attempts: Attempts, outcome: Outcome) -> None:
+    def _end(self, attempts: Attempts, outcome: RequestOutcome) -> None:
         """Tell the server's breaker how a request ended; only the first end of one counts."""
         if attempts.pick is not None:
             self._fleet.balancer.end(attempts.pick, outcome)
@@ -290,7 +290,7 @@ class RemoteEngine:
                     text.append(event.text)
                 elif isinstance(event, Finished):
                     # Before the reader sees the end, so that who waits for it also finds the breaker closed.
-                    self._end(attempts, Outcome.ANSWERED)
+                    self._end(attempts, RequestOutcome.ANSWERED)
                 if event is not None:
                     stream.push(event)
             if not stream.closed:
@@ -316,7 +316,7 @@ class RemoteEngine:
         def work() -> None:
             try:
                 result = attempts.run(lambda call: convert(_result(call)))
-                self._end(attempts, Outcome.ANSWERED)
+                self._end(attempts, RequestOutcome.ANSWERED)
             except Exception as error:  # noqa: BLE001 - whatever it is, who waits has to be told
                 promise.fail(self._judge(error, attempts))
             else:
@@ -328,7 +328,7 @@ class RemoteEngine:
     def _judge(self, error: Exception, attempts: Attempts, partial: str = "") -> CrayonError:
         """Tell the breaker what a failure means, and return what the caller should see."""
         if self._fleet.closed or attempts.cancelled:
-            self._end(attempts, Outcome.NEUTRAL)
+            self._end(attempts, RequestOutcome.NEUTRAL)
             return EngineClosedError("the client was closed") if self._fleet.closed else CancelledError(str(error))
         if attempts.pick is None:
             # Nobody could be asked.
@@ -341,14 +341,14 @@ class RemoteEngine:
             error = ServerError(f"unreadable answer: {error!r}")
         if isinstance(error, ConfigError):
             # The token's file is unreadable: nothing was sent, and nothing is known of the server.
-            self._end(attempts, Outcome.NEUTRAL)
+            self._end(attempts, RequestOutcome.NEUTRAL)
             return error
         away = isinstance(error, ServerUnavailableError | DeadlineExceededError)
         if away and not (attempts.begun and isinstance(error, DeadlineExceededError)):
-            self._end(attempts, Outcome.FAILED)
+            self._end(attempts, RequestOutcome.FAILED)
         else:
             # It answered: even a refusal, or an answer that took too long, shows that the server is there.
-            self._end(attempts, Outcome.ANSWERED)
+            self._end(attempts, RequestOutcome.ANSWERED)
         if isinstance(error, DeadlineExceededError):
             return DeadlineExceededError(f"{address} did not finish within the deadline", partial)
         if attempts.begun:

@@ -11,7 +11,7 @@ from crayon.config.child import child_environment
 from crayon.config.fields import Section
 from crayon.config.flags import Flag, flags
 from crayon.config.gateway import GatewaySettings
-from crayon.config.layers import NOT_SETTINGS, Configuration, Row, config_path, load, setting_keys, variable
+from crayon.config.layers import NOT_SETTINGS, Configuration, SettingRow, config_path, load, setting_keys, variable
 from crayon.config.sections import BudgetSettings, ConditionsSettings, HardnessSettings, ServerSettings, Settings
 from crayon.config.serve import EngineKind, KvCache, Overlap, ServeSettings, VllmScheduler
 from crayon.config.toml_text import toml_text
@@ -27,10 +27,10 @@ __all__ = [
     "HardnessSettings",
     "KvCache",
     "Overlap",
-    "Row",
     "Section",
     "ServeSettings",
     "ServerSettings",
+    "SettingRow",
     "Settings",
     "VllmScheduler",
     "child_environment",

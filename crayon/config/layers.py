@@ -36,7 +36,7 @@ DEFAULT, FILE, ENVIRONMENT, FLAG = "default", "file", "environment", "command li
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class SettingRow:
     """One setting as `crayon config show` prints it."""
 
     key: str
@@ -54,12 +54,12 @@ class Configuration:
     warnings: tuple[str, ...]
     path: Path
 
-    def rows(self) -> Iterator[Row]:
+    def rows(self) -> Iterator[SettingRow]:
         """Yield every setting, defaults included, in the order of declaration."""
         secrets = set(secret_keys(Settings))
         for key, value in _flatten(self.settings.model_dump(mode="json")):
             secret = value is not None and (key in secrets or holds_password(value))
-            yield Row(key, HIDDEN if secret else value, self.sources.get(key, DEFAULT), secret)
+            yield SettingRow(key, HIDDEN if secret else value, self.sources.get(key, DEFAULT), secret)
 
     @contextmanager
     def blaming(self, section: str) -> Iterator[None]:

@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from crayon.config.layers import Row
+    from crayon.config.layers import SettingRow
 
 
-def toml_text(rows: Iterable[Row]) -> str:
+def toml_text(rows: Iterable[SettingRow]) -> str:
     """Return the rows as TOML, sections after what stands in none, each source a comment.
 
     What is not set, and what is secret, is a comment as a whole: TOML knows no null, and a secret is not shown.
     """
-    sections: dict[str, list[Row]] = {"": []}
+    sections: dict[str, list[SettingRow]] = {"": []}
     for row in rows:
         sections.setdefault(row.key.rpartition(".")[0], []).append(row)
     blocks = []
@@ -27,7 +27,7 @@ def toml_text(rows: Iterable[Row]) -> str:
     return "\n\n".join(blocks) + "\n"
 
 
-def _line(row: Row) -> str:
+def _line(row: SettingRow) -> str:
     name = row.key.rpartition(".")[2]
     # A file's name may hold anything, and must not end the comment.
     source = "".join(char if char.isprintable() else "?" for char in row.source)

@@ -15,7 +15,7 @@ from crayon.customising.expectation import (
     MAX_CASES,
     MIN_JUDGED,
     QUICK_CASES,
-    Outcome,
+    CaseOutcome,
     expected,
     few_of,
     left_out_weights,
@@ -40,14 +40,14 @@ if TYPE_CHECKING:
     from crayon.customising.device_calls import DeviceCalls
     from crayon.customising.profiles import Profile
     from crayon.customising.sample import Sample
-    from crayon.customising.trial import Found, Job
+    from crayon.customising.trial import TrialResult, TrialScoring
     from crayon.messages import Message
 
     Progress: TypeAlias = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Draft:
+class NewCustomization:
     """A customisation just made, with what it was made from: embeddings (n, D), and the profile of each sample (n,)."""
 
     customization: Customization
@@ -57,7 +57,9 @@ class Draft:
     pool: Pool | None
 
 
-def customise(calls: DeviceCalls, name: str, samples: Sequence[Sample], *, pool_id: str | None = None) -> Draft:
+def customise(
+    calls: DeviceCalls, name: str, samples: Sequence[Sample], *, pool_id: str | None = None
+) -> NewCustomization:
     """Embed a user's samples, find their tasks, and weigh a pool's members for them: no training, one pass.
 
     Args:
@@ -102,12 +104,12 @@ def customise(calls: DeviceCalls, name: str, samples: Sequence[Sample], *, pool_
         material=material_key(samples, vectors),
         space=space.id,
     )
-    return Draft(customization, tuple(samples), vectors, parts, pool)
+    return NewCustomization(customization, tuple(samples), vectors, parts, pool)
 
 
 def check(
     calls: DeviceCalls,
-    draft: Draft,
+    draft: NewCustomization,
     *,
     refining: bool = False,
     quick: bool = False,
@@ -155,10 +157,10 @@ def check(
     return decided
 
 
-def _stages(trials: Sequence[Trial]) -> tuple[list[tuple[Trial, Job]], list[tuple[Trial, Job]]]:
+def _stages(trials: Sequence[Trial]) -> tuple[list[tuple[Trial, TrialScoring]], list[tuple[Trial, TrialScoring]]]:
     """Return the scorings of the quick check, under the plain base and evenly from each trial's cases; and the rest."""
-    first: list[tuple[Trial, Job]] = []
-    later: list[tuple[Trial, Job]] = []
+    first: list[tuple[Trial, TrialScoring]] = []
+    later: list[tuple[Trial, TrialScoring]] = []
     for trial in trials:
         few = set(few_of(by_answer(trial.samples, trial.cases), QUICK_CASES))
         for job in trial.jobs:
@@ -220,7 +222,7 @@ def _noted(made: Customization, note: str) -> Customization:
     return replace(made, note="; ".join(text for text in (made.note, note) if text))
 
 
-def _trial(calls: DeviceCalls, draft: Draft, part: int, held: Refined | None) -> Trial:
+def _trial(calls: DeviceCalls, draft: NewCustomization, part: int, held: Refined | None) -> Trial:
     """Return the trial of a profile: which samples are scored, under which weights and beside which examples."""
     samples, parts = draft.samples, draft.parts
     numbers = [i for i, sample in enumerate(samples) if sample.answer is not None and parts[i] == part]
@@ -255,7 +257,7 @@ def _at_home(profile: Profile) -> bool:
 
 
 def _refine(
-    calls: DeviceCalls, draft: Draft, profiles: list[Profile], system: Message | None, progress: Progress
+    calls: DeviceCalls, draft: NewCustomization, profiles: list[Profile], system: Message | None, progress: Progress
 ) -> dict[int, Refined]:
     """Search for better weights of each profile; return what is better, and put its weights into the profiles."""
     held: dict[int, Refined] = {}
@@ -281,7 +283,7 @@ def _refine(
     return held
 
 
-def _refused(profile: Profile, found: Found) -> Refused:
+def _refused(profile: Profile, found: TrialResult) -> Refused:
     base = float(np.mean([outcome.base for outcome in found.outcomes]))
     return Refused(
         profile=profile.name,
@@ -292,10 +294,12 @@ def _refused(profile: Profile, found: Found) -> Refused:
     )
 
 
-def _expectation(trials: Sequence[Trial], found: Sequence[Found], refused: Sequence[Refused]) -> Expectation | None:
+def _expectation(
+    trials: Sequence[Trial], found: Sequence[TrialResult], refused: Sequence[Refused]
+) -> Expectation | None:
     """Return what is expected, in the unit of the largest profile: points and nats are not added up."""
     free = trials[0].kind == "free"
-    outcomes: list[Outcome] = [
+    outcomes: list[CaseOutcome] = [
         outcome
         for trial, one in zip(trials, found, strict=True)
         if (trial.kind == "free") == free
@@ -307,7 +311,7 @@ def _expectation(trials: Sequence[Trial], found: Sequence[Found], refused: Seque
 def _note(
     made: Customization,
     trials: Sequence[Trial],
-    found: Sequence[Found],
+    found: Sequence[TrialResult],
     expectation: Expectation | None,
     *,
     refining: bool,

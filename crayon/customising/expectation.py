@@ -39,7 +39,7 @@ Metric = Literal["accuracy", "logprob"]
 
 
 @dataclass(frozen=True, slots=True)
-class Case:
+class TrialCase:
     """A sample whose answer is known. `texts` are the choices and `right` is the index of the answer among them."""
 
     sample: int
@@ -54,7 +54,7 @@ class Case:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class CaseOutcome:
     """What a sample of a profile is worth under the plain base, and with what goes live: points, or nats a token."""
 
     part: int
@@ -64,19 +64,19 @@ class Outcome:
 
 def make_cases(
     samples: Sequence[Sample], parts: NDArray[np.intp], system: Message | None = None
-) -> tuple[list[Case], Metric]:
+) -> tuple[list[TrialCase], Metric]:
     """Return a case for each answered sample, and what is measured: accuracy if all are choices."""
     samples, _ = one_spelling(samples)
     answered = [i for i, sample in enumerate(samples) if sample.answer is not None]
     labels = {part: closed_answers([samples[i] for i in answered if parts[i] == part]) for part in set(parts.tolist())}
     texts = {i: samples[i].choices or labels[int(parts[i])] for i in answered}
     metric: Metric = "accuracy" if all(texts.values()) else "logprob"
-    cases: list[Case] = []
+    cases: list[TrialCase] = []
     for i in answered:
         messages = (*((system,) if system else ()), Message("user", samples[i].question))
         answer = samples[i].answer or ""
         choices = texts[i] if metric == "accuracy" else (answer,)
-        cases.append(Case(i, messages, choices, choices.index(answer)))
+        cases.append(TrialCase(i, messages, choices, choices.index(answer)))
     return cases, metric
 
 
@@ -102,7 +102,7 @@ def left_out_weights(
     return tuple(float(value) for value in np.round(found, 2))
 
 
-def expected(outcomes: Sequence[Outcome], metric: Metric, refused: Sequence[Refused] = ()) -> Expectation | None:
+def expected(outcomes: Sequence[CaseOutcome], metric: Metric, refused: Sequence[Refused] = ()) -> Expectation | None:
     """Return the means with their interval; None of nothing."""
     if not outcomes:
         return None
@@ -120,14 +120,14 @@ def expected(outcomes: Sequence[Outcome], metric: Metric, refused: Sequence[Refu
     )
 
 
-def worth(calls: DeviceCalls, case: Case, blend: Blend | None, metric: Metric) -> float:
+def worth(calls: DeviceCalls, case: TrialCase, blend: Blend | None, metric: Metric) -> float:
     """Return 100 or 0 for a right or wrong choice, or the answer's mean log-probability."""
     if metric == "logprob":
         return calls.score(case.messages, case.texts, blend).scores[0].mean
     return 100.0 * (int(np.argmax(choice_scores(calls, case, blend))) == case.right)
 
 
-def choice_scores(calls: DeviceCalls, case: Case, blend: Blend | None) -> NDArray[np.float64]:
+def choice_scores(calls: DeviceCalls, case: TrialCase, blend: Blend | None) -> NDArray[np.float64]:
     """Return the log-probability of each choice by the case's rule, shape (choices,)."""
     return choice_values(calls.score(case.messages, case.texts, blend, ended=True).scores, case.rule)
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from crayon.customising.device_calls import DeviceCalls
-    from crayon.customising.expectation import Case, Metric
+    from crayon.customising.expectation import Metric, TrialCase
 
 MAX_EVALUATIONS = 40
 # Half of them is searched on, half is held out.
@@ -35,7 +35,7 @@ class Refined:
 
     weights: tuple[float, ...]
     better: bool
-    held_out: tuple[Case, ...]
+    held_out: tuple[TrialCase, ...]
 
 
 class Search:
@@ -96,7 +96,7 @@ class Search:
 def refine(
     calls: DeviceCalls,
     pool_id: str,
-    cases: Sequence[Case],
+    cases: Sequence[TrialCase],
     start: tuple[float, ...],
     similarity: tuple[float, ...],
     metric: Metric,
@@ -127,7 +127,7 @@ def refine(
 
 
 def _evaluate(
-    calls: DeviceCalls, pool_id: str, cases: Sequence[Case], weights: tuple[float, ...], metric: Metric
+    calls: DeviceCalls, pool_id: str, cases: Sequence[TrialCase], weights: tuple[float, ...], metric: Metric
 ) -> float:
     """Return the mean log-probability of the right answers: among the choices, or as they are."""
     blend = Blend(pool_id, weights) if any(weights) else None

@@ -11,7 +11,7 @@ from crayon.completion import Blend
 from crayon.customising.choices import RULES, choice_values, place_among, rule_for
 from crayon.customising.evidence import NONE, Evidence
 from crayon.customising.examples import shown_to
-from crayon.customising.expectation import Outcome
+from crayon.customising.expectation import CaseOutcome
 from crayon.customising.sample import by_answer, closed_answers
 from crayon.customising.support import place_of, turns_of
 from crayon.customising.weighing import MODEL, PROMPTS, Scored, left_out_classes, needs_end, weigh
@@ -40,7 +40,7 @@ SHOWING: tuple[Prompt, ...] = ("examples", "reader")
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class TrialScoring:
     """One scoring: the texts of a case, a sample, under a kind of prompt."""
 
     prompt: Prompt
@@ -58,7 +58,7 @@ class Values:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class TrialResult:
     """What goes live for a profile.
 
     Args:
@@ -70,7 +70,7 @@ class Found:
 
     evidence: Evidence
     prompt: Prompt
-    outcomes: tuple[Outcome, ...]
+    outcomes: tuple[CaseOutcome, ...]
     harmed: float | None = None
 
 
@@ -103,7 +103,7 @@ class Trial:
     own: bool = False
     answers: tuple[str, ...] = field(init=False)
     kind: Kind = field(init=False)
-    jobs: tuple[Job, ...] = field(init=False)
+    jobs: tuple[TrialScoring, ...] = field(init=False)
     _values: dict[Prompt, dict[int, Values]] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -111,18 +111,18 @@ class Trial:
         self.answers = closed_answers(answered)
         each = bool(answered) and all(sample.choices for sample in answered)
         self.kind = "closed" if self.answers else "choice" if each else "free"
-        jobs = [Job("base", case) for case in self.cases]
+        jobs = [TrialScoring("base", case) for case in self.cases]
         for case, weights in zip(self.cases, self.weights, strict=True):
             if weights is not None and any(weights):
-                jobs.append(Job("blend", case, weights=weights))
+                jobs.append(TrialScoring("blend", case, weights=weights))
         dealt = by_answer(self.samples, self.cases)
         for case, turns in zip(dealt, shown_to(dealt, self.examples), strict=True):
             # Under the reader examples did better than under the plain base, or as well, for 11 of 12 users of train
             # tasks: trying both would double what a check costs.
             if turns and self.reader:
-                jobs.append(Job("reader", case, turns=turns, weights=self.reader))
+                jobs.append(TrialScoring("reader", case, turns=turns, weights=self.reader))
             elif turns:
-                jobs.append(Job("examples", case, turns=turns))
+                jobs.append(TrialScoring("examples", case, turns=turns))
         # The plain base first; and what one prompt and one blend have computed serves the next.
         self.jobs = tuple(sorted(jobs, key=lambda job: (PROMPTS.index(job.prompt), job.weights, job.turns)))
 
@@ -136,7 +136,7 @@ class Trial:
         sample = self.samples[case]
         return self.answers or (sample.choices if self.kind == "choice" else (sample.answer or "",))
 
-    def score(self, calls: DeviceCalls, job: Job, system: Message | None) -> None:
+    def score(self, calls: DeviceCalls, job: TrialScoring, system: Message | None) -> None:
         """Score a job; one that is too long for the context is left out."""
         turns = turns_of([self.samples[i] for i in job.turns])
         asked = Message("user", self.samples[job.case].question)
@@ -151,12 +151,12 @@ class Trial:
         by_rule = {rule: choice_values(scores, rule) for rule in RULES}
         self._values.setdefault(job.prompt, {})[job.case] = Values(by_rule, scores[0].mean)
 
-    def verdict(self) -> Found:
+    def verdict(self) -> TrialResult:
         """Return what goes live."""
         base = self._values.get("base", {})
         cases = [case for case in self.cases if case in base]
         if not cases or len(self.numbers) < 2:
-            return Found(NONE, prompt="base", outcomes=())
+            return TrialResult(NONE, prompt="base", outcomes=())
         # Where the other samples give no weights the blend is the base; other prompts must fit every case.
         if "blend" in self._values:
             self._values["blend"] = base | self._values["blend"]
@@ -175,7 +175,7 @@ class Trial:
 
     def _closed(
         self, cases: Sequence[int], tried: Sequence[Prompt], labels: NDArray[np.intp], judged: NDArray[np.bool_]
-    ) -> Found:
+    ) -> TrialResult:
         scored = [
             Scored(
                 prompt=prompt,
@@ -190,7 +190,7 @@ class Trial:
         ended = needs_end(self.answers)
         done = weigh(scored, labels[places], judged, classes[places], ended=ended)
         outcomes = tuple(
-            Outcome(self.part, 100.0 * plain, 100.0 * now)
+            CaseOutcome(self.part, 100.0 * plain, 100.0 * now)
             for plain, now in zip(done.base[judged].tolist(), done.right[judged].tolist(), strict=True)
         )
         blend = done.tried.get("blend")
@@ -200,11 +200,11 @@ class Trial:
             right, answers = done.base[judged], np.bincount(labels[places][judged])
             sure = 100.0 * (right.sum() - answers.max()) >= MIN_ABOVE * len(right)
             alone = Evidence(answers=self.answers, model=MODEL, rule=done.rule) if sure else NONE
-            return Found(alone, prompt="base", outcomes=outcomes, harmed=harmed)
+            return TrialResult(alone, prompt="base", outcomes=outcomes, harmed=harmed)
         if done.taught:
             # A member knows answers that the samples do not show: it is held to these only if they are all.
             known = Evidence(answers=self.answers, rule="ended") if self._all_answers(labels) else NONE
-            return Found(known, prompt=done.prompt, outcomes=outcomes, harmed=harmed)
+            return TrialResult(known, prompt=done.prompt, outcomes=outcomes, harmed=harmed)
         evidence = Evidence(
             examples=self.examples if done.prompt in SHOWING else (),
             answers=self.answers,
@@ -214,7 +214,7 @@ class Trial:
             classes=done.classes,
             rule="ended" if ended else "whole",
         )
-        return Found(evidence, prompt=done.prompt, outcomes=outcomes, harmed=harmed)
+        return TrialResult(evidence, prompt=done.prompt, outcomes=outcomes, harmed=harmed)
 
     def _all_answers(self, labels: NDArray[np.intp]) -> bool:
         """Return whether the answers are all that there are: the user named them, or none of them came just once.
@@ -224,7 +224,7 @@ class Trial:
         named = any(self.samples[i].choices for i in self.numbers)
         return named or bool((np.bincount(labels) > 1).all())
 
-    def _open(self, cases: Sequence[int], tried: Sequence[Prompt]) -> Found:
+    def _open(self, cases: Sequence[int], tried: Sequence[Prompt]) -> TrialResult:
         worth = {prompt: self._worth(cases, prompt) for prompt in tried}
         best: Prompt = "base"
         base, harmed = worth["base"], None
@@ -241,9 +241,9 @@ class Trial:
             if prompt in worth and worth[prompt].mean() >= least:
                 best = prompt
         now = worth[best]
-        outcomes = tuple(Outcome(self.part, *pair) for pair in zip(base.tolist(), now.tolist(), strict=True))
+        outcomes = tuple(CaseOutcome(self.part, *pair) for pair in zip(base.tolist(), now.tolist(), strict=True))
         evidence = Evidence(examples=self.examples) if best in SHOWING else NONE
-        return Found(evidence, prompt=best, outcomes=outcomes, harmed=harmed)
+        return TrialResult(evidence, prompt=best, outcomes=outcomes, harmed=harmed)
 
     def _worth(self, cases: Sequence[int], prompt: Prompt) -> NDArray[np.float64]:
         """Return what each case is worth: nats a token, or 100 and 0 for a right and a wrong choice.

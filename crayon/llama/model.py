@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from crayon.errors import ChatTemplateError, EngineClosedError, ModelFileError, NoMemoryError
 from crayon.llama import amx, library
-from crayon.llama.passing import on_passing_thread
+from crayon.llama.fresh_thread import run_in_fresh_thread
 from crayon.llama.scarce import check_room, is_memory_short
 from crayon.llama.template import ChatTemplate
 from crayon.messages import Message
@@ -55,7 +55,7 @@ class Model:
         if not vocab_only:
             params.use_extra_bufts = amx.runs() if extra_kernels is None else extra_kernels
         self._lib.log.take_errors()
-        self._handle: Any = on_passing_thread(lambda: api.llama_model_load_from_file(os.fsencode(self.path), params))
+        self._handle: Any = run_in_fresh_thread(lambda: api.llama_model_load_from_file(os.fsencode(self.path), params))
         if not self._handle:
             why = self._lib.log.take_errors() or "llama.cpp gives no reason"
             if is_memory_short(why):

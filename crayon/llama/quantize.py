@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from crayon.errors import ModelFileError
 from crayon.llama import library
-from crayon.llama.passing import on_passing_thread
+from crayon.llama.fresh_thread import run_in_fresh_thread
 from crayon.machine import usable_cores
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def quantize(source: Path, target: Path, file_type: str, metadata: Mapping[str, 
     params.allow_requantize = True
     params.kv_overrides = ctypes.cast(overrides, ctypes.POINTER(api.llama_model_kv_override))
     lib.log.take_errors()
-    code = on_passing_thread(
+    code = run_in_fresh_thread(
         lambda: int(api.llama_model_quantize(os.fsencode(source), os.fsencode(target), ctypes.byref(params)))
     )
     if code != 0:

@@ -7,7 +7,7 @@ from crayon.models.gguf_file import GgufInfo, check_model, read_gguf
 from crayon.models.local import LocalModel, resolve
 from crayon.models.progress import Progress, ProgressCallback
 from crayon.models.reference import AUTO, is_auto
-from crayon.models.store import State, Store, default_models_dir
+from crayon.models.store import Store, StoreState, default_models_dir
 
 __all__ = [
     "AUTO",
@@ -17,8 +17,8 @@ __all__ = [
     "LocalModel",
     "Progress",
     "ProgressCallback",
-    "State",
     "Store",
+    "StoreState",
     "check_model",
     "default_models_dir",
     "is_auto",

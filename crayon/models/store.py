@@ -34,7 +34,7 @@ class OtherBytesError(ModelFileError):
     """The file is not the one that was promised: another length or another SHA-256."""
 
 
-class State(StrEnum):
+class StoreState(StrEnum):
     """What the store has of a model, told without reading the file."""
 
     ABSENT = "absent"
@@ -121,14 +121,14 @@ class Store:
                 return path
         return None
 
-    def state(self, wanted: Wanted) -> State:
+    def state(self, wanted: Wanted) -> StoreState:
         """Return what there is of the model, from file sizes and times alone."""
         path = self.path(wanted)
         if path is None:
             kept = partial_path(self.target(wanted)).exists() or self.parts(wanted).is_dir()
-            return State.PARTIAL if kept else State.ABSENT
+            return StoreState.PARTIAL if kept else StoreState.ABSENT
         record = self.record(wanted.file)
-        return State.READY if record and self._holds(record, path, wanted.sha256) else State.UNVERIFIED
+        return StoreState.READY if record and self._holds(record, path, wanted.sha256) else StoreState.UNVERIFIED
 
     def verify(self, wanted: Wanted, path: Path | None = None, source: str = "found in place") -> Record | None:
         """Return the record of the model's file, hashing it only when it is new or has changed; None when absent.

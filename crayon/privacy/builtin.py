@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from crayon.errors import InvalidRequestError
-from crayon.privacy.accounts import find_cards, find_ibans
 from crayon.privacy.contacts import find_emails, find_phones
 from crayon.privacy.finding import CARD, EMAIL, IBAN, KINDS, NATIONAL_ID, PHONE, SECRET, Finding
 from crayon.privacy.folding import readings
 from crayon.privacy.identities import find_national_ids
 from crayon.privacy.keys import find_secrets
+from crayon.privacy.payment_numbers import find_cards, find_ibans
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from crayon.machine import battery
-from crayon.router.conditions import Measured
+from crayon.router.conditions import RecentSpeed
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -107,13 +107,13 @@ class Meters:
         with self._lock:
             self._add("server_loss", 1.0)
 
-    def read(self) -> Measured:
+    def read(self) -> RecentSpeed:
         """Return everything that is known now."""
         power, slowdown = self._read_power(), self._slowdown()
         with self._lock:
             now = self._clock()
             known = {name: average.read(now) for name, average in self._averages.items()}
-            return Measured(
+            return RecentSpeed(
                 **known,
                 device_running=self._running,
                 device_slowdown=slowdown,

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from crayon.completion import Reason
     from crayon.engine import ModelInfo
     from crayon.messages import MessagesLike
-    from crayon.router.conditions import Measured
+    from crayon.router.conditions import RecentSpeed
     from crayon.sdk.budget_guard import BudgetStatus
     from crayon.sdk.engines import Engines
     from crayon.sdk.usage import UsageTracker
@@ -47,7 +47,7 @@ class ClientStatus:
     server: str | None
     breaker: BreakerStatus | None
     budget: BudgetStatus | None
-    measured: Measured
+    measured: RecentSpeed
     weighed: Reason | None
     endpoints: tuple[EndpointStatus, ...] = ()
 

@@ -23,9 +23,9 @@ from crayon.errors import (
 )
 from crayon.messages import question
 from crayon.router.budget import Budget, Cost
-from crayon.router.circumstances import Circumstances, is_foreign, least_tokens, likely_tokens, under
 from crayon.router.conditions import Conditions, weigh
 from crayon.router.language import possible_languages
+from crayon.router.overrides import Circumstances, is_foreign, least_tokens, likely_tokens, under
 from crayon.sdk.budget_guard import BudgetGuard
 from crayon.sdk.budget_store import BudgetStore
 from crayon.sdk.speed_meters import Meters

@@ -12,7 +12,7 @@ import numpy as np
 from crayon.adapters.formats.matrices import BaseShapes
 from crayon.adapters.gate import similarities, weights
 from crayon.adapters.lora import LoraTensors
-from crayon.adapters.manifest import BaseModel, Encoder, Manifest, Rejected, Score, Target
+from crayon.adapters.manifest import BaseModel, EncoderRecord, Manifest, Rejected, Score, Target
 from crayon.adapters.pool import Pool
 from crayon.adapters.shared_a import join_b, random_a, split_b
 from crayon.customising.space import Space
@@ -29,7 +29,7 @@ from crayon.training.keys import make_keys
 from crayon.training.network import Network
 from crayon.training.reader import ReaderStage, check_fits, joined
 from crayon.training.recipe import GENERALIST
-from crayon.training.tasks import Task, clustered_tasks, held_out_task, listed_tasks
+from crayon.training.tasks import TokenTask, clustered_tasks, held_out_task, listed_tasks
 from crayon.training.trainer import Accuracy, Trainer
 
 if TYPE_CHECKING:
@@ -146,7 +146,7 @@ class Builder:
         recipe = self.recipe
         vectors = self.trained()
         scores, rejected = {}, []
-        kept: list[Task] = []
+        kept: list[TokenTask] = []
         for task in self._tasks:
             name = task.recipe.name
             scores[name] = self._score(task, vectors[name])
@@ -185,7 +185,7 @@ class Builder:
             mixes = (*mixes, True)
         manifest = self._manifest(
             members=tuple(members),
-            encoder=Encoder(layer=self._embed.layer, dimensions=keys.shape[1], head=head is not None),
+            encoder=EncoderRecord(layer=self._embed.layer, dimensions=keys.shape[1], head=head is not None),
             gate=replace(recipe.gate, alone=alone, mixes=mixes),
             training=training,
             rejected=tuple(rejected),
@@ -318,7 +318,7 @@ class Builder:
     def _teller(self, what: str, steps: int) -> Callable[[int, float], None]:
         return lambda step, loss: self._progress(Event(what, step / steps, f"loss {loss:.2f}"))
 
-    def _score(self, task: Task, b: NDArray[np.float32]) -> Score:
+    def _score(self, task: TokenTask, b: NDArray[np.float32]) -> Score:
         self._progress(Event(f"scoring {task.recipe.name}", 0.0))
         base, member = self._accuracy(task, None), self._accuracy(task, b)
         choices = not math.isnan(member.scored)
@@ -327,14 +327,14 @@ class Builder:
         self._progress(Event(f"scoring {task.recipe.name}", 1.0, f"{before:.0f} -> {after:.0f}"))
         return Score(base=round(before, 1), member=round(after, 1), n=member.n, metric=metric)
 
-    def _accuracy(self, task: Task, b: NDArray[np.float32] | None) -> Accuracy:
+    def _accuracy(self, task: TokenTask, b: NDArray[np.float32] | None) -> Accuracy:
         return self._measured(task.recipe.name, task.test, b)
 
     def _measured(self, name: str, examples: Sequence[Example], b: NDArray[np.float32] | None) -> Accuracy:
         made_of = [_digest(examples), "base" if b is None else digest(b)]
         return self._kept.measured(name, made_of, lambda: self.trainer.accuracy(examples, b))
 
-    def _states(self, tasks: Sequence[Task]) -> tuple[list[NDArray[np.float32]], NDArray[np.float32] | None]:
+    def _states(self, tasks: Sequence[TokenTask]) -> tuple[list[NDArray[np.float32]], NDArray[np.float32] | None]:
         """Return the states of each task's questions, and the centre if it is not that of the tasks.
 
         The only task of a pool would be its own centre: then it is the mean of the background texts.
@@ -345,7 +345,7 @@ class Builder:
     def _blended(
         self,
         names: Sequence[str],
-        tasks: Sequence[Task],
+        tasks: Sequence[TokenTask],
         vectors: dict[str, NDArray[np.float32]],
         keys: NDArray[np.float32],
     ) -> dict[str, NDArray[np.float32]]:

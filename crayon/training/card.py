@@ -13,10 +13,10 @@ if TYPE_CHECKING:
 
     from crayon.adapters.manifest import Score
     from crayon.training.recipe import Recipe
-    from crayon.training.tasks import Task
+    from crayon.training.tasks import TokenTask
 
 
-def member_card(recipe: Recipe, task: Task, score: Score) -> Member:
+def member_card(recipe: Recipe, task: TokenTask, score: Score) -> Member:
     """Return what is known of a member trained on one task."""
     own = task.recipe
     return Member(
@@ -36,7 +36,7 @@ def too_little(score: Score, recipe: Recipe) -> str:
     return f"gains {score.gain:.1f} points, less than {recipe.min_gain:g}"
 
 
-def generalist_card(recipe: Recipe, tasks: Sequence[Task]) -> Member:
+def generalist_card(recipe: Recipe, tasks: Sequence[TokenTask]) -> Member:
     """Return what is known of the adapter trained on all tasks together."""
     members = [task.recipe for task in tasks]
     return Member(

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from crayon.training.checkpoints import Checkpoints
     from crayon.training.descent import TrainState
     from crayon.training.examples import Prompts
-    from crayon.training.recipe import ReaderRecipe, Recipe, Source
+    from crayon.training.recipe import ItemSource, ReaderRecipe, Recipe
     from crayon.training.trainer import Accuracy, Trainer
 
 MOST_ASKED = 512  # tokens of a measured question with its examples: a user's prompts are no shorter for training's sake
@@ -85,7 +85,7 @@ class ReaderStage:
         return Score(before, after, sum(map(len, self.asked)), "exact answer, examples in the prompt")
 
 
-def _asked(source: Source, recipe: ReaderRecipe, prompts: Prompts, rng: random.Random) -> list[Example]:
+def _asked(source: ItemSource, recipe: ReaderRecipe, prompts: Prompts, rng: random.Random) -> list[Example]:
     """Return questions of one user of a task, each with that user's samples as earlier turns."""
     items = [item for item in source.items("train") if len(item.prompt) <= LONGEST_QUESTION]
     task = read_task(source_name(source), items)

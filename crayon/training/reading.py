@@ -43,7 +43,7 @@ class ReadTask:
 
 
 @dataclass(frozen=True, slots=True)
-class Turn:
+class ReadTurn:
     """A question, its answer, and whether the turns before it tell the answer."""
 
     question: str
@@ -99,7 +99,7 @@ def read_task(name: str, items: Sequence[Item]) -> ReadTask:
     return ReadTask(name, pairs, tuple(sorted(counts)) if closed else ())
 
 
-def turns(task: ReadTask, recipe: ReaderRecipe, words: Sequence[str], rng: random.Random) -> list[Turn]:
+def turns(task: ReadTask, recipe: ReaderRecipe, words: Sequence[str], rng: random.Random) -> list[ReadTurn]:
     """Draw a conversation: up to `recipe.examples` turns and a last question.
 
     Args:
@@ -111,7 +111,7 @@ def turns(task: ReadTask, recipe: ReaderRecipe, words: Sequence[str], rng: rando
     count = rng.randint(min(FEWEST_EXAMPLES, recipe.examples), recipe.examples) + 1
     if not task.labels:
         drawn = rng.sample(task.pairs, min(count, len(task.pairs)))
-        return [Turn(question, answer, i >= UNCOUNTED) for i, (question, answer) in enumerate(drawn)]
+        return [ReadTurn(question, answer, i >= UNCOUNTED) for i, (question, answer) in enumerate(drawn)]
     labels = rng.sample(task.labels, rng.randint(2, min(DRAWN_LABELS, len(task.labels))))
     names = dict(zip(labels, renamed(labels, recipe, words, rng), strict=True))
     pools = {label: [question for question, answer in task.pairs if answer == label] for label in labels}
@@ -124,7 +124,7 @@ def turns(task: ReadTask, recipe: ReaderRecipe, words: Sequence[str], rng: rando
     for label in order:
         if pools[label]:
             question = pools[label].pop(rng.randrange(len(pools[label])))
-            found.append(Turn(question, names[label], label in shown))
+            found.append(ReadTurn(question, names[label], label in shown))
             shown.add(label)
     return found
 
@@ -172,7 +172,7 @@ def readings(
             yield found
 
 
-def reading(conversation: Sequence[Turn], prompts: Prompts, most: int) -> Reading | None:
+def reading(conversation: Sequence[ReadTurn], prompts: Prompts, most: int) -> Reading | None:
     """Return a conversation in at most so many tokens, its last turns left out; None where nothing would be learned."""
     text: list[int] = []
     said: list[int] = []

@@ -22,7 +22,7 @@ READER = "reader"
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class ItemSource:
     """Where items come from: a task (or all tasks) of a dataset, or a file of samples of your own."""
 
     dataset: str = ""
@@ -68,7 +68,7 @@ class MemberRecipe:
 
     name: str
     title: str
-    sources: tuple[Source, ...]
+    sources: tuple[ItemSource, ...]
     licence: str = ""
     items: int = 1000
     steps: int | None = None
@@ -105,8 +105,8 @@ class ReaderRecipe:
     """
 
     title: str
-    sources: tuple[Source, ...]
-    held_out: tuple[Source, ...]
+    sources: tuple[ItemSource, ...]
+    held_out: tuple[ItemSource, ...]
     shares: tuple[float, ...] = ()
     cuts: tuple[str, ...] = ()
     licences: tuple[str, ...] = ()
@@ -178,7 +178,7 @@ class Recipe:
     title: str
     model: str
     members: tuple[MemberRecipe, ...]
-    held_out: tuple[Source, ...] = ()
+    held_out: tuple[ItemSource, ...] = ()
     gate: Gate = Gate()  # noqa: RUF009 - frozen
     kind: Literal["shared", "independent"] = "shared"
     rank: int = 32

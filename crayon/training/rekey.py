@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from crayon.adapters.manifest import Encoder
+from crayon.adapters.manifest import EncoderRecord
 from crayon.data.texts import background_texts
 from crayon.errors import AdapterError, ConfigError
 from crayon.training.keys import make_keys
@@ -54,6 +54,6 @@ def rekey(pool: Pool, recipe: Recipe, embed: Embedder) -> Pool:
     alone = [2.0] * len(pool)  # a key of zeros never answers alone
     for k, threshold in zip(keyed, made.alone, strict=True):
         alone[k] = threshold
-    encoder = Encoder(layer=embed.layer, dimensions=made.centre.size, head=made.head is not None)
+    encoder = EncoderRecord(layer=embed.layer, dimensions=made.centre.size, head=made.head is not None)
     gate = replace(recipe.gate, alone=tuple(alone), mixes=manifest.gate.mixes)
     return pool.rekeyed(replace(manifest, encoder=encoder, gate=gate), keys, made.centre, made.head)

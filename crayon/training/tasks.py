@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from crayon.data.qa import Item
     from crayon.training.examples import Example, Prompts
-    from crayon.training.recipe import Recipe, Source
+    from crayon.training.recipe import ItemSource, Recipe
 
 KEY_TEXTS = 200  # questions whose mean embedding is a member's key
 SAMPLES = 16  # of a simulated user, where weights are computed as for a real one
@@ -27,7 +27,7 @@ ROUNDS = 50  # of k-means, which settles long before
 
 
 @dataclass(frozen=True, slots=True)
-class Task:
+class TokenTask:
     """A member's task in tokens; `texts` make its key, `too_long` counts training items that were left out."""
 
     recipe: MemberRecipe
@@ -37,7 +37,7 @@ class Task:
     too_long: int
 
 
-def listed_tasks(recipe: Recipe, prompts: Prompts) -> list[Task]:
+def listed_tasks(recipe: Recipe, prompts: Prompts) -> list[TokenTask]:
     """Return one task for each member of a recipe.
 
     Raises:
@@ -48,7 +48,7 @@ def listed_tasks(recipe: Recipe, prompts: Prompts) -> list[Task]:
 
 def clustered_tasks(
     recipe: Recipe, prompts: Prompts, embed: Callable[[Sequence[str]], NDArray[np.float32]]
-) -> list[Task]:
+) -> list[TokenTask]:
     """Return one task for each cluster of all members' questions, told apart by their embeddings (spherical k-means).
 
     Raises:
@@ -113,7 +113,7 @@ def member_items(member: MemberRecipe) -> list[Item]:
     return spread([item for source in member.sources for item in source.items("train")], member.items)
 
 
-def source_name(source: Source) -> str:
+def source_name(source: ItemSource) -> str:
     """Return how a manifest names a source."""
     return f"{source.dataset}/{source.task}" if source.task else source.dataset or Path(source.file).name
 
@@ -138,7 +138,7 @@ def _items(member: MemberRecipe, recipe: Recipe) -> tuple[list[Item], list[Item]
     return member_items(member), spread(test, recipe.scored_items)
 
 
-def _task(recipe: Recipe, member: MemberRecipe, train: list[Item], test: list[Item], prompts: Prompts) -> Task:
+def _task(recipe: Recipe, member: MemberRecipe, train: list[Item], test: list[Item], prompts: Prompts) -> TokenTask:
     examples = prompts.examples(train)
     short = tuple(example for example in examples if example.tokens <= recipe.max_tokens)
     measured = tuple(example for example in prompts.examples(test) if example.tokens <= recipe.max_tokens)
@@ -147,7 +147,7 @@ def _task(recipe: Recipe, member: MemberRecipe, train: list[Item], test: list[It
             problem = f"{member.name} has no item of at most {recipe.max_tokens} tokens to be {use} on"
             raise ConfigError("max_tokens", problem)
     texts = key_texts(train)
-    return Task(replace(member, items=len(short)), short, measured, texts, len(examples) - len(short))
+    return TokenTask(replace(member, items=len(short)), short, measured, texts, len(examples) - len(short))
 
 
 def _unit(rows: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from crayon.server.cost.step_cost import StepCost, StepShape
 
 
-class Spent(NamedTuple):
+class TimeSpent(NamedTuple):
     """Seconds of one call by what they went for; what the cost does not explain is not in it.
 
     Args:
@@ -29,7 +29,7 @@ class Spent(NamedTuple):
     switches: float
 
 
-def spent(shape: StepShape, cost: StepCost, batch: int) -> Spent:
+def spent(shape: StepShape, cost: StepCost, batch: int) -> TimeSpent:
     """Return what the seconds of a call go for.
 
     Args:
@@ -40,7 +40,7 @@ def spent(shape: StepShape, cost: StepCost, batch: int) -> Spent:
     full = max(batch, cost.ridge)
     # Without an end to the ridge tokens cost nothing, so that no time of theirs is useful.
     per_token = 0.0 if math.isinf(full) else cost.per_token + cost.base / full
-    return Spent(
+    return TimeSpent(
         useful=per_token * shape.tokens,
         fill=max(0.0, cost.base - (per_token - cost.per_token) * shape.tokens),
         memory=max(0.0, cost.weights - cost.per_token * shape.tokens),

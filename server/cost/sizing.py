@@ -48,7 +48,7 @@ def batch_for(cost: StepCost, target_s: float, mix: Mix, engine: int) -> int:
     return max(ridge, most(lambda tokens: cost.seconds(mix.resized(tokens)) <= target_s, engine))
 
 
-class Work(NamedTuple):
+class TokenWork(NamedTuple):
     """A request in tokens: to read still, to write still (as expected), and in the cache already."""
 
     prompt: int
@@ -90,7 +90,7 @@ class Headroom:
 
 
 def finish_estimate(
-    cost: StepCost, mine: Work, running: Sequence[Work], waiting: Sequence[Work], headroom: Headroom
+    cost: StepCost, mine: TokenWork, running: Sequence[TokenWork], waiting: Sequence[TokenWork], headroom: Headroom
 ) -> Finish:
     """Return when `mine` is done if it queues behind `waiting` now and all lengths are as said.
 
@@ -116,7 +116,7 @@ class _Item:
 
     __slots__ = ("answer", "cached", "need", "prompt")
 
-    def __init__(self, work: Work) -> None:
+    def __init__(self, work: TokenWork) -> None:
         self.prompt, self.answer, self.cached = work
         self.need = sum(work)
 
@@ -124,7 +124,9 @@ class _Item:
 class _Crowd:
     """All requests, on a clock."""
 
-    def __init__(self, cost: StepCost, headroom: Headroom, running: Sequence[Work], waiting: Sequence[Work]) -> None:
+    def __init__(
+        self, cost: StepCost, headroom: Headroom, running: Sequence[TokenWork], waiting: Sequence[TokenWork]
+    ) -> None:
         self.cost = cost
         self.headroom = headroom
         self.active = [_Item(work) for work in running]

@@ -8,7 +8,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 
 from crayon.server.observability.histogram import Tally
 from crayon.server.observability.metric_catalogue import OF_ENGINES, MetricKind
-from crayon.server.observability.stats import Measured
+from crayon.server.observability.stats import CountingEngine
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,7 +27,7 @@ class EngineMetrics:
     def collect(self) -> Iterator[Family]:
         """Yield the engine's metrics as of now."""
         engine = self.engine
-        if not isinstance(engine, Measured):
+        if not isinstance(engine, CountingEngine):
             return
         stats = engine.stats()
         for metric in OF_ENGINES:

@@ -47,7 +47,7 @@ class EngineStats:
 
 
 @runtime_checkable
-class Measured(Protocol):
+class CountingEngine(Protocol):
     """An engine that counts what it does."""
 
     def stats(self) -> EngineStats:

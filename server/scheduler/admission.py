@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from crayon.server.forecast.occupancy import Holder, Occupancy
 from crayon.server.scheduler.prefix_cache import best_source
 from crayon.server.steps.request import Kind, Request
-from crayon.server.steps.step_plan import Admission, Prefix, Restore
+from crayon.server.steps.step_plan import Admission, IdlePrefix, Restore
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -36,7 +36,7 @@ class CacheForecast:
         self._encode: int | None = None
         self._forecast: Occupancy | None = None
 
-    def fits(self, request: Request, need: int, source: Prefix | None = None) -> bool:
+    def fits(self, request: Request, need: int, source: IdlePrefix | None = None) -> bool:
         """Whether a request fits that takes `need` cells at most, a beginning that it has from `source` included."""
         limits = self._draft.limits
         if request.kind is Kind.ENCODE and limits.encode_capacity is not None:
@@ -51,7 +51,7 @@ class CacheForecast:
             return forecast.peak + need <= forecast.capacity
         return forecast.fits(self._alone(request, source))
 
-    def took(self, request: Request, need: int, source: Prefix | None = None) -> None:
+    def took(self, request: Request, need: int, source: IdlePrefix | None = None) -> None:
         """Count what was let in; the draft counts it already."""
         if request.kind is Kind.ENCODE and self._encode is not None:
             self._encode -= need
@@ -68,11 +68,11 @@ class CacheForecast:
         """Count all again: somebody was spilled."""
         self._forecast = self._encode = None
 
-    def _saved(self, source: Prefix | None) -> int:
+    def _saved(self, source: IdlePrefix | None) -> int:
         # A beginning that is held by a running request is counted already, an idle prefix is not.
         return source.tokens if source is not None and source.seq not in self._draft.idle else 0
 
-    def _alone(self, request: Request, source: Prefix | None) -> Holder:
+    def _alone(self, request: Request, source: IdlePrefix | None) -> Holder:
         """Return what a request takes."""
         return _holder(request, max(request.prompt, request.computed) - self._saved(source))
 
@@ -183,7 +183,7 @@ def admit(
     return admissions
 
 
-def _sequences(draft: Draft, request: Request, width: int, source: Prefix | None) -> list[int]:
+def _sequences(draft: Draft, request: Request, width: int, source: IdlePrefix | None) -> list[int]:
     """Take `width` sequences, the first of which holds what the request has from `source`."""
     first = draft.take(None if source is None else source.seq)
     if first is None and source is not None:

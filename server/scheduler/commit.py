@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from crayon.errors import EngineError
 from crayon.server.steps.request import Kind, Request, Slot
-from crayon.server.steps.step_plan import Changes, KvOp, Prefix, Row, Share, StepOutcome, StepPlan
+from crayon.server.steps.step_plan import Changes, IdlePrefix, KvOp, Row, Share, StepOutcome, StepPlan
 
 if TYPE_CHECKING:
     from crayon.server.scheduler.state import State
@@ -117,7 +117,7 @@ def _leave(state: State, request: Request) -> None:
     if request.kind is Kind.ENCODE:
         state.released.append(KvOp(first, first, 0))
     else:
-        state.idle[first] = Prefix(request.id, first, request.computed, request.group)
+        state.idle[first] = IdlePrefix(request.id, first, request.computed, request.group)
         if request.branches:
             state.released.append(KvOp(first, first, request.computed))
     state.released.extend(KvOp(seq, seq, 0) for seq in rest)

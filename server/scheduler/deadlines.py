@@ -12,7 +12,7 @@ from __future__ import annotations
 from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
-from crayon.server.cost.sizing import Headroom, Work, finish_estimate
+from crayon.server.cost.sizing import Headroom, TokenWork, finish_estimate
 from crayon.server.steps.request import Kind
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ class _Between:
         self._most = most
         self._left: dict[tuple[str, bool], int] = {}
 
-    def __call__(self, item: Request, work: Work) -> Work:
+    def __call__(self, item: Request, work: TokenWork) -> TokenWork:
         mine = item.client == self._request.client
         if mine and not (self._short and item.to_read > self._most):
             return work
@@ -117,11 +117,11 @@ def _headroom(limits: StepLimits) -> Headroom:
     return Headroom(batch=limits.max_tokens, max_seqs=limits.max_seqs)
 
 
-def _work(request: Request, lengths: Lengths | None, *, mine: bool = False) -> Work:
+def _work(request: Request, lengths: Lengths | None, *, mine: bool = False) -> TokenWork:
     """Return what is left of a request; of an answer whose length nobody can guess only the next token is certain."""
     if request.kind is not Kind.GENERATE:
         left = max(0, request.prompt + sum(request.branches) - request.computed)
-        return Work(left, 1, request.computed)
+        return TokenWork(left, 1, request.computed)
     most = max(1, request.max_tokens - request.generated)
     guess = None
     if lengths is not None:
@@ -132,4 +132,4 @@ def _work(request: Request, lengths: Lengths | None, *, mine: bool = False) -> W
             else lengths.mean(generated, most, group=group)
         )
     reading = 0 if request.generated else max(0, request.prompt - request.computed)
-    return Work(reading, min(most, max(1, int(guess or 1))), request.computed)
+    return TokenWork(reading, min(most, max(1, int(guess or 1))), request.computed)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from crayon.server.steps.request import Kind, Request, Slot
-from crayon.server.steps.step_plan import KvOp, Prefix, Share
+from crayon.server.steps.step_plan import IdlePrefix, KvOp, Share
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -26,7 +26,7 @@ class Draft:
     def __init__(self, state: State, limits: StepLimits, gone: Collection[str]) -> None:
         self.limits = limits
         self.kv: list[KvOp] = []
-        self.evicted: list[Prefix] = []
+        self.evicted: list[IdlePrefix] = []
         self.shares: dict[str, Share] = {}
         self.slots: dict[str, list[Slot]] = {}
         """Of the requests that this plan admits or restores."""
@@ -97,14 +97,14 @@ class Draft:
             self._promised = sum([request.least - request.computed for request in self.generating]) - self._begun
         return self._promised
 
-    def source(self, name: str) -> Prefix | None:
+    def source(self, name: str) -> IdlePrefix | None:
         """Return what the request of this name holds that another may begin with; None if nothing."""
         request = self._running.get(name)
         if request is not None:
             # What this plan itself puts into a sequence is not there yet when others copy.
             if name in self.slots or name in self._out or not request.computed:
                 return None
-            return Prefix(name, request.slots[0].seq, request.computed, request.group)
+            return IdlePrefix(name, request.slots[0].seq, request.computed, request.group)
         return next((prefix for prefix in self.idle.values() if prefix.id == name), None)
 
     def cuts(self, seq: int, tokens: int) -> bool:
@@ -144,7 +144,7 @@ class Draft:
         self.idle = {other: prefix for other, prefix in self.idle.items() if other != seq}
         self._evictable = None
 
-    def share(self, request: Request, seq: int, source: Prefix) -> None:
+    def share(self, request: Request, seq: int, source: IdlePrefix) -> None:
         """Let a request begin with what `source` holds, in its own sequence `seq`."""
         self._apply(KvOp(seq, source.seq, source.tokens))
         self._promised = None

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from crayon.server.scheduler.draft import Draft
     from crayon.server.steps.request import Request
-    from crayon.server.steps.step_plan import Prefix
+    from crayon.server.steps.step_plan import IdlePrefix
 
 _Ids: TypeAlias = tuple[int, ...]
 
@@ -175,14 +175,14 @@ class PrefixIndex(Protocol):
         ...
 
 
-def best_source(draft: Draft, index: PrefixIndex, request: Request) -> Prefix | None:
+def best_source(draft: Draft, index: PrefixIndex, request: Request) -> IdlePrefix | None:
     """Return the sequence to begin with, if one holds more of the request's prompt than its own does.
 
     `tokens` are those to copy. The last token of the prompt is computed in any case, for its logits.
     """
     if request.kind is Kind.ENCODE:
         return None
-    best: Prefix | None = None
+    best: IdlePrefix | None = None
     most = draft.start(request)
     for name, found in index.match(request.id):
         common = min(found, request.prompt - 1)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
 
     from crayon.server.steps.request import Request
-    from crayon.server.steps.step_plan import Group, KvOp, Prefix
+    from crayon.server.steps.step_plan import Group, IdlePrefix, KvOp
 
 
 @dataclass(slots=True)
@@ -30,7 +30,7 @@ class State:
     spilled: dict[str, Request] = field(default_factory=dict)
     """Running ones that are out of the cache for now, in order of admission; who was admitted after them is of a client
     that had nothing else."""
-    idle: dict[int, Prefix] = field(default_factory=dict)
+    idle: dict[int, IdlePrefix] = field(default_factory=dict)
     """What finished requests left, by sequence, the one unused for longest first; a plan drops what is too many."""
     cells: Cells = field(default_factory=Cells)
     """What the sequences of generating and scoring requests and of `idle` hold."""

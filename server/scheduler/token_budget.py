@@ -39,7 +39,7 @@ SHORTEST_PIECE = 2
 _ROUNDING = 1e-9
 
 
-class Budget(NamedTuple):
+class TokenBudget(NamedTuple):
     """Most tokens of the step, and the state's credit after it."""
 
     tokens: int
@@ -48,7 +48,7 @@ class Budget(NamedTuple):
 
 def budget(
     draft: Draft, state: State, groups: Collection[Group], reading: Sequence[Request], cost: CostModel
-) -> Budget:
+) -> TokenBudget:
     """Return what a step of these groups may have.
 
     Args:
@@ -60,26 +60,28 @@ def budget(
     """
     limits, credit = draft.limits, state.credit
     if limits.step_seconds is None:
-        return Budget(limits.max_tokens, credit)
+        return TokenBudget(limits.max_tokens, credit)
     held = [request.computed for request in draft.generating if request.generated]
     decoding = len(held)
     if not decoding:
-        return Budget(limits.max_tokens, credit)
+        return TokenBudget(limits.max_tokens, credit)
     if decoding == len(draft.running):  # nobody reads, so it does not matter how much could be read
-        return Budget(limits.max_tokens, min(MOST_CREDIT, credit + limits.late_share) if limits.late_share else credit)
+        return TokenBudget(
+            limits.max_tokens, min(MOST_CREDIT, credit + limits.late_share) if limits.late_share else credit
+        )
     load = DecodeLoad(decoding, sum(held) + decoding, draft.used)
     within = min(cost.tokens_within(limits.step_seconds, len(groups) * limits.parts, load), limits.max_tokens)
     if within < limits.max_tokens:
         within = min(limits.max_tokens, max(within - within % limits.tile, limits.min_tokens, decoding + 1))
     if not limits.late_share:
-        return Budget(within, credit)
+        return TokenBudget(within, credit)
     earned = min(MOST_CREDIT, credit + limits.late_share)
     writing = sum(1 for request in draft.generating if request.generated and request.group in groups)
     lengths = [request.unread for request in reading]
     # By all that there was to read: of a long prompt that is nearly read the rest is read in pieces, too.
     long = writing + max((request.to_read for request in reading), default=0) > limits.max_tokens
     if not writing or (writing + sum(lengths) <= within and not long):
-        return Budget(within, earned)
+        return TokenBudget(within, earned)
     whole = writing
     for length in lengths:  # in the order in which they are read
         if whole + length > limits.max_tokens:
@@ -90,12 +92,12 @@ def budget(
         latest = state.now + cost.seconds(whole, len(groups)) - limits.first_seconds
         overdue = _waited(reading, latest, limits.max_tokens - writing)
     if overdue or (credit > 1.0 - _ROUNDING and not long):
-        return Budget(limits.max_tokens if long else whole, max(0.0, credit - 1.0))
+        return TokenBudget(limits.max_tokens if long else whole, max(0.0, credit - 1.0))
     if not long:
-        return Budget(writing, earned)
+        return TokenBudget(writing, earned)
     # The further a long prompt is read, the more its tokens attend to.
     piece = max(int((within - writing) / cost.stretch(reading[0].computed)), SHORTEST_PIECE)
-    return Budget(min(writing + piece, within), earned)
+    return TokenBudget(min(writing + piece, within), earned)
 
 
 def _waited(reading: Iterable[Request], since: float, most: int) -> bool:

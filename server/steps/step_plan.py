@@ -61,7 +61,7 @@ class NanoBatch:
         return sum(row.tokens for row in self.rows)
 
 
-class Prefix(NamedTuple):
+class IdlePrefix(NamedTuple):
     """What is left of a finished request: a sequence whose first `tokens` tokens another may begin with."""
 
     id: str
@@ -137,7 +137,7 @@ class StepPlan:
     spills: tuple[Spill, ...] = ()
     restores: tuple[Restore, ...] = ()
     shares: tuple[Share, ...] = ()
-    evicted: tuple[Prefix, ...] = ()
+    evicted: tuple[IdlePrefix, ...] = ()
     """Idle prefixes that `kv` empties."""
     turns: tuple[Group, ...] = ()
     """Groups whose turn begins with this step."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from safetensors.numpy import load, save
 
-from crayon.adapters import BaseModel, Encoder, LoraTensors, Manifest, Member, Pool, Score, Target
+from crayon.adapters import BaseModel, EncoderRecord, LoraTensors, Manifest, Member, Pool, Score, Target
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -50,7 +50,7 @@ def shared_manifest(count: int = 3, **changes: Any) -> Manifest:
         alpha=2.0 * RANK,
         targets=TARGETS,
         members=members(count),
-        encoder=Encoder(2, WIDTH),
+        encoder=EncoderRecord(2, WIDTH),
         training={"steps": 3, "tasks": ["a", "b"]},
     )
     return replace(manifest, **changes)

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pool_tools import BASE, members, shared_manifest, shared_pool
 
-from crayon.adapters import BaseModel, Encoder, Gate, Manifest, Member, Rejected, Score, Target
+from crayon.adapters import BaseModel, EncoderRecord, Gate, Manifest, Member, Rejected, Score, Target
 from crayon.errors import AdapterError
 
 TABLE: dict[str, Any] = json.loads(shared_pool().manifest.dump())
@@ -159,7 +159,7 @@ def test_members_and_encoders_are_checked_when_made_too() -> None:
     with pytest.raises(AdapterError, match="rank"):
         Member(name="a", title="", rank=2000, alpha=1.0)
     with pytest.raises(AdapterError, match="dimensions"):
-        Encoder(1, 0)
+        EncoderRecord(1, 0)
     with pytest.raises(AdapterError, match="hexadecimal"):
         BaseModel("x", "", "llama", 1, 1)
     with pytest.raises(AdapterError, match="name of a weight"):

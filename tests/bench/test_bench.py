@@ -15,7 +15,7 @@ from crayon.cli.shared.app import app
 from crayon.device.prepare import compare, write
 from crayon.errors import ModelError
 from crayon.lab.bench import device as bench
-from crayon.lab.bench.report import Report, Row
+from crayon.lab.bench.report import BenchReport, BenchRow
 from crayon.llama.bare import BareLoop
 from crayon.llama.model import Model
 from crayon.models import prepared, resolve
@@ -158,7 +158,7 @@ def test_the_startup_bench_prints_both_rows(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_a_row_is_the_median_of_its_runs_and_names_only_what_it_has() -> None:
-    row = Row.median("prefill_ratio_vs_library", "ratio", (1.0, 9.0, 2.0), model="Q8_0")
+    row = BenchRow.median("prefill_ratio_vs_library", "ratio", (1.0, 9.0, 2.0), model="Q8_0")
     assert row.as_json() == {
         "metric": "prefill_ratio_vs_library",
         "value": 2.0,
@@ -166,7 +166,7 @@ def test_a_row_is_the_median_of_its_runs_and_names_only_what_it_has() -> None:
         "runs": [1.0, 9.0, 2.0],
         "model": "Q8_0",
     }
-    assert Report("device", rows=[row]).as_json()["rows"] == [row.as_json()]
+    assert BenchReport("device", rows=[row]).as_json()["rows"] == [row.as_json()]
 
 
 def test_the_plan_bench_plans_with_few_and_with_all_running() -> None:

@@ -13,7 +13,7 @@ from crayon.customising.profiles import Profile
 from crayon.customising.store import CustomizationStore
 from crayon.data import scope_names
 from crayon.device.auto import Wish
-from crayon.device.choice import Choice
+from crayon.device.choice import ModelChoice
 from crayon.errors import ConfigError, InvalidRequestError, ModelFileError, ServerUnavailableError
 from crayon.models import load_catalogue
 from crayon.router.hardness import Hardness
@@ -42,9 +42,9 @@ class Opened:
         assert callable(progress)
         self.fetched.append((reference, models_dir))
 
-    def _pick(self, wish: Wish, fetch: Any) -> Choice:
+    def _pick(self, wish: Wish, fetch: Any) -> ModelChoice:
         self.wishes.append(wish)
-        return Choice("the-best", "it is a test")
+        return ModelChoice("the-best", "it is a test")
 
     def __call__(self, **flags: Any) -> dict[str, Any]:
         given = {key.replace("__", "."): value for key, value in flags.items()}

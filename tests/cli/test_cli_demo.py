@@ -23,7 +23,7 @@ from tiny_pool import shared_pool
 from crayon import Crayon, load_scope, scope_names
 from crayon.adapters import Gate
 from crayon.cli.demo.paragraph import Paragraph
-from crayon.cli.demo.summary import Outcome, print_summary, totals
+from crayon.cli.demo.summary import QuestionOutcome, print_summary, totals
 from crayon.cli.demo.task import is_right, tokens_per_s
 from crayon.cli.shared.child_server import ChildServer
 from crayon.completion import Completion, FinishReason, Reason, Route, Source, Timings, Usage
@@ -387,10 +387,12 @@ def completion(source: Source, ttft_ms: float, bytes_sent: int = 0, **route: Any
 
 def test_totals_and_table(capsys: pytest.CaptureFixture[str]) -> None:
     outcomes = [
-        Outcome("one", "a" * 200, completion(Source.DEVICE, 10.0, score=0.5, threshold=0.25)),
-        Outcome("one", "b", completion(Source.DEVICE, 30.0, 7, fallback_from=Source.SERVER)),
-        Outcome("two", "c", completion(Source.SERVER, 500.0, 100, reason=Reason.UNSURE, score=-1.5, threshold=-1.0)),
-        Outcome("two", "d", error=ServerInterruptedError("gone", partial="so far")),
+        QuestionOutcome("one", "a" * 200, completion(Source.DEVICE, 10.0, score=0.5, threshold=0.25)),
+        QuestionOutcome("one", "b", completion(Source.DEVICE, 30.0, 7, fallback_from=Source.SERVER)),
+        QuestionOutcome(
+            "two", "c", completion(Source.SERVER, 500.0, 100, reason=Reason.UNSURE, score=-1.5, threshold=-1.0)
+        ),
+        QuestionOutcome("two", "d", error=ServerInterruptedError("gone", partial="so far")),
     ]
     sums = totals(outcomes)
     assert (sums.questions, sums.by_source, sums.fallbacks, sums.failed) == (4, {"device": 2, "server": 1}, 1, 1)
@@ -434,7 +436,7 @@ def test_rates_count_the_step_that_found_the_end() -> None:
 
 
 def test_totals_without_any_answer(capsys: pytest.CaptureFixture[str]) -> None:
-    outcomes = [Outcome("one", "a", error=ServerInterruptedError("gone"))]
+    outcomes = [QuestionOutcome("one", "a", error=ServerInterruptedError("gone"))]
     assert totals(outcomes).device_share is None
     assert totals(outcomes).median_ttft_ms == {}
     print_summary(outcomes)

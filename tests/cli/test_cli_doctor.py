@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from crayon.cli.doctor import checks
-from crayon.cli.doctor.checks import GIB, Finding, Status
+from crayon.cli.doctor.checks import GIB, CheckResult, Status
 from crayon.cli.shared.app import app
 from crayon.config import load
 from crayon.device.choice import LARGER, Facts, Speed
@@ -47,7 +47,7 @@ def machine(**changes: Any) -> Machine:
     return dataclasses.replace(MACHINE, **changes)
 
 
-def the(findings: list[Finding]) -> Finding:
+def the(findings: list[CheckResult]) -> CheckResult:
     (finding,) = findings
     assert finding.status is Status.OK or finding.fix
     return finding
@@ -167,7 +167,7 @@ def test_no_server_is_fine_and_one_that_is_away_is_not(monkeypatch: pytest.Monke
 @pytest.fixture
 def sound(monkeypatch: pytest.MonkeyPatch) -> None:
     """The library passes: its real test has its own."""
-    monkeypatch.setattr(checks, "check_library", lambda: [Finding("library", Status.OK, "loads")])
+    monkeypatch.setattr(checks, "check_library", lambda: [CheckResult("library", Status.OK, "loads")])
 
 
 def test_doctor_says_which_model_auto_takes_and_why(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ from pydantic import Field, SecretStr
 
 from crayon.cli.serve.setting_options import with_options_of
 from crayon.cli.shared.app import app
-from crayon.config import Row, Section, ServeSettings, child_environment, load, toml_text, variable
+from crayon.config import Section, ServeSettings, SettingRow, child_environment, load, toml_text, variable
 from crayon.config.secrets import holds_password, secret_keys
 from crayon.errors import ConfigError
 from crayon.server.config import ServeConfig
@@ -136,7 +136,9 @@ def test_secrets_are_neither_printed_nor_options() -> None:
     program = typer.Typer()
     program.command()(command)
     assert [parameter.name for parameter in typer.main.get_command(program).params][:1] == ["name"]
-    text = toml_text([Row("serve.token", "**", "file /a\nb = 1", secret=True), Row("serve.slots", 3, "default")])
+    text = toml_text(
+        [SettingRow("serve.token", "**", "file /a\nb = 1", secret=True), SettingRow("serve.slots", 3, "default")]
+    )
     assert text == "[serve]\n# token is secret and not shown  # file /a?b = 1\nslots = 3  # default\n"
     assert tomllib.loads(text) == {"serve": {"slots": 3}}
 

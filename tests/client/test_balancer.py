@@ -12,7 +12,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from crayon.client.balancer import CHECK_S, FIRST_PAUSE_S, LAST_PAUSE_S, LONGEST_FULL_S, Balancer, Health, Outcome
+from crayon.client.balancer import (
+    CHECK_S,
+    FIRST_PAUSE_S,
+    LAST_PAUSE_S,
+    LONGEST_FULL_S,
+    Balancer,
+    Health,
+    RequestOutcome,
+)
 from crayon.client.breaker import COOLDOWN_S, FAILURES, Breaker, BreakerState
 
 if TYPE_CHECKING:
@@ -32,7 +40,7 @@ def made(clock: HandClock, names: Collection[str] = NAMES[:3], seed: int = 0) ->
     return Balancer(names, breaker=lambda: Breaker(clock=clock), clock=clock, shuffled=random.Random(seed))
 
 
-def turn(balancer: Balancer, outcome: Outcome = Outcome.ANSWERED, tried: Collection[str] = ()) -> str:
+def turn(balancer: Balancer, outcome: RequestOutcome = RequestOutcome.ANSWERED, tried: Collection[str] = ()) -> str:
     pick = balancer.pick(tried)
     assert pick is not None
     balancer.end(pick, outcome)
@@ -45,7 +53,7 @@ def lose(balancer: Balancer, name: str) -> Pick:
     assert pick is not None
     assert pick.address == name
     balancer.eject(pick)
-    balancer.end(pick, Outcome.FAILED)
+    balancer.end(pick, RequestOutcome.FAILED)
     return pick
 
 
@@ -125,7 +133,7 @@ def test_what_one_event_brings_about_counts_once(clock: HandClock) -> None:
     picks = [pick for pick in [balancer.pick() for _ in range(40)] if pick is not None and pick.address == "a:1"]
     news = [balancer.eject(pick) for pick in picks]
     for pick in picks:
-        balancer.end(pick, Outcome.FAILED)
+        balancer.end(pick, RequestOutcome.FAILED)
     assert news == [True] + [False] * (len(picks) - 1)
     assert (of(balancer, "a:1").failures, of(balancer, "a:1").breaker) == (1, BreakerState.CLOSED)
 
@@ -135,7 +143,7 @@ def test_of_a_single_server_every_failure_counts(clock: HandClock) -> None:
     picks = [pick for pick in [balancer.pick() for _ in range(FAILURES)] if pick is not None]
     assert [balancer.eject(pick) for pick in picks] == [True] * FAILURES
     for pick in picks:
-        balancer.end(pick, Outcome.FAILED)
+        balancer.end(pick, RequestOutcome.FAILED)
     assert balancer.pick() is None
 
 
@@ -144,7 +152,7 @@ def test_a_full_server_comes_last_for_a_while(clock: HandClock) -> None:
     pick = balancer.pick(["b:2"])
     assert pick is not None
     balancer.full(pick, 10_000.0)
-    balancer.end(pick, Outcome.ANSWERED)
+    balancer.end(pick, RequestOutcome.ANSWERED)
     assert {turn(balancer) for _ in range(9)} == {"b:2"}
     assert not balancer.spare(["b:2"])
     assert turn(balancer, tried=["b:2"]) == "b:2", "one that is well goes before one that is full"
@@ -213,7 +221,7 @@ def test_another_list_keeps_who_stays_and_lets_who_goes_finish(clock: HandClock)
     assert of(balancer, "b:2").health is Health.AWAY
     assert balancer.retired() == ()
     assert {turn(balancer) for _ in range(9)} == {"c:3"}
-    balancer.end(running, Outcome.ANSWERED)
+    balancer.end(running, RequestOutcome.ANSWERED)
     assert balancer.retired() == ("a:1",)
     assert set(balancer.addresses) == set(NAMES[1:3])
 
@@ -223,7 +231,7 @@ def test_a_turn_ends_once(clock: HandClock) -> None:
     pick = balancer.pick()
     assert pick is not None
     for _ in range(FAILURES):
-        balancer.end(pick, Outcome.FAILED)
+        balancer.end(pick, RequestOutcome.FAILED)
     assert (of(balancer, "a:1").running, of(balancer, "a:1").failures) == (0, 1)
 
 
@@ -232,7 +240,7 @@ def test_an_answer_that_began_before_the_ejection_does_not_bring_a_server_back(c
     early = balancer.pick(["b:2"])
     assert early is not None
     lose(balancer, "a:1")
-    balancer.end(early, Outcome.ANSWERED)
+    balancer.end(early, RequestOutcome.ANSWERED)
     assert of(balancer, "a:1").health is Health.AWAY
 
 
@@ -246,7 +254,7 @@ def test_the_spread_is_even_over_those_that_are_well(count: int, lost: set[int],
             balancer.checked(names[index], Health.AWAY)
     well = [name for index, name in enumerate(names) if index not in lost] or names
     # Ends that tell nothing: an answer would make a server well that is only said to be away.
-    sent = Counter(turn(balancer, Outcome.NEUTRAL) for _ in range(turns))
+    sent = Counter(turn(balancer, RequestOutcome.NEUTRAL) for _ in range(turns))
     assert set(sent) <= set(well)
     assert max(sent.values()) - min(sent.get(name, 0) for name in well) <= 1
 
@@ -281,13 +289,13 @@ class Anything(RuleBasedStateMachine):
         self.running.append(pick)
 
     @precondition(lambda self: self.running)
-    @rule(which=st.integers(0, 10**6), outcome=st.sampled_from(Outcome), away=st.booleans())
-    def end(self, which: int, outcome: Outcome, away: bool) -> None:
+    @rule(which=st.integers(0, 10**6), outcome=st.sampled_from(RequestOutcome), away=st.booleans())
+    def end(self, which: int, outcome: RequestOutcome, away: bool) -> None:
         pick = self.running.pop(which % len(self.running))
-        if away and outcome is Outcome.FAILED:
+        if away and outcome is RequestOutcome.FAILED:
             if self.balancer.eject(pick) and pick.address in self.listed:
                 self.ejected.add(pick.address)
-        elif outcome is Outcome.ANSWERED:
+        elif outcome is RequestOutcome.ANSWERED:
             # Only an answer that began after the ejection is a sign of health; the balancer decides which.
             self.balancer.end(pick, outcome)
             health = {each.address: each.health for each in self.balancer.status()}

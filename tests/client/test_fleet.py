@@ -16,7 +16,7 @@ import pytest
 from serving_tools import LONG, PATIENCE, ScriptedEngine, ServerProcess, Serving, ask, server_process, until
 from tls_tools import Authority
 
-from crayon.client import Breaker, BreakerState, Health, RemoteEngine, places, prober
+from crayon.client import Breaker, BreakerState, Health, RemoteEngine, prober, resolver
 from crayon.completion import FinishReason, Timings, Usage
 from crayon.engine import Delta, EncodeRequest, Finished, Started, deadline_after
 from crayon.errors import (
@@ -457,7 +457,7 @@ def test_a_name_with_several_addresses_is_several_servers(tmp_path: Path, monkey
     monkeypatch.setattr(prober, "NAMES_S", 0.05)
     with ExitStack() as stack:
         names = Names(stack, tmp_path, "fleet.test")
-        monkeypatch.setattr(places.socket, "getaddrinfo", names.look_up)
+        monkeypatch.setattr(resolver.socket, "getaddrinfo", names.look_up)
         remote = stack.enter_context(closing(names.client()))
         for _ in range(10):
             assert text_of(remote.generate(ask("one two"))) == "one two"
@@ -477,7 +477,7 @@ def test_a_certificate_must_be_for_the_name_and_not_for_what_it_resolves_to(
 ) -> None:
     with ExitStack() as stack:
         names = Names(stack, tmp_path, "127.0.0.1")
-        monkeypatch.setattr(places.socket, "getaddrinfo", names.look_up)
+        monkeypatch.setattr(resolver.socket, "getaddrinfo", names.look_up)
         remote = stack.enter_context(closing(names.client()))
         with pytest.raises(ServerUnavailableError):
             list(remote.generate(ask()))
@@ -491,7 +491,7 @@ def test_a_resolver_that_hangs_is_not_waited_for(monkeypatch: pytest.MonkeyPatch
         end.wait(PATIENCE)
         return []
 
-    monkeypatch.setattr(places.socket, "getaddrinfo", hang)
+    monkeypatch.setattr(resolver.socket, "getaddrinfo", hang)
     remote = RemoteEngine("nowhere.invalid:443", tls=True, timeout=PATIENCE, connect_timeout=0.2)
     try:
         with pytest.raises(ServerUnavailableError, match=r"nowhere\.invalid"):

@@ -14,7 +14,7 @@ from crayon.customising.device_calls import DeviceCalls
 from crayon.customising.evidence import Evidence
 from crayon.customising.expectation import (
     MAX_CASES,
-    Case,
+    TrialCase,
     choice_scores,
     few_of,
     left_out_weights,
@@ -155,7 +155,8 @@ class Told:
 
 def cases_of(*answers, choices=("todo list", "todo list update"), part=0):
     return [
-        Case(i, (Message("user", "?"),), choices, choices.index(answer)) for i, answer in enumerate(answers, start=part)
+        TrialCase(i, (Message("user", "?"),), choices, choices.index(answer))
+        for i, answer in enumerate(answers, start=part)
     ]
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Hashable, Sequence
 
-    from crayon.device.slots import Slot
+    from crayon.device.slots import KvSlot
 
 
 class FakeMemory:
@@ -44,11 +44,11 @@ class FakeMemory:
     def reaches(self, sequence: int, end: int) -> bool:
         return self.partial or end == len(self.held.get(sequence, []))
 
-    def compute(self, slot: Slot, tokens: Sequence[int]) -> None:
+    def compute(self, slot: KvSlot, tokens: Sequence[int]) -> None:
         self.fill(slot, tokens)
         slot.tokens.extend(tokens)
 
-    def fill(self, slot: Slot, tokens: Sequence[int]) -> None:
+    def fill(self, slot: KvSlot, tokens: Sequence[int]) -> None:
         self.held.setdefault(slot.sequence, []).extend((slot.key, token) for token in tokens)
         self.cells.setdefault(slot.sequence, []).extend(next(self._new) for _ in tokens)
 

@@ -15,8 +15,8 @@ from tiny_chat import write_model
 
 from crayon.device import DeviceEngine, auto, opening, speed
 from crayon.device.auto import Wish
-from crayon.device.choice import LARGER, SMALL, SPARE_BYTES, Choice, Facts, Speed, choose_device
-from crayon.device.speed import Measured, busy, even, speed_of, time_rounds
+from crayon.device.choice import LARGER, SMALL, SPARE_BYTES, Facts, ModelChoice, Speed, choose_device
+from crayon.device.speed import MeasuredSpeed, busy, even, speed_of, time_rounds
 from crayon.errors import AbortedError, DownloadError, UnknownModelError
 from crayon.models import resolve
 
@@ -210,13 +210,13 @@ def wish(tmp_path: Path, shelf: Path) -> Wish:
 @pytest.fixture
 def timed(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """The files that were timed; each is fast, and nothing disturbs it."""
-    return pretend(monkeypatch, Measured(FAST, undisturbed=True))
+    return pretend(monkeypatch, MeasuredSpeed(FAST, undisturbed=True))
 
 
-def pretend(monkeypatch: pytest.MonkeyPatch, measured: Measured) -> list[Path]:
+def pretend(monkeypatch: pytest.MonkeyPatch, measured: MeasuredSpeed) -> list[Path]:
     files: list[Path] = []
 
-    def measure(path: Path, threads: int | None = None) -> Measured:
+    def measure(path: Path, threads: int | None = None) -> MeasuredSpeed:
         assert threads == 1
         files.append(path)
         return measured
@@ -244,7 +244,7 @@ def test_a_speed_is_measured_once_and_again_where_file_machine_or_library_change
     have(wish, LARGER)
     assert auto.peek(wish) is None  # known only once it was timed
     assert auto.pick(wish).model == LARGER
-    assert auto.pick(wish) == auto.peek(wish) == Choice(LARGER, choose_device(auto.gather(wish)).why)
+    assert auto.pick(wish) == auto.peek(wish) == ModelChoice(LARGER, choose_device(auto.gather(wish)).why)
     assert len(timed) == 1
     (record,) = (wish.store.folder / "prepared").glob("*/speed-*.json")
     assert json.loads(record.read_text())["prefill_tps"] == FAST.prefill_tps
@@ -272,7 +272,7 @@ def test_a_damaged_record_is_measured_anew(wish: Wish, timed: list[Path], text: 
 
 
 def test_what_a_busy_machine_measured_is_not_kept(wish: Wish, monkeypatch: pytest.MonkeyPatch) -> None:
-    timed = pretend(monkeypatch, Measured(SLOW, undisturbed=False))
+    timed = pretend(monkeypatch, MeasuredSpeed(SLOW, undisturbed=False))
     have(wish, LARGER, SMALL)
     assert auto.pick(wish).model == SMALL
     assert auto.pick(wish).model == SMALL
@@ -295,14 +295,14 @@ def test_the_larger_model_is_fetched_where_it_promises_to_be_quick_and_then_time
 
 
 def test_a_slow_machine_that_has_the_small_model_fetches_nothing(wish: Wish, monkeypatch: pytest.MonkeyPatch) -> None:
-    timed = pretend(monkeypatch, Measured(Speed(100.0, 100.0), undisturbed=True))
+    timed = pretend(monkeypatch, MeasuredSpeed(Speed(100.0, 100.0), undisturbed=True))
     have(wish, SMALL)
     assert auto.pick(wish, pytest.fail).model == SMALL
     assert [path.stem for path in timed] == [SMALL]
 
 
 def test_one_that_turns_out_too_slow_gives_way_to_the_small_one(wish: Wish, monkeypatch: pytest.MonkeyPatch) -> None:
-    pretend(monkeypatch, Measured(SLOW, undisturbed=True))
+    pretend(monkeypatch, MeasuredSpeed(SLOW, undisturbed=True))
     assert auto.pick(wish).model == SMALL
     with DeviceEngine.open("auto", models_dir=wish.models_dir, n_ctx=256, threads=1) as engine:
         assert engine.models()[0].name == SMALL

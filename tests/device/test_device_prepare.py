@@ -93,8 +93,8 @@ def test_preparing_keeps_one_file_that_knows_its_source(local: LocalModel, model
 
 
 def force_choice(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    def choice(candidates: Any, _: float) -> prepare.Choice:
-        return prepare.Choice(next(row for row in candidates if row.type == name), "the test says so")
+    def choice(candidates: Any, _: float) -> prepare.TypeChoice:
+        return prepare.TypeChoice(next(row for row in candidates if row.type == name), "the test says so")
 
     monkeypatch.setattr("crayon.device.preparation.choose", choice)
     monkeypatch.setattr("crayon.device.preparation.confirmed", lambda *_: True)  # however busy this machine is
@@ -164,7 +164,7 @@ def test_the_same_settings_are_not_measured_twice(
     runs: list[tuple[str, ...]] = []
     real = prepare.measure
 
-    def counting(*args: Any, **kwargs: Any) -> prepare.Measured:
+    def counting(*args: Any, **kwargs: Any) -> prepare.MeasuredTypes:
         runs.append(kwargs["types"])
         return real(*args, **kwargs)
 
@@ -203,9 +203,9 @@ def test_a_choice_beside_neighbours_is_measured_again(
     rows = (SOURCE_ROW, candidate("Q8_0", 1.5, 0.001), candidate("Q4_0", 1.0, 0.002))
     runs: list[int] = []
 
-    def measured(*_: Any, **__: Any) -> prepare.Measured:
+    def measured(*_: Any, **__: Any) -> prepare.MeasuredTypes:
         runs.append(1)
-        return prepare.Measured(rows, (), 1.0)
+        return prepare.MeasuredTypes(rows, (), 1.0)
 
     quiet = False
     monkeypatch.setattr("crayon.device.preparation.measure", measured)
@@ -223,9 +223,9 @@ def test_a_choice_beside_neighbours_is_measured_again(
 
 
 def test_a_neighbour_is_seen_while_it_is_measured(local: LocalModel, tmp_path: Path) -> None:
-    found = prepare.Measured((), (), prepare.BUSY)
+    found = prepare.MeasuredTypes((), (), prepare.BUSY)
     assert found.busy
-    assert not prepare.Measured((), (), prepare.BUSY / 2).busy
+    assert not prepare.MeasuredTypes((), (), prepare.BUSY / 2).busy
     ratio = prepare.measure(
         local.path, tmp_path, text="word " * 300, source_sha256=local.sha256, types=("Q8_0",), prompt_tokens=8,
         answer_tokens=2, threads=1,

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 from slot_memory import FakeMemory
 
-from crayon.device.slots import Slot, SlotTable
+from crayon.device.slots import KvSlot, SlotTable
 
 CAPACITY, SLOTS, PINS = 24, 3, (7, 9)
 
@@ -22,7 +22,7 @@ class SlotMachine(RuleBasedStateMachine):
         super().__init__()
         self.memory = FakeMemory(partial=self.partial)
         self.table = SlotTable(self.memory, slots=SLOTS, capacity=CAPACITY, pins=PINS)
-        self.jobs: list[tuple[Slot, list[int], int]] = []  # slot, wanted tokens, promised cells
+        self.jobs: list[tuple[KvSlot, list[int], int]] = []  # slot, wanted tokens, promised cells
 
     @rule(
         key=st.sampled_from([None, "a", "b"]),
@@ -143,7 +143,7 @@ def table(memory: FakeMemory) -> SlotTable:
     return SlotTable(memory, slots=SLOTS, capacity=100)
 
 
-def run(table: SlotTable, memory: FakeMemory, key: Any, tokens: list[int]) -> tuple[Slot, int]:
+def run(table: SlotTable, memory: FakeMemory, key: Any, tokens: list[int]) -> tuple[KvSlot, int]:
     """A whole job; returns its slot and how much of it was cached."""
     found = table.acquire(key, tokens, len(tokens) + 2)
     assert found is not None
@@ -228,7 +228,7 @@ def test_an_emptied_cache_is_filled_from_the_first_cell_again() -> None:
     assert memory.cleared == 2
 
 
-def acquired(table: SlotTable, key: str, tokens: list[int], reserve: int) -> tuple[Slot, int]:
+def acquired(table: SlotTable, key: str, tokens: list[int], reserve: int) -> tuple[KvSlot, int]:
     found = table.acquire(key, tokens, reserve)
     assert found is not None
     return found

@@ -12,14 +12,14 @@ from tiny_pool import independent_pool, shared_pool
 from crayon.adapters import Pool
 from crayon.blending import PoolBlends
 from crayon.device import pool_check
-from crayon.device.pool_check import Finding, check_pool
+from crayon.device.pool_check import PoolFinding, check_pool
 from crayon.errors import ModelFileError
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 
-def failed(found: list[Finding]) -> list[str]:
+def failed(found: list[PoolFinding]) -> list[str]:
     return [finding.check for finding in found if not finding.ok]
 
 
@@ -30,7 +30,7 @@ def test_a_good_pool_passes_every_check(tiny_chat_path: Path, kind: str) -> None
         "independent": lambda: independent_pool(tiny_chat_path),
         "one member": lambda: shared_pool(tiny_chat_path, 1),
     }[kind]()
-    told: list[Finding] = []
+    told: list[PoolFinding] = []
     found = check_pool(pool, tiny_chat_path, threads=1, progress=told.append)
     assert failed(found) == []
     assert told == found

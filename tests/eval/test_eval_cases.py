@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from crayon.errors import InvalidRequestError
-from crayon.lab.eval.cases import Task, make_cases, own_tasks, pairs
+from crayon.lab.eval.cases import UserTask, make_cases, own_tasks, pairs
 from crayon.lab.eval.settings import EvalSettings
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ def test_the_task_of_a_member_is_read_from_its_data_sets(pool: Pool) -> None:
 
 
 def test_pairs_are_of_one_dataset_and_of_two_by_turns() -> None:
-    tasks = [Task(f"{name}{i}", ((name, str(i)),), i) for name in ("a", "b") for i in range(3)]
+    tasks = [UserTask(f"{name}{i}", ((name, str(i)),), i) for name in ("a", "b") for i in range(3)]
     found = pairs(tasks, 3, seed=0)
     assert [first.dataset == second.dataset for first, second in found] == [True, False, True]
     assert len({task.name for pair in found for task in pair}) == 6

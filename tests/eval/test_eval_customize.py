@@ -19,13 +19,13 @@ from crayon.completion import Blend
 from crayon.data.qa import load_items
 from crayon.device import DeviceEngine
 from crayon.errors import AdapterError, InvalidRequestError, MissingExtraError
-from crayon.lab.eval import beside
+from crayon.lab.eval import baseline_pools
 from crayon.lab.eval.answer_cache import AnswerCache
 from crayon.lab.eval.cases import as_samples
 from crayon.lab.eval.customize import EvalReport, ModelUnderTest, evaluate
+from crayon.lab.eval.device_runner import DeviceRunner, Question
 from crayon.lab.eval.extra_pools import pool_of_vectors, random_pool
 from crayon.lab.eval.settings import CONTROLS, EvalSettings
-from crayon.lab.eval.subject import Question, Subject
 from crayon.messages import Message
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def random_training(pool: Pool, samples: Sequence[Any], seed: int) -> np.ndarray
 def test_everything_promised_is_measured_in_both_ways(
     model_path: Path, pool: Pool, cache: AnswerCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(beside, "trainer", lambda: random_training)
+    monkeypatch.setattr(baseline_pools, "trainer", lambda: random_training)
     report = run(model_path, pool, SETTINGS, cache, all_data=shared_pool(model_path, 1, seed=9))
     for workload in ("scored option texts", "greedy free generation"):
         rows = {row.metric: row for row in report.rows if row.workload == workload}
@@ -108,7 +108,7 @@ def test_a_second_run_computes_nothing_and_finds_the_same(
 
     monkeypatch.setattr(DeviceEngine, "encode_raw", never)
     monkeypatch.setattr(DeviceEngine, "score", never)
-    monkeypatch.setattr(Subject, "_run", never)
+    monkeypatch.setattr(DeviceRunner, "_run", never)
     assert run(model_path, pool, settings, cache).rows == first.rows
 
 
@@ -117,13 +117,13 @@ def test_the_nearest_member_answers_alone_in_full_and_at_the_mass_of_the_gate(
 ) -> None:
     gate = replace(pool.manifest.gate, mass=0.55)
     own = Pool.shared(replace(pool.manifest, gate=gate, tensors_sha256=""), pool.b, keys=pool.keys, centre=pool.centre)
-    answer, asked = Subject.answers, []
+    answer, asked = DeviceRunner.answers, []
 
-    def seen(subject: Subject, questions: Sequence[Question], *more: Any) -> Any:
+    def seen(subject: DeviceRunner, questions: Sequence[Question], *more: Any) -> Any:
         asked.append(tuple(sorted({question.blend.weights for question in questions if question.blend is not None})))
         return answer(subject, questions, *more)
 
-    monkeypatch.setattr(Subject, "answers", seen)
+    monkeypatch.setattr(DeviceRunner, "answers", seen)
     settings = replace(SETTINGS, groups=("in_pool",), samples=(8,), draws=1, tasks=1)
     found = {}
     for name in ("top1", "top1_mass"):
@@ -139,16 +139,16 @@ def test_a_killed_run_goes_on_where_it_was(
     model_path: Path, pool: Pool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = replace(SETTINGS, groups=("in_pool",), controls=("base",))
-    compute, count, killed_at = Subject._run, 0, 6
+    compute, count, killed_at = DeviceRunner._run, 0, 6
 
-    def killed(subject: Subject, work: Any) -> Any:
+    def killed(subject: DeviceRunner, work: Any) -> Any:
         nonlocal count
         count += 1
         if count == killed_at:
             raise KeyboardInterrupt
         return compute(subject, work)
 
-    monkeypatch.setattr(Subject, "_run", killed)
+    monkeypatch.setattr(DeviceRunner, "_run", killed)
     with AnswerCache(tmp_path / "answers") as kept, pytest.raises(KeyboardInterrupt):
         run(model_path, pool, settings, kept)
     with AnswerCache(tmp_path / "answers") as kept:
@@ -166,7 +166,7 @@ def test_without_torch_and_all_data_the_rest_is_measured(
     def missing() -> Any:
         raise MissingExtraError("train", "the control fresh")
 
-    monkeypatch.setattr(beside, "trainer", missing)
+    monkeypatch.setattr(baseline_pools, "trainer", missing)
     settings = replace(SETTINGS, groups=("unseen",), controls=("base", "fresh", "all_data", "uniform"))
     told: list[str] = []
     report = run(model_path, pool, settings, cache, tell=told.append)
@@ -210,7 +210,7 @@ def test_a_pool_without_keys_is_refused(model_path: Path, cache: AnswerCache) ->
 def test_blends_are_told_by_what_they_do(model_path: Path, pool: Pool, cache: AnswerCache) -> None:
     alone = pool_of_vectors(pool, "alone", pool.b[1:2])
     with engine_of(model_path, [pool, alone]) as engine:
-        subject = Subject([engine], cache, "model")
+        subject = DeviceRunner([engine], cache, "model")
         assert subject.identity(None) == subject.identity(Blend(pool.id, (0.0, 0.0, 0.0))) == ""
         own = subject.identity(Blend(pool.id, (0.0, 1.0, 0.0)))
         assert own == subject.identity(Blend(alone.id, (1.0,)))
@@ -225,7 +225,7 @@ def test_examples_that_do_not_fit_are_halved(model_path: Path, pool: Pool, cache
     item = load_items("toy", "test")[0]
     turns = [Message("user", "long " * 90), Message("assistant", "answer")]
     with engine_of(model_path, [pool]) as engine:
-        subject = Subject([engine], cache, "model")
+        subject = DeviceRunner([engine], cache, "model")
         # Two pairs of about 450 tokens fit the context of 1,024.
         many, two, one = subject.answers([Question(item, None, tuple(turns * count)) for count in (16, 2, 1)])
         assert not many.too_long
@@ -241,7 +241,7 @@ def test_a_customisation_answers_as_its_check_left_it(
     items = [item for topic in ("vowels", "numbers") for item in load_items("toy", "train", topic)[:8]]
     asked = load_items("toy", "test", "numbers")[:4]
     with engine_of(model_path, [pool]) as engine:
-        subject = Subject([engine], cache, "model")
+        subject = DeviceRunner([engine], cache, "model")
         product = subject.product(as_samples(items), pool.id)
         found = subject.given(product, asked)
         custom = product.customization
@@ -252,7 +252,7 @@ def test_a_customisation_answers_as_its_check_left_it(
         # The same samples are the same customisation, and others are another.
         assert subject.product(as_samples(items), pool.id).key == product.key
         assert subject.product(as_samples(items[:12]), pool.id).key != product.key
-        monkeypatch.setattr(Subject, "_run", lambda *_: pytest.fail("computed again"))
+        monkeypatch.setattr(DeviceRunner, "_run", lambda *_: pytest.fail("computed again"))
         assert subject.given(product, asked) == found
         subject.close()
 

@@ -18,9 +18,9 @@ from crayon.device import DeviceEngine
 from crayon.errors import InvalidRequestError
 from crayon.lab.eval.answer_cache import AnswerCache
 from crayon.lab.eval.customize import EvalReport, ModelUnderTest
+from crayon.lab.eval.device_runner import DeviceRunner
 from crayon.lab.eval.free_strangers import FreeResults, evaluate_free, rows
 from crayon.lab.eval.free_users import free_users, thing
-from crayon.lab.eval.subject import Subject
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -95,7 +95,7 @@ def test_a_second_run_computes_nothing_and_finds_the_same(
 
     for name in ("encode_raw", "score", "generate"):
         monkeypatch.setattr(DeviceEngine, name, never)
-    monkeypatch.setattr(Subject, "_run", never)
+    monkeypatch.setattr(DeviceRunner, "_run", never)
     assert run(model_path, pool, cache).rows == first.rows
 
 

@@ -21,7 +21,7 @@ from crayon.lab.eval.quantized.bias import bias, target, targets
 from crayon.lab.eval.quantized.child import run_probe
 from crayon.lab.eval.quantized.choice import MIB, Quantized, pareto, recommend
 from crayon.lab.eval.quantized.exams import Exam, exams
-from crayon.lab.eval.quantized.probe import Measured, Order, probe
+from crayon.lab.eval.quantized.probe import Order, ProbeResult, probe
 from crayon.lab.eval.quantized.run import DeviceReport, evaluate_device
 from crayon.lab.eval.quantized.settings import QuantizedSettings
 from crayon.models import resolve
@@ -94,13 +94,13 @@ def test_an_order_survives_the_way_to_another_process(model_path: Path) -> None:
 # -- all types
 
 
-def measured(answers: dict[str, tuple[int, ...]], **changes: Any) -> Measured:
-    base = Measured(0.5, (50.0,), 200 * MIB, (400.0,), (50.0,), ((300.0, 100), (310.0, 100)), answers)
+def measured(answers: dict[str, tuple[int, ...]], **changes: Any) -> ProbeResult:
+    base = ProbeResult(0.5, (50.0,), 200 * MIB, (400.0,), (50.0,), ((300.0, 100), (310.0, 100)), answers)
     return replace(base, **changes)
 
 
 def evaluate(
-    model_path: Path, tmp_path: Path, measure: Callable[..., Measured] = run_probe, **values: Any
+    model_path: Path, tmp_path: Path, measure: Callable[..., ProbeResult] = run_probe, **values: Any
 ) -> DeviceReport:
     local = resolve(str(model_path), download=False, models_dir=tmp_path / "models")
     with AnswerCache(tmp_path / "answers") as cache:
@@ -133,7 +133,7 @@ def test_each_type_is_made_measured_and_removed_and_a_second_run_measures_nothin
 def test_a_run_that_was_stopped_goes_on_with_the_next_type(model_path: Path, tmp_path: Path) -> None:
     asked: list[str] = []
 
-    def twice(what: Order, _: Callable[[], None]) -> Measured:
+    def twice(what: Order, _: Callable[[], None]) -> ProbeResult:
         asked.append(what.name)
         if len(asked) == 2:
             raise KeyboardInterrupt
@@ -145,12 +145,12 @@ def test_a_run_that_was_stopped_goes_on_with_the_next_type(model_path: Path, tmp
     assert [name.split()[-1] for name in asked] == ["source", "Q8_0", "Q8_0", "Q4_0"]
 
 
-def _never(*_: Any) -> Measured:
+def _never(*_: Any) -> ProbeResult:
     raise AssertionError("measured again")
 
 
 def test_perplexity_and_its_ratio_by_hand(model_path: Path, tmp_path: Path) -> None:
-    def measure(what: Order, _: Callable[[], None]) -> Measured:
+    def measure(what: Order, _: Callable[[], None]) -> ProbeResult:
         worse = what.name.endswith("Q4_0")
         return measured({"toy": (0, 1, 2, 0)}, nll=((320.0, 100), (330.0, 100)) if worse else ((300.0, 100),) * 2)
 
@@ -281,7 +281,7 @@ def test_bias_and_truth_are_rows_of_each_type(
     settings = replace(SETTINGS, types=("source",), bias=8, truth=4)
     local = resolve(str(model_path), download=False, models_dir=tmp_path / "models")
 
-    def measure(what: Order, _: Callable[[], None]) -> Measured:
+    def measure(what: Order, _: Callable[[], None]) -> ProbeResult:
         return measured({exam.name: tuple(0 for _ in exam.items()) for exam in what.exams})
 
     with AnswerCache(tmp_path / "answers") as cache:

@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 from crayon.data.qa import Item
-from crayon.lab.eval.cases import Case, Task
-from crayon.lab.eval.results import CaseResults, Outcome
-from crayon.lab.eval.subject import Answer
+from crayon.lab.eval.cases import UserCase, UserTask
+from crayon.lab.eval.device_runner import DeviceAnswer
+from crayon.lab.eval.results import CaseResults, VariantAnswers
 
 SHORT = ("yes", "no")
 LONG = ("the first of all the options", "the second of all the options")
 ENDS = (-0.5, -0.5)
-FIRST_BY_SUM = Answer("yes", (-1.0, -2.0), (-2.0, -1.0), ENDS)
-SECOND_BY_SUM = Answer("no", (-2.0, -1.0), (-1.0, -2.0), ENDS)
-FIRST_BY_END = Answer("yes", (-2.0, -1.0), (-2.0, -1.0), (-0.1, -9.0))
+FIRST_BY_SUM = DeviceAnswer("yes", (-1.0, -2.0), (-2.0, -1.0), ENDS)
+SECOND_BY_SUM = DeviceAnswer("no", (-2.0, -1.0), (-1.0, -2.0), ENDS)
+FIRST_BY_END = DeviceAnswer("yes", (-2.0, -1.0), (-2.0, -1.0), (-0.1, -9.0))
 
 
-def results(choices: tuple[str, ...], group: str = "in_pool", **answers: Answer) -> CaseResults:
+def results(choices: tuple[str, ...], group: str = "in_pool", **answers: DeviceAnswer) -> CaseResults:
     """Results of one draw of two items, both of whose right option is the first."""
     item = Item("toy/1", "toy", "task", "Question?", choices[0], "", choices, 0)
-    found = CaseResults(Case(group, "toy", (Task("toy", (("toy", None),)),), (item, item), (0, 0), ()))
+    found = CaseResults(UserCase(group, "toy", (UserTask("toy", (("toy", None),)),), (item, item), (0, 0), ()))
     for name, answer in answers.items():
-        found.outcomes[name] = Outcome([[answer, answer]], [[name in ("base", "kept")] * 2])
+        found.outcomes[name] = VariantAnswers([[answer, answer]], [[name in ("base", "kept")] * 2])
     return found
 
 
@@ -62,12 +62,12 @@ def test_where_the_blend_is_the_base_it_is_scored_as_the_base() -> None:
 
 
 def test_a_prompt_that_does_not_fit_is_wrong() -> None:
-    found = results(SHORT, base=Answer("", too_long=True))
+    found = results(SHORT, base=DeviceAnswer("", too_long=True))
     assert points(found, "base") == [[0.0, 0.0]]
 
 
 def test_free_answers_are_compared_as_texts() -> None:
-    found = results(SHORT, base=Answer("Yes.", (-2.0, -1.0), (-2.0, -1.0), ENDS))
+    found = results(SHORT, base=DeviceAnswer("Yes.", (-2.0, -1.0), (-2.0, -1.0), ENDS))
     free = found.points("base", "free")
     assert free is not None
     assert free.tolist() == [[100.0, 100.0]]

@@ -19,14 +19,14 @@ from crayon.engine import ContinuationScore, ModelInfo, ScoreResult
 from crayon.errors import InvalidRequestError
 from crayon.lab.eval.answer_cache import AnswerCache
 from crayon.lab.eval.customize import ModelUnderTest
+from crayon.lab.eval.device_runner import DeviceRunner
 from crayon.lab.eval.routing import beliefs, page
 from crayon.lab.eval.routing.decide import Routed
-from crayon.lab.eval.routing.run import Measured, evaluate_route
+from crayon.lab.eval.routing.run import RouteMeasurement, evaluate_route
 from crayon.lab.eval.routing.settings import RouteSettings
 from crayon.lab.eval.routing.sides import ServerSide, said
 from crayon.lab.eval.routing.summary import points
 from crayon.lab.eval.routing.traffic import Query, User, make_users
-from crayon.lab.eval.subject import Subject
 from crayon.sdk.choosing import listed
 
 if TYPE_CHECKING:
@@ -76,7 +76,9 @@ def cache(tmp_path: Path) -> Iterator[AnswerCache]:
         yield cache
 
 
-def run(path: Path, pool: Pool, cache: AnswerCache, server: Any, settings: RouteSettings = SETTINGS) -> Measured:
+def run(
+    path: Path, pool: Pool, cache: AnswerCache, server: Any, settings: RouteSettings = SETTINGS
+) -> RouteMeasurement:
     def engine(pools: Any) -> DeviceEngine:
         return DeviceEngine(path, n_ctx=512, n_batch=64, threads=1, background=BACKGROUND, pools=pools)
 
@@ -102,7 +104,7 @@ def test_a_second_run_asks_nobody_again(
     model_path: Path, pool: Pool, cache: AnswerCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = run(model_path, pool, cache, Knowing())
-    monkeypatch.setattr(Subject, "_run", lambda *_: pytest.fail("computed again"))
+    monkeypatch.setattr(DeviceRunner, "_run", lambda *_: pytest.fail("computed again"))
     server = Knowing()
     assert run(model_path, pool, cache, server).report.rows == first.report.rows
     assert server.asked == []

@@ -2,15 +2,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from crayon.lab.bench.report import Row
+from crayon.lab.bench.report import BenchRow
 from crayon.lab.eval.sample_curve import draw, sample_curve
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 
-def accuracy(group: str, task: str, variant: str, value: float) -> Row:
-    return Row("accuracy", value, "points", (), workload="scored", group=group, task=task, variant=variant)
+def accuracy(group: str, task: str, variant: str, value: float) -> BenchRow:
+    return BenchRow("accuracy", value, "points", (), workload="scored", group=group, task=task, variant=variant)
 
 
 def test_the_curve_is_the_mean_over_tasks_by_number_of_samples() -> None:

@@ -19,11 +19,11 @@ from crayon.errors import InvalidRequestError
 from crayon.lab.bench import made
 from crayon.lab.eval.answer_cache import AnswerCache
 from crayon.lab.eval.customize import EvalReport, ModelUnderTest
+from crayon.lab.eval.device_runner import DeviceRunner
 from crayon.lab.eval.routing.settings import RouteSettings
 from crayon.lab.eval.settings import EvalSettings
-from crayon.lab.eval.subject import Subject
 from crayon.lab.eval.whole import page, plots
-from crayon.lab.eval.whole.costs import Cost, CostMeter, cost_rows
+from crayon.lab.eval.whole.costs import CostMeter, QueryCost, cost_rows
 from crayon.lab.eval.whole.run import evaluate_all
 from crayon.lab.eval.whole.settings import WholeSettings
 from crayon.lab.eval.whole.shares import sent_at, share_rows, side_rows
@@ -100,7 +100,7 @@ def test_one_run_has_customising_routing_and_costs_and_a_page_with_plots(
     assert all(f"({name})" in told_page for name in drawn)
 
     # A second run asks nobody again, and finds the same.
-    monkeypatch.setattr(Subject, "_run", lambda *_: pytest.fail("computed again"))
+    monkeypatch.setattr(DeviceRunner, "_run", lambda *_: pytest.fail("computed again"))
     server = Counting(0.5)
     assert run(model_path, pool, cache, server).rows == report.rows
     assert server.asked == []
@@ -150,7 +150,7 @@ def test_each_side_is_told_on_all_of_the_traffic_and_on_the_own_queries() -> Non
 
 def test_costs_at_a_share_are_those_of_what_is_sent() -> None:
     user, draw = drawn()
-    meter = SimpleNamespace(of=lambda *_: Cost(100, 1000, 1.0, 0.25, 0.5))
+    meter = SimpleNamespace(of=lambda *_: QueryCost(100, 1000, 1.0, 0.25, 0.5))
     rows = list(cost_rows([(user, [draw])], cast("CostMeter", meter), "m", 4, (0, 50, 100)))
     at = {(row.metric, row.variant): row.value for row in rows}
     assert [at["server_tokens_per_query", share] for share in ("0%", "50%", "100%")] == [0.0, 50.0, 100.0]

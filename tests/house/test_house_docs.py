@@ -16,7 +16,7 @@ import typer
 from serving_tools import Serving
 
 import crayon
-from crayon.adapters import Encoder, Gate, Manifest
+from crayon.adapters import EncoderRecord, Gate, Manifest
 from crayon.cli.shared.app import app
 from crayon.completion import Reason
 from crayon.config import NOT_SETTINGS, load, setting_keys, variable
@@ -341,7 +341,9 @@ def test_pools_names_every_field_of_a_manifest_and_every_key_of_a_recipe() -> No
     text = (ROOT / "docs" / "how-to" / "pools.md").read_text(encoding="utf-8")
     named = set(re.findall(r"`\[*(\w+)\]*`", text))
     keys = {
-        field.name for kind in (Manifest, Encoder, Gate, Recipe, MemberRecipe) for field in dataclasses.fields(kind)
+        field.name
+        for kind in (Manifest, EncoderRecord, Gate, Recipe, MemberRecipe)
+        for field in dataclasses.fields(kind)
     }
     assert sorted(keys - named) == []
 

@@ -15,7 +15,7 @@ from models_tools import catalogue_text, make_parts, pypi_parts, sha256, tiny_gg
 from typer.testing import CliRunner
 
 from crayon.cli.shared.app import app
-from crayon.device.choice import Choice
+from crayon.device.choice import ModelChoice
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -40,7 +40,7 @@ def crayon(*arguments: str, answer: str = "") -> subprocess.CompletedProcess[str
 
 
 def test_what_auto_takes_is_marked_and_auto_is_a_name(store_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    choice = Choice("tiny", "it is a test")
+    choice = ModelChoice("tiny", "it is a test")
     monkeypatch.setattr("crayon.device.auto.peek", lambda _: choice)
     monkeypatch.setattr("crayon.device.auto.pick", lambda *_: choice)
     monkeypatch.setattr("crayon.device.auto.gather", lambda *_: None)

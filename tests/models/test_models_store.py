@@ -15,7 +15,7 @@ from crayon.errors import (
     NoSpaceError,
     UnknownModelError,
 )
-from crayon.models import Catalogue, State, Store, default_models_dir, load_catalogue, resolve
+from crayon.models import Catalogue, Store, StoreState, default_models_dir, load_catalogue, resolve
 from crayon.models.partial import PartialFile, need_space
 from crayon.models.progress import Progress, Reporter
 from crayon.models.source import Wanted
@@ -103,10 +103,10 @@ def test_file_put_in_place_by_hand_is_verified_before_use(
     wanted = catalogue.find("tiny").wanted
     store.folder.mkdir()
     store.target(wanted).write_bytes(DATA)
-    assert store.state(wanted) is State.UNVERIFIED
+    assert store.state(wanted) is StoreState.UNVERIFIED
     local = resolve("tiny", download=False, models_dir=store.folder, catalogue=catalogue)
     assert local.path == store.target(wanted)
-    assert store.state(wanted) is State.READY
+    assert store.state(wanted) is StoreState.READY
     resolve("tiny", download=False, models_dir=store.folder, catalogue=catalogue)
     assert len(hashed) == 1
 
@@ -120,14 +120,14 @@ def test_damaged_file_is_refused_and_replaced(tmp_path: Path, catalogue: Catalog
     resolve("tiny", models_dir=store.folder, catalogue=catalogue)
     store.target(wanted).write_bytes(damage)
     os.utime(store.target(wanted), ns=(0, 777))
-    assert store.state(wanted) is State.UNVERIFIED
+    assert store.state(wanted) is StoreState.UNVERIFIED
     with pytest.raises(ModelFileError, match="fetch it again: crayon models pull tiny"):
         resolve("tiny", download=False, models_dir=store.folder, catalogue=catalogue)
     (tmp_path / "download.gguf").write_bytes(DATA)
     local = resolve("tiny", models_dir=store.folder, catalogue=catalogue)
     assert local.path == tmp_path / "download.gguf"
     assert not store.target(wanted).exists()
-    assert store.state(wanted) is State.READY
+    assert store.state(wanted) is StoreState.READY
 
 
 def test_path_source_is_used_where_it_lies_and_survives_removal(tmp_path: Path, catalogue: Catalogue) -> None:
@@ -140,7 +140,7 @@ def test_path_source_is_used_where_it_lies_and_survives_removal(tmp_path: Path, 
     freed, outside = store.remove(catalogue.find("tiny").wanted)
     assert (freed, outside) == (0, file)
     assert file.exists()
-    assert store.state(catalogue.find("tiny").wanted) is State.ABSENT
+    assert store.state(catalogue.find("tiny").wanted) is StoreState.ABSENT
 
 
 def test_path_source_with_other_bytes_is_refused(tmp_path: Path, catalogue: Catalogue) -> None:
@@ -155,7 +155,7 @@ def test_catalogue_that_changed_its_hash_is_believed(tmp_path: Path, catalogue: 
     (tmp_path / "download.gguf").write_bytes(DATA)
     resolve("tiny", models_dir=store.folder, catalogue=catalogue)
     wanted = Wanted("tiny", "tiny.gguf", (), "0" * 64, len(DATA))
-    assert store.state(wanted) is State.UNVERIFIED
+    assert store.state(wanted) is StoreState.UNVERIFIED
     with pytest.raises(ModelFileError, match="should be 0000"):
         store.verify(wanted)
 

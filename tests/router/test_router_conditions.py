@@ -11,14 +11,14 @@ from hypothesis import strategies as st
 
 from crayon.completion import Mode, Reason, Source
 from crayon.errors import BudgetError, CrayonError, InvalidRequestError
-from crayon.router.circumstances import Circumstances, is_foreign, least_tokens, under
-from crayon.router.conditions import Conditions, Measured, device_seconds, server_seconds, weigh
+from crayon.router.conditions import Conditions, RecentSpeed, device_seconds, server_seconds, weigh
+from crayon.router.overrides import Circumstances, is_foreign, least_tokens, under
 from crayon.router.policy import Allowed, allowed_sources
 
 ON = Conditions(speed=True)
 D, S = Source.DEVICE, Source.SERVER
 # The device needs 10 s for 100 tokens read and 90 written, the server 1 s.
-SLOW = Measured(
+SLOW = RecentSpeed(
     device_prompt_rate=100.0, device_decode_rate=10.0, server_first_token_s=0.1, server_decode_rate=100.0,
     answer_tokens=90.0,
 )  # fmt: skip
@@ -66,8 +66,8 @@ def test_off_by_default():
 @pytest.mark.parametrize("field", ["device_prompt_rate", "device_decode_rate", "server_first_token_s"])
 def test_what_is_unknown_changes_nothing(field):
     assert say(replace(SLOW, **{field: None})) is None
-    assert say(Measured()) is None
-    assert say(Measured(battery_percent=1.0, plugged=False)) is None
+    assert say(RecentSpeed()) is None
+    assert say(RecentSpeed(battery_percent=1.0, plugged=False)) is None
 
 
 @pytest.mark.parametrize("now", [{"round_trip_s": 1.1}, {"server_loss": 0.6}])

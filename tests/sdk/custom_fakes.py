@@ -10,7 +10,7 @@ import numpy as np
 from sdk_fakes import DIMENSIONS, USAGE, Fake, embed, hash_of
 from tiny_pool import RANK, TARGETS, shared_pool
 
-from crayon.adapters import Encoder, Gate, Pool
+from crayon.adapters import EncoderRecord, Gate, Pool
 from crayon.engine import ContinuationScore, RawStates, ScoreResult
 
 TOPICS = ("colour", "number")
@@ -22,7 +22,7 @@ def make_pool(seed: int = 0, gate: Gate | None = None) -> Pool:
     plain = shared_pool(Path("tiny"), len(TOPICS), sha256="0" * 64)
     manifest = replace(
         plain.manifest,
-        encoder=Encoder(layer=LAYER, dimensions=DIMENSIONS),
+        encoder=EncoderRecord(layer=LAYER, dimensions=DIMENSIONS),
         members=tuple(
             replace(member, name=topic) for member, topic in zip(plain.manifest.members, TOPICS, strict=True)
         ),

@@ -12,7 +12,7 @@ from crayon.contention import Contention
 from crayon.engine import Finished
 from crayon.errors import ServerUnavailableError
 from crayon.machine import Battery
-from crayon.router.conditions import Measured
+from crayon.router.conditions import RecentSpeed
 from crayon.sdk.speed_meters import FORGET_SECONDS, Meters
 
 LONG = "word " * 2000  # the fakes' context is 1024
@@ -93,7 +93,7 @@ def speedy(sdk, device, server, measured, **options):
     return client
 
 
-SLOW = Measured(
+SLOW = RecentSpeed(
     device_prompt_rate=10.0, device_decode_rate=1.0, server_first_token_s=0.1, server_decode_rate=100.0,
     answer_tokens=90.0,
 )  # fmt: skip
@@ -110,7 +110,7 @@ def test_a_slow_device_hands_over_to_a_faster_server(sdk):
 
 def test_a_slow_network_keeps_what_a_gate_would_send(sdk):
     device, server = both(scripts=[answer("who knows what", UNSURE)])
-    client = speedy(sdk, device, server, Measured(round_trip_s=9.0))
+    client = speedy(sdk, device, server, RecentSpeed(round_trip_s=9.0))
     route = sdk.call(client.ask("hi")).route
     assert (route.source, route.reason, route.holdback_ms) == (Source.DEVICE, Reason.NETWORK_SLOW, None)
     assert sdk.call(client.ask("hi", mode="prefer_on_server")).route.reason is Reason.NETWORK_SLOW
@@ -159,7 +159,7 @@ def test_averages_follow_and_are_forgotten_so_that_a_side_gets_another_try():
     meters.device_ends(finished(decode_ms=500.0), meters.device_begins())
     assert meters.read().device_decode_rate == pytest.approx(10.0 + 0.3 * 10.0)
     clock.now = FORGET_SECONDS + 1.0
-    assert meters.read() == Measured()
+    assert meters.read() == RecentSpeed()
 
 
 def test_answers_at_once_are_counted_as_if_alone():

@@ -23,7 +23,7 @@ from crayon import (
     Source,
 )
 from crayon.errors import CrayonError, EngineError
-from crayon.router.conditions import Measured
+from crayon.router.conditions import RecentSpeed
 
 CARD, MAIL = "4111 1111 1111 1111", "ada@example.com"
 CLOSE = Hardness(choice_margin=0.99)  # sends all but the clearest choices
@@ -254,7 +254,7 @@ SENDING = {
     "another language": ({"conditions": Conditions(device_languages=("de",))}, Reason.LANGUAGE),
     "a slow device": ({"conditions": Conditions(speed=True)}, Reason.DEVICE_SLOW),
 }
-SLOW = Measured(
+SLOW = RecentSpeed(
     device_prompt_rate=1.0, device_decode_rate=1.0, server_first_token_s=0.1, server_decode_rate=100.0,
     answer_tokens=90.0,
 )  # fmt: skip

@@ -48,7 +48,7 @@ from crayon.server.engines.llama.encoder import LlamaEncoder
 from crayon.server.engines.llama.engine import LlamaCppEngine
 from crayon.server.engines.llama.swap import SwapSpace
 from crayon.server.engines.llama.tasks import GenerateTask
-from crayon.server.observability.stats import Measured
+from crayon.server.observability.stats import CountingEngine
 from crayon.server.scheduler import Lengths
 
 if TYPE_CHECKING:
@@ -528,7 +528,7 @@ def test_who_is_spilled_goes_on_where_it_was(tiny_path: Path, monkeypatch: pytes
 def test_the_engine_tells_what_it_did(tiny_path: Path) -> None:
     long = "the other hat " * 9
     with engine_of(tiny_path, idle_prefixes=2) as engine:
-        assert isinstance(engine, Measured)
+        assert isinstance(engine, CountingEngine)
         first = Read(engine.generate(ask(long, max_tokens=8, ignore_eos=True)))
         assert Read(engine.generate(ask(long, max_tokens=8, ignore_eos=True))).finished
         until(lambda: engine.stats().running == 0)

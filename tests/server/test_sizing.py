@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from simulated import Job, SimulatedEngine
 
 from crayon.errors import InvalidRequestError
-from crayon.server.cost.breakdown import Spent, spent
+from crayon.server.cost.breakdown import TimeSpent, spent
 from crayon.server.cost.profile import ProfileStep, expected_errors, profile_for
-from crayon.server.cost.sizing import Finish, Headroom, Mix, Work, batch_for, finish_estimate
+from crayon.server.cost.sizing import Finish, Headroom, Mix, TokenWork, batch_for, finish_estimate
 from crayon.server.cost.step_cost import StepCost, StepShape
 from crayon.server.scheduler import Kind, LinearCost, Request, StepLimits
 
@@ -43,25 +43,25 @@ def test_an_endless_ridge_is_the_engines_most() -> None:
 def test_a_lone_request_by_hand() -> None:
     cost = StepCost(base=1.0, per_context=0.5)
     # Two steps read 4 and 2 tokens (10 and 11 positions), then two decode (7 and 8).
-    finish = finish_estimate(cost, Work(6, 3), [], [], Headroom(batch=4, max_seqs=1))
+    finish = finish_estimate(cost, TokenWork(6, 3), [], [], Headroom(batch=4, max_seqs=1))
     assert finish == Finish(2 + 10.5, 4 + 18.0, 4)
 
 
 def test_blends_pay_for_their_calls() -> None:
     cost = StepCost(base=1.0, per_switch=0.25)
-    running = [Work(0, 5, 10)]
-    assert finish_estimate(cost, Work(2, 2), running, [], Headroom(batch=8, max_seqs=4, blends=2)).last == 5.0
-    assert finish_estimate(cost, Work(2, 2), running, [], Headroom(batch=8, max_seqs=4)).last == 2.0
+    running = [TokenWork(0, 5, 10)]
+    assert finish_estimate(cost, TokenWork(2, 2), running, [], Headroom(batch=8, max_seqs=4, blends=2)).last == 5.0
+    assert finish_estimate(cost, TokenWork(2, 2), running, [], Headroom(batch=8, max_seqs=4)).last == 2.0
 
 
 def test_what_never_fits_never_ends() -> None:
     headroom = Headroom(batch=4, max_seqs=2, kv_capacity=10)
-    assert finish_estimate(COST, Work(8, 3), [], [], headroom).last == math.inf
+    assert finish_estimate(COST, TokenWork(8, 3), [], [], headroom).last == math.inf
 
 
 def test_nothing_to_write_is_refused() -> None:
     with pytest.raises(InvalidRequestError, match="answer"):
-        finish_estimate(COST, Work(3, 1), [Work(0, 0)], [], Headroom(batch=1, max_seqs=1))
+        finish_estimate(COST, TokenWork(3, 1), [TokenWork(0, 0)], [], Headroom(batch=1, max_seqs=1))
     with pytest.raises(InvalidRequestError, match="blends"):
         Headroom(batch=1, max_seqs=1, blends=0)
 
@@ -87,7 +87,7 @@ def test_the_estimate_is_what_the_scheduler_does(
     ]
     engine = SimulatedEngine(StepLimits(max_tokens=batch, max_seqs=seqs, kv_capacity=capacity), LinearCost(0.01, 0.002))
     report = engine.run(jobs)
-    work = [Work(prompt, answer) for prompt, answer in lengths]
+    work = [TokenWork(prompt, answer) for prompt, answer in lengths]
     headroom = Headroom(batch=batch, max_seqs=seqs, kv_capacity=capacity)
     finish = finish_estimate(StepCost(base=0.01, per_token=0.002), work[-1], [], work[:-1], headroom)
     last = report.finished[jobs[-1].request.id]
@@ -102,8 +102,8 @@ def test_the_estimate_is_what_the_scheduler_does(
 def test_what_a_call_went_for_by_hand() -> None:
     cost = StepCost(base=1.0, per_token=0.25, weights=1.0, per_context=0.125, per_output=0.5, per_switch=2.0)
     # A full call of 8 takes 1 + 2 s: 0.375 s a token. One of 2 takes 1 + 1 s, of which 0.75 s are useful.
-    assert spent(StepShape(8), cost, 8) == Spent(3.0, 0.0, 0.0, 0.0, 0.0, 0.0)
-    assert spent(StepShape(2, 4, 1, 1), cost, 8) == Spent(0.75, 0.75, 0.5, 0.5, 0.5, 2.0)
+    assert spent(StepShape(8), cost, 8) == TimeSpent(3.0, 0.0, 0.0, 0.0, 0.0, 0.0)
+    assert spent(StepShape(2, 4, 1, 1), cost, 8) == TimeSpent(0.75, 0.75, 0.5, 0.5, 0.5, 2.0)
 
 
 term, small = st.floats(0, 0.1), st.floats(0, 1e-3)

@@ -21,7 +21,7 @@ from crayon.training.reading import (
     DRAWN_LABELS,
     UNCOUNTED,
     ReadTask,
-    Turn,
+    ReadTurn,
     label_words,
     read_task,
     read_tasks,
@@ -31,7 +31,7 @@ from crayon.training.reading import (
     turns,
     user,
 )
-from crayon.training.recipe import ReaderRecipe, Source, load_recipe
+from crayon.training.recipe import ItemSource, ReaderRecipe, load_recipe
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -57,13 +57,13 @@ def prompts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prompts]:
 
 
 def recipe(**changed: Any) -> ReaderRecipe:
-    toys = (Source(dataset="toys"),)
+    toys = (ItemSource(dataset="toys"),)
     return ReaderRecipe(
-        **{"title": "R", "sources": toys, "held_out": (Source(dataset="toys", task="sounds"),)} | changed
+        **{"title": "R", "sources": toys, "held_out": (ItemSource(dataset="toys", task="sounds"),)} | changed
     )
 
 
-def drawn(task: ReadTask, count: int = 60, **changed: Any) -> list[list[Turn]]:
+def drawn(task: ReadTask, count: int = 60, **changed: Any) -> list[list[ReadTurn]]:
     rng = random.Random(0)
     return [turns(task, recipe(**changed), WORDS, rng) for _ in range(count)]
 
@@ -72,7 +72,7 @@ def drawn(task: ReadTask, count: int = 60, **changed: Any) -> list[list[Turn]]:
 
 
 def test_a_conversation_is_what_the_device_is_sent_for_examples(prompts: Prompts) -> None:
-    said = [Turn("sizes a", "tall", False), Turn("what b?", "wide", True), Turn("and c", "tall", True)]
+    said = [ReadTurn("sizes a", "tall", False), ReadTurn("what b?", "wide", True), ReadTurn("and c", "tall", True)]
     found = reading(said, prompts, 1000)
     assert found is not None
     messages = [m for t in said for m in (Message("user", t.question), Message("assistant", t.answer))]
@@ -84,14 +84,14 @@ def test_a_conversation_is_what_the_device_is_sent_for_examples(prompts: Prompts
 
 
 def test_turns_that_do_not_fit_are_left_out_and_nothing_to_learn_is_no_conversation(prompts: Prompts) -> None:
-    said = [Turn("sizes a", "tall", False), Turn("what b?", "wide", True), Turn("and c", "tall", True)]
+    said = [ReadTurn("sizes a", "tall", False), ReadTurn("what b?", "wide", True), ReadTurn("and c", "tall", True)]
     whole = reading(said, prompts, 1000)
     assert whole is not None
     shorter = reading(said, prompts, len(whole.text) - 1)
     assert shorter == reading(said[:2], prompts, 1000)
     assert reading(said[:1], prompts, 1000) is None
     assert reading(said, prompts, 5) is None
-    assert reading([Turn("a", "word " * 60, True)], prompts, 1000) is None, "an answer that is a text"
+    assert reading([ReadTurn("a", "word " * 60, True)], prompts, 1000) is None, "an answer that is a text"
 
 
 def test_a_label_counts_once_the_turns_before_have_shown_it() -> None:
@@ -157,7 +157,7 @@ def test_answers_that_are_few_and_repeat_are_labels() -> None:
 
 
 def test_tasks_held_out_are_left_out_and_relations_are_tasks_of_their_own() -> None:
-    own = recipe(sources=(Source(dataset="toys"), Source(dataset="words")))
+    own = recipe(sources=(ItemSource(dataset="toys"), ItemSource(dataset="words")))
     (toys, words) = own.items()
     assert {one.task for one in toys} == {"colours", "sizes"}
     assert len(words) == 40
@@ -229,7 +229,7 @@ def test_a_user_has_each_label_about_as_often_and_is_asked_other_questions() -> 
 def test_a_recipe_names_its_reader(tmp_path: Path) -> None:
     read = toy_recipe(tmp_path, tmp_path / "m.gguf", extra=READER)
     assert read.reader is not None
-    assert read.reader.held_out == (Source(dataset="toys", task="sounds"),)
+    assert read.reader.held_out == (ItemSource(dataset="toys", task="sounds"),)
     alone = read.only_reader()
     assert (alone.members, alone.reader) == ((), read.reader)
     with pytest.raises(ConfigError, match="reader: the recipe toy has none"):

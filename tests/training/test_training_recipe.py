@@ -16,7 +16,7 @@ from crayon.errors import ConfigError, InvalidRequestError
 from crayon.llama.model import Model
 from crayon.messages import Message
 from crayon.training.examples import Prompts
-from crayon.training.recipe import MemberRecipe, Source, load_recipe
+from crayon.training.recipe import ItemSource, MemberRecipe, load_recipe
 from crayon.training.tasks import clustered_tasks, k_means, listed_tasks, source_name, spread
 
 if TYPE_CHECKING:
@@ -56,9 +56,9 @@ def test_a_recipe_says_what_it_says_and_has_defaults_for_the_rest(tmp_path: Path
     assert (recipe.name, recipe.rank, recipe.alpha) == ("toy", 4, 8.0)
     assert recipe.matrices == tuple(MATRICES)
     assert [member.name for member in recipe.members] == ["colours", "sizes", "words"]
-    assert recipe.members[0].sources == (Source(dataset="toys", task="colours"),)
+    assert recipe.members[0].sources == (ItemSource(dataset="toys", task="colours"),)
     assert (recipe.gate.temperature, recipe.gate.floor) == (1.0, 0.5)
-    assert recipe.held_out == (Source(dataset="toys", task="sounds"),)
+    assert recipe.held_out == (ItemSource(dataset="toys", task="sounds"),)
     assert (recipe.first_layer, recipe.clusters, recipe.kind) == (None, 0, "shared")
 
 
@@ -143,15 +143,15 @@ def test_samples_of_a_file_are_split_so_that_none_is_both_trained_and_measured(t
     samples = [{"question": f"q{i}", "answer": "yn"[i % 2], "choices": ["y", "n"]} for i in range(20)]
     samples += [{"question": f"open {i}", "answer": f"a{i}"} for i in range(2)] + [{"text": "no answer"}]
     file.write_text("\n".join(map(json.dumps, samples)), encoding="utf-8")
-    source = Source(file=str(file))
+    source = ItemSource(file=str(file))
     train, test = source.items("train"), source.items("test")
     assert (len(train), len(test)) == (18, 4)
     assert not {item.question for item in train} & {item.question for item in test}
     assert (train[1].choices, train[1].answer, train[1].answer_text) == (("y", "n"), 1, "n")
     assert (train[-1].choices, train[-1].answer) == ((), None)
     assert source_name(source) == "mine.jsonl"
-    assert source_name(Source(dataset="toys", task="sizes")) == "toys/sizes"
-    assert source_name(Source(dataset="toys")) == "toys"
+    assert source_name(ItemSource(dataset="toys", task="sizes")) == "toys/sizes"
+    assert source_name(ItemSource(dataset="toys")) == "toys"
     file.write_text('{"text": "no answer"}', encoding="utf-8")
     with pytest.raises(InvalidRequestError, match="holds no sample with an answer"):
         source.items("train")
@@ -241,7 +241,7 @@ def test_clusters_take_the_place_of_tasks(model: Model, tmp_path: Path) -> None:
 
 def test_a_member_in_python_is_checked_likewise() -> None:
     with pytest.raises(ConfigError, match="use at most 80 of a-z"):
-        MemberRecipe(name="a/b", title="A", sources=(Source(dataset="toys"),))
+        MemberRecipe(name="a/b", title="A", sources=(ItemSource(dataset="toys"),))
 
 
 def test_a_written_recipe_can_be_read_again(tmp_path: Path) -> None:

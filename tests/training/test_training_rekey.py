@@ -11,7 +11,7 @@ from tiny_chat import WIDTH, write_model
 from tiny_pool import shared_pool
 from training_tools import toy_recipe, write_toys
 
-from crayon.adapters import Encoder, Pool
+from crayon.adapters import EncoderRecord, Pool
 from crayon.customising.space import space_of_pool
 from crayon.device import DeviceEngine
 from crayon.engine import EncodeRequest
@@ -41,7 +41,7 @@ def old_pool(model_path: Path, names: tuple[str, ...] = ("sizes", "colours", "ge
     """A pool of an older Crayon: keys of another pooling and another layer; the last member has none."""
     plain = shared_pool(model_path, len(names))
     members = tuple(replace(m, name=name, title=name) for m, name in zip(plain.manifest.members, names, strict=True))
-    encoder = Encoder(layer=2, dimensions=WIDTH, kind="layer_mean")
+    encoder = EncoderRecord(layer=2, dimensions=WIDTH, kind="layer_mean")
     keys = np.eye(len(names), WIDTH, dtype=np.float32)
     keys[-1] = 0
     manifest = replace(plain.manifest, members=members, encoder=encoder)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from crayon.adapters.formats.matrices import BaseShapes
     from crayon.adapters.lora import Matrix
-    from crayon.adapters.manifest import Encoder
+    from crayon.adapters.manifest import EncoderRecord
 
 
 def read_adapter(path: Path | str, base: BaseShapes) -> LoraTensors:
@@ -86,7 +86,7 @@ def pool_from_adapters(
     *,
     name: str,
     title: str = "",
-    encoder: Encoder | None = None,
+    encoder: EncoderRecord | None = None,
     keys: Matrix | None = None,
     centre: Matrix | None = None,
 ) -> Pool:

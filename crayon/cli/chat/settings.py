@@ -65,10 +65,10 @@ def show_settings(repl: Repl, argument: str) -> None:
 def list_models(repl: Repl, _: str) -> None:  # noqa: ARG001 - every command takes the conversation
     """Run /models: those on this machine."""
     from crayon.cli.shared import options
-    from crayon.models import State, Store, default_models_dir, load_catalogue
+    from crayon.models import Store, StoreState, default_models_dir, load_catalogue
 
     store, catalogue = Store(options.load_settings({}).models_dir or default_models_dir()), load_catalogue()
-    here = [entry.name for entry in catalogue if store.state(entry.wanted) in {State.READY, State.UNVERIFIED}]
+    here = [entry.name for entry in catalogue if store.state(entry.wanted) in {StoreState.READY, StoreState.UNVERIFIED}]
     here += [name for name in store.fetched_names() if catalogue.get(name) is None]
     for name in here or ["none yet"]:
         console.message(name)

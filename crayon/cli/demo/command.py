@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from crayon.cli.demo.summary import Outcome
+    from crayon.cli.demo.summary import QuestionOutcome
     from crayon.cli.shared.child_server import ChildServer
     from crayon.config import Settings
     from crayon.data.demo_script import DemoScript
@@ -165,8 +165,8 @@ def _fetch(reference: str, models_dir: Path | None, watch: _Watch) -> LocalModel
     return local
 
 
-def _ask_all(client: Crayon, script: DemoScript, *, show: bool) -> list[Outcome]:
-    outcomes: list[Outcome] = []
+def _ask_all(client: Crayon, script: DemoScript, *, show: bool) -> list[QuestionOutcome]:
+    outcomes: list[QuestionOutcome] = []
     if show:
         _heading(f"Both are told: {script.system} At most {script.max_tokens} tokens an answer.", "dim")
     for group in script.groups:
@@ -176,10 +176,10 @@ def _ask_all(client: Crayon, script: DemoScript, *, show: bool) -> list[Outcome]
     return outcomes
 
 
-def _ask(client: Crayon, group: str, question: str, *, show: bool) -> Outcome:
+def _ask(client: Crayon, group: str, question: str, *, show: bool) -> QuestionOutcome:
     """Ask one question, show its answer as it comes, and where it came from; an error is part of the outcome."""
     from crayon.cli.demo.paragraph import Paragraph
-    from crayon.cli.demo.summary import Outcome
+    from crayon.cli.demo.summary import QuestionOutcome
 
     if show:
         print(f"  {console.paint(question, 'bold', stream=sys.stdout)}", flush=True)
@@ -195,7 +195,7 @@ def _ask(client: Crayon, group: str, question: str, *, show: bool) -> Outcome:
             completion = stream.completion
     except CrayonError as error:
         console.error(str(error))
-        return Outcome(group, question, error=error)
+        return QuestionOutcome(group, question, error=error)
     cut = " | cut at max_tokens" if completion.finish_reason == "length" else ""
     lines = [route_line(completion) + cut]
     if completion.route.fallback_error:
@@ -206,10 +206,10 @@ def _ask(client: Crayon, group: str, question: str, *, show: bool) -> Outcome:
             print(f"    {console.paint(safe, 'dim', stream=sys.stdout)}", flush=True)
         else:
             console.message(f"{question} {line}")
-    return Outcome(group, question, completion)
+    return QuestionOutcome(group, question, completion)
 
 
-def _failure(server: ChildServer, outcomes: list[Outcome]) -> CrayonError | None:
+def _failure(server: ChildServer, outcomes: list[QuestionOutcome]) -> CrayonError | None:
     if server.exit_code is not None:
         return server.failure(f"the server ended with code {server.exit_code} before the last question was answered")
     return next((outcome.error for outcome in outcomes if outcome.error is not None), None)

@@ -27,7 +27,7 @@ LEGEND = (
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class QuestionOutcome:
     """What became of one question: an answer, or the error that it ended with."""
 
     group: str
@@ -50,7 +50,7 @@ class Totals:
     bytes_sent: int
 
 
-def totals(outcomes: Sequence[Outcome]) -> Totals:
+def totals(outcomes: Sequence[QuestionOutcome]) -> Totals:
     """Return the sums over what was answered; a source that answered nothing has no medians."""
     answers = [outcome.completion for outcome in outcomes if outcome.completion is not None]
     by_source = {source.value: [a for a in answers if a.route.source is source] for source in Source}
@@ -66,7 +66,7 @@ def totals(outcomes: Sequence[Outcome]) -> Totals:
     )
 
 
-def summary_json(outcomes: Sequence[Outcome]) -> dict[str, Any]:
+def summary_json(outcomes: Sequence[QuestionOutcome]) -> dict[str, Any]:
     """Return questions and totals as plain JSON values."""
     questions = [
         {
@@ -80,7 +80,7 @@ def summary_json(outcomes: Sequence[Outcome]) -> dict[str, Any]:
     return {"questions": questions, "summary": dataclasses.asdict(totals(outcomes))}
 
 
-def print_summary(outcomes: Sequence[Outcome]) -> None:
+def print_summary(outcomes: Sequence[QuestionOutcome]) -> None:
     """Print a table with a line a question, and the totals."""
     from rich import box
     from rich.console import Console
@@ -105,7 +105,7 @@ def print_summary(outcomes: Sequence[Outcome]) -> None:
         console.print(line, markup=False, soft_wrap=True)
 
 
-def _row(outcome: Outcome) -> tuple[str, ...]:
+def _row(outcome: QuestionOutcome) -> tuple[str, ...]:
     answer = outcome.completion
     if answer is None:
         return (outcome.question, "-", "failed", "", "", "", "")

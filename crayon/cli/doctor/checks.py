@@ -50,7 +50,7 @@ class Status(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class CheckResult:
     """One thing that was looked at; `fix` says what to do unless it is fine."""
 
     subject: str
@@ -59,16 +59,18 @@ class Finding:
     fix: str = ""
 
 
-def check_cpu(machine: Machine) -> list[Finding]:
+def check_cpu(machine: Machine) -> list[CheckResult]:
     """Check that the CPU has the instructions that make llama.cpp fast."""
     detail = f"{machine.cpu}; {' '.join(machine.instruction_sets) or 'no known instruction sets'}"
     slow = "x86_64" in machine.system and "avx2" not in machine.instruction_sets
     if slow:
-        return [Finding("cpu", Status.WARN, detail, "without AVX2 decoding is several times slower; use a newer CPU")]
-    return [Finding("cpu", Status.OK, detail)]
+        return [
+            CheckResult("cpu", Status.WARN, detail, "without AVX2 decoding is several times slower; use a newer CPU")
+        ]
+    return [CheckResult("cpu", Status.OK, detail)]
 
 
-def check_cores(machine: Machine, threads: int | None) -> list[Finding]:
+def check_cores(machine: Machine, threads: int | None) -> list[CheckResult]:
     """Check that no more threads are asked for than cores may be used: ggml's threads spin."""
     parts = [f"{machine.logical_cores} logical"]
     if machine.physical_cores:
@@ -78,13 +80,13 @@ def check_cores(machine: Machine, threads: int | None) -> list[Finding]:
     detail = ", ".join(parts)
     if threads is not None and threads > machine.usable_cores:
         fix = f"set device.threads to {machine.usable_cores} or less, or leave it out"
-        return [Finding("cores", Status.WARN, f"{detail}; device.threads is {threads}", fix)]
+        return [CheckResult("cores", Status.WARN, f"{detail}; device.threads is {threads}", fix)]
     if machine.cpu_quota is not None and machine.cpu_quota < 1:
-        return [Finding("cores", Status.WARN, detail, "less than one core: raise the container's CPU quota")]
-    return [Finding("cores", Status.OK, detail)]
+        return [CheckResult("cores", Status.WARN, detail, "less than one core: raise the container's CPU quota")]
+    return [CheckResult("cores", Status.OK, detail)]
 
 
-def check_memory(machine: Machine) -> list[Finding]:
+def check_memory(machine: Machine) -> list[CheckResult]:
     """Check that a small model fits."""
     room = machine.memory_available
     detail = f"{_gib(machine.memory)} in all, {_gib(room)} free"
@@ -93,14 +95,18 @@ def check_memory(machine: Machine) -> list[Finding]:
         detail += f", limited to {_gib(machine.memory_limit)}"
     if room < LOW_MEMORY // 4:
         return [
-            Finding("memory", Status.FAIL, detail, "the device model needs 256 MiB: end programs or raise the limit")
+            CheckResult(
+                "memory", Status.FAIL, detail, "the device model needs 256 MiB: end programs or raise the limit"
+            )
         ]
     if room < LOW_MEMORY:
-        return [Finding("memory", Status.WARN, detail, "only the smallest models fit: end programs or raise the limit")]
-    return [Finding("memory", Status.OK, detail)]
+        return [
+            CheckResult("memory", Status.WARN, detail, "only the smallest models fit: end programs or raise the limit")
+        ]
+    return [CheckResult("memory", Status.OK, detail)]
 
 
-def check_disk(folder: Path) -> list[Finding]:
+def check_disk(folder: Path) -> list[CheckResult]:
     """Check that models can be kept in `folder` (the nearest one that exists counts)."""
     place = folder
     while not place.exists() and place != place.parent:
@@ -108,18 +114,18 @@ def check_disk(folder: Path) -> list[Finding]:
     try:
         free = shutil.disk_usage(place).free
     except OSError as error:
-        return [Finding("disk", Status.FAIL, f"{folder}: {error.strerror}", "set models_dir to a folder of yours")]
+        return [CheckResult("disk", Status.FAIL, f"{folder}: {error.strerror}", "set models_dir to a folder of yours")]
     detail = f"{_gib(free)} free for {folder}"
     if not os.access(place, os.W_OK | os.X_OK):
-        return [Finding("disk", Status.FAIL, f"{detail}, not writable", "set models_dir to a folder of yours")]
+        return [CheckResult("disk", Status.FAIL, f"{detail}, not writable", "set models_dir to a folder of yours")]
     if free < LOW_DISK // 8:
-        return [Finding("disk", Status.FAIL, detail, "no model fits: free some space or set models_dir elsewhere")]
+        return [CheckResult("disk", Status.FAIL, detail, "no model fits: free some space or set models_dir elsewhere")]
     if free < LOW_DISK:
-        return [Finding("disk", Status.WARN, detail, "larger models do not fit: free some space")]
-    return [Finding("disk", Status.OK, detail)]
+        return [CheckResult("disk", Status.WARN, detail, "larger models do not fit: free some space")]
+    return [CheckResult("disk", Status.OK, detail)]
 
 
-def check_library(command: Sequence[str] | None = None) -> list[Finding]:
+def check_library(command: Sequence[str] | None = None) -> list[CheckResult]:
     """Load llama.cpp and run its smoke test in another process."""
     from crayon.llama.amx import REBUILD
     from crayon.llama.library import REQUIRED_VERSION
@@ -134,26 +140,26 @@ def check_library(command: Sequence[str] | None = None) -> list[Finding]:
             check=False,
         )
     except subprocess.TimeoutExpired:
-        return [Finding("library", Status.FAIL, f"the smoke test hung for {SMOKE_SECONDS:.0f} s", fix)]
+        return [CheckResult("library", Status.FAIL, f"the smoke test hung for {SMOKE_SECONDS:.0f} s", fix)]
     if done.returncode:
         how = f"signal {-done.returncode}" if done.returncode < 0 else f"exit code {done.returncode}"
         lines = done.stderr.decode("utf-8", "replace").strip().splitlines()
         last = f": {lines[-1]}" if lines else ""
-        return [Finding("library", Status.FAIL, f"the smoke test crashed with {how}{last}", fix)]
+        return [CheckResult("library", Status.FAIL, f"the smoke test crashed with {how}{last}", fix)]
     try:
         record = json.loads(done.stdout.splitlines()[-1])
     except (IndexError, ValueError):
-        return [Finding("library", Status.FAIL, "the smoke test ended without a result", fix)]
+        return [CheckResult("library", Status.FAIL, "the smoke test ended without a result", fix)]
     if "error" in record:
-        return [Finding("library", Status.FAIL, record["error"], fix)]
+        return [CheckResult("library", Status.FAIL, record["error"], fix)]
     info = str(record["system_info"]).strip()
     if not record.get("amx", True):
         detail = f"this build of llama-cpp-python {REQUIRED_VERSION} breaks AMX, so it runs without; {info}"
-        return [Finding("library", Status.WARN, detail, REBUILD)]
-    return [Finding("library", Status.OK, f"llama-cpp-python {REQUIRED_VERSION}, smoke test passed; {info}")]
+        return [CheckResult("library", Status.WARN, detail, REBUILD)]
+    return [CheckResult("library", Status.OK, f"llama-cpp-python {REQUIRED_VERSION}, smoke test passed; {info}")]
 
 
-def check_device(settings: Settings, *, timing: bool) -> tuple[list[Finding], Settings]:
+def check_device(settings: Settings, *, timing: bool) -> tuple[list[CheckResult], Settings]:
     """Tell which model the device takes and why; where `auto` is set, return settings that name it.
 
     The larger model is timed where it is here, that is not known yet, and `timing` says that the library runs.
@@ -165,21 +171,23 @@ def check_device(settings: Settings, *, timing: bool) -> tuple[list[Finding], Se
 
     reference = settings.device.model
     if not is_auto(reference):
-        return [Finding("device", Status.OK, f"{reference}, as device.model says")], settings
+        return [CheckResult("device", Status.OK, f"{reference}, as device.model says")], settings
     try:
         wish = wish_of(settings)
         choice = choose_device(auto.gather(wish)) if timing else auto.peek(wish)
     except CrayonError as error:
-        return [Finding("device", Status.FAIL, str(error), "mend it, or set device.model to a model's name")], settings
+        return [
+            CheckResult("device", Status.FAIL, str(error), "mend it, or set device.model to a model's name")
+        ], settings
     if choice is None:
         fix = "mend the library first"
-        return [Finding("device", Status.WARN, "auto: the larger model was not timed here yet", fix)], settings
+        return [CheckResult("device", Status.WARN, "auto: the larger model was not timed here yet", fix)], settings
     detail = f"auto takes {choice.model}: {choice.why} (device.model, --device take another)"
     named = settings.model_copy(update={"device": settings.device.model_copy(update={"model": choice.model})})
-    return [Finding("device", Status.OK, detail)], named
+    return [CheckResult("device", Status.OK, detail)], named
 
 
-def check_models(settings: Settings, folder: Path) -> list[Finding]:
+def check_models(settings: Settings, folder: Path) -> list[CheckResult]:
     """Check that the device's model is there, and tell about the others of the catalogue."""
     from crayon.models import Store, load_catalogue
 
@@ -190,23 +198,23 @@ def check_models(settings: Settings, folder: Path) -> list[Finding]:
         store = Store(folder)
         return findings + [_check_entry(store, entry, on_device=entry is own) for entry in catalogue]
     except CrayonError as error:
-        return [Finding("models", Status.FAIL, str(error), "mend the catalogue or the models folder")]
+        return [CheckResult("models", Status.FAIL, str(error), "mend the catalogue or the models folder")]
 
 
-def _check_entry(store: Store, entry: CatalogueEntry, *, on_device: bool) -> Finding:
-    from crayon.models import State
+def _check_entry(store: Store, entry: CatalogueEntry, *, on_device: bool) -> CheckResult:
+    from crayon.models import StoreState
 
     subject = f"model {entry.name}"
     state = store.state(entry.wanted)
-    if state is State.READY:
+    if state is StoreState.READY:
         detail, fix = _prepared(store, entry.name)
-        return Finding(subject, Status.WARN if fix and on_device else Status.OK, detail, fix if on_device else "")
-    if state is State.UNVERIFIED:
-        return Finding(subject, Status.OK, "present, hashed at its next use")
+        return CheckResult(subject, Status.WARN if fix and on_device else Status.OK, detail, fix if on_device else "")
+    if state is StoreState.UNVERIFIED:
+        return CheckResult(subject, Status.OK, "present, hashed at its next use")
     if on_device:
         fix = f"crayon models pull {entry.name} (the first question does it too)"
-        return Finding(subject, Status.WARN, f"the device's model is {state}", fix)
-    return Finding(subject, Status.OK, f"{state}, not needed on the device")
+        return CheckResult(subject, Status.WARN, f"the device's model is {state}", fix)
+    return CheckResult(subject, Status.OK, f"{state}, not needed on the device")
 
 
 def _prepared(store: Store, name: str) -> tuple[str, str]:
@@ -228,51 +236,51 @@ def _prepared(store: Store, name: str) -> tuple[str, str]:
     return f"verified, prepared: {info.chosen}", ""
 
 
-def _own_file(reference: str) -> list[Finding]:
+def _own_file(reference: str) -> list[CheckResult]:
     path = Path(reference).expanduser()
     if path.is_file():
-        return [Finding("model", Status.OK, f"{path}, {_gib(path.stat().st_size)}")]
+        return [CheckResult("model", Status.OK, f"{path}, {_gib(path.stat().st_size)}")]
     if ":" in reference:
-        return [Finding("model", Status.OK, f"{reference}, fetched at its first use")]
+        return [CheckResult("model", Status.OK, f"{reference}, fetched at its first use")]
     fix = "set device.model to a path or to a name that `crayon models ls` lists"
-    return [Finding("model", Status.FAIL, f"{reference}: no such file or catalogue name", fix)]
+    return [CheckResult("model", Status.FAIL, f"{reference}: no such file or catalogue name", fix)]
 
 
-def check_privacy(settings: Settings) -> list[Finding]:
+def check_privacy(settings: Settings) -> list[CheckResult]:
     """Tell what may leave the device."""
     if local_only():
-        return [Finding("privacy", Status.OK, f"{LOCAL_ONLY} is on: no server is asked, whatever else is set")]
+        return [CheckResult("privacy", Status.OK, f"{LOCAL_ONLY} is on: no server is asked, whatever else is set")]
     given = settings.privacy
     what = ", ".join([*given.detect, *given.patterns])
-    return [Finding("privacy", Status.OK, f"action {given.action}, looks for {what or 'nothing'}")]
+    return [CheckResult("privacy", Status.OK, f"action {given.action}, looks for {what or 'nothing'}")]
 
 
-def check_server(settings: Settings) -> list[Finding]:
+def check_server(settings: Settings) -> list[CheckResult]:
     """Check that the configured server answers."""
     from crayon.cli.shared.client import server_report
 
     address = settings.server.address
     if local_only():
-        return [Finding("server", Status.OK, f"not asked: {LOCAL_ONLY} is on")]
+        return [CheckResult("server", Status.OK, f"not asked: {LOCAL_ONLY} is on")]
     if address is None:
         fix = "to send hard questions away, start `crayon serve` somewhere and set server.address"
-        return [Finding("server", Status.OK, f"none is set, everything stays on the device ({fix})")]
+        return [CheckResult("server", Status.OK, f"none is set, everything stays on the device ({fix})")]
     try:
         detail = server_report(settings.server, SERVER_SECONDS)
     except CrayonError as error:
         fix = f"start it (crayon serve), or mend server.address; is {address} right?"
         if isinstance(error, UnauthenticatedError):
             fix = "set server.token_file (--token-file), or CRAYON_SERVER__TOKEN, to a token that the server takes"
-        return [Finding("server", Status.FAIL, str(error), fix)]
-    return [Finding("server", Status.OK, detail), _breaker()]
+        return [CheckResult("server", Status.FAIL, str(error), fix)]
+    return [CheckResult("server", Status.OK, detail), _breaker()]
 
 
-def _breaker() -> Finding:
+def _breaker() -> CheckResult:
     from crayon.client.breaker import COOLDOWN_S, FAILURES
 
     # Each program has its own: this one has just reached the server.
     detail = f"closed; after {FAILURES} failures in a row a program leaves the server alone for {COOLDOWN_S:g} s"
-    return Finding("breaker", Status.OK, f"{detail} (Crayon.status() shows it)")
+    return CheckResult("breaker", Status.OK, f"{detail} (Crayon.status() shows it)")
 
 
 def _gib(size: int) -> str:

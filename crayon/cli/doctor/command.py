@@ -14,7 +14,7 @@ from crayon.cli.shared.exit_codes import UNEXPECTED
 from crayon.errors import ConfigError
 
 if TYPE_CHECKING:
-    from crayon.cli.doctor.checks import Finding
+    from crayon.cli.doctor.checks import CheckResult
 
 app = typer.Typer(add_completion=False)
 
@@ -40,21 +40,23 @@ def doctor(
     from crayon.machine import inspect_machine
     from crayon.models import default_models_dir
 
-    findings: list[checks.Finding] = []
+    findings: list[checks.CheckResult] = []
     try:
         given = {**options.server_flags(server, tls, ca_file, token_file), "device.model": device}
         configuration = load({key: value for key, value in given.items() if value is not None})
         settings = configuration.settings
-        found = [checks.Finding("settings", checks.Status.WARN, text, "unset it") for text in configuration.warnings]
-        findings += found or [checks.Finding("settings", checks.Status.OK, str(configuration.path))]
+        found = [
+            checks.CheckResult("settings", checks.Status.WARN, text, "unset it") for text in configuration.warnings
+        ]
+        findings += found or [checks.CheckResult("settings", checks.Status.OK, str(configuration.path))]
     except ConfigError as error:
         settings = Settings()
         fix = "mend it; the checks below use the defaults"
-        findings.append(checks.Finding("settings", checks.Status.FAIL, str(error), fix))
+        findings.append(checks.CheckResult("settings", checks.Status.FAIL, str(error), fix))
     folder = settings.models_dir or default_models_dir()
     machine = inspect_machine()
     python = f"Python {sys.version.split()[0]} on {machine.system}"
-    findings += [checks.Finding("system", checks.Status.OK, python)]
+    findings += [checks.CheckResult("system", checks.Status.OK, python)]
     findings += checks.check_cpu(machine)
     findings += checks.check_cores(machine, settings.device.threads)
     findings += checks.check_memory(machine)
@@ -72,7 +74,7 @@ def doctor(
         raise typer.Exit(UNEXPECTED)
 
 
-def _print(findings: list[Finding], *, as_json: bool) -> None:
+def _print(findings: list[CheckResult], *, as_json: bool) -> None:
     if as_json:
         failed = any(finding.status == "fail" for finding in findings)
         record = {"ok": not failed, "findings": [dataclasses.asdict(finding) for finding in findings]}

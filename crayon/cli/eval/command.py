@@ -23,7 +23,7 @@ from crayon.machine import usable_cores
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from crayon.lab.bench.report import Row
+    from crayon.lab.bench.report import BenchRow
     from crayon.lab.eval.customize import EvalReport
     from crayon.lab.eval.settings import EvalSettings
 
@@ -253,12 +253,12 @@ def _print(report: EvalReport) -> None:
         print(f"\nleft out: {name} ({why})")
 
 
-def _label(row: Row) -> str:
+def _label(row: BenchRow) -> str:
     more = ", ".join(text for text in (row.task, row.variant if row.variant and "@" in row.variant else None) if text)
     return f"{row.metric} ({more})" if more else row.metric
 
 
-def _print_accuracies(rows: Sequence[Row]) -> None:
+def _print_accuracies(rows: Sequence[BenchRow]) -> None:
     variants = list(dict.fromkeys(row.variant for row in rows))
     print(f"\n  {'accuracy':40}" + "".join(f"{name:>14}" for name in variants))
     for group, task in dict.fromkeys((row.group, row.task) for row in rows):

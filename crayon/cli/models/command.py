@@ -17,7 +17,7 @@ from crayon.cli.shared.pull_progress import pull_progress
 from crayon.errors import ModelFileError, UnknownModelError
 
 if TYPE_CHECKING:
-    from crayon.device.choice import Choice
+    from crayon.device.choice import ModelChoice
     from crayon.models import Catalogue, CatalogueEntry, LocalModel, Store
     from crayon.models.source import Wanted
 
@@ -137,7 +137,7 @@ def _open() -> tuple[Store, Catalogue]:
     return Store(options.load_settings({}).models_dir or default_models_dir()), load_catalogue()
 
 
-def _auto(*, timing: bool = False) -> Choice | None:
+def _auto(*, timing: bool = False) -> ModelChoice | None:
     """Return what `auto` takes; without `timing` only as far as that is known."""
     from crayon.cli.shared.device_model import wish_of
     from crayon.device.auto import gather, peek
@@ -163,11 +163,11 @@ def _plain(parsed: CatalogueEntry | Wanted) -> Wanted:
 
 
 def _row(store: Store, catalogue: Catalogue, name: str) -> dict[str, Any]:
-    from crayon.models import State
+    from crayon.models import StoreState
 
     wanted, entry = _wanted(name, catalogue), catalogue.get(name)
     state, record = store.state(wanted), store.record(wanted.file)
-    local = _local(store, catalogue, name) if state is State.READY else None
+    local = _local(store, catalogue, name) if state is StoreState.READY else None
     return {
         "name": name,
         "role": entry.role if entry else None,

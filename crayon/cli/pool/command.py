@@ -19,7 +19,7 @@ from crayon.errors import AdapterError, InvalidRequestError
 
 if TYPE_CHECKING:
     from crayon.adapters import LoraTensors, Manifest, Member, Pool
-    from crayon.device.pool_check import Finding
+    from crayon.device.pool_check import PoolFinding
     from crayon.models import LocalModel
 
 
@@ -284,7 +284,7 @@ def _member_line(member: Member) -> str:
     return f"{member.name}: {member.title}; {points}; {data}{licences}"
 
 
-def _print_finding(finding: Finding) -> None:
+def _print_finding(finding: PoolFinding) -> None:
     print(f"{'ok  ' if finding.ok else 'FAIL'} {_safe(finding.check)}: {_safe(finding.said)}", flush=True)
 
 

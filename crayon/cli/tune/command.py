@@ -12,7 +12,7 @@ from crayon.cli.shared import console, options
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from crayon.lab.bench.report import Report, Row
+    from crayon.lab.bench.report import BenchReport, BenchRow
     from crayon.server.planner import Pipeline
     from crayon.server.tuning import TunedProfile
 
@@ -199,7 +199,7 @@ def _plan(plan: Pipeline) -> dict[str, Any]:
     }
 
 
-def _lines(plan: Pipeline, report: Report) -> Iterator[str]:
+def _lines(plan: Pipeline, report: BenchReport) -> Iterator[str]:
     from crayon.cli.tune.gantt import gantt
 
     yield f"One layer of {plan.workload.layers}, {plan.period:.3f} ms; what crosses the end goes on at the beginning:"
@@ -221,5 +221,5 @@ def _lines(plan: Pipeline, report: Report) -> Iterator[str]:
     yield _CAVEATS
 
 
-def _values(rows: list[Row], decimals: int) -> str:
+def _values(rows: list[BenchRow], decimals: int) -> str:
     return " / ".join(f"{row.value:.{decimals}f}" for row in rows)

@@ -20,7 +20,7 @@ from crayon.engine import EncodeRequest
 from crayon.errors import AdapterError
 from crayon.lab.bench.customising import PATIENCE_S, Setup, bench_customising, letters
 from crayon.lab.bench.peft import bench_peft, require
-from crayon.lab.bench.report import Report, Row
+from crayon.lab.bench.report import BenchReport, BenchRow
 from crayon.llama.model import Model
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def bench_blend(
     runs: int = 7,
     peft: bool = False,
     progress: Callable[[str], None] = lambda _: None,
-) -> Report:
+) -> BenchReport:
     """Measure a model on the file the device runs, with a pool (by default its own) if there is one.
 
     Raises:
@@ -56,7 +56,7 @@ def bench_blend(
     if pool is None:
         pool = next(iter(opening.pools(opening.AUTO, found.source_sha256)), None)
     model = f"{found.name} {found.path.stem}"
-    report = Report("blend", {found.name: found.source_sha256})
+    report = BenchReport("blend", {found.name: found.source_sha256})
     if pool is None:
         report.unmeasured.append(f"what blending costs: no pool is shipped for {found.name}; name one with --pool")
     else:
@@ -71,7 +71,7 @@ def bench_blend(
 
 def _pooled(
     found: Opening, pool: Pool, model: str, runs: int, *, peft: bool, progress: Callable[[str], None]
-) -> list[Row]:
+) -> list[BenchRow]:
     """Return what a pool costs: weighing, blending, and every token."""
     pool.check_base(found.source_sha256, found.name)
     if pool.manifest.encoder is None:
@@ -106,7 +106,7 @@ def _open(found: Opening, pools: Sequence[Pool]) -> DeviceEngine:
     )
 
 
-def _activate(blends: PoolBlends, bench: TurnBench, pool: Pool, model: str, runs: int) -> Row:
+def _activate(blends: PoolBlends, bench: TurnBench, pool: Pool, model: str, runs: int) -> BenchRow:
     """Time a new blend each time, of all members: sum, image, llama.cpp's loading, and applying it."""
     rng = np.random.default_rng(0)
     taken = []
@@ -117,10 +117,10 @@ def _activate(blends: PoolBlends, bench: TurnBench, pool: Pool, model: str, runs
             bench.context.set_adapters(adapters)
         taken.append(1000 * (time.perf_counter() - started))
     # The first makes the image that the others fill in.
-    return Row.median("blend_and_activate_ms", "ms", taken[1:], model=model, workload=_members(pool))
+    return BenchRow.median("blend_and_activate_ms", "ms", taken[1:], model=model, workload=_members(pool))
 
 
-def _tokens(blends: PoolBlends, bench: TurnBench, pool: Pool, model: str, runs: int) -> list[Row]:
+def _tokens(blends: PoolBlends, bench: TurnBench, pool: Pool, model: str, runs: int) -> list[BenchRow]:
     """Race one blend against no adapter and against live adapters, each run between two of the other's."""
     rng = np.random.default_rng(1)
     blend = _blend(pool, rng)
@@ -132,13 +132,13 @@ def _tokens(blends: PoolBlends, bench: TurnBench, pool: Pool, model: str, runs: 
         _, live_decode = _race(bench, blended, live, runs)
     reading, writing = f"{PROMPT} in", f"{ANSWER} out after {PROMPT}"
     return [
-        Row.median(
+        BenchRow.median(
             "prefill_ratio_vs_no_adapter", "ratio", plain_prefill, model=model, workload=reading, against="no adapter"
         ),
-        Row.median(
+        BenchRow.median(
             "decode_ratio_vs_no_adapter", "ratio", plain_decode, model=model, workload=writing, against="no adapter"
         ),
-        Row.median(
+        BenchRow.median(
             "decode_ratio_vs_live_adapters",
             "ratio",
             live_decode,
@@ -168,7 +168,7 @@ def _race(bench: TurnBench, ours: Scaled, theirs: Scaled, runs: int) -> tuple[li
     return reading, writing
 
 
-def _weigh(engine: DeviceEngine, pool: Pool, model: str, runs: int) -> Row:
+def _weigh(engine: DeviceEngine, pool: Pool, model: str, runs: int) -> BenchRow:
     texts = tuple(text for text, _ in letters(0))
     states = engine.encode_raw(EncodeRequest(texts=texts)).result(PATIENCE_S)
     space = space_of_pool(pool)
@@ -179,7 +179,7 @@ def _weigh(engine: DeviceEngine, pool: Pool, model: str, runs: int) -> Row:
         make_profiles(vectors, background, pool.keys, pool.names, pool.manifest.gate)
         weighed.append(1000 * (time.perf_counter() - started))
     # The first warms up.
-    return Row.median("weights_ms", "ms", weighed[1:], model=model, workload=f"{len(texts)} embedded samples")
+    return BenchRow.median("weights_ms", "ms", weighed[1:], model=model, workload=f"{len(texts)} embedded samples")
 
 
 def _blend(pool: Pool, rng: np.random.Generator) -> Blend:

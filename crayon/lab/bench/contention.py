@@ -16,7 +16,7 @@ from crayon.config import child_environment
 from crayon.device import DeviceEngine
 from crayon.engine import Finished, GenerateRequest
 from crayon.errors import EngineError
-from crayon.lab.bench.report import Report, Row
+from crayon.lab.bench.report import BenchReport, BenchRow
 from crayon.messages import Message
 from crayon.models import prepared, resolve
 from crayon.sampling import Sampling
@@ -47,7 +47,7 @@ def bench_contention(
     models_dir: Path | None = None,
     runs: int = 5,
     progress: Callable[[str], None] = lambda _: None,
-) -> Report:
+) -> BenchReport:
     """Measure decode rates of device and server beside 0, 1 and 2 busy neighbours, and of both at once.
 
     Args:
@@ -84,23 +84,23 @@ def bench_contention(
                         rates.setdefault((name, count), []).append(run())
             progress(f"round {number + 1} of {runs}: device and server at once")
             both.append(_at_once(device, server, rates["device", 0][-1], rates["server", 0][-1]))
-    report = Report("contention", {local.name: local.sha256, other.name: other.sha256})
+    report = BenchReport("contention", {local.name: local.sha256, other.name: other.sha256})
     report.rows = _rows(rates, both, local.name, other.name)
     return report
 
 
-def _rows(rates: dict[tuple[str, int], list[float]], both: list[float], device: str, server: str) -> list[Row]:
+def _rows(rates: dict[tuple[str, int], list[float]], both: list[float], device: str, server: str) -> list[BenchRow]:
     rows = []
     workload = f"{ANSWER} out"
     for (name, count), found in rates.items():
         metric = {"device": "device_tokens_s", "server": "server_tokens_s", "bare": "bare_tokens_s"}[name]
         model = server if name == "server" else device
-        rows.append(Row.median(metric, "tokens/s", found, model=model, workload=f"{workload}, {_words(count)}"))
+        rows.append(BenchRow.median(metric, "tokens/s", found, model=model, workload=f"{workload}, {_words(count)}"))
     for name, model in (("device", device), ("server", server)):
         for count in NEIGHBOURS[1:]:
             pairs = zip(rates[name, count], rates[name, 0], strict=True)
             rows.append(
-                Row.median(
+                BenchRow.median(
                     f"{name}_busy{count}_ratio", "ratio", [busy / idle for busy, idle in pairs],
                     model=model, workload=f"{workload}, {_words(count)}", against="the same, idle",
                 )
@@ -108,14 +108,14 @@ def _rows(rates: dict[tuple[str, int], list[float]], both: list[float], device: 
     for count in NEIGHBOURS:
         pairs = zip(rates["device", count], rates["bare", count], strict=True)
         rows.append(
-            Row.median(
+            BenchRow.median(
                 "idle_ratio" if not count else f"busy{count}_ratio_vs_library", "ratio",
                 [ours / theirs for ours, theirs in pairs],
                 model=device, workload=f"{workload}, {_words(count)}", against="llama.cpp in a bare loop, as it comes",
             )
         )  # fmt: skip
     rows.append(
-        Row.median(
+        BenchRow.median(
             "both_ratio", "ratio", both,
             model=f"{device} and {server}", workload="each writing", against="the sum when they take turns",
             note="share of each side's idle rate, added up: taking turns gives 1",

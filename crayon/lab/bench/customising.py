@@ -17,7 +17,7 @@ from crayon.customising.evidence import Evidence
 from crayon.customising.sample import as_samples, closed_answers
 from crayon.customising.store import CustomizationStore
 from crayon.customising.weighing import CLASSES, MODEL
-from crayon.lab.bench.report import Row
+from crayon.lab.bench.report import BenchRow
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -65,7 +65,9 @@ class Setup:
     runs: int
 
 
-def bench_customising(setup: Setup, progress: Callable[[str], None] = lambda _: None) -> tuple[list[Row], list[str]]:
+def bench_customising(
+    setup: Setup, progress: Callable[[str], None] = lambda _: None
+) -> tuple[list[BenchRow], list[str]]:
     """Return the rows, and what could not be measured and why."""
     few = replace(setup, runs=min(setup.runs, MOST_RUNS))
     with setup.open_engine() as engine:
@@ -90,7 +92,7 @@ def question(number: int) -> str:
     return f"No. {number}: {QUESTIONS[number % len(QUESTIONS)]}"
 
 
-def _customise(engine: DeviceEngine, setup: Setup) -> list[Row]:
+def _customise(engine: DeviceEngine, setup: Setup) -> list[BenchRow]:
     usable, checked = [], []
     with tempfile.TemporaryDirectory() as folder, Crayon(engine, hardness=False, customizations_dir=folder) as client:
         for run in range(setup.runs + 1):
@@ -104,7 +106,7 @@ def _customise(engine: DeviceEngine, setup: Setup) -> list[Row]:
     # The first of each warms up; the background's states are computed once on a machine and kept.
     notes = ("embedding, classifier, and the first stage of the check", "until the check has ended and all is kept")
     return [
-        Row.median(metric, "s", runs[1:], model=setup.model, workload=about, note=note)
+        BenchRow.median(metric, "s", runs[1:], model=setup.model, workload=about, note=note)
         for metric, runs, note in zip(
             ("customize_usable_s", "customize_checked_s"), (usable, checked), notes, strict=True
         )
@@ -141,7 +143,7 @@ def _keep(engine: DeviceEngine, folder: Path, run: int = 0) -> Blend | None:
     return None if pool is None or reader is None else Blend(pool.id, weights)
 
 
-def _answers(engine: DeviceEngine, setup: Setup) -> list[Row]:
+def _answers(engine: DeviceEngine, setup: Setup) -> list[BenchRow]:
     """Ask plainly and customised by turns."""
     free_ms, closed_ms, ratios = [], [], []
     with (
@@ -161,7 +163,7 @@ def _answers(engine: DeviceEngine, setup: Setup) -> list[Row]:
             ratios.append(free.tokens_per_s / bare.tokens_per_s)
     shown = f"{len(LETTERS)} examples in place"
     against = "no examples" if blend is None else "no examples, the reader's weights too"
-    row = functools.partial(Row.median, model=setup.model)
+    row = functools.partial(BenchRow.median, model=setup.model)
     # The first computes the examples.
     return [
         row(
@@ -190,7 +192,7 @@ def _answers(engine: DeviceEngine, setup: Setup) -> list[Row]:
     ]
 
 
-def _restart(setup: Setup) -> Row | None:
+def _restart(setup: Setup) -> BenchRow | None:
     """Return how long the first answer with kept examples takes, over computing them; None where none are kept."""
     ratios = []
     with tempfile.TemporaryDirectory() as folder:
@@ -203,7 +205,7 @@ def _restart(setup: Setup) -> Row | None:
             if _files(place) == before:
                 return None
             ratios.append(_first_ms(setup, place, 2 * run + 1) / computed)
-    return Row.median(
+    return BenchRow.median(
         "restart_ratio",
         "ratio",
         ratios,

@@ -14,7 +14,7 @@ from crayon.device import DeviceEngine
 from crayon.device.prepare import TurnBench, compare
 from crayon.engine import Finished, GenerateRequest
 from crayon.errors import EngineError, ModelError
-from crayon.lab.bench.report import Report, Row
+from crayon.lab.bench.report import BenchReport, BenchRow
 from crayon.llama.bare import BareLoop
 from crayon.llama.model import Model
 from crayon.models import prepared, resolve
@@ -48,7 +48,7 @@ def bench_device(
     models_dir: Path | None = None,
     runs: int = 7,
     progress: Callable[[str], None] = lambda _: None,
-) -> Report:
+) -> BenchReport:
     """Measure on the file the device runs: the prepared one, or the published one where that is the best here.
 
     Raises:
@@ -60,14 +60,16 @@ def bench_device(
     if info is None or info.stale or (info.path is not None and path is None):
         raise ModelError(f"{local.name} has no prepared file here; run: crayon models prepare {local.name}")
     if path is None:
-        report = Report("device", {local.name: local.sha256})
+        report = BenchReport("device", {local.name: local.sha256})
         report.unmeasured.append(
             f"the prepared file beside its source: {local.name} was prepared and the published file is the best here "
             f"(allow more loss: crayon models prepare {local.name} --max-loss 0.05)"
         )
         chosen = local.path.stem
     else:
-        report = Report("device", {local.name: local.sha256, f"{local.name} prepared as {info.chosen}": info.sha256})
+        report = BenchReport(
+            "device", {local.name: local.sha256, f"{local.name} prepared as {info.chosen}": info.sha256}
+        )
         chosen = info.chosen
     runs_on = path or local.path
     progress("prefill and decode beside the bare library")
@@ -80,7 +82,7 @@ def bench_device(
     return report
 
 
-def _beside_library(path: Path, model: str, runs: int) -> list[Row]:
+def _beside_library(path: Path, model: str, runs: int) -> list[BenchRow]:
     """Race the engine's own generation, sampling and signals included, against llama.cpp alone.
 
     The bare loop runs before and after every answer of ours, and a ratio is taken against the mean of the two: what
@@ -108,7 +110,7 @@ def _beside_library(path: Path, model: str, runs: int) -> list[Row]:
         ratios = [(theirs[i][at] + theirs[i + 1][at]) / (2 * mine[at]) for i, mine in enumerate(ours)]
         best = min(row[at] for row in theirs) / min(row[at] for row in ours)
         rows.append(
-            Row.median(
+            BenchRow.median(
                 metric,
                 "ratio",
                 ratios,
@@ -144,13 +146,13 @@ def _generate(engine: DeviceEngine, run: int) -> Finished:
     return last
 
 
-def _beside_source(local: LocalModel, path: Path, model: str, runs: int) -> list[Row]:
+def _beside_source(local: LocalModel, path: Path, model: str, runs: int) -> list[BenchRow]:
     with Model(local.path) as base, TurnBench(base, 200, 50) as reference:
         pair = compare(reference, path, model, base.tokenize(quality_text()), runs)
     found = pair.candidate
     against, text = "the published file", "our text"
     return [
-        Row(
+        BenchRow(
             "prepared_turn_ratio_vs_source",
             found.turn_ratio,
             "ratio",
@@ -160,8 +162,8 @@ def _beside_source(local: LocalModel, path: Path, model: str, runs: int) -> list
             against,
             note=f"median of {runs} pairs",
         ),
-        Row("prepared_kl", found.kl, "nats", (found.kl,), model, text, against),
-        Row(
+        BenchRow("prepared_kl", found.kl, "nats", (found.kl,), model, text, against),
+        BenchRow(
             "prepared_perplexity_ratio",
             found.perplexity_ratio,
             "ratio",
@@ -173,7 +175,7 @@ def _beside_source(local: LocalModel, path: Path, model: str, runs: int) -> list
     ]
 
 
-def _client(path: Path, name: str, model: str, runs: int) -> list[Row]:
+def _client(path: Path, name: str, model: str, runs: int) -> list[BenchRow]:
     """Measure what SDK, router and gates add to the first token."""
     overhead, holdback, encode = [], [], []
     queries = (QUERIES * (runs // len(QUERIES) + 2))[: runs + 1]
@@ -200,10 +202,14 @@ def _client(path: Path, name: str, model: str, runs: int) -> list[Row]:
                     encode.append(route.encode_ms)
                 if route.holdback_ms is not None:
                     holdback.append(route.holdback_ms)
-    rows = [Row.median("ttft_overhead_ms", "ms", overhead[1:], model=model, workload="hardness gate off, no scopes")]
+    rows = [
+        BenchRow.median("ttft_overhead_ms", "ms", overhead[1:], model=model, workload="hardness gate off, no scopes")
+    ]
     if len(encode) < 2 or len(holdback) < 2:
         raise EngineError("the gates were not passed often enough to measure them")
     tokens = statistics.median(len(query.split()) for query in QUERIES)
-    rows.append(Row.median("holdback_ms", "ms", holdback[1:], model=model, workload="8 tokens held back"))
-    rows.append(Row.median("encode_ms", "ms", encode[1:], model=model, workload=f"queries of about {tokens:.0f} words"))
+    rows.append(BenchRow.median("holdback_ms", "ms", holdback[1:], model=model, workload="8 tokens held back"))
+    rows.append(
+        BenchRow.median("encode_ms", "ms", encode[1:], model=model, workload=f"queries of about {tokens:.0f} words")
+    )
     return rows

@@ -9,7 +9,7 @@ import warnings
 from typing import TYPE_CHECKING, Any
 
 from crayon.errors import MissingExtraError
-from crayon.lab.bench.report import Row
+from crayon.lab.bench.report import BenchRow
 
 if TYPE_CHECKING:
     from crayon.adapters.pool import Pool
@@ -29,7 +29,7 @@ def require() -> Any:
     return importlib.import_module("peft")
 
 
-def bench_peft(peft: Any, pool: Pool, runs: int) -> list[Row]:
+def bench_peft(peft: Any, pool: Pool, runs: int) -> list[BenchRow]:
     """Time `add_weighted_adapter` on as many adapters of the pool's rank and matrices, side by side and by SVD.
 
     What it makes lies in torch's memory: neither converted for another engine nor applied.
@@ -60,7 +60,7 @@ def bench_peft(peft: Any, pool: Pool, runs: int) -> list[Row]:
         return [_row(model, kind, members, min(runs, MOST_RUNS), pool) for kind in ("cat", "svd")]
 
 
-def _row(model: Any, kind: str, members: list[str], runs: int, pool: Pool) -> Row:
+def _row(model: Any, kind: str, members: list[str], runs: int, pool: Pool) -> BenchRow:
     taken = []
     rank = {"svd_rank": pool.manifest.rank} if kind == "svd" else {}
     for run in range(runs + 1):
@@ -71,4 +71,4 @@ def _row(model: Any, kind: str, members: list[str], runs: int, pool: Pool) -> Ro
         model.delete_adapter(f"{kind}{run}")
     shapes = f"{len(members)} members of rank {pool.manifest.rank}, {len(pool.manifest.targets)} matrices"
     note = "in torch's memory, neither converted nor applied"
-    return Row.median(f"peft_{kind}_ms", "ms", taken[1:], workload=shapes, note=note)
+    return BenchRow.median(f"peft_{kind}_ms", "ms", taken[1:], workload=shapes, note=note)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from crayon.lab.bench.report import Report, Row
+from crayon.lab.bench.report import BenchReport, BenchRow
 from crayon.server.planner import Class, Pipeline
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ _PLANNED = "planned"
 _PAPER = "paper"
 
 
-def plan_report(plan: Pipeline) -> Report:
+def plan_report(plan: Pipeline) -> BenchReport:
     """Return the predictions of a plan for LLaMA-2-70B and the paper's figures, told apart by `variant`."""
     workload = plan.workload
     layers = workload.layers
@@ -35,7 +35,7 @@ def plan_report(plan: Pipeline) -> Report:
     optimum = OPTIMUM * PAPER_LAYERS / layers
     rate = workload.tokens_per_second(plan.makespan)
     dense = sum(o.measured for o in workload.operations if o.resource is Class.COMPUTE and o.name != "PfAttn")
-    report = Report("tune paper", {MODEL: "published times"})
+    report = BenchReport("tune paper", {MODEL: "published times"})
     report.rows += [
         _row("sequential_ms", uncut * layers, "ms"),
         _row("makespan_ms", plan.makespan, "ms", note=f"{layers} layers"),
@@ -53,7 +53,7 @@ def plan_report(plan: Pipeline) -> Report:
     return report
 
 
-def _paper() -> Sequence[Row]:
+def _paper() -> Sequence[BenchRow]:
     sequential, measured, gains = "sequential_tokens_per_s_per_gpu", "tokens_per_s_per_gpu", "overlap_gain"
     return [
         _row("sequential_ms", 225.05, "ms", _PAPER, note="sum of table 2"),
@@ -82,5 +82,5 @@ def _row(
     variant: str = _PLANNED,
     workload: str | None = None,
     note: str | None = None,
-) -> Row:
-    return Row(metric, value, unit, (value,), model=MODEL, workload=workload, note=note, variant=variant)
+) -> BenchRow:
+    return BenchRow(metric, value, unit, (value,), model=MODEL, workload=workload, note=note, variant=variant)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from crayon.lab.bench.report import Report, Row
+from crayon.lab.bench.report import BenchReport, BenchRow
 from crayon.server.scheduler import Kind, LinearCost, Request, State, StepLimits, StepOutcome, TokenIndex, commit, plan
 
 if TYPE_CHECKING:
@@ -23,18 +23,18 @@ class _Halves:
         return max(1, most // 2)
 
 
-def bench_plan(steps: int = 300) -> Report:
+def bench_plan(steps: int = 300) -> BenchReport:
     """Plan `steps` steps with 256 requests, of 16 clients and 4 blends, some running and the rest waiting.
 
     Whoever ends is replaced at once. Half of what an answer may get is predicted, prompts share their first 40
     tokens, and the cache is small enough for both to matter.
     """
-    report = Report("plan")
+    report = BenchReport("plan")
     for running in (16, 64, REQUESTS):
         planned, committed = _Load(running).run(steps)
         workload = f"{running} running, {REQUESTS - running} waiting"
-        report.rows.append(Row.median("plan_ms", "ms", planned, workload=workload))
-        report.rows.append(Row.median("commit_ms", "ms", committed, workload=workload))
+        report.rows.append(BenchRow.median("plan_ms", "ms", planned, workload=workload))
+        report.rows.append(BenchRow.median("commit_ms", "ms", committed, workload=workload))
     return report
 
 

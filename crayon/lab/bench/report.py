@@ -20,7 +20,7 @@ _OPTIONAL = (
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class BenchRow:
     """One measured figure; `value` is the median of `runs` in a bench, their mean in an evaluation.
 
     An evaluation adds the 95 % interval of `value`, how many items and draws it is from, and what was measured: the
@@ -54,7 +54,7 @@ class Row:
         workload: str | None = None,
         against: str | None = None,
         note: str | None = None,
-    ) -> Row:
+    ) -> BenchRow:
         """Return the row of the median of `runs`."""
         return cls(metric, statistics.median(runs), unit, tuple(runs), model, workload, against, note)
 
@@ -74,12 +74,12 @@ class Row:
 
 
 @dataclass(slots=True)
-class Report:
+class BenchReport:
     """The result of one bench. A ratio is ours over theirs, higher is better, from pairs run in turn."""
 
     bench: str
     models: dict[str, str] = field(default_factory=dict)
-    rows: list[Row] = field(default_factory=list)
+    rows: list[BenchRow] = field(default_factory=list)
     unmeasured: list[str] = field(default_factory=list, kw_only=True)
     """What could not be measured, and why."""
     made: dict[str, Any] = field(default_factory=dict, kw_only=True)

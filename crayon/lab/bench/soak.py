@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import psutil
 
-from crayon.lab.bench.report import Report, Row
+from crayon.lab.bench.report import BenchReport, BenchRow
 from crayon.lab.bench.serving.processes import Child
 from crayon.lab.bench.soak_traffic import Counts, Traffic
 
@@ -50,7 +50,7 @@ class SoakOptions:
 class Soak:
     """The report, and whether it is as it should be."""
 
-    report: Report
+    report: BenchReport
     problems: tuple[str, ...]
 
 
@@ -116,12 +116,12 @@ def _judge(options: SoakOptions, counts: Counts, samples: list[tuple[float, floa
         ("p99_ms", 1000 * percentiles[98], "ms"),
         ("rss_growth_mib", growth, "MiB"),
     ]
-    report = Report("soak")
+    report = BenchReport("soak")
     lost = ", ".join(f"{count} {kind}" for kind, count in sorted(counts.failures.items()))
     notes = {"lost": lost or None, "rss_growth_mib": f"from {_warm(samples)[-1]:.0f} MiB; at most {MOST_GROWTH_MIB:g}"}
     model = options.model or "echo"
     for name, value, unit in figures:
-        row = Row.median(name, unit, [float(value)], model=model, workload=workload, note=notes.get(name))
+        row = BenchRow.median(name, unit, [float(value)], model=model, workload=workload, note=notes.get(name))
         report.rows.append(row)
     problems = []
     if counts.lost:

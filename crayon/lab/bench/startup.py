@@ -7,7 +7,7 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
-from crayon.lab.bench.report import Report, Row
+from crayon.lab.bench.report import BenchReport, BenchRow
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 _IMPORT = "import time; start = time.perf_counter(); import crayon; print(time.perf_counter() - start)"
 
 
-def bench_startup(runs: int = 9) -> Report:
+def bench_startup(runs: int = 9) -> BenchReport:
     """Measure in fresh processes; the first run of each warms the file cache and is left out."""
 
     def imported() -> float:
@@ -26,9 +26,9 @@ def bench_startup(runs: int = 9) -> Report:
         _run("-m", "crayon", "--help")
         return time.perf_counter() - start
 
-    report = Report("startup")
-    report.rows.append(Row.median("import_ms", "ms", _repeat(imported, runs), workload="import crayon"))
-    report.rows.append(Row.median("help_ms", "ms", _repeat(helped, runs), workload="crayon --help, whole process"))
+    report = BenchReport("startup")
+    report.rows.append(BenchRow.median("import_ms", "ms", _repeat(imported, runs), workload="import crayon"))
+    report.rows.append(BenchRow.median("help_ms", "ms", _repeat(helped, runs), workload="crayon --help, whole process"))
     return report
 
 

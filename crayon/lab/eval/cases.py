@@ -24,7 +24,7 @@ MAX_PROMPT_CHARS = 6000
 
 
 @dataclass(frozen=True, slots=True)
-class Task:
+class UserTask:
     """A task is one of a dataset's tasks, or a whole dataset, or several of these; `member` is trained on it."""
 
     name: str
@@ -44,7 +44,7 @@ class Task:
 
 
 @dataclass(frozen=True, slots=True)
-class Case:
+class UserCase:
     """One user: of one task, or of two.
 
     Args:
@@ -58,7 +58,7 @@ class Case:
 
     group: str
     name: str
-    tasks: tuple[Task, ...]
+    tasks: tuple[UserTask, ...]
     items: tuple[Item, ...]
     of_task: tuple[int, ...]
     draws: tuple[tuple[Item, ...], ...]
@@ -77,12 +77,12 @@ def _choices(item: Item) -> tuple[str, ...]:
     return item.choices if len(set(item.choices)) == len(item.choices) and item.answer_text in item.choices else ()
 
 
-def own_tasks(manifest: Manifest) -> list[Task]:
+def own_tasks(manifest: Manifest) -> list[UserTask]:
     """Return the task of each member that has one of its own, in the pool's order: not the generalist's or reader's."""
-    found: list[Task] = []
+    found: list[UserTask] = []
     for k, member in enumerate(manifest.members):
         if member.name != GENERALIST and member.role == "task" and member.datasets:
-            found.append(Task(member.name, _parts(member), k))
+            found.append(UserTask(member.name, _parts(member), k))
     return found
 
 
@@ -106,7 +106,7 @@ def _plain(text: str) -> str:
     return "".join(letter for letter in text.lower() if letter.isalnum())
 
 
-def make_cases(manifest: Manifest, settings: EvalSettings) -> list[Case]:
+def make_cases(manifest: Manifest, settings: EvalSettings) -> list[UserCase]:
     """Return every user to measure on, in the order of the groups.
 
     Raises:
@@ -116,11 +116,11 @@ def make_cases(manifest: Manifest, settings: EvalSettings) -> list[Case]:
     own = own_tasks(manifest)
     if not own and {"in_pool", "mixed"} & set(settings.groups):
         raise InvalidRequestError("--pool", "its members name no data sets, so they have no tasks to measure on")
-    cases: list[Case] = []
+    cases: list[UserCase] = []
     if "in_pool" in settings.groups:
         cases += [_single("in_pool", task, settings) for task in _spread(own, settings.tasks)]
     if "unseen" in settings.groups:
-        unseen = [Task(task, ((dataset, task),)) for dataset, task in settings.unseen]
+        unseen = [UserTask(task, ((dataset, task),)) for dataset, task in settings.unseen]
         cases += [_single("unseen", task, settings) for task in unseen]
         if settings.extra:
             cases += [_single("unseen_extra", task, settings) for task in unseen]
@@ -129,20 +129,20 @@ def make_cases(manifest: Manifest, settings: EvalSettings) -> list[Case]:
         chosen = [task for task in own if all(item.choices for item in task.items("test"))]
         cases += [_pair(first, second, settings) for first, second in pairs(chosen, settings.pairs, settings.seed)]
     if "far" in settings.groups:
-        cases += [_single("far", Task(dataset, ((dataset, None),)), settings) for dataset in settings.far]
+        cases += [_single("far", UserTask(dataset, ((dataset, None),)), settings) for dataset in settings.far]
     return cases
 
 
-def pairs(tasks: Sequence[Task], count: int, seed: int) -> list[tuple[Task, Task]]:
+def pairs(tasks: Sequence[UserTask], count: int, seed: int) -> list[tuple[UserTask, UserTask]]:
     """Return pairs of tasks: by turns of one data set, which are the hardest to tell apart, and of two."""
     left = list(combinations(tasks, 2))
     random.Random(f"{seed}|pairs").shuffle(left)  # noqa: S311 - reproducible, not secret
     used: dict[str, int] = {}
-    found: list[tuple[Task, Task]] = []
+    found: list[tuple[UserTask, UserTask]] = []
     while left and len(found) < count:
         alike = len(found) % 2 == 0
 
-        def cost(pair: tuple[Task, Task], alike: bool = alike) -> tuple[int, bool]:  # noqa: FBT001 - bound here, not passed
+        def cost(pair: tuple[UserTask, UserTask], alike: bool = alike) -> tuple[int, bool]:  # noqa: FBT001 - bound here, not passed
             first, second = pair
             same = bool(first.dataset) and first.dataset == second.dataset
             return used.get(first.name, 0) + used.get(second.name, 0), same != alike
@@ -155,7 +155,7 @@ def pairs(tasks: Sequence[Task], count: int, seed: int) -> list[tuple[Task, Task
     return found
 
 
-def _spread(tasks: Sequence[Task], most: int) -> list[Task]:
+def _spread(tasks: Sequence[UserTask], most: int) -> list[UserTask]:
     """Return at most so many tasks, of as many data sets as possible, in the given order."""
     if not most or len(tasks) <= most:
         return list(tasks)
@@ -168,14 +168,14 @@ def _spread(tasks: Sequence[Task], most: int) -> list[Task]:
     return [tasks[i] for i in sorted(chosen)]
 
 
-def _single(group: str, task: Task, settings: EvalSettings) -> Case:
+def _single(group: str, task: UserTask, settings: EvalSettings) -> UserCase:
     spare, train = _train(task, settings)
     items = spare if group == "unseen_extra" else _test(task, settings.items, settings.seed)
     draws = tuple(_draw(task, train, draw, settings) for draw in range(settings.draws))
-    return Case(group, task.name, (task,), tuple(items), (0,) * len(items), draws)
+    return UserCase(group, task.name, (task,), tuple(items), (0,) * len(items), draws)
 
 
-def _pair(first: Task, second: Task, settings: EvalSettings) -> Case:
+def _pair(first: UserTask, second: UserTask, settings: EvalSettings) -> UserCase:
     halves = [_test(task, settings.items, settings.seed)[: settings.items // 2] for task in (first, second)]
     trains = [_train(task, settings)[1] for task in (first, second)]
     draws = []
@@ -184,16 +184,16 @@ def _pair(first: Task, second: Task, settings: EvalSettings) -> Case:
         draws.append(tuple(item for both in zip(*sides, strict=False) for item in both))
     items = tuple(item for half in halves for item in half)
     of_task = (0,) * len(halves[0]) + (1,) * len(halves[1])
-    return Case("mixed", f"{first.name}+{second.name}", (first, second), items, of_task, tuple(draws))
+    return UserCase("mixed", f"{first.name}+{second.name}", (first, second), items, of_task, tuple(draws))
 
 
-def _test(task: Task, count: int, seed: int) -> list[Item]:
+def _test(task: UserTask, count: int, seed: int) -> list[Item]:
     items = task.items("test")
     random.Random(f"{seed}|test|{task.name}").shuffle(items)  # noqa: S311 - reproducible, not secret
     return items[:count]
 
 
-def _train(task: Task, settings: EvalSettings) -> tuple[list[Item], list[Item]]:
+def _train(task: UserTask, settings: EvalSettings) -> tuple[list[Item], list[Item]]:
     """Return the train items kept apart as further test items, and those that samples are drawn from."""
     # Some data sets ask one question twice, with two answers: samples must not contradict each other.
     items = list({" ".join(item.prompt.split()).casefold(): item for item in task.items("train")}.values())
@@ -202,7 +202,7 @@ def _train(task: Task, settings: EvalSettings) -> tuple[list[Item], list[Item]]:
     return items[:kept], items[kept:]
 
 
-def _draw(task: Task, train: Sequence[Item], draw: int, settings: EvalSettings) -> tuple[Item, ...]:
+def _draw(task: UserTask, train: Sequence[Item], draw: int, settings: EvalSettings) -> tuple[Item, ...]:
     # A prefix of a shuffle: fewer samples are always among more.
     items = list(train)
     random.Random(f"{settings.seed}|{task.name}|{draw}").shuffle(items)  # noqa: S311 - reproducible, not secret

@@ -11,11 +11,11 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from crayon.errors import AdapterError, ModelError
-from crayon.lab.bench.report import Report
-from crayon.lab.eval.beside import Beside
+from crayon.lab.bench.report import BenchReport
+from crayon.lab.eval.baseline_pools import BaselinePools
 from crayon.lab.eval.cases import make_cases, own_tasks
-from crayon.lab.eval.results import CaseResults, Outcome
-from crayon.lab.eval.subject import Answer, Question, Subject
+from crayon.lab.eval.device_runner import DeviceAnswer, DeviceRunner, Question
+from crayon.lab.eval.results import CaseResults, VariantAnswers
 from crayon.lab.eval.summary import rows
 from crayon.lab.eval.variants import Others, Variants
 from crayon.models import prepared
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from crayon.adapters.pool import Pool
     from crayon.device import DeviceEngine
     from crayon.lab.eval.answer_cache import AnswerCache
-    from crayon.lab.eval.cases import Case
+    from crayon.lab.eval.cases import UserCase
     from crayon.lab.eval.product import Given
     from crayon.lab.eval.settings import EvalSettings
     from crayon.lab.eval.variants import Variant
@@ -38,7 +38,7 @@ _TELL_EVERY_S = 10.0
 
 
 @dataclass(slots=True)
-class EvalReport(Report):
+class EvalReport(BenchReport):
     """A report that also says what was asked for, and which controls could not be had and why."""
 
     settings: dict[str, Any] = field(default_factory=dict)
@@ -46,7 +46,7 @@ class EvalReport(Report):
 
     def as_json(self) -> dict[str, Any]:
         """Return the one object that `--json` prints."""
-        return {**Report.as_json(self), "settings": self.settings, "missing": self.left_out}
+        return {**BenchReport.as_json(self), "settings": self.settings, "missing": self.left_out}
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,19 +103,21 @@ def evaluate(
         raise AdapterError(f"pool {pool.id} has no keys, so samples cannot be compared with its members")
     cases = make_cases(pool.manifest, settings)
     missing: dict[str, str] = {}
-    beside = Beside(pool, settings, missing)
+    baseline_pools = BaselinePools(pool, settings, missing)
     others = Others(
-        beside.all_data(all_data),
-        beside.random_b(),
-        beside.fresh(cases, cache, tell) if "fresh" in settings.controls else {},
+        baseline_pools.all_data(all_data),
+        baseline_pools.random_b(),
+        baseline_pools.fresh(cases, cache, tell) if "fresh" in settings.controls else {},
     )
     for control, why in missing.items():
         tell(f"left out: {control} ({why})")
     name = f"{model.name} {model.quantization}".strip()
     with ExitStack() as stack:
         stack.callback(cache.save)
-        engines = [stack.enter_context(open_engine(beside.pools)) for _ in range(max(workers, 1))]
-        subject = stack.enter_context(closing(Subject(engines, cache, f"{model.sha256} {prepared.library_version()}")))
+        engines = [stack.enter_context(open_engine(baseline_pools.pools)) for _ in range(max(workers, 1))]
+        subject = stack.enter_context(
+            closing(DeviceRunner(engines, cache, f"{model.sha256} {prepared.library_version()}"))
+        )
         variants = Variants(subject, pool, own_tasks(pool.manifest), settings, others)
         progress = _Progress(cases, variants, tell)
         results = [_answer(case, variants, subject, progress) for case in cases]
@@ -128,17 +130,19 @@ def evaluate(
     )
 
 
-def _answer(case: Case, variants: Variants, subject: Subject, progress: _Progress) -> CaseResults:
+def _answer(case: UserCase, variants: Variants, subject: DeviceRunner, progress: _Progress) -> CaseResults:
     results = CaseResults(case)
     for name, draws in variants.plan(case):
-        outcome = results.outcomes[name] = Outcome()
+        outcome = results.outcomes[name] = VariantAnswers()
         step = functools.partial(progress.step, case, name)
         for variant in variants.make(case, name, draws):
             _answer_items(case, variant, outcome, subject, step)
     return results
 
 
-def _answer_items(case: Case, variant: Variant, outcome: Outcome, subject: Subject, step: Callable[[], None]) -> None:
+def _answer_items(
+    case: UserCase, variant: Variant, outcome: VariantAnswers, subject: DeviceRunner, step: Callable[[], None]
+) -> None:
     if variant.product is not None:
         given = subject.given(variant.product, case.items, step)
         base = subject.answers([Question(item) for item in case.items]) if any(one.plain for one in given) else []
@@ -153,21 +157,21 @@ def _answer_items(case: Case, variant: Variant, outcome: Outcome, subject: Subje
     outcome.plain.append([not variant.shots and not subject.identity(blend) for blend in variant.blends])
 
 
-def _as_answer(given: Given) -> Answer:
+def _as_answer(given: Given) -> DeviceAnswer:
     """Return what was chosen as an answer that every way of comparing options reads alike."""
-    return Answer(given.text, given.logs, given.logs, (0.0,) * len(given.logs), given.too_long)
+    return DeviceAnswer(given.text, given.logs, given.logs, (0.0,) * len(given.logs), given.too_long)
 
 
 class _Progress:
     """Tells now and then how far it is and how long the rest will take."""
 
-    def __init__(self, cases: Sequence[Case], variants: Variants, tell: Tell) -> None:
+    def __init__(self, cases: Sequence[UserCase], variants: Variants, tell: Tell) -> None:
         self._tell = tell
         self._total = sum(len(case.items) * draws for case in cases for _, draws in variants.plan(case))
         self._done = 0
         self._started = self._told = time.monotonic()
 
-    def step(self, case: Case, variant: str) -> None:
+    def step(self, case: UserCase, variant: str) -> None:
         """Count one answer."""
         self._done += 1
         now = time.monotonic()

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from crayon.completion import Blend
-from crayon.lab.bench.report import Row
+from crayon.lab.bench.report import BenchRow
 from crayon.lab.eval.customize import EvalReport
+from crayon.lab.eval.device_runner import DeviceRunner, Question
 from crayon.lab.eval.free_users import free_users
 from crayon.lab.eval.interval import bootstrap
 from crayon.lab.eval.matching import is_right
 from crayon.lab.eval.results import WORKLOADS
-from crayon.lab.eval.subject import Question, Subject
 from crayon.models import prepared
 from crayon.router.scope import ScopeGate
 
@@ -87,7 +87,9 @@ def evaluate_free(
     with ExitStack() as stack:
         stack.callback(cache.save)
         engines = [stack.enter_context(open_engine([pool] if pool else [])) for _ in range(max(workers, 1))]
-        subject = stack.enter_context(closing(Subject(engines, cache, f"{model.sha256} {prepared.library_version()}")))
+        subject = stack.enter_context(
+            closing(DeviceRunner(engines, cache, f"{model.sha256} {prepared.library_version()}"))
+        )
         for user in users:
             results.append(_measure(subject, pool, user, _Progress(user, tell).step))
             shares = ", ".join(f"{100 * right.mean():.0f} % {each}" for each, right in results[-1].right.items())
@@ -98,7 +100,7 @@ def evaluate_free(
     return report
 
 
-def _measure(subject: Subject, pool: Pool | None, user: FreeUser, step: Callable[[str], None]) -> FreeResults:
+def _measure(subject: DeviceRunner, pool: Pool | None, user: FreeUser, step: Callable[[str], None]) -> FreeResults:
     items = user.tests
     blends: dict[str, tuple[Blend | None, ...]] = {"base": (None,) * len(items), "examples": (None,) * len(items)}
     product = subject.product(user.samples, pool.id if pool else "")
@@ -121,7 +123,7 @@ def _measure(subject: Subject, pool: Pool | None, user: FreeUser, step: Callable
     return FreeResults(user.name, " + ".join(kinds) or "plain base", right)
 
 
-def _alone(subject: Subject, pool: Pool, product: Product, items: Sequence[Item]) -> tuple[Blend | None, ...]:
+def _alone(subject: DeviceRunner, pool: Pool, product: Product, items: Sequence[Item]) -> tuple[Blend | None, ...]:
     """Return for each question the blend, not checked, of the profile that it is nearest to."""
     made = product.draft.customization
     if len(made.profiles) == 1:
@@ -131,7 +133,7 @@ def _alone(subject: Subject, pool: Pool, product: Product, items: Sequence[Item]
     return tuple(made.blend(gate.judge(vector).name) for vector in vectors)
 
 
-def rows(results: Sequence[FreeResults], model: str) -> list[Row]:
+def rows(results: Sequence[FreeResults], model: str) -> list[BenchRow]:
     """Return every figure: means over users with paired 95 % intervals, then each user's accuracies."""
     names = [name for name in NOTES if all(name in result.right for result in results)]
     worst = [_row("strangers_free_worst_change", [result], model, PRODUCT, "base") for result in results]
@@ -148,7 +150,7 @@ def rows(results: Sequence[FreeResults], model: str) -> list[Row]:
     return found
 
 
-def _row(metric: str, results: Sequence[FreeResults], model: str, variant: str, against: str | None = None) -> Row:
+def _row(metric: str, results: Sequence[FreeResults], model: str, variant: str, against: str | None = None) -> BenchRow:
     ours = [100.0 * result.right[variant][np.newaxis].astype(np.float64) for result in results]
     theirs = [
         np.zeros_like(own) if against is None else 100.0 * result.right[against][np.newaxis].astype(np.float64)
@@ -158,7 +160,7 @@ def _row(metric: str, results: Sequence[FreeResults], model: str, variant: str, 
     value, low, high = bootstrap(pairs)
     of_user = metric in ("accuracy", "strangers_free_worst_change")
     note = None if against else results[0].live if metric == "accuracy" and variant == PRODUCT else NOTES[variant]
-    return Row(
+    return BenchRow(
         metric,
         value,
         "points",

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from crayon import Crayon
     from crayon.completion import Blend, Route
-    from crayon.customising.customise import Draft
+    from crayon.customising.customise import NewCustomization
     from crayon.customising.customization import Customization
     from crayon.customising.device_calls import DeviceCalls
     from crayon.customising.sample import Sample
@@ -40,7 +40,7 @@ class Product:
 
     customization: Customization
     key: str
-    draft: Draft
+    draft: NewCustomization
 
     @property
     def kinds(self) -> tuple[str, ...]:

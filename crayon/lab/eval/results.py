@@ -13,8 +13,8 @@ from crayon.lab.eval.matching import is_right
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from crayon.lab.eval.cases import Case
-    from crayon.lab.eval.subject import Answer
+    from crayon.lab.eval.cases import UserCase
+    from crayon.lab.eval.device_runner import DeviceAnswer
 
     Points: TypeAlias = NDArray[np.float64]
 
@@ -30,19 +30,19 @@ _BETTER = ("base", "fewshot")
 
 
 @dataclass(slots=True)
-class Outcome:
+class VariantAnswers:
     """All answers of one variant, by draw and item, and where the variant is the plain base."""
 
-    answers: list[list[Answer]] = field(default_factory=list)
+    answers: list[list[DeviceAnswer]] = field(default_factory=list)
     plain: list[list[bool]] = field(default_factory=list)
 
 
 class CaseResults:
     """What one user's variants answered; points are asked for when all answers are there."""
 
-    def __init__(self, case: Case) -> None:
+    def __init__(self, case: UserCase) -> None:
         self.case = case
-        self.outcomes: dict[str, Outcome] = {}
+        self.outcomes: dict[str, VariantAnswers] = {}
         self._points: dict[tuple[str, Metric], Points | None] = {}
 
     def points(self, variant: str, metric: Metric) -> Points | None:
@@ -63,7 +63,7 @@ class CaseResults:
             return None
         return self._scored(variant, outcome)
 
-    def _scored(self, variant: str, outcome: Outcome) -> Points:
+    def _scored(self, variant: str, outcome: VariantAnswers) -> Points:
         base = self.outcomes.get("base")
         plain = np.array(outcome.plain)
         points = np.empty(plain.shape)
@@ -81,11 +81,11 @@ class CaseResults:
             points[plain & own] = self._by(outcome, as_base)[plain & own]
         return points
 
-    def _best(self, outcome: Outcome, own: NDArray[np.bool_]) -> Rule:
+    def _best(self, outcome: VariantAnswers, own: NDArray[np.bool_]) -> Rule:
         """Return the way of comparing options that gives most points on a task's items."""
         return max(RULES, key=lambda rule: float(self._by(outcome, rule)[:, own].mean()))
 
-    def _by(self, outcome: Outcome, rule: Rule) -> Points:
+    def _by(self, outcome: VariantAnswers, rule: Rule) -> Points:
         """Return the points if options are compared this way."""
         right = [
             [
@@ -110,7 +110,7 @@ class CaseResults:
         return float(np.mean(words)) > LONG_CHOICE_WORDS
 
 
-def values(answer: Answer, rule: Rule) -> list[float]:
+def values(answer: DeviceAnswer, rule: Rule) -> list[float]:
     """Return one number for each option, the largest for the likeliest."""
     if rule == "ended":
         return [text + end for text, end in zip(answer.sums, answer.ends, strict=True)]

@@ -13,12 +13,12 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from crayon.lab.bench.report import Row
+    from crayon.lab.bench.report import BenchRow
 
 TITLES = {"in_pool": "tasks in the pool", "unseen": "near tasks that no member knows", "mixed": "users of two tasks"}
 
 
-def sample_curve(rows: Sequence[Row], first: int) -> dict[tuple[str, str], dict[int, float]]:
+def sample_curve(rows: Sequence[BenchRow], first: int) -> dict[tuple[str, str], dict[int, float]]:
     """Return the mean accuracy in points by number of samples (0: the plain base), for each group and workload.
 
     Args:
@@ -44,7 +44,7 @@ def sample_curve(rows: Sequence[Row], first: int) -> dict[tuple[str, str], dict[
     }
 
 
-def draw(rows: Sequence[Row], first: int, path: Path) -> bool:
+def draw(rows: Sequence[BenchRow], first: int, path: Path) -> bool:
     """Draw the curves into a PNG file; False where the evaluation had one number of samples only.
 
     Raises:

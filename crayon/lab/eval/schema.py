@@ -29,7 +29,7 @@ AT_ONCE = 8
 
 
 @dataclass(frozen=True, slots=True)
-class Case:
+class NamedSchema:
     """A schema by its name."""
 
     name: str
@@ -99,7 +99,7 @@ def reason(message: str) -> str:
     return str(keywords[0]) if keywords else " ".join(message.split()[1:4])
 
 
-def read_cases(folder: Path, most: int) -> list[Case]:
+def read_cases(folder: Path, most: int) -> list[NamedSchema]:
     """Return up to `most` of the schemas in a folder's `*.json` files: always the same ones, by their names' hash.
 
     A file holds a schema, or an object with one under "schema", as JSONSchemaBench's do.
@@ -108,7 +108,7 @@ def read_cases(folder: Path, most: int) -> list[Case]:
         InvalidRequestError: there is none.
     """
     files = sorted(folder.rglob("*.json"), key=lambda file: hashlib.sha256(file.name.encode()).hexdigest())
-    cases: list[Case] = []
+    cases: list[NamedSchema] = []
     for file in files:
         if len(cases) >= most:
             break
@@ -118,14 +118,14 @@ def read_cases(folder: Path, most: int) -> list[Case]:
             continue
         schema = found.get("schema", found) if isinstance(found, dict) else None
         if isinstance(schema, dict):
-            cases.append(Case(file.name, schema))
+            cases.append(NamedSchema(file.name, schema))
     if not cases:
         raise InvalidRequestError("folder", f"{folder} holds no *.json with a schema")
     return cases
 
 
 def evaluate_schemas(
-    cases: Sequence[Case],
+    cases: Sequence[NamedSchema],
     sides: Mapping[str, Engine],
     *,
     max_tokens: int,
@@ -160,14 +160,14 @@ def evaluate_schemas(
     return SchemaReport(len(cases), refused, times, found)
 
 
-def _constraint(case: Case) -> Constraint:
+def _constraint(case: NamedSchema) -> Constraint:
     return Constraint(ConstraintKind.SCHEMA, json.dumps(case.schema, ensure_ascii=False), show=False)
 
 
 def _answers(
-    engine: Engine, cases: Iterable[Case], max_tokens: int
-) -> Iterable[tuple[Case, tuple[str, FinishReason] | CrayonError]]:
-    running: deque[tuple[Case, Stream | CrayonError]] = deque()
+    engine: Engine, cases: Iterable[NamedSchema], max_tokens: int
+) -> Iterable[tuple[NamedSchema, tuple[str, FinishReason] | CrayonError]]:
+    running: deque[tuple[NamedSchema, Stream | CrayonError]] = deque()
     for case in cases:
         try:
             request = GenerateRequest(
@@ -185,7 +185,9 @@ def _answers(
         yield _read(*running.popleft())
 
 
-def _read(case: Case, stream: Stream | CrayonError) -> tuple[Case, tuple[str, FinishReason] | CrayonError]:
+def _read(
+    case: NamedSchema, stream: Stream | CrayonError
+) -> tuple[NamedSchema, tuple[str, FinishReason] | CrayonError]:
     if isinstance(stream, CrayonError):
         return case, stream
     text, last = "", FinishReason.LENGTH
@@ -200,7 +202,7 @@ def _read(case: Case, stream: Stream | CrayonError) -> tuple[Case, tuple[str, Fi
     return case, (text, last)
 
 
-def _book(side: Side, case: Case, answer: tuple[str, FinishReason] | CrayonError, validator: Any) -> None:
+def _book(side: Side, case: NamedSchema, answer: tuple[str, FinishReason] | CrayonError, validator: Any) -> None:
     if isinstance(answer, InvalidRequestError):
         side.refused[case.name] = str(answer)
     elif isinstance(answer, CrayonError):

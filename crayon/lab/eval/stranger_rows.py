@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from crayon.lab.bench.report import Row
+from crayon.lab.bench.report import BenchRow
 from crayon.lab.eval.interval import ROUNDS, bootstrap
 from crayon.lab.eval.results import WORKLOADS
 
@@ -32,7 +32,7 @@ NOTES = {
 _SEED = 150
 
 
-def rows(results: Sequence[StrangerResults], model: str) -> list[Row]:
+def rows(results: Sequence[StrangerResults], model: str) -> list[BenchRow]:
     """Return every figure: means over users with paired 95 % intervals, then each user's accuracies."""
     variants = [name for name in NOTES if all(name in result.right for result in results)]
     found = [
@@ -55,11 +55,11 @@ def _points(result: StrangerResults, variant: str) -> NDArray[np.float64]:
     return 100.0 * right[np.newaxis].astype(np.float64)
 
 
-def _mean(metric: str, results: Sequence[StrangerResults], model: str, variant: str) -> Row:
+def _mean(metric: str, results: Sequence[StrangerResults], model: str, variant: str) -> BenchRow:
     points = [_points(result, variant) for result in results]
     value, low, high = bootstrap([(each, np.zeros_like(each)) for each in points])
     single = metric == "accuracy"
-    return Row(
+    return BenchRow(
         metric,
         value,
         "points",
@@ -76,10 +76,12 @@ def _mean(metric: str, results: Sequence[StrangerResults], model: str, variant: 
     )
 
 
-def _gain(results: Sequence[StrangerResults], model: str, other: str, metric: str = "", task: str | None = None) -> Row:
+def _gain(
+    results: Sequence[StrangerResults], model: str, other: str, metric: str = "", task: str | None = None
+) -> BenchRow:
     pairs = [(_points(result, PRODUCT), _points(result, other)) for result in results]
     value, low, high = bootstrap(pairs)
-    return Row(
+    return BenchRow(
         metric or ("strangers_gain" if other == "base" else f"strangers_gain_vs_{other}"),
         value,
         "points",
@@ -97,12 +99,12 @@ def _gain(results: Sequence[StrangerResults], model: str, other: str, metric: st
     )
 
 
-def _worst(results: Sequence[StrangerResults], model: str) -> Row:
+def _worst(results: Sequence[StrangerResults], model: str) -> BenchRow:
     changes = [_gain([result], model, "base", "strangers_worst_change", result.name) for result in results]
     return min(changes, key=lambda row: row.value)
 
 
-def _auroc(metric: str, results: Sequence[StrangerResults], model: str, variant: str) -> Iterator[Row]:
+def _auroc(metric: str, results: Sequence[StrangerResults], model: str, variant: str) -> Iterator[BenchRow]:
     """Yield how well the margin tells right from wrong: of all pairs of a right and a wrong answer of one user."""
     rng = np.random.default_rng(_SEED)
     above, pairs = np.zeros(ROUNDS + 1), np.zeros(ROUNDS + 1)
@@ -124,7 +126,7 @@ def _auroc(metric: str, results: Sequence[StrangerResults], model: str, variant:
     values = above[pairs > 0] / pairs[pairs > 0]
     low, high = np.quantile(values[1:], [0.025, 0.975])
     note = "area under the ROC curve of the margin, right against wrong answers of the same user"
-    yield Row(
+    yield BenchRow(
         metric,
         float(values[0]),
         "auroc",

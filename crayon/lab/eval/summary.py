@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from crayon.lab.bench.report import Row
+from crayon.lab.bench.report import BenchRow
 from crayon.lab.eval.interval import bootstrap
 from crayon.lab.eval.results import METRICS, SCORING_NOTE, WORKLOADS
 from crayon.lab.eval.variants import BLEND, COMBINED
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 _GAP_NOTE = "points that the blend is below perfect choice, each question answered by its own member"
 
 
-def rows(results: Sequence[CaseResults], model: str) -> list[Row]:
+def rows(results: Sequence[CaseResults], model: str) -> list[BenchRow]:
     """Return every figure: first what was promised, then each accuracy."""
-    found: list[Row] = []
+    found: list[BenchRow] = []
     groups = list(dict.fromkeys(result.case.group for result in results))
     for group in groups:
         own = [result for result in results if result.case.group == group]
@@ -37,7 +37,7 @@ def rows(results: Sequence[CaseResults], model: str) -> list[Row]:
     return found
 
 
-def _gains(group: str, results: Sequence[CaseResults], metric: Metric, model: str) -> Iterator[Row]:
+def _gains(group: str, results: Sequence[CaseResults], metric: Metric, model: str) -> Iterator[BenchRow]:
     if group == "in_pool":
         yield from _row("in_pool_fraction_of_own", results, BLEND, "own", metric, model, statistic="ratio")
     names = list(dict.fromkeys(name for result in results for name in result.outcomes))
@@ -62,7 +62,7 @@ def _gains(group: str, results: Sequence[CaseResults], metric: Metric, model: st
             yield from _row("in_pool_gain_of_dataset", own, BLEND, "base", metric, model, task=dataset or "several")
 
 
-def _combined(group: str, results: Sequence[CaseResults], metric: Metric, model: str) -> Iterator[Row]:
+def _combined(group: str, results: Sequence[CaseResults], metric: Metric, model: str) -> Iterator[BenchRow]:
     """Yield what the customisation as its user gets it is worth."""
     if group == "in_pool":
         yield from _row("in_pool_combined_fraction_of_own", results, COMBINED, "own", metric, model, statistic="ratio")
@@ -71,12 +71,12 @@ def _combined(group: str, results: Sequence[CaseResults], metric: Metric, model:
         yield from _row(f"{group}_combined_gain_vs_{other}", results, COMBINED, other, metric, model)
 
 
-def _far(results: Sequence[CaseResults], metric: Metric, model: str) -> Iterator[Row]:
+def _far(results: Sequence[CaseResults], metric: Metric, model: str) -> Iterator[BenchRow]:
     for name, ours in (("far", BLEND), ("far_combined", COMBINED)):
         yield from _changes(name, results, ours, metric, model)
 
 
-def _changes(name: str, results: Sequence[CaseResults], ours: str, metric: Metric, model: str) -> list[Row]:
+def _changes(name: str, results: Sequence[CaseResults], ours: str, metric: Metric, model: str) -> list[BenchRow]:
     changes = [
         row
         for result in results
@@ -85,7 +85,7 @@ def _changes(name: str, results: Sequence[CaseResults], ours: str, metric: Metri
     worst = min(changes, key=lambda row: row.value, default=None)
     if worst is None:
         return []
-    first = Row(
+    first = BenchRow(
         f"{name}_worst_change", worst.value, worst.unit, worst.runs, worst.model, worst.workload, worst.against,
         worst.note, worst.ci_low, worst.ci_high, worst.n, worst.draws, worst.group, worst.task, worst.variant,
     )  # fmt: skip
@@ -103,7 +103,7 @@ def _row(
     statistic: Literal["difference", "ratio"] = "difference",
     task: str | None = None,
     note: str | None = None,
-) -> Iterator[Row]:
+) -> Iterator[BenchRow]:
     """Yield the one row that compares two variants over all users that have both, if there are any."""
     pairs: list[Pair] = []
     for result in results:
@@ -113,7 +113,7 @@ def _row(
     value, low, high = bootstrap(pairs, statistic)
     if not np.isfinite([value, low, high]).all():
         return
-    yield Row(
+    yield BenchRow(
         name,
         value,
         "points" if statistic == "difference" else "ratio",
@@ -132,13 +132,13 @@ def _row(
     )
 
 
-def _accuracies(result: CaseResults, metric: Metric, model: str) -> Iterator[Row]:
+def _accuracies(result: CaseResults, metric: Metric, model: str) -> Iterator[BenchRow]:
     for variant in result.outcomes:
         points = result.points(variant, metric)
         if points is None:
             continue
         value, low, high = bootstrap([(points, np.zeros_like(points))])
-        yield Row(
+        yield BenchRow(
             "accuracy",
             value,
             "points",

@@ -21,11 +21,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from crayon.adapters.pool import Pool
-    from crayon.customising.customise import Draft
-    from crayon.lab.eval.cases import Case, Task
+    from crayon.customising.customise import NewCustomization
+    from crayon.lab.eval.cases import UserCase, UserTask
+    from crayon.lab.eval.device_runner import DeviceRunner
     from crayon.lab.eval.product import Product
     from crayon.lab.eval.settings import EvalSettings
-    from crayon.lab.eval.subject import Subject
 
 BLEND = "blend"
 # The customisation as its user gets it: checked, with every evidence.
@@ -66,7 +66,7 @@ class Variants:
     """
 
     def __init__(
-        self, subject: Subject, pool: Pool, tasks: Sequence[Task], settings: EvalSettings, others: Others
+        self, subject: DeviceRunner, pool: Pool, tasks: Sequence[UserTask], settings: EvalSettings, others: Others
     ) -> None:
         self._subject = subject
         self._pool = pool
@@ -74,7 +74,7 @@ class Variants:
         self._settings = settings
         self._others = others
 
-    def plan(self, case: Case) -> list[tuple[str, int]]:
+    def plan(self, case: UserCase) -> list[tuple[str, int]]:
         """Return the names of a user's variants, each with its number of draws."""
         plan: list[tuple[str, int]] = []
         for name in ORDER:
@@ -85,7 +85,7 @@ class Variants:
                 plan.append((name, 1 if name in FIXED else self._settings.of_draws(name)))
         return plan
 
-    def make(self, case: Case, name: str, draws: int) -> Iterator[Variant]:
+    def make(self, case: UserCase, name: str, draws: int) -> Iterator[Variant]:
         """Yield the variant for each of the draws; embeds samples, and searches where the variant does."""
         if name in FIXED:
             yield self._same(case, self._constant(case, name)) if name != "own" else self._own(case)
@@ -94,7 +94,7 @@ class Variants:
         for draw in range(draws):
             yield self._drawn(case, name.partition("@")[0], draw, size)
 
-    def _has(self, name: str, case: Case) -> bool:
+    def _has(self, name: str, case: UserCase) -> bool:
         if case.group == "far":
             return name in FAR_CONTROLS and (name != "all_data" or self._others.all_data is not None)
         return {
@@ -106,7 +106,7 @@ class Variants:
             "fresh": (case.group, case.name, 0) in self._others.fresh,
         }.get(name, True)
 
-    def _constant(self, case: Case, name: str) -> Blend | None:
+    def _constant(self, case: UserCase, name: str) -> Blend | None:
         if name == "base":
             return None
         if name == "all_data":
@@ -114,11 +114,11 @@ class Variants:
         group = range(len(self._pool)) if name == "uniform" else self._group(case)
         return self._shares(list(group))
 
-    def _own(self, case: Case) -> Variant:
+    def _own(self, case: UserCase) -> Variant:
         own = [self._shares([task.member]) for task in case.tasks if task.member is not None]
         return Variant(tuple(own[i] for i in case.of_task))
 
-    def _drawn(self, case: Case, name: str, draw: int, size: int) -> Variant:
+    def _drawn(self, case: UserCase, name: str, draw: int, size: int) -> Variant:
         if name == "fewshot":
             return Variant((None,) * len(case.items), _shots(case, draw, size))
         if name == "fresh":
@@ -145,7 +145,7 @@ class Variants:
             return Variant(tuple(None if blend is None else Blend(other, blend.weights) for blend in chosen))
         return Variant(chosen)
 
-    def _per_query(self, case: Case, draft: Draft) -> tuple[Blend | None, ...]:
+    def _per_query(self, case: UserCase, draft: NewCustomization) -> tuple[Blend | None, ...]:
         """Return the blend of the profile that each question is nearest to, as the client chooses it."""
         made = draft.customization
         if len(made.profiles) == 1:
@@ -154,7 +154,7 @@ class Variants:
         vectors, _, _ = self._subject.calls.vectors(self._pool, [item.prompt for item in case.items])
         return tuple(made.blend(gate.judge(vector).name) for vector in vectors)
 
-    def _searched(self, case: Case, draw: int, size: int) -> Blend | None:
+    def _searched(self, case: UserCase, draw: int, size: int) -> Blend | None:
         """Return what LoRAHub's kind of search finds: all members, no similarity, led by the samples' likelihood."""
         items = case.draws[draw][:size]
         count = len(self._pool)
@@ -164,7 +164,7 @@ class Variants:
             search.tell(self._subject.likelihood(items, blend))
         return self._blend(search.best)
 
-    def _group(self, case: Case) -> list[int]:
+    def _group(self, case: UserCase) -> list[int]:
         """Return the members trained on the user's data sets."""
         wanted = {task.dataset for task in case.tasks} - {""}
         return [task.member for task in self._tasks if task.dataset in wanted and task.member is not None]
@@ -177,11 +177,11 @@ class Variants:
     def _blend(self, shares: NDArray[np.floating]) -> Blend | None:
         return Blend(self._pool.id, tuple(float(value) for value in shares)) if np.any(shares) else None
 
-    def _same(self, case: Case, blend: Blend | None) -> Variant:
+    def _same(self, case: UserCase, blend: Blend | None) -> Variant:
         return Variant((blend,) * len(case.items))
 
 
-def _shots(case: Case, draw: int, size: int) -> tuple[Message, ...]:
+def _shots(case: UserCase, draw: int, size: int) -> tuple[Message, ...]:
     turns = [(item.prompt, item.answer_text) for item in case.draws[draw][:size]]
     return tuple(
         message for question, answer in turns for message in (Message("user", question), Message("assistant", answer))

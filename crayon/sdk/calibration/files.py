@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from crayon.customising.customization import check_name
 from crayon.errors import ConfigError, CrayonError
 from crayon.private_file import write_private
-from crayon.router import strict
+from crayon.router import record_fields as raw
 from crayon.router.drift import ShareKeeper
 from crayon.router.record import CalibrationRecord
 
@@ -118,8 +118,10 @@ def read_share(path: Path, record: CalibrationRecord) -> ShareKeeper | None:
     """
     try:
         with path.open("rb") as file:
-            data = strict.mapping(
-                strict.read_json(file.read(MAX_BYTES).decode("utf-8-sig"), "share"), "share", ("record", "keeper")
+            data = raw.mapping(
+                raw.read_json(file.read(MAX_BYTES).decode("utf-8-sig"), "share"),
+                "share",
+                ("record", "keeper"),
             )
         if data["record"] != stamp_of(record):
             return None

@@ -13,7 +13,7 @@ from crayon.server.scheduler import DropReason, Resource
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from crayon.server.cost.breakdown import Spent
+    from crayon.server.cost.breakdown import TimeSpent
     from crayon.server.scheduler import State, StepLimits, StepPlan
 
 
@@ -23,7 +23,7 @@ class Counters:
 
     `wall_s` is the time from a step's plan to its last result, `compute_s` that in which runners computed, and
     `beside_s` the part of it in which the next step was planned. `room_tokens` is what the steps could have held.
-    `useful_s` to `switches_s` are what the fitted cost says that time in runners went for (see `losses.Spent`).
+    `useful_s` to `switches_s` are what the fitted cost says that time in runners went for (see `losses.TimeSpent`).
 
     Not sums but as of now: `cost_error` is the median relative error of the cost's predictions for calls that came
     after it was fitted, `line_error` what it would have been with a straight line, both None until there are enough;
@@ -93,7 +93,7 @@ class Counters:
         self.compute_s += seconds
         self.beside_s += beside
 
-    def explain(self, spent: Spent) -> None:
+    def explain(self, spent: TimeSpent) -> None:
         """Count what the seconds of a call went for, as the cost says."""
         self.useful_s += spent.useful
         self.fill_s += spent.fill

@@ -14,7 +14,7 @@ from crayon.server.engines.llama.counters import Counters
 if TYPE_CHECKING:
     from collections.abc import Generator, Sequence
 
-    from crayon.server.cost.breakdown import Spent
+    from crayon.server.cost.breakdown import TimeSpent
     from crayon.server.cost.fit import Fitted
     from crayon.server.cost.online import LiveCost
     from crayon.server.engines.llama.batch import EngineCall
@@ -56,7 +56,7 @@ class StepTiming:
         """Tokens, rows and switches of the last call."""
         self._alike = 0
         """Calls of this kind since the first."""
-        self._spent: Spent | None = None
+        self._spent: TimeSpent | None = None
         """What the last call that was looked at went for; those like it are taken to be no different."""
         self._looks = 0
         self._untold = 0.0

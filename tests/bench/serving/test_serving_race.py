@@ -17,14 +17,14 @@ from typer.testing import CliRunner
 from crayon.cli.shared.app import app
 from crayon.lab.bench.serving import race as racing
 from crayon.lab.bench.serving import single, tuning
-from crayon.lab.bench.serving.bed import Bed
 from crayon.lab.bench.serving.offline import open_openvino
 from crayon.lab.bench.serving.optimum import Optimum
 from crayon.lab.bench.serving.peers import Peers
 from crayon.lab.bench.serving.plan import FULL, PARTS, QUICK, ModelPlan, Plan
 from crayon.lab.bench.serving.prompts import PromptMaker
-from crayon.lab.bench.serving.systems import HttpConnection, LlamaServer, Settings
-from crayon.lab.bench.serving.workloads import CONSTANT, CONVERSATION, Pair
+from crayon.lab.bench.serving.systems import HttpConnection, LlamaServer, SystemSettings
+from crayon.lab.bench.serving.testbed import Testbed
+from crayon.lab.bench.serving.workloads import CONSTANT, CONVERSATION, TextPair
 from crayon.llama.model import Model
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ def small(tiny_path: Path, peers_folder: Path, tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(tuning, "BATCHES", (128, 256))
     monkeypatch.setattr(single, "CLIENTS", 3)
     monkeypatch.setattr(single, "SYSTEM_WORDS", 30)
-    monkeypatch.setattr(single, "OTHERS", Pair(40, 100))
+    monkeypatch.setattr(single, "OTHERS", TextPair(40, 100))
     words = ["bench", "server", "--quick", "--threads", "1", "--peers", str(peers_folder)]
     return [*words, "--pool", str(tmp_path / "pool")]
 
@@ -119,11 +119,11 @@ def rows_of(result: Any) -> list[dict[str, Any]]:
 def test_every_part_prints_its_rows_and_pictures(
     small: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def ours(bed: Bed, settings: Settings, *, pools: bool = False) -> System:
+    def ours(bed: Testbed, settings: SystemSettings, *, pools: bool = False) -> System:
         assert pools == (settings.slots == single.CLIENTS)
         return Stranger(bed.peers.llama_server, bed.path, settings)
 
-    monkeypatch.setattr(Bed, "ours", ours)
+    monkeypatch.setattr(Testbed, "ours", ours)
     monkeypatch.setenv("FAKE_GAP", "0.01")  # the long prompt has to come while answers are under way
     monkeypatch.setenv("FAKE_FIRST", "0.05")
     out = tmp_path / "out"
@@ -153,20 +153,20 @@ def test_our_own_server_is_raced_over_the_wire(small: list[str]) -> None:
 def test_with_the_flags_of_another_model_one_of_each_server_is_searched_again(
     small: list[str], tiny_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tried: list[Settings] = []
+    tried: list[SystemSettings] = []
 
-    def run(_: Bed, system: System, jobs: list[Any]) -> Any:
+    def run(_: Testbed, system: System, jobs: list[Any]) -> Any:
         assert len(jobs) == 2
         tried.append(system.settings)
         return SimpleNamespace(tokens_per_second=float(system.settings.parts or 0))
 
-    monkeypatch.setattr(Bed, "run", run)
+    monkeypatch.setattr(Testbed, "run", run)
     plan = racing.QUICK
     known = {
-        ("crayon", CONSTANT): Settings(slots=8, context=999, threads=1, batch=2048),
-        ("llama-server", CONSTANT): Settings(slots=8, context=999, threads=1, batch=2048, ubatch=64),
+        ("crayon", CONSTANT): SystemSettings(slots=8, context=999, threads=1, batch=2048),
+        ("llama-server", CONSTANT): SystemSettings(slots=8, context=999, threads=1, batch=2048, ubatch=64),
     }
-    bed = Bed(
+    bed = Testbed(
         label="tiny",
         path=tiny_path,
         source=tiny_path,
@@ -193,7 +193,7 @@ def test_openvino_falls_back_to_the_published_file_and_says_so(
 ) -> None:
     monkeypatch.setenv("FAKE_UNREADABLE", "prepared")
     plan = racing.QUICK
-    bed = Bed(
+    bed = Testbed(
         label="tiny",
         path=Path("prepared.gguf"),
         source=tiny_path,

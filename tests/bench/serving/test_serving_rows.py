@@ -9,27 +9,27 @@ from typing import TYPE_CHECKING
 import pytest
 
 from crayon.errors import MissingExtraError
-from crayon.lab.bench.report import Row
-from crayon.lab.bench.serving.client import Job, Run, Timing
-from crayon.lab.bench.serving.online import Found, Verdict
+from crayon.lab.bench.report import BenchRow
+from crayon.lab.bench.serving.client import Run, TimedRequest, Timing
+from crayon.lab.bench.serving.online import HighestRate, RateResult
 from crayon.lab.bench.serving.optimum import Optimum, decode_rate, measure
 from crayon.lab.bench.serving.plots import LATENCY, THROUGHPUT, Curves, draw
 from crayon.lab.bench.serving.prompts import Prompt
 from crayon.lab.bench.serving.race_online import Online
 from crayon.lab.bench.serving.rows import Raced, fraction_row, geometric_mean_row, offline_row, online_rows
-from crayon.lab.bench.serving.workloads import Pair, Workload
+from crayon.lab.bench.serving.workloads import TextPair, Workload
 from crayon.llama.model import Model
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 OPTIMUM = Optimum(prefill_rate=100.0, ubatch=256, head_seconds=0.01, step_seconds=0.05)
-WORK = Workload("128/64", (Pair(40, 3), Pair(60, 2)))
+WORK = Workload("128/64", (TextPair(40, 3), TextPair(60, 2)))
 
 
 def run_in(seconds: float) -> Run:
     """Prompts of 40 and 60 tokens, answers of 3 and 2; the last first token comes at half the time."""
-    jobs = [Job(Prompt((), tuple(range(pair.prompt))), pair.answer) for pair in WORK.pairs]
+    jobs = [TimedRequest(Prompt((), tuple(range(pair.prompt))), pair.answer) for pair in WORK.pairs]
     first = Timing(jobs[0], 0.0, [(seconds / 4, 1), (seconds / 2, 1), (seconds, 1)], finished=True)
     second = Timing(jobs[1], 0.0, [(seconds / 2, 1), (seconds, 1)], finished=True)
     return Run((first, second), seconds, seconds / 10)
@@ -78,20 +78,22 @@ def test_a_fraction_row_tells_the_losses_that_the_server_tells() -> None:
 
 
 def test_a_mean_over_workloads_is_geometric() -> None:
-    rows = [Row("x", value, "ratio", (value,), "m", f"w{value}", "llama-server -np 8") for value in (1.0, 2.0, 4.0)]
+    rows = [
+        BenchRow("x", value, "ratio", (value,), "m", f"w{value}", "llama-server -np 8") for value in (1.0, 2.0, 4.0)
+    ]
     row = geometric_mean_row("x", "m", rows)
     assert row.value == pytest.approx(2.0)
     assert row.runs == (1.0, 2.0, 4.0)
     assert (row.workload, row.against) == ("geometric mean of 3 workloads", "llama-server")
 
 
-def verdict(rate: float, *, passed: bool = True) -> Verdict:
-    return Verdict(rate, 0.05, 0.4, 0.06, 1.07, 0.5 if passed else 2.0, grows=False, unfinished=0)
+def verdict(rate: float, *, passed: bool = True) -> RateResult:
+    return RateResult(rate, 0.05, 0.4, 0.06, 1.07, 0.5 if passed else 2.0, grows=False, unfinished=0)
 
 
 def test_online_rows_hold_both_rates() -> None:
-    ours = Found(6.0, (verdict(4.0), verdict(6.0), verdict(7.0, passed=False)))
-    theirs = Found(4.0, (verdict(4.0), verdict(6.0, passed=False)))
+    ours = HighestRate(6.0, (verdict(4.0), verdict(6.0), verdict(7.0, passed=False)))
+    theirs = HighestRate(4.0, (verdict(4.0), verdict(6.0, passed=False)))
     ratio, mine, other = online_rows("m", "128/64", ours, theirs, "llama-server -np 8", "crayon -np 8")
     assert (ratio.metric, ratio.value) == ("online_rate_ratio_vs_llama_server", 1.5)
     assert (mine.value, other.value) == (6.0, 4.0)
@@ -99,14 +101,14 @@ def test_online_rows_hold_both_rates() -> None:
     assert mine.note == f"{held}; at 7.00: 2.00 times the bound is waited (50 ms between tokens, 0.40 s for the first)"
     bad = replace(verdict(5.0), grows=True, unfinished=2)
     _, mine, _ = online_rows(
-        "m", "128/64", Found(4.0, (verdict(4.0), bad, verdict(7.0, passed=False))), theirs, "x", "y"
+        "m", "128/64", HighestRate(4.0, (verdict(4.0), bad, verdict(7.0, passed=False))), theirs, "x", "y"
     )
     assert mine.note == f"{held}; at 5.00: ever more answers are under way, 2 answers have no end"
 
 
 def test_a_peer_that_keeps_no_bound_is_not_divided_by() -> None:
-    none = Found(0.0, (verdict(4.0, passed=False), verdict(1.0, passed=False)))
-    ratio, _, other = online_rows("m", "w", Found(3.0, (verdict(3.0),)), none, "llama-server", "crayon")
+    none = HighestRate(0.0, (verdict(4.0, passed=False), verdict(1.0, passed=False)))
+    ratio, _, other = online_rows("m", "w", HighestRate(3.0, (verdict(3.0),)), none, "llama-server", "crayon")
     assert ratio.value == 3.0
     assert ratio.note is not None
     assert "at no rate, so 1.00 stands in" in ratio.note
@@ -127,10 +129,10 @@ def test_the_bare_library_is_measured_on_every_count(tiny_path: Path, monkeypatc
 
 def test_pictures_are_drawn_of_what_there_is(tmp_path: Path) -> None:
     assert draw(Curves(), tmp_path) == []
-    found = Found(4.0, (verdict(4.0), verdict(2.0)))
+    found = HighestRate(4.0, (verdict(4.0), verdict(2.0)))
     curves = Curves(
         {"m": {"crayon": [(1.0, 50.0), (4.0, 150.0)], "llama-server": [(1.0, 40.0)]}},
-        {"m, 128/64": Online("128/64", found, Found(0.0, ()), "llama-server -np 8", "crayon -np 8")},
+        {"m, 128/64": Online("128/64", found, HighestRate(0.0, ()), "llama-server -np 8", "crayon -np 8")},
     )
     written = draw(curves, tmp_path)
     assert [path.name for path in written] == [THROUGHPUT, LATENCY]

@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import pytest
 
-from crayon.lab.bench.serving.client import Job, Run, Timing
+from crayon.lab.bench.serving.client import Run, TimedRequest, Timing
 from crayon.lab.bench.serving.online import (
     Bounds,
-    Verdict,
+    RateResult,
     grows,
     judge,
     per_token_latencies,
@@ -20,7 +20,7 @@ from crayon.lab.bench.serving.online import (
 from crayon.lab.bench.serving.plan import Plan
 from crayon.lab.bench.serving.prompts import Prompt
 from crayon.lab.bench.serving.race_online import plan_arrivals
-from crayon.lab.bench.serving.systems import Settings
+from crayon.lab.bench.serving.systems import SystemSettings
 from crayon.lab.bench.serving.tuning import CELLS, offline_axes, own_axes, slots_for, tune, with_flag
 from crayon.lab.bench.serving.workloads import poisson_arrivals
 
@@ -30,7 +30,7 @@ PROMPT = Prompt((), tuple(range(100)))
 
 def answered(sent: float, first: float, gap: float, tokens: int = 5, *, finished: bool = True) -> Timing:
     arrivals = [(sent + first + n * gap, 1) for n in range(tokens)]
-    return Timing(Job(PROMPT, tokens, sent), sent, arrivals, finished)
+    return Timing(TimedRequest(PROMPT, tokens, sent), sent, arrivals, finished)
 
 
 def run_of(*timings: Timing) -> Run:
@@ -49,7 +49,7 @@ def queued(rate: float, capacity: float, count: int = 400) -> tuple[Run, float]:
 
 
 def test_a_search_finds_the_rate_that_a_server_bears() -> None:
-    def probe(rate: float) -> Verdict:
+    def probe(rate: float) -> RateResult:
         run, window = queued(rate, capacity=10.0)
         return judge(run, rate, window, BOUNDS)
 
@@ -65,9 +65,9 @@ def test_a_search_halves_and_ends_at_either_end() -> None:
     def probe_up_to(limit: float) -> list[float]:
         tried: list[float] = []
 
-        def probe(rate: float) -> Verdict:
+        def probe(rate: float) -> RateResult:
             tried.append(rate)
-            return Verdict(rate, 0, 0, 0, 1, 0.5 if rate <= limit else 2.0, grows=False, unfinished=0)
+            return RateResult(rate, 0, 0, 0, 1, 0.5 if rate <= limit else 2.0, grows=False, unfinished=0)
 
         found = search_rate(probe, 8.0, 4)
         return [*tried, found.rate]
@@ -114,7 +114,7 @@ def test_latency_per_token_is_of_whole_answers() -> None:
 
 
 def test_tokens_that_come_together_were_all_waited_for() -> None:
-    timing = Timing(Job(PROMPT, 6), 1.0, [(2.0, 1), (2.5, 4), (4.5, 1)], finished=True)
+    timing = Timing(TimedRequest(PROMPT, 6), 1.0, [(2.0, 1), (2.5, 4), (4.5, 1)], finished=True)
     assert (timing.tokens, timing.first, timing.end) == (6, 1.0, 4.5)
     assert timing.gaps == [0.5, 2.0]
 
@@ -124,13 +124,13 @@ def test_a_probe_has_enough_arrivals_but_not_for_ever(rate: float, count: int) -
     assert plan_arrivals(Plan(models=(), probe_seconds=20.0, arrivals=20), rate) == count
 
 
-START = Settings(slots=32, context=256, threads=2, batch=512, ubatch=512)
+START = SystemSettings(slots=32, context=256, threads=2, batch=512, ubatch=512)
 
 
 def test_tuning_goes_flag_by_flag_and_measures_nothing_twice() -> None:
-    tried: list[Settings] = []
+    tried: list[SystemSettings] = []
 
-    def score(settings: Settings) -> float:
+    def score(settings: SystemSettings) -> float:
         tried.append(settings)
         return -abs(settings.slots - 16) - abs((settings.ubatch or 0) - 128) - abs((settings.batch or 0) - 2048) / 100
 

@@ -11,16 +11,16 @@ from tiny_pool import shared_pool
 from crayon.client.events import EventClient
 from crayon.completion import Blend
 from crayon.errors import ConfigError, ServerError, ServerUnavailableError
-from crayon.lab.bench.serving.client import Job, drive
+from crayon.lab.bench.serving.client import TimedRequest, drive
 from crayon.lab.bench.serving.openvino_peer import OpenVino
 from crayon.lab.bench.serving.peers import Peers
 from crayon.lab.bench.serving.prompts import Prompt, PromptMaker
-from crayon.lab.bench.serving.systems import CrayonSystem, GrpcConnection, LlamaServer, Settings
+from crayon.lab.bench.serving.systems import CrayonSystem, GrpcConnection, LlamaServer, SystemSettings
 from crayon.llama.model import Model
 from crayon.messages import Message
 from crayon.server.engines.echo import EchoEngine
 
-SETTINGS = Settings(slots=4, context=256, threads=1, batch=128, ubatch=64)
+SETTINGS = SystemSettings(slots=4, context=256, threads=1, batch=128, ubatch=64)
 FIRST, GAP = 0.4, 0.1
 
 
@@ -29,8 +29,8 @@ def maker(tiny_path: Path) -> PromptMaker:
     return PromptMaker(Model(tiny_path, vocab_only=True))
 
 
-def jobs_of(maker: PromptMaker, *answers: int) -> list[Job]:
-    return [Job(maker.make(60), answer) for answer in answers]
+def jobs_of(maker: PromptMaker, *answers: int) -> list[TimedRequest]:
+    return [TimedRequest(maker.make(60), answer) for answer in answers]
 
 
 def test_our_server_gives_every_answer_its_length(tiny_path: Path, maker: PromptMaker) -> None:
@@ -61,12 +61,12 @@ def test_our_server_blends(tiny_path: Path, maker: PromptMaker, tmp_path: Path) 
     pool.save(tmp_path / "pool")
     blend = Blend(pool.id, (1.0, *[0.0] * (len(pool) - 1)))
     with CrayonSystem(tiny_path, SETTINGS, (str(tmp_path / "pool"),)) as system:
-        assert drive(system, [Job(maker.make(50), 4, blend=blend)]).complete
+        assert drive(system, [TimedRequest(maker.make(50), 4, blend=blend)]).complete
 
 
 def test_our_servers_failures_keep_their_kind(tiny_path: Path, maker: PromptMaker) -> None:
     with CrayonSystem(tiny_path, SETTINGS) as system, pytest.raises(Exception, match=r"no adapter pool|cannot blend"):
-        drive(system, [Job(maker.make(50), 4, blend=Blend("other", (1.0,)))])
+        drive(system, [TimedRequest(maker.make(50), 4, blend=Blend("other", (1.0,)))])
     with pytest.raises(ServerUnavailableError, match="before it could serve") as caught:
         CrayonSystem(tiny_path.with_name("absent.gguf"), SETTINGS).__enter__()
     assert any("absent" in note for note in caught.value.__notes__)
@@ -78,7 +78,7 @@ def test_llama_servers_tokens_are_timed_as_they_come(
     monkeypatch.setenv("FAKE_FIRST", str(FIRST))
     monkeypatch.setenv("FAKE_GAP", str(GAP))
     with LlamaServer(peers.llama_server, tiny_path, SETTINGS) as system:
-        run = drive(system, [Job(maker.make(60), 4), Job(maker.make(60), 4, at=0.2)])
+        run = drive(system, [TimedRequest(maker.make(60), 4), TimedRequest(maker.make(60), 4, at=0.2)])
     for timing in run.timings:
         assert [count for _, count in timing.arrivals] == [1, 2, 1]  # the second token waited for the third
         assert timing.first is not None
@@ -143,7 +143,7 @@ def test_openvinos_worker_answers_over_its_socket(peers: Peers, tiny_path: Path,
         given_up = drive(system, jobs_of(maker, 10**6), give_up=0.5)
         after = drive(system, jobs_of(maker, 2))
         with pytest.raises(ServerError, match="unlucky"):
-            drive(system, [Job(maker.make(60), 5), Job(Prompt((), tuple(range(13))), 5)])
+            drive(system, [TimedRequest(maker.make(60), 5), TimedRequest(Prompt((), tuple(range(13))), 5)])
     assert [timing.tokens for timing in run.timings] == [5, 1, 30]
     assert again.complete
     assert not given_up.complete

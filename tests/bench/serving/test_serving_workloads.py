@@ -17,7 +17,7 @@ from crayon.lab.bench.serving.prompts import PromptMaker
 from crayon.lab.bench.serving.workloads import (
     CODE,
     CONVERSATION,
-    Pair,
+    TextPair,
     Workload,
     constant,
     even_thirds,
@@ -33,12 +33,12 @@ if TYPE_CHECKING:
 
 
 def test_lengths_are_an_eighth_rounded_and_at_least_one() -> None:
-    rows = [Pair(1155, 211), Pair(3, 1), Pair(4808, 10), Pair(12, 12)]
-    assert scaled(rows) == [Pair(144, 26), Pair(1, 1), Pair(601, 1), Pair(2, 2)]
+    rows = [TextPair(1155, 211), TextPair(3, 1), TextPair(4808, 10), TextPair(12, 12)]
+    assert scaled(rows) == [TextPair(144, 26), TextPair(1, 1), TextPair(601, 1), TextPair(2, 2)]
 
 
 def test_rows_over_the_context_are_skipped_and_counted() -> None:
-    rows = [Pair(800, 80), Pair(8000, 80), Pair(720, 160), Pair(728, 160)]
+    rows = [TextPair(800, 80), TextPair(8000, 80), TextPair(720, 160), TextPair(728, 160)]
     work = from_trace("t", rows, context=110, tokens=10**6, most=100)
     assert sorted((pair.prompt, pair.answer) for pair in work.pairs) == [(90, 20), (100, 10)]
     assert (work.skipped, work.rows, work.raised) == (2, 4, 0)
@@ -48,7 +48,7 @@ def test_rows_over_the_context_are_skipped_and_counted() -> None:
 
 
 def test_a_draw_is_the_same_for_the_same_seed_and_ends_at_either_limit() -> None:
-    rows = [Pair(8 * n, 8) for n in range(10, 60)]
+    rows = [TextPair(8 * n, 8) for n in range(10, 60)]
     first, again, other = (from_trace("t", rows, context=99, tokens=300, most=99, seed=seed) for seed in (1, 1, 2))
     assert first == again != other
     assert first.tokens >= 300 > first.tokens - first.pairs[-1].total
@@ -57,7 +57,7 @@ def test_a_draw_is_the_same_for_the_same_seed_and_ends_at_either_limit() -> None
 
 
 def test_prompts_shorter_than_the_template_are_lengthened_and_counted() -> None:
-    work = from_trace("t", [Pair(8, 80), Pair(800, 80)], context=200, tokens=10**6, most=9, shortest=17)
+    work = from_trace("t", [TextPair(8, 80), TextPair(800, 80)], context=200, tokens=10**6, most=9, shortest=17)
     assert sorted(pair.prompt for pair in work.pairs) == [17, 100]
     assert work.raised == 1
     assert "1 prompts lengthened" in work.describe()
@@ -65,7 +65,7 @@ def test_prompts_shorter_than_the_template_are_lengthened_and_counted() -> None:
 
 def test_a_context_holds_the_longest_request_in_whole_steps() -> None:
     assert constant(3).context == 256
-    assert Workload("w", (Pair(200, 56),)).context == 512  # one more cell than tokens
+    assert Workload("w", (TextPair(200, 56),)).context == 512  # one more cell than tokens
     assert constant(4, 100, 20).tokens == 480
 
 
@@ -76,7 +76,7 @@ def test_a_trace_is_read_from_the_folder_of_data(tmp_path: Path, monkeypatch: py
     (tmp_path / "traces").mkdir()
     path = tmp_path / "traces" / "azure_2023_code.csv.gz"
     path.write_bytes(gzip.compress(b"t_s,input_tokens,output_tokens\n0.0,4808,10\n0.1,3180,8\n"))
-    assert load_trace(CODE) == [Pair(4808, 10), Pair(3180, 8)]
+    assert load_trace(CODE) == [TextPair(4808, 10), TextPair(3180, 8)]
     path.write_bytes(gzip.compress(b"t_s,input_tokens,output_tokens\n0.0,4808,ten\n"))
     with pytest.raises(ConfigError, match=r"csv\.gz:2: has no lengths"):
         load_trace(CODE)
@@ -84,8 +84,8 @@ def test_a_trace_is_read_from_the_folder_of_data(tmp_path: Path, monkeypatch: py
         load_trace(CONVERSATION)
 
 
-@given(st.lists(st.builds(Pair, st.integers(1, 2000), st.integers(1, 500)), min_size=2, max_size=60))
-def test_each_third_of_a_window_has_as_much_to_write(pairs: list[Pair]) -> None:
+@given(st.lists(st.builds(TextPair, st.integers(1, 2000), st.integers(1, 500)), min_size=2, max_size=60))
+def test_each_third_of_a_window_has_as_much_to_write(pairs: list[TextPair]) -> None:
     found = even_thirds(pairs)
     assert Counter(found) == Counter(pairs)
     assert found == even_thirds(pairs)

@@ -24,7 +24,7 @@ ANSWER_SECONDS = 900.0  # no workload comes near it: a system that hangs ends th
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class TimedRequest:
     """One request: what, how long an answer, and when it is sent (seconds after the start)."""
 
     prompt: Prompt
@@ -40,7 +40,7 @@ class Timing:
     `arrivals` holds a pair for each message that brought tokens: when, and how many.
     """
 
-    job: Job
+    job: TimedRequest
     sent: float = 0.0
     arrivals: list[tuple[float, int]] = field(default_factory=list)
     finished: bool = False
@@ -96,7 +96,9 @@ class Run:
         return self.client_cpu_seconds / self.seconds
 
 
-def drive(system: System, jobs: Sequence[Job], *, concurrency: int | None = None, give_up: float | None = None) -> Run:
+def drive(
+    system: System, jobs: Sequence[TimedRequest], *, concurrency: int | None = None, give_up: float | None = None
+) -> Run:
     """Send every job at its time and read all answers.
 
     Args:
@@ -111,7 +113,7 @@ def drive(system: System, jobs: Sequence[Job], *, concurrency: int | None = None
     return asyncio.run(_drive(system, jobs, concurrency, give_up))
 
 
-async def _drive(system: System, jobs: Sequence[Job], concurrency: int | None, give_up: float | None) -> Run:
+async def _drive(system: System, jobs: Sequence[TimedRequest], concurrency: int | None, give_up: float | None) -> Run:
     timings = [Timing(job) for job in jobs]
     gate = asyncio.Semaphore(concurrency or len(jobs) or 1)
     async with system.connect() as connection:

@@ -4,22 +4,22 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from crayon.lab.bench.report import Row
+from crayon.lab.bench.report import BenchRow
 from crayon.lab.bench.serving.client import drive
-from crayon.lab.bench.serving.systems import Settings
+from crayon.lab.bench.serving.systems import SystemSettings
 from crayon.lab.bench.serving.workloads import CONSTANT, Workload, constant
 
 if TYPE_CHECKING:
-    from crayon.lab.bench.serving.bed import Bed
+    from crayon.lab.bench.serving.testbed import Testbed
 
 
-def race_concurrency(bed: Bed) -> tuple[list[Row], dict[str, list[tuple[float, float]]]]:
+def race_concurrency(bed: Testbed) -> tuple[list[BenchRow], dict[str, list[tuple[float, float]]]]:
     """Measure throughput with so many clients, each asking again when it is answered; for both servers."""
     counts = bed.plan.concurrencies
     curves: dict[str, list[tuple[float, float]]] = {}
     rows = []
     workload: Workload = constant(max(bed.plan.search_requests, 2 * max(counts)))
-    settings = Settings(slots=max(counts), context=workload.context, threads=bed.threads)
+    settings = SystemSettings(slots=max(counts), context=workload.context, threads=bed.threads)
     bed.progress(f"{bed.label}: throughput against clients")
     for system in (bed.ours(settings), bed.llama(settings)):
         with system:
@@ -29,7 +29,7 @@ def race_concurrency(bed: Bed) -> tuple[list[Row], dict[str, list[tuple[float, f
                 speed = drive(system, jobs, concurrency=count).tokens_per_second
                 curves.setdefault(system.name, []).append((float(count), speed))
                 rows.append(
-                    Row.median(
+                    BenchRow.median(
                         "tokens_per_s_at_concurrency",
                         "1/s",
                         [speed],

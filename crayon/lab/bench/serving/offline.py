@@ -13,15 +13,15 @@ from crayon.lab.bench.serving.rows import Raced, fraction_row, geometric_mean_ro
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from crayon.lab.bench.report import Row
-    from crayon.lab.bench.serving.bed import Bed
-    from crayon.lab.bench.serving.client import Job, Run
+    from crayon.lab.bench.report import BenchRow
+    from crayon.lab.bench.serving.client import Run, TimedRequest
     from crayon.lab.bench.serving.systems import System
+    from crayon.lab.bench.serving.testbed import Testbed
 
 OPENVINO = "OpenVINO GenAI, continuous batching"
 
 
-def race_offline(bed: Bed) -> list[Row]:
+def race_offline(bed: Testbed) -> list[BenchRow]:
     """Race every workload of the plan; ours, llama-server's and OpenVINO's runs take turns on the same prompts."""
     ratios, others = [], []
     for name in bed.model_plan.workloads:
@@ -54,7 +54,7 @@ def race_offline(bed: Bed) -> list[Row]:
     return [*ratios, geometric_mean_row("offline_ratio_vs_llama_server", bed.label, ratios), *others]
 
 
-def in_turn(systems: Sequence[System], batches: Sequence[list[Job]]) -> list[tuple[Run, ...]]:
+def in_turn(systems: Sequence[System], batches: Sequence[list[TimedRequest]]) -> list[tuple[Run, ...]]:
     """Run each list of jobs on each system; who begins changes from list to list. Return the runs by system."""
     runs: list[list[Run]] = [[] for _ in systems]
     for turn, jobs in enumerate(batches):
@@ -69,7 +69,7 @@ def rate(runs: Sequence[Run], requests: int) -> float:
     return statistics.median(requests / run.seconds for run in runs)
 
 
-def open_openvino(bed: Bed, stack: ExitStack) -> tuple[System, str]:
+def open_openvino(bed: Testbed, stack: ExitStack) -> tuple[System, str]:
     """Start OpenVINO GenAI on the file that all run, or, where it cannot read that type, on the published one.
 
     Returns:

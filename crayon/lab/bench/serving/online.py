@@ -27,7 +27,7 @@ class Bounds:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class RateResult:
     """How a run at one rate went.
 
     Args:
@@ -68,7 +68,7 @@ class Verdict:
         return ", ".join(found)
 
 
-def judge(run: Run, rate: float, window: float, bounds: Bounds) -> Verdict:
+def judge(run: Run, rate: float, window: float, bounds: Bounds) -> RateResult:
     """Hold a run against the bounds.
 
     Args:
@@ -81,7 +81,7 @@ def judge(run: Run, rate: float, window: float, bounds: Bounds) -> Verdict:
     firsts = [timing.first for timing in run.timings if timing.first is not None]
     latencies = per_token_latencies(run.timings)
     gap, first = percentile(gaps, 95), percentile(firsts, 95)
-    return Verdict(
+    return RateResult(
         rate=rate,
         gap=gap,
         first=first,
@@ -120,26 +120,26 @@ def grows(timings: Sequence[Timing], window: float) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class HighestRate:
     """The result of a search: the highest rate that passed (0: none did), and all that was tried."""
 
     rate: float
-    verdicts: tuple[Verdict, ...]
+    verdicts: tuple[RateResult, ...]
 
     @property
-    def best(self) -> Verdict | None:
+    def best(self) -> RateResult | None:
         """The verdict at that rate."""
         passed = [verdict for verdict in self.verdicts if verdict.passed]
         return max(passed, key=lambda verdict: verdict.rate, default=None)
 
     @property
-    def next(self) -> Verdict | None:
+    def next(self) -> RateResult | None:
         """The verdict at the lowest rate that did not pass."""
         failed = [verdict for verdict in self.verdicts if not verdict.passed]
         return min(failed, key=lambda verdict: verdict.rate, default=None)
 
 
-def search_rate(probe: Callable[[float], Verdict], most: float, probes: int) -> Found:
+def search_rate(probe: Callable[[float], RateResult], most: float, probes: int) -> HighestRate:
     """Halve `[0, most]` with `probes` runs.
 
     The highest rate is tried last if every lower one passed; the true bound is then above `most` and is not looked for.
@@ -154,4 +154,4 @@ def search_rate(probe: Callable[[float], Verdict], most: float, probes: int) -> 
             low = rate
         else:
             high = rate
-    return Found(low, tuple(verdicts))
+    return HighestRate(low, tuple(verdicts))

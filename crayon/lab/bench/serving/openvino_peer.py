@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from crayon.completion import Blend
     from crayon.lab.bench.serving.prompts import Prompt
-    from crayon.lab.bench.serving.systems import Connection, Settings
+    from crayon.lab.bench.serving.systems import Connection, SystemSettings
 
 WORKER = Path(__file__).with_name("openvino_worker.py")
 CACHE_GIB = 2
@@ -37,7 +37,7 @@ class OpenVino:
 
     name = "openvino-genai"
 
-    def __init__(self, python: Path, path: Path, settings: Settings) -> None:
+    def __init__(self, python: Path, path: Path, settings: SystemSettings) -> None:
         self.settings = settings
         self._python = python
         self._path = path

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING
 from crayon.adapters import Pool, find_pool
 from crayon.device import opening
 from crayon.errors import ConfigError, InvalidRequestError
-from crayon.lab.bench.report import Report
+from crayon.lab.bench.report import BenchReport
 from crayon.lab.bench.serving import plan as parts
-from crayon.lab.bench.serving.bed import Bed
 from crayon.lab.bench.serving.concurrency import race_concurrency
 from crayon.lab.bench.serving.offline import race_offline
 from crayon.lab.bench.serving.optimum import measure
@@ -21,6 +20,7 @@ from crayon.lab.bench.serving.plots import Curves
 from crayon.lab.bench.serving.prompts import PromptMaker
 from crayon.lab.bench.serving.race_online import race_online
 from crayon.lab.bench.serving.single import race_blends, race_long_prompt, race_prefix, race_single
+from crayon.lab.bench.serving.testbed import Testbed
 from crayon.lab.bench.serving.workloads import TRACES, load_trace
 from crayon.llama.model import Model
 from crayon.machine import usable_cores
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
-    from crayon.lab.bench.report import Row
-    from crayon.lab.bench.serving.systems import Settings
+    from crayon.lab.bench.report import BenchRow
+    from crayon.lab.bench.serving.systems import SystemSettings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,14 +61,14 @@ class RaceOptions:
 class Race:
     """The race's result: rows for the report, and what is drawn."""
 
-    report: Report = field(default_factory=lambda: Report("server"))
+    report: BenchReport = field(default_factory=lambda: BenchReport("server"))
     curves: Curves = field(default_factory=Curves)
 
 
 def bench_server(
     options: RaceOptions,
     progress: Callable[[str], None] = lambda _: None,
-    keep: Callable[[Report], None] = lambda _: None,
+    keep: Callable[[BenchReport], None] = lambda _: None,
 ) -> Race:
     """Run the race. What it needs is looked for first: no part is found missing after half an hour.
 
@@ -97,7 +97,7 @@ def bench_server(
     def told(text: str) -> None:
         progress(f"{(time.monotonic() - start) / 60:4.1f} min  {text}")
 
-    flags: dict[str, dict[tuple[str, str], Settings]] = {}
+    flags: dict[str, dict[tuple[str, str], SystemSettings]] = {}
     for share, pool in zip(plan.models, pools, strict=True):
         known = flags.get(share.flags_of, {}) if share.flags_of else {}
         flags[share.reference] = _race_model(race, plan, share, pool, peers, options, known, told, keep)
@@ -111,10 +111,10 @@ def _race_model(
     pool: tuple[str, Pool] | None,
     peers: Peers,
     options: RaceOptions,
-    flags: Mapping[tuple[str, str], Settings],
+    flags: Mapping[tuple[str, str], SystemSettings],
     progress: Callable[[str], None],
-    keep: Callable[[Report], None],
-) -> dict[tuple[str, str], Settings]:
+    keep: Callable[[BenchReport], None],
+) -> dict[tuple[str, str], SystemSettings]:
     """Race one model, with what is known of the best flags; return what was found of them."""
     threads = options.threads or usable_cores()
     found = opening.find(share.reference, models_dir=options.models_dir, download=False)
@@ -126,7 +126,7 @@ def _race_model(
         optimum = measure(model, threads=threads)
     # Its weights are freed before any server runs; the vocabulary is all that prompts need.
     with Model(found.path, vocab_only=True) as vocabulary:
-        bed = Bed(
+        bed = Testbed(
             label=label,
             path=found.path,
             source=source.path,
@@ -148,7 +148,7 @@ def _race_model(
     return bed.best
 
 
-def _parts(bed: Bed, pool: Pool | None, curves: Curves) -> Iterator[list[Row]]:
+def _parts(bed: Testbed, pool: Pool | None, curves: Curves) -> Iterator[list[BenchRow]]:
     wanted = bed.model_plan.parts
     if parts.OFFLINE in wanted:
         yield race_offline(bed)

@@ -6,18 +6,18 @@ import itertools
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from crayon.lab.bench.report import Row
-from crayon.lab.bench.serving.client import Job, drive
+from crayon.lab.bench.report import BenchRow
+from crayon.lab.bench.serving.client import TimedRequest, drive
 from crayon.lab.bench.serving.offline import rate as offline_rate
-from crayon.lab.bench.serving.online import STEPS_PER_GAP, Bounds, Found, Verdict, judge, search_rate
+from crayon.lab.bench.serving.online import STEPS_PER_GAP, Bounds, HighestRate, RateResult, judge, search_rate
 from crayon.lab.bench.serving.rows import online_rows
 from crayon.lab.bench.serving.tuning import ONLINE_BATCHES
 from crayon.lab.bench.serving.workloads import CONSTANT, Workload, even_thirds, poisson_arrivals
 
 if TYPE_CHECKING:
-    from crayon.lab.bench.serving.bed import Bed
     from crayon.lab.bench.serving.plan import Plan
-    from crayon.lab.bench.serving.systems import Settings, System
+    from crayon.lab.bench.serving.systems import System, SystemSettings
+    from crayon.lab.bench.serving.testbed import Testbed
 
 ABOVE = 1.2  # the highest rate tried, over what the faster of the two answers offline
 COMPARED_AT = 0.5  # of that: where llama-server's flags are compared
@@ -28,16 +28,16 @@ class Online:
     """What the search found for both, for rows and plots."""
 
     workload: str
-    ours: Found
-    theirs: Found
+    ours: HighestRate
+    theirs: HighestRate
     against: str
     own: str
 
 
-def race_online(bed: Bed) -> tuple[list[Row], list[Online]]:
+def race_online(bed: Testbed) -> tuple[list[BenchRow], list[Online]]:
     """Search both rates on every online workload of the plan."""
     bounds = Bounds(STEPS_PER_GAP * bed.optimum.step_seconds, bed.model_plan.first_seconds)
-    rows: list[Row] = []
+    rows: list[BenchRow] = []
     found: list[Online] = []
     for name in bed.model_plan.online:
         most = ABOVE * _capacity(bed, name)
@@ -54,7 +54,7 @@ def race_online(bed: Bed) -> tuple[list[Row], list[Online]]:
     return rows, found
 
 
-def under_bounds(settings: Settings, bounds: Bounds) -> Settings:
+def under_bounds(settings: SystemSettings, bounds: Bounds) -> SystemSettings:
     """Return our settings told what the bounds are; what they need besides a step is left to them."""
     told = ("--step-ms", f"{900 * bounds.gap:.0f}", "--first-ms", f"{750 * bounds.first:.0f}")
     return replace(settings, batch=None, ubatch=None, options=told)
@@ -66,12 +66,14 @@ def plan_arrivals(plan: Plan, rate: float) -> int:
     return max(2, min(wanted, round(2 * rate * plan.probe_seconds)))
 
 
-def probe(bed: Bed, system: System, workload: Workload, rate: float, bounds: Bounds) -> Verdict:
+def probe(bed: Testbed, system: System, workload: Workload, rate: float, bounds: Bounds) -> RateResult:
     """Let requests arrive at a rate, and judge what their users saw."""
     count = plan_arrivals(bed.plan, rate)
     pairs = even_thirds(list(itertools.islice(itertools.cycle(workload.pairs), count)))
     arrivals = poisson_arrivals(rate, count)
-    jobs = [Job(bed.maker.make(pair.prompt), pair.answer, at) for pair, at in zip(pairs, arrivals, strict=True)]
+    jobs = [
+        TimedRequest(bed.maker.make(pair.prompt), pair.answer, at) for pair, at in zip(pairs, arrivals, strict=True)
+    ]
     window = count / rate
     # Who keeps the bounds has ended by then.
     grace = bounds.first + bounds.gap * max(pair.answer for pair in pairs)
@@ -79,19 +81,19 @@ def probe(bed: Bed, system: System, workload: Workload, rate: float, bounds: Bou
     return judge(run, rate, window, bounds)
 
 
-def _search(bed: Bed, system: System, name: str, most: float, bounds: Bounds) -> Found:
+def _search(bed: Testbed, system: System, name: str, most: float, bounds: Bounds) -> HighestRate:
     workload = bed.workload(name)
     with system:
         bed.warm(system)
         return search_rate(lambda rate: probe(bed, system, workload, rate, bounds), most, bed.model_plan.probes)
 
 
-def _flags(bed: Bed, name: str, rate: float, bounds: Bounds) -> Settings:
+def _flags(bed: Testbed, name: str, rate: float, bounds: Bounds) -> SystemSettings:
     """Return the flags with which llama-server keeps the bounds best: its offline ones, or those of smaller steps."""
     bed.progress(f"{bed.label}: llama-server's flags under the bounds on {name}")
     best = bed.best_llama(name)
 
-    def excess(settings: Settings) -> float:
+    def excess(settings: SystemSettings) -> float:
         system = bed.llama(settings)
         with system:
             bed.warm(system)
@@ -101,7 +103,7 @@ def _flags(bed: Bed, name: str, rate: float, bounds: Bounds) -> Settings:
     return min([best, *(replace(best, batch=size, ubatch=size) for size in ONLINE_BATCHES)], key=excess)
 
 
-def _capacity(bed: Bed, name: str) -> float:
+def _capacity(bed: Testbed, name: str) -> float:
     """Return the requests a second that the faster system answers offline, measured now if they have not been."""
     if name not in bed.rates:
         workload = bed.workload(name)
@@ -111,14 +113,14 @@ def _capacity(bed: Bed, name: str) -> float:
     return bed.rates[name]
 
 
-def _tails(model: str, one: Online) -> list[Row]:
+def _tails(model: str, one: Online) -> list[BenchRow]:
     """Return how far the slowest answers are from the mean, at the highest rate that each bears, or the lowest."""
     rows = []
     for system, found in ((one.own, one.ours), (one.against, one.theirs)):
         best = found.best
         at = best or min(found.verdicts, key=lambda verdict: verdict.rate)
         rows.append(
-            Row.median(
+            BenchRow.median(
                 "token_latency_p99_over_mean",
                 "ratio",
                 [at.tail],

@@ -7,13 +7,13 @@ import statistics
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from crayon.lab.bench.report import Row
+from crayon.lab.bench.report import BenchRow
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from crayon.lab.bench.serving.client import Run
-    from crayon.lab.bench.serving.online import Found
+    from crayon.lab.bench.serving.online import HighestRate
     from crayon.lab.bench.serving.optimum import Optimum
     from crayon.lab.bench.serving.workloads import Workload
 
@@ -53,7 +53,7 @@ def share(optimum: Optimum, runs: Sequence[Run]) -> float:
     return statistics.median(optimum.saturated_fraction(run) for run in runs)
 
 
-def offline_row(model: str, raced: Raced, optimum: Optimum, metric: str = "offline_ratio_vs_llama_server") -> Row:
+def offline_row(model: str, raced: Raced, optimum: Optimum, metric: str = "offline_ratio_vs_llama_server") -> BenchRow:
     """Return the row of one offline race, with the share of the optimum that both reach."""
     client = statistics.median(run.client_share for run in (*raced.ours, *raced.theirs))
     note = (
@@ -61,16 +61,16 @@ def offline_row(model: str, raced: Raced, optimum: Optimum, metric: str = "offli
         f"{share(optimum, raced.ours):.2f} against {share(optimum, raced.theirs):.2f} of Opt_engine; "
         f"ours with {raced.settings}; the client kept {client:.2f} cores busy; {raced.workload.describe()}"
     )
-    return Row.median(
+    return BenchRow.median(
         metric, "ratio", raced.ratios, model=model, workload=raced.workload.name, against=raced.against, note=note
     )
 
 
-def fraction_row(model: str, raced: Raced, optimum: Optimum) -> Row:
+def fraction_row(model: str, raced: Raced, optimum: Optimum) -> BenchRow:
     """Return our share of the optimum, and where the rest went as far as the server tells."""
     whole = statistics.median(optimum.fraction(run) for run in raced.ours)
     lost = ", ".join(f"{name} {value:.3f}" for name, value in raced.statistics.items())
-    return Row.median(
+    return BenchRow.median(
         "fraction_of_opt_engine",
         "ratio",
         [optimum.saturated_fraction(run) for run in raced.ours],
@@ -81,15 +81,19 @@ def fraction_row(model: str, raced: Raced, optimum: Optimum) -> Row:
     )
 
 
-def geometric_mean_row(metric: str, model: str, rows: Sequence[Row]) -> Row:
+def geometric_mean_row(metric: str, model: str, rows: Sequence[BenchRow]) -> BenchRow:
     """Return the geometric mean of rows of one metric; its runs are the rows' values."""
     values = [row.value for row in rows]
     mean = math.exp(sum(math.log(value) for value in values) / len(values))
     name = f"geometric mean of {len(values)} workloads"
-    return Row(metric, mean, "ratio", tuple(values), model, name, rows[0].against and rows[0].against.split(" ")[0])
+    return BenchRow(
+        metric, mean, "ratio", tuple(values), model, name, rows[0].against and rows[0].against.split(" ")[0]
+    )
 
 
-def online_rows(model: str, workload: str, ours: Found, theirs: Found, against: str, own: str) -> list[Row]:
+def online_rows(
+    model: str, workload: str, ours: HighestRate, theirs: HighestRate, against: str, own: str
+) -> list[BenchRow]:
     """Return the two rates and their ratio.
 
     Where the peer keeps the bounds at no rate, the lowest that was tried stands in for its rate, and the note says so.
@@ -100,7 +104,7 @@ def online_rows(model: str, workload: str, ours: Found, theirs: Found, against: 
         note = f"{ours.rate:.2f} requests/s; the peer keeps the bounds at no rate, so {lowest:.2f} stands in for its"
     ratio = ours.rate / (theirs.rate or lowest)
     rows = [
-        Row.median(
+        BenchRow.median(
             "online_rate_ratio_vs_llama_server",
             "ratio",
             [ratio],
@@ -118,7 +122,7 @@ def online_rows(model: str, workload: str, ours: Found, theirs: Found, against: 
         if found.next is not None:
             said += f"; at {found.next.rate:.2f}: {found.next.faults}"
         rows.append(
-            Row.median(
+            BenchRow.median(
                 "online_requests_per_s",
                 "1/s",
                 [found.rate],

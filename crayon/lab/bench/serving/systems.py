@@ -31,7 +31,7 @@ HOST = "127.0.0.1"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
+class SystemSettings:
     """What a server is started with, whichever it is.
 
     Args:
@@ -78,7 +78,7 @@ class System(Protocol):
         ...
 
     @property
-    def settings(self) -> Settings:
+    def settings(self) -> SystemSettings:
         """What it was started with."""
         ...
 
@@ -106,7 +106,7 @@ class CrayonSystem:
 
     name = "crayon"
 
-    def __init__(self, path: Path, settings: Settings, pools: tuple[str, ...] = ()) -> None:
+    def __init__(self, path: Path, settings: SystemSettings, pools: tuple[str, ...] = ()) -> None:
         self.settings = settings
         self._path = path
         self._pools = pools
@@ -195,7 +195,7 @@ class LlamaServer:
 
     name = "llama-server"
 
-    def __init__(self, program: Path, path: Path, settings: Settings, *, reuse_prefix: bool = False) -> None:
+    def __init__(self, program: Path, path: Path, settings: SystemSettings, *, reuse_prefix: bool = False) -> None:
         self.settings = settings
         self._program = program
         self._path = path

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from crayon.lab.bench.serving.systems import Settings
+    from crayon.lab.bench.serving.systems import SystemSettings
 
 SLOTS = (8, 16, 32)
 UBATCHES = (128, 512)
@@ -43,11 +43,13 @@ def slots_for(context: int) -> tuple[int, ...]:
     return tuple(slots for slots in SLOTS if slots * context <= CELLS) or SLOTS[:1]
 
 
-def tune(start: Settings, axes: Sequence[Axis], score: Callable[[Settings], float]) -> tuple[Settings, float]:
+def tune(
+    start: SystemSettings, axes: Sequence[Axis], score: Callable[[SystemSettings], float]
+) -> tuple[SystemSettings, float]:
     """Return the settings of the highest score, and that score; nothing is measured twice."""
-    known: dict[Settings, float] = {}
+    known: dict[SystemSettings, float] = {}
 
-    def scored(settings: Settings) -> float:
+    def scored(settings: SystemSettings) -> float:
         if settings not in known:
             known[settings] = score(settings)
         return known[settings]
@@ -58,7 +60,7 @@ def tune(start: Settings, axes: Sequence[Axis], score: Callable[[Settings], floa
     return best, scored(best)
 
 
-def with_flag(settings: Settings, name: str, value: int) -> Settings:
+def with_flag(settings: SystemSettings, name: str, value: int) -> SystemSettings:
     """Return the settings with one changed; a batch is never smaller than its parts."""
     if name == "slots":
         return replace(settings, slots=value)

@@ -32,7 +32,7 @@ WORKLOADS = (CONSTANT, *TRACES)
 
 
 @dataclass(frozen=True, slots=True)
-class Pair:
+class TextPair:
     """Tokens of a prompt, with its template, and tokens of its answer."""
 
     prompt: int
@@ -57,7 +57,7 @@ class Workload:
     """
 
     name: str
-    pairs: tuple[Pair, ...]
+    pairs: tuple[TextPair, ...]
     skipped: int = 0
     rows: int = 0
     raised: int = 0
@@ -85,17 +85,17 @@ class Workload:
 
 def constant(requests: int, prompt: int = 128, answer: int = 64) -> Workload:
     """Return a workload of equal requests."""
-    return Workload(f"{prompt}/{answer}", (Pair(prompt, answer),) * requests)
+    return Workload(f"{prompt}/{answer}", (TextPair(prompt, answer),) * requests)
 
 
-def scaled(rows: Sequence[Pair], scale: int = SCALE) -> list[Pair]:
+def scaled(rows: Sequence[TextPair], scale: int = SCALE) -> list[TextPair]:
     """Return each length divided by `scale`, rounded, and at least 1."""
-    return [Pair(max(1, round(row.prompt / scale)), max(1, round(row.answer / scale))) for row in rows]
+    return [TextPair(max(1, round(row.prompt / scale)), max(1, round(row.answer / scale))) for row in rows]
 
 
 def from_trace(
     name: str,
-    rows: Sequence[Pair],
+    rows: Sequence[TextPair],
     *,
     context: int,
     tokens: int,
@@ -125,13 +125,13 @@ def from_trace(
             fitting.append(row)
     if not fitting:
         raise ConfigError("context", f"no row of {name} fits {context} tokens")
-    picked: list[Pair] = []
+    picked: list[TextPair] = []
     raised = total = 0
     for at in np.random.default_rng(seed).permutation(len(fitting)):
         row = fitting[int(at)]
         if row.prompt < shortest:
             raised += 1
-            row = Pair(shortest, row.answer)
+            row = TextPair(shortest, row.answer)
         picked.append(row)
         total += row.total
         if total >= tokens or len(picked) >= most:
@@ -139,7 +139,7 @@ def from_trace(
     return Workload(name, tuple(picked), skipped, len(rows), raised)
 
 
-def load_trace(name: str) -> list[Pair]:
+def load_trace(name: str) -> list[TextPair]:
     """Read the lengths of one of `TRACES` from the folder that CRAYON_DATA names.
 
     Raises:
@@ -152,19 +152,19 @@ def load_trace(name: str) -> list[Pair]:
     with gzip.open(path, "rt", encoding="utf-8", newline="") as file:
         for line, row in enumerate(csv.DictReader(file), 2):
             try:
-                pairs.append(Pair(int(row["input_tokens"]), int(row["output_tokens"])))
+                pairs.append(TextPair(int(row["input_tokens"]), int(row["output_tokens"])))
             except (KeyError, TypeError, ValueError):
                 raise ConfigError("CRAYON_DATA", f"{path}:{line}: has no lengths of a request") from None
     return pairs
 
 
-def even_thirds(pairs: Sequence[Pair], seed: int = 0) -> list[Pair]:
+def even_thirds(pairs: Sequence[TextPair], seed: int = 0) -> list[TextPair]:
     """Return the requests in an order in which each third has as many long and short answers, at random within it.
 
     Else what a trace happens to have last looks, in a short window, like a queue that grows. The thirds are those of
     `poisson_arrivals`.
     """
-    thirds: tuple[list[Pair], ...] = ([], [], [])
+    thirds: tuple[list[TextPair], ...] = ([], [], [])
     for at, pair in enumerate(sorted(pairs, key=lambda pair: (pair.answer, pair.prompt), reverse=True)):
         block, place = divmod(at, 3)
         # There and back again, so that no third has the longest of every block.

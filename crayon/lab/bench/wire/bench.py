@@ -14,7 +14,7 @@ import numpy as np
 
 from crayon.client import RemoteEngine
 from crayon.engine import EncodeRequest, deadline_after
-from crayon.lab.bench.report import Report, Row
+from crayon.lab.bench.report import BenchReport, BenchRow
 from crayon.lab.bench.serving.processes import Child
 from crayon.lab.bench.wire.engines import DIRECT, USED
 from crayon.lab.bench.wire.load import read
@@ -56,14 +56,14 @@ class WireOptions:
     models_dir: Path | None = None
 
 
-def bench_wire(options: WireOptions, progress: Callable[[str], None] = lambda _: None) -> Report:
+def bench_wire(options: WireOptions, progress: Callable[[str], None] = lambda _: None) -> BenchReport:
     """Measure with a server process and this one as its client.
 
     Raises:
         ServerUnavailableError: the server process does not start.
         CrayonError: whatever it says.
     """
-    report = Report("wire")
+    report = BenchReport("wire")
     if options.engine == "llama_cpp":
         _model(report, options, progress)
     else:
@@ -72,7 +72,7 @@ def bench_wire(options: WireOptions, progress: Callable[[str], None] = lambda _:
     return report
 
 
-def _full_speed(report: Report, options: WireOptions, progress: Callable[[str], None]) -> None:
+def _full_speed(report: BenchReport, options: WireOptions, progress: Callable[[str], None]) -> None:
     workload = f"echo at full speed, {options.streams} streams of {options.tokens} tokens"
     with _subject(engine="echo", streams=options.streams) as server:
         _read(server, options, ECHO_WORDS)  # the first calls import and connect
@@ -83,7 +83,7 @@ def _full_speed(report: Report, options: WireOptions, progress: Callable[[str], 
     _rates(report, workload, loads)
 
 
-def _paced(report: Report, options: WireOptions, progress: Callable[[str], None]) -> None:
+def _paced(report: BenchReport, options: WireOptions, progress: Callable[[str], None]) -> None:
     seconds = max(PACED_SECONDS, options.streams * options.tokens / OFFERED)
     tokens = int(OFFERED * seconds / options.streams)
     workload = f"{OFFERED} tokens/s offered, {options.streams} streams"
@@ -98,17 +98,17 @@ def _paced(report: Report, options: WireOptions, progress: Callable[[str], None]
     _rates(report, workload, loads)
     note = "from the engine's push to the server's write"
     report.rows += [
-        Row.median("coalesce_p50_ms", "ms", [used[1] for _, used in loads], workload=workload, note=note),
-        Row.median("coalesce_p99_ms", "ms", [used[2] for _, used in loads], workload=workload, note=note),
+        BenchRow.median("coalesce_p50_ms", "ms", [used[1] for _, used in loads], workload=workload, note=note),
+        BenchRow.median("coalesce_p99_ms", "ms", [used[2] for _, used in loads], workload=workload, note=note),
     ]
     arrived = [float(np.percentile(load.ages, 99)) for load, _ in loads]
     note = "from the engine's push to the client's read"
-    report.rows.append(Row.median("arrival_p99_ms", "ms", arrived, workload=workload, note=note))
+    report.rows.append(BenchRow.median("arrival_p99_ms", "ms", arrived, workload=workload, note=note))
 
 
-def _rates(report: Report, workload: str, loads: list[tuple[Load, list[float]]]) -> None:
-    def row(metric: str, unit: str, values: list[float]) -> Row:
-        return Row.median(metric, unit, values, workload=workload)
+def _rates(report: BenchReport, workload: str, loads: list[tuple[Load, list[float]]]) -> None:
+    def row(metric: str, unit: str, values: list[float]) -> BenchRow:
+        return BenchRow.median(metric, unit, values, workload=workload)
 
     report.rows += [
         row("tokens_per_s", "1/s", [load.tokens / load.seconds for load, _ in loads]),
@@ -118,7 +118,7 @@ def _rates(report: Report, workload: str, loads: list[tuple[Load, list[float]]])
     ]
 
 
-def _model(report: Report, options: WireOptions, progress: Callable[[str], None]) -> None:
+def _model(report: BenchReport, options: WireOptions, progress: Callable[[str], None]) -> None:
     local = resolve(options.model, models_dir=options.models_dir)
     prepared = describe(local, options.models_dir)
     path = prepared.path if prepared is not None and prepared.path is not None else local.path
@@ -138,14 +138,14 @@ def _model(report: Report, options: WireOptions, progress: Callable[[str], None]
                 loads.append(_read(server, options, MODEL_WORDS))
                 direct.append(server.direct(MODEL_WORDS, options))
     _rates(report, workload, loads)
-    report.rows.append(Row.median("direct_tokens_per_s", "1/s", direct, workload=workload, against="no wire"))
+    report.rows.append(BenchRow.median("direct_tokens_per_s", "1/s", direct, workload=workload, against="no wire"))
     both, alone = [], []
     for (load, _), rate in zip(loads, direct, strict=True):
         ratio = load.tokens / load.seconds / rate
         both.append(1.0 - ratio)
         alone.append(1.0 - ratio / (1.0 - load.cpu_seconds / load.seconds / cores))
     report.rows += [
-        Row.median(
+        BenchRow.median(
             "service_overhead_share",
             "share",
             alone,
@@ -153,7 +153,7 @@ def _model(report: Report, options: WireOptions, progress: Callable[[str], None]
             against="the engine driven directly",
             note="without the CPU that the client used on these cores",
         ),
-        Row.median(
+        BenchRow.median(
             "service_and_client_overhead_share",
             "share",
             both,

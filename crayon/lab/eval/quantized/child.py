@@ -12,7 +12,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from crayon.errors import DeadlineExceededError, EngineError
-from crayon.lab.eval.quantized.probe import Measured
+from crayon.lab.eval.quantized.probe import ProbeResult
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,7 +23,7 @@ SECONDS = 4 * 3600.0
 _TAIL = 2000
 
 
-def run_probe(order: Order, step: Callable[[], None], seconds: float = SECONDS) -> Measured:
+def run_probe(order: Order, step: Callable[[], None], seconds: float = SECONDS) -> ProbeResult:
     """Return what a process of its own measured; `step` is called for each of its steps.
 
     Raises:
@@ -62,7 +62,7 @@ def run_probe(order: Order, step: Callable[[], None], seconds: float = SECONDS) 
                     pipe.close()
 
 
-def _listen(process: subprocess.Popen[str], order: Order, step: Callable[[], None]) -> Measured:
+def _listen(process: subprocess.Popen[str], order: Order, step: Callable[[], None]) -> ProbeResult:
     if process.stdin is None or process.stdout is None:
         raise EngineError("the probe has no pipes")
     try:
@@ -76,7 +76,7 @@ def _listen(process: subprocess.Popen[str], order: Order, step: Callable[[], Non
         except ValueError:
             continue  # a library's own words
         if "result" in said:
-            return Measured.parse(said["result"])
+            return ProbeResult.parse(said["result"])
         if "error" in said:
             raise EngineError(f"the measurement of {order.name} failed: {said['error']}")
         step()

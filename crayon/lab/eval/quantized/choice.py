@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from crayon.lab.eval.quantized.probe import Measured
+    from crayon.lab.eval.quantized.probe import ProbeResult
 
     Points = NDArray[np.float64]
 
@@ -31,7 +31,7 @@ class Quantized:
     type: str
     size_bytes: int
     sha256: str
-    measured: Measured
+    measured: ProbeResult
     right: Mapping[str, Points]
 
     @property

@@ -63,7 +63,7 @@ class Order:
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
+class ProbeResult:
     """What came out.
 
     Args:
@@ -85,7 +85,7 @@ class Measured:
     answers: dict[str, tuple[int, ...]]
 
     @classmethod
-    def parse(cls, raw: dict[str, Any]) -> Measured:
+    def parse(cls, raw: dict[str, Any]) -> ProbeResult:
         """Return what `dataclasses.asdict` made this of."""
         return cls(
             raw["load_s"],
@@ -103,7 +103,7 @@ class Measured:
         return math.exp(sum(total for total, _ in self.nll) / sum(count for _, count in self.nll))
 
 
-def probe(order: Order, step: Callable[[], None]) -> Measured:
+def probe(order: Order, step: Callable[[], None]) -> ProbeResult:
     """Measure one file: first as the device runs it, then the bare model's rates and perplexity.
 
     Raises:
@@ -126,7 +126,7 @@ def probe(order: Order, step: Callable[[], None]) -> Measured:
     with Model(order.path) as model:
         turns = _turns(model, order, step)
         nll = _nll(model, order.windows, step)
-    return Measured(
+    return ProbeResult(
         load_s,
         tuple(ttft),
         peak,

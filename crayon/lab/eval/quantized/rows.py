@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from crayon.lab.bench.report import Row
+from crayon.lab.bench.report import BenchRow
 from crayon.lab.eval.interval import bootstrap
 from crayon.lab.eval.quantized.bias import CONDITIONS, bias, right_in
 from crayon.lab.eval.quantized.choice import MIB, against, pareto
@@ -29,7 +29,9 @@ OPTIONS, TEXT = "scored option texts", "our text, windows of 256 tokens"
 _BIAS_NOTE = "the authors' score; 0 is even, 100 all stereotype; questions whose target is not known are left out"
 
 
-def rows(found: Sequence[Quantized], todo: Sequence[Exam], model: str, settings: QuantizedSettings) -> Iterator[Row]:
+def rows(
+    found: Sequence[Quantized], todo: Sequence[Exam], model: str, settings: QuantizedSettings
+) -> Iterator[BenchRow]:
     """Yield every figure of every type."""
     source = next((one for one in found if one.type == SOURCE), None)
 
@@ -41,28 +43,28 @@ def rows(found: Sequence[Quantized], todo: Sequence[Exam], model: str, settings:
         yield from _quality(one, source, model)
         yield from _speed(one, model, settings)
         note = "no other type is better in one of turn, memory and perplexity without being worse in another"
-        yield Row("on_pareto_front", float(one in front), "flag", (), model, note=note, variant=one.type)
+        yield BenchRow("on_pareto_front", float(one in front), "flag", (), model, note=note, variant=one.type)
         yield from _safety(one, todo, model)
 
 
-def _quality(one: Quantized, source: Quantized | None, model: str) -> Iterator[Row]:
+def _quality(one: Quantized, source: Quantized | None, model: str) -> Iterator[BenchRow]:
     yield _mean("task_accuracy", one, list(one.right.values()), model)
     if source is not None and source is not one:
         value, low, high = against(one, source)
         n = sum(len(points) for points in one.right.values())
-        yield Row("task_accuracy_vs_source", value, "points", (), model, OPTIONS, "the published file", None, low, high,
-                  n, 1, variant=one.type)  # fmt: skip
+        yield BenchRow("task_accuracy_vs_source", value, "points", (), model, OPTIONS, "the published file", None, low,
+                       high, n, 1, variant=one.type)  # fmt: skip
     for task, points in one.right.items():
         yield _mean("accuracy", one, [points], model, task)
     nll = one.measured.nll
     tokens = sum(count for _, count in nll)
-    yield Row("perplexity", one.measured.perplexity, "", (), model, TEXT, n=tokens, variant=one.type)
+    yield BenchRow("perplexity", one.measured.perplexity, "", (), model, TEXT, n=tokens, variant=one.type)
     if source is not None and source is not one:
         rise = [(ours - theirs, count) for (ours, count), (theirs, _) in zip(nll, source.measured.nll, strict=True)]
         low, high = _rise_interval(rise)
         value = math.exp(sum(total for total, _ in rise) / tokens)
-        yield Row("perplexity_ratio", value, "ratio", (), model, TEXT, "the published file", None, low, high, tokens, 1,
-                  variant=one.type)  # fmt: skip
+        yield BenchRow("perplexity_ratio", value, "ratio", (), model, TEXT, "the published file", None, low, high,
+                       tokens, 1, variant=one.type)  # fmt: skip
 
 
 def _rise_interval(rise: Sequence[tuple[float, int]], rounds: int = 4000) -> tuple[float, float]:
@@ -75,7 +77,7 @@ def _rise_interval(rise: Sequence[tuple[float, int]], rounds: int = 4000) -> tup
     return float(low), float(high)
 
 
-def _speed(one: Quantized, model: str, settings: QuantizedSettings) -> Iterator[Row]:
+def _speed(one: Quantized, model: str, settings: QuantizedSettings) -> Iterator[BenchRow]:
     measured = one.measured
     turn = f"{settings.prompt_tokens} in, {settings.answer_tokens} out"
     turns = [
@@ -91,10 +93,10 @@ def _speed(one: Quantized, model: str, settings: QuantizedSettings) -> Iterator[
         ("peak_memory", "MiB", (measured.peak_bytes / MIB,), "a process of its own, its file included"),
         ("file_size", "MiB", (one.size_bytes / MIB,), None),
     ):
-        yield Row(metric, statistics.median(runs), unit, tuple(runs), model, workload, variant=one.type)
+        yield BenchRow(metric, statistics.median(runs), unit, tuple(runs), model, workload, variant=one.type)
 
 
-def _safety(one: Quantized, todo: Sequence[Exam], model: str) -> Iterator[Row]:
+def _safety(one: Quantized, todo: Sequence[Exam], model: str) -> Iterator[BenchRow]:
     for exam in todo:
         taken = one.measured.answers[exam.name]
         if exam.name == TRUTH:
@@ -109,11 +111,11 @@ def _safety(one: Quantized, todo: Sequence[Exam], model: str) -> Iterator[Row]:
                 yield _mean(f"bbq_accuracy_{name}", one, [points], model, BIAS)
             score = bias(items, taken, condition)
             if score is not None:
-                yield Row(f"bbq_bias_{name}", score.value, "%", (), model, OPTIONS, None, _BIAS_NOTE, score.low,
+                yield BenchRow(f"bbq_bias_{name}", score.value, "%", (), model, OPTIONS, None, _BIAS_NOTE, score.low,
                           score.high, score.n, 1, task=BIAS, variant=one.type)  # fmt: skip
 
 
-def _mean(metric: str, one: Quantized, columns: Sequence[Values], model: str, task: str | None = None) -> Row:
+def _mean(metric: str, one: Quantized, columns: Sequence[Values], model: str, task: str | None = None) -> BenchRow:
     value, low, high = bootstrap([(points[None], np.zeros((1, len(points)))) for points in columns])
     n = sum(len(points) for points in columns)
-    return Row(metric, value, "points", (), model, OPTIONS, None, None, low, high, n, 1, None, task, one.type)
+    return BenchRow(metric, value, "points", (), model, OPTIONS, None, None, low, high, n, 1, None, task, one.type)

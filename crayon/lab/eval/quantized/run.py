@@ -17,7 +17,7 @@ from crayon.lab.eval.customize import EvalReport
 from crayon.lab.eval.quantized.child import run_probe
 from crayon.lab.eval.quantized.choice import Advice, Quantized, recommend
 from crayon.lab.eval.quantized.exams import exams
-from crayon.lab.eval.quantized.probe import Measured, Order
+from crayon.lab.eval.quantized.probe import Order, ProbeResult
 from crayon.lab.eval.quantized.rows import rows
 from crayon.lab.eval.quantized.settings import BIAS, SOURCE, TRUTH
 from crayon.models import prepared
@@ -59,7 +59,7 @@ def evaluate_device(
     pool_folder: Path | None = None,
     memory_mib: float | None = None,
     tokens_per_s: float | None = None,
-    measure: Callable[[Order, Callable[[], None]], Measured] = run_probe,
+    measure: Callable[[Order, Callable[[], None]], ProbeResult] = run_probe,
     tell: Tell = lambda _: None,
 ) -> DeviceReport:
     """Measure each type, and recommend one.
@@ -120,9 +120,9 @@ def _measured(
     cache: AnswerCache,
     folder: Path,
     pool: Pool | None,
-    measure: Callable[[Order, Callable[[], None]], Measured],
+    measure: Callable[[Order, Callable[[], None]], ProbeResult],
     step: Callable[[], None],
-) -> tuple[int, str, Measured]:
+) -> tuple[int, str, ProbeResult]:
     """Return size and hash of a type's file, and what was measured of it: kept from before, or now."""
     made_of = [local.sha256, name, prepared.library_version(), prepared.machine_key()]
     members = pool.manifest.tensors_sha256 if pool is not None and order.pool else ""
@@ -143,10 +143,10 @@ def _measured(
                 kept = json.dumps([path.stat().st_size, sha256, asdict(measured)]).encode()
         cache.put(key, kept)
     size, sha256, raw = json.loads(kept)
-    return int(size), str(sha256), Measured.parse(raw)
+    return int(size), str(sha256), ProbeResult.parse(raw)
 
 
-def _right(exam: Exam, measured: Measured) -> np.ndarray[Any, np.dtype[np.float64]]:
+def _right(exam: Exam, measured: ProbeResult) -> np.ndarray[Any, np.dtype[np.float64]]:
     taken: Sequence[int] = measured.answers[exam.name]
     return np.array([100.0 * (answer == item.answer) for answer, item in zip(taken, exam.items(), strict=True)])
 

@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 
     from crayon.adapters.pool import Pool
     from crayon.completion import Blend
-    from crayon.customising.customise import Draft
+    from crayon.customising.customise import NewCustomization
     from crayon.data.qa import Item
-    from crayon.lab.eval.routing.sides import DeviceSide, Said, ServerSide
+    from crayon.lab.eval.device_runner import DeviceRunner
+    from crayon.lab.eval.routing.sides import DeviceSide, ServerSide, TakenOption
     from crayon.lab.eval.routing.traffic import User
-    from crayon.lab.eval.subject import Subject
     from crayon.router.calibration import Calibration
     from crayon.router.cases import Priors
 
@@ -74,7 +74,7 @@ class Decider:
     def __init__(
         self,
         pool: Pool,
-        subject: Subject,
+        subject: DeviceRunner,
         device: DeviceSide,
         server: ServerSide,
         priors: Priors,
@@ -122,14 +122,14 @@ class Decider:
             cases=tuple(cases),
         )
 
-    def _places(self, draft: Draft, items: Sequence[Item]) -> tuple[list[str], Values]:
+    def _places(self, draft: NewCustomization, items: Sequence[Item]) -> tuple[list[str], Values]:
         """Return the closest profile of each item, and its scope score minus the profile's threshold."""
         gate = ScopeGate([profile.scope() for profile in draft.customization.profiles])
         vectors, _, _ = self._subject.calls.vectors(self._pool, [item.prompt for item in items])
         verdicts = [gate.judge(vector) for vector in vectors]
         return [verdict.name for verdict in verdicts], np.array([v.score - v.threshold for v in verdicts])
 
-    def _own_cases(self, draft: Draft, samples: Sequence[Item]) -> list[Case]:
+    def _own_cases(self, draft: NewCustomization, samples: Sequence[Item]) -> list[Case]:
         """Return the user's samples as cases: each placed by the others of its profile, answered by its blend."""
         profiles = draft.customization.profiles
         said = self._device.ask(samples, [_blend(draft, int(part)) for part in draft.parts], self._step)
@@ -141,7 +141,7 @@ class Decider:
             cases.append(_case(profile.name, score - profile.threshold, one, other, item, own=True))
         return cases
 
-    def _known_cases(self, draft: Draft, known: Sequence[Item]) -> list[Case]:
+    def _known_cases(self, draft: NewCustomization, known: Sequence[Item]) -> list[Case]:
         profiles, inside = self._places(draft, known)
         blends = [draft.customization.blend(p) if s >= 0 else None for p, s in zip(profiles, inside, strict=True)]
         said = self._device.ask(known, blends, self._step)
@@ -152,11 +152,11 @@ class Decider:
         ]
 
 
-def _blend(draft: Draft, part: int) -> Blend | None:
+def _blend(draft: NewCustomization, part: int) -> Blend | None:
     return draft.customization.blend(draft.customization.profiles[part].name)
 
 
-def _case(profile: str, inside: float, device: Said, server: Said, item: Item, *, own: bool) -> Case:
+def _case(profile: str, inside: float, device: TakenOption, server: TakenOption, item: Item, *, own: bool) -> Case:
     return Case(
         profile=profile,
         inside_score=inside,
@@ -170,8 +170,12 @@ def _case(profile: str, inside: float, device: Said, server: Said, item: Item, *
 
 
 def _judged(
-    calibration: Calibration, profiles: Sequence[str], inside: Values, blended: Sequence[Said], plain: Sequence[Said]
-) -> tuple[NDArray[np.bool_], list[Said], Values]:
+    calibration: Calibration,
+    profiles: Sequence[str],
+    inside: Values,
+    blended: Sequence[TakenOption],
+    plain: Sequence[TakenOption],
+) -> tuple[NDArray[np.bool_], list[TakenOption], Values]:
     """Return which queries the scopes let in, the device's answers then, and the estimated gains of sending."""
     scopes = {rule.profile: rule.scope for rule in calibration.rules}
     let_in = np.array([score >= scopes[name] for name, score in zip(profiles, inside, strict=True)])
@@ -188,5 +192,5 @@ def _sent(calibration: Calibration, benefit: Values) -> NDArray[np.bool_]:
     return np.array([calibration.sends(float(gain)) for gain in benefit])
 
 
-def _right(said: Sequence[Said]) -> Values:
+def _right(said: Sequence[TakenOption]) -> Values:
     return np.array([float(one.right) for one in said])

@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from crayon.lab.bench.report import Row
+    from crayon.lab.bench.report import BenchRow
     from crayon.lab.eval.customize import EvalReport
-    from crayon.lab.eval.routing.run import Measured
+    from crayon.lab.eval.routing.run import RouteMeasurement
 
     Values: TypeAlias = NDArray[np.float64]
 
@@ -44,7 +44,7 @@ def markdown(report: EvalReport, plots: Sequence[str]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def draw(measured: Measured, folder: Path) -> list[str]:
+def draw(measured: RouteMeasurement, folder: Path) -> list[str]:
     """Draw accuracy against the server's share, a file for each group of users, and return the files' names.
 
     Raises:
@@ -72,7 +72,7 @@ def draw(measured: Measured, folder: Path) -> list[str]:
     return names
 
 
-def _curves(measured: Measured, group: str) -> dict[str, Values]:
+def _curves(measured: RouteMeasurement, group: str) -> dict[str, Values]:
     """Return the mean curve of each way to choose, over a group's users and draws, on one grid of shares."""
     found: dict[str, list[Values]] = {}
     for user, draws in measured.results:
@@ -89,9 +89,9 @@ def _curves(measured: Measured, group: str) -> dict[str, Values]:
     return {name: np.mean(values, axis=0) for name, values in found.items()}
 
 
-def _interval(row: Row) -> str:
+def _interval(row: BenchRow) -> str:
     return "" if row.ci_low is None or row.ci_high is None else f"[{row.ci_low:.1f}, {row.ci_high:.1f}]"
 
 
-def _which(row: Row) -> str:
+def _which(row: BenchRow) -> str:
     return f" ({row.variant})" if row.variant else ""

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 
 from crayon.data.priors import load_priors
 from crayon.lab.eval.customize import EvalReport
+from crayon.lab.eval.device_runner import DeviceRunner
 from crayon.lab.eval.routing.decide import Decider
 from crayon.lab.eval.routing.scopes import scope_rows
 from crayon.lab.eval.routing.sides import DeviceSide, ServerSide
 from crayon.lab.eval.routing.summary import rows
 from crayon.lab.eval.routing.traffic import make_users
-from crayon.lab.eval.subject import Subject
 from crayon.models import prepared
 from crayon.router.cases import Priors
 from crayon.router.signals import DEFAULT_CHOICE
@@ -34,7 +34,7 @@ _TELL_EVERY_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
+class RouteMeasurement:
     """The report, what its plots are drawn from, and the names of both models."""
 
     report: EvalReport
@@ -53,7 +53,7 @@ def evaluate_route(
     *,
     workers: int = 1,
     tell: Tell = lambda _: None,
-) -> Measured:
+) -> RouteMeasurement:
     """Measure who should have answered, and who did.
 
     Args:
@@ -75,7 +75,9 @@ def evaluate_route(
     with ExitStack() as stack:
         stack.callback(cache.save)
         engines = [stack.enter_context(open_engine([pool])) for _ in range(max(workers, 1))]
-        subject = stack.enter_context(closing(Subject(engines, cache, f"{model.sha256} {prepared.library_version()}")))
+        subject = stack.enter_context(
+            closing(DeviceRunner(engines, cache, f"{model.sha256} {prepared.library_version()}"))
+        )
         name = f"{model.name} {model.quantization}".strip()
         found = scope_rows(pool, subject, settings, name, tell)
         progress = _Progress(tell, _planned(users, settings.draws))
@@ -93,7 +95,7 @@ def evaluate_route(
         [*rows(results, both, settings), *found],
         settings=asdict(settings),
     )
-    return Measured(report, results, model.name, served.name)
+    return RouteMeasurement(report, results, model.name, served.name)
 
 
 def _planned(users: Sequence[User], draws: int) -> int:

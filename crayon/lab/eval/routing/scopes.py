@@ -8,7 +8,7 @@ import numpy as np
 
 from crayon.customising.customise import customise
 from crayon.data.qa import load_items
-from crayon.lab.bench.report import Row
+from crayon.lab.bench.report import BenchRow
 from crayon.lab.eval.cases import as_samples
 from crayon.lab.eval.routing.traffic import shuffled
 from crayon.router.metrics import auroc
@@ -18,15 +18,15 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from crayon.adapters.pool import Pool
+    from crayon.lab.eval.device_runner import DeviceRunner
     from crayon.lab.eval.routing.settings import RouteSettings
-    from crayon.lab.eval.subject import Subject
 
 OUT_OF_SCOPE = "oos"
 
 
 def scope_rows(
-    pool: Pool, subject: Subject, settings: RouteSettings, model: str, tell: Callable[[str], None]
-) -> list[Row]:
+    pool: Pool, subject: DeviceRunner, settings: RouteSettings, model: str, tell: Callable[[str], None]
+) -> list[BenchRow]:
     """Return the mean AUROC over the domains in turn: against queries of no domain, and against the other domains."""
     test = load_items(settings.intents, "test")
     domains = sorted({item.task for item in test} - {OUT_OF_SCOPE})
@@ -58,7 +58,8 @@ def scope_rows(
         means = [float(np.mean(values)) for values in by_domain.values()]
         note = ", ".join(f"{domain} {mean:.3f}" for domain, mean in zip(by_domain, means, strict=True))
         rows.append(
-            Row(name, float(np.mean(means)), "ratio", tuple(means), model, f"{settings.samples} samples", note=note,
+            BenchRow(name, float(np.mean(means)), "ratio", tuple(means), model, f"{settings.samples} samples",
+            note=note,
                 n=len(test), draws=settings.draws)
         )  # fmt: skip
     return rows

@@ -11,8 +11,8 @@ import numpy as np
 
 from crayon.customising.choices import rule_for
 from crayon.engine import ScoreRequest, deadline_after
+from crayon.lab.eval.device_runner import Question
 from crayon.lab.eval.results import values
-from crayon.lab.eval.subject import Question
 from crayon.messages import Message
 from crayon.router.features import choice_features
 from crayon.sdk.choosing import listed
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from crayon.data.qa import Item
     from crayon.engine import Engine, ScoreResult
     from crayon.lab.eval.answer_cache import AnswerCache
-    from crayon.lab.eval.subject import Subject
+    from crayon.lab.eval.device_runner import DeviceRunner
     from crayon.router.features import ChoiceFeatures
 
 PATIENCE_S = 600.0
@@ -33,7 +33,7 @@ AT_ONCE = 4
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
+class TakenOption:
     """Which option a side takes, whether it is right, and how its probability is spread over the options."""
 
     index: int
@@ -46,19 +46,19 @@ class Said:
         return self.choice.margin
 
 
-def said(scores: Sequence[float], item: Item) -> Said:
+def said(scores: Sequence[float], item: Item) -> TakenOption:
     """Return what log-probabilities of the options come to."""
     index = int(np.argmax(scores))
-    return Said(index, index == item.answer, choice_features(scores))
+    return TakenOption(index, index == item.answer, choice_features(scores))
 
 
 class DeviceSide:
     """The device: a blend's options with the end of the answer, the plain base's without; long ones per token."""
 
-    def __init__(self, subject: Subject) -> None:
+    def __init__(self, subject: DeviceRunner) -> None:
         self._subject = subject
 
-    def ask(self, items: Sequence[Item], blends: Sequence[Blend | None], step: Callable[[], None]) -> list[Said]:
+    def ask(self, items: Sequence[Item], blends: Sequence[Blend | None], step: Callable[[], None]) -> list[TakenOption]:
         """Return what the device says to each item under its blend."""
         order = sorted(range(len(items)), key=lambda i: self._subject.identity(blends[i]))
         answers = self._subject.choices([Question(items[i], blends[i]) for i in order], step)
@@ -83,7 +83,7 @@ class ServerSide:
         self._cache = cache
         self._key = model_key
 
-    def ask(self, items: Sequence[Item], step: Callable[[], None]) -> list[Said]:
+    def ask(self, items: Sequence[Item], step: Callable[[], None]) -> list[TakenOption]:
         """Return what the server says to each item.
 
         Raises:

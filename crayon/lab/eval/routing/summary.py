@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 
 from crayon.errors import InvalidRequestError
-from crayon.lab.bench.report import Row
+from crayon.lab.bench.report import BenchRow
 from crayon.lab.eval.interval import bootstrap
 from crayon.router import metrics
 from crayon.router.calibration import calibrate
@@ -77,10 +77,10 @@ def _least(signal: Values, count: int) -> NDArray[np.bool_]:
     return chosen
 
 
-def rows(results: Results, model: str, settings: RouteSettings) -> list[Row]:
+def rows(results: Results, model: str, settings: RouteSettings) -> list[BenchRow]:
     """Return every figure of the users' traffic."""
     scored = [(user, draws, points(user, draws)) for user, draws in results]
-    found: list[Row] = []
+    found: list[BenchRow] = []
     for group in dict.fromkeys(user.group for user, _ in results):
         own = [each for each in scored if each[0].group == group]
         by_better = [(p["router"], p[_better(p)]) for _, _, p in own]
@@ -97,7 +97,9 @@ def rows(results: Results, model: str, settings: RouteSettings) -> list[Row]:
         if group == "in_pool":
             note = f"{gain:.1f} of {best:.1f} points over the better side"
             if best > 0:
-                found.append(Row("fraction_of_perfect_scope", gain / best, "ratio", (), model, note=note, group=group))
+                found.append(
+                    BenchRow("fraction_of_perfect_scope", gain / best, "ratio", (), model, note=note, group=group)
+                )
     changes = [
         _row("change_vs_better_side", [(p["router"], p[_better(p)])], _better(p), model, user.group, task=user.name)
         for user, _, p in scored
@@ -109,7 +111,7 @@ def rows(results: Results, model: str, settings: RouteSettings) -> list[Row]:
     for name, each in (("worst_change_vs_better_side", changes), ("worst_change_vs_random", at_equal)):
         worst = min(each, key=lambda row: row.value)
         found.append(
-            Row(name, worst.value, worst.unit, worst.runs, model, None, worst.against, worst.note, worst.ci_low,
+            BenchRow(name, worst.value, worst.unit, worst.runs, model, None, worst.against, worst.note, worst.ci_low,
                 worst.ci_high, worst.n, worst.draws, worst.group, worst.task)
         )  # fmt: skip
     found += [*changes, *at_equal, *_curve_figures(results, model)]
@@ -135,20 +137,20 @@ def _row(
     *,
     unit: str = "points",
     variant: str | None = None,
-) -> Row:
+) -> BenchRow:
     value, low, high = bootstrap(pairs)
     runs = tuple(
         float(np.mean([ours[min(d, len(ours) - 1)].mean() - theirs[min(d, len(theirs) - 1)].mean()
                        for ours, theirs in pairs]))
         for d in range(max(len(ours) for ours, _ in pairs))
     )  # fmt: skip
-    return Row(
+    return BenchRow(
         metric, value, unit, runs, model, None, against, None, low, high, sum(o.shape[1] for o, _ in pairs), len(runs),
         group, task, variant,
     )  # fmt: skip
 
 
-def _by_place(results: Results, model: str) -> Iterator[Row]:
+def _by_place(results: Results, model: str) -> Iterator[BenchRow]:
     """Yield both sides' accuracy inside the scopes and outside of them: what the priors are made of."""
     for group in dict.fromkeys(user.group for user, _ in results):
         draws = [draw for user, draws in results if user.group == group for draw in draws]
@@ -160,11 +162,11 @@ def _by_place(results: Results, model: str) -> Iterator[Row]:
                     if (chosen := draw.let_in if place == "inside" else ~draw.let_in).any()
                 ]
                 if shares:
-                    yield Row(f"{side}_accuracy_{place}", float(np.mean(shares)), "points", tuple(shares), model,
+                    yield BenchRow(f"{side}_accuracy_{place}", float(np.mean(shares)), "points", tuple(shares), model,
                               group=group, n=len(shares))  # fmt: skip
 
 
-def _curve_figures(results: Results, model: str) -> Iterator[Row]:
+def _curve_figures(results: Results, model: str) -> Iterator[BenchRow]:
     """Yield what curves say, each user's and draw's alone, then averaged over them."""
     for group in dict.fromkeys(user.group for user, _ in results):
         found: dict[str, list[float]] = {}
@@ -174,7 +176,7 @@ def _curve_figures(results: Results, model: str) -> Iterator[Row]:
                     found.setdefault(name, []).append(value)
         for name, values in found.items():
             unit = "%" if name.startswith("cpt") else "ratio"
-            yield Row(name, float(np.mean(values)), unit, tuple(values), model, group=group, n=len(values))
+            yield BenchRow(name, float(np.mean(values)), unit, tuple(values), model, group=group, n=len(values))
 
 
 def _figures(user: User, draw: Routed) -> dict[str, float]:
@@ -202,7 +204,7 @@ def _figures(user: User, draw: Routed) -> dict[str, float]:
     return {name: value for name, value in values.items() if value is not None}
 
 
-def _promise(results: Results, model: str, settings: RouteSettings) -> Iterator[Row]:
+def _promise(results: Results, model: str, settings: RouteSettings) -> Iterator[BenchRow]:
     """Yield how often a promised bound on the device's errors does not hold, calibrated on samples of the traffic.
 
     All traffic of users in the pool is taken for the population: cases are drawn from it, and the promise is held
@@ -240,4 +242,4 @@ def _promise(results: Results, model: str, settings: RouteSettings) -> Iterator[
             f"at most {settings.error:.0%} errors with {settings.confidence:.0%} confidence, from {settings.cases} "
             f"cases; promised in {made} of {settings.promises} draws, sending {100 * np.mean(shares):.0f} % on average"
         )
-        yield Row("bound_violation_rate", broken / made, "ratio", (), model, note=note, n=made)
+        yield BenchRow("bound_violation_rate", broken / made, "ratio", (), model, note=note, n=made)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from crayon.data.qa import load_items
-from crayon.lab.eval.cases import Task, own_tasks
+from crayon.lab.eval.cases import UserTask, own_tasks
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -38,7 +38,7 @@ class User:
 
     group: str
     name: str
-    task: Task
+    task: UserTask
     queries: tuple[Query, ...]
     draws: tuple[tuple[Item, ...], ...]
     known: tuple[Item, ...]
@@ -53,7 +53,7 @@ def make_users(manifest: Manifest, settings: RouteSettings) -> list[User]:
     """
     own = [task for task in own_tasks(manifest) if all(item.choices for item in task.items("test"))]
     own.sort(key=lambda task: task.dataset != settings.intents)
-    unseen = [Task(task, ((dataset, task),)) for dataset, task in settings.unseen]
+    unseen = [UserTask(task, ((dataset, task),)) for dataset, task in settings.unseen]
     intents = [*own, *unseen]
     chosen = own[: settings.users] if settings.users else own
     return [
@@ -62,7 +62,7 @@ def make_users(manifest: Manifest, settings: RouteSettings) -> list[User]:
     ]
 
 
-def _user(group: str, task: Task, intents: Sequence[Task], settings: RouteSettings) -> User:
+def _user(group: str, task: UserTask, intents: Sequence[UserTask], settings: RouteSettings) -> User:
     others = [other for other in intents if other.name != task.name and other.dataset == settings.intents]
     train = _distinct(task.items("train"))
     draws = tuple(
@@ -90,7 +90,7 @@ def _user(group: str, task: Task, intents: Sequence[Task], settings: RouteSettin
     return User(group, task.name, task, tuple(queries), draws, known)
 
 
-def _known(others: Sequence[Task], settings: RouteSettings) -> list[Item]:
+def _known(others: Sequence[UserTask], settings: RouteSettings) -> list[Item]:
     per_kind = settings.known // (len(settings.known_strangers) + 1)
     found = []
     for name in settings.known_strangers:
@@ -100,7 +100,7 @@ def _known(others: Sequence[Task], settings: RouteSettings) -> list[Item]:
     return found + shuffled(near, settings.seed, "known", OTHERS)[:per_kind]
 
 
-def _name(kind: str, task: Task) -> str:
+def _name(kind: str, task: UserTask) -> str:
     return f"{kind}|{task.name}" if kind == OTHERS else kind
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, TypeAlias, TypeVar
 import numpy as np
 
 from crayon.engine import EncodeRequest, ScoreRequest, deadline_after
-from crayon.lab.bench.report import Row
+from crayon.lab.bench.report import BenchRow
 from crayon.lab.eval.interval import bootstrap
 from crayon.lab.eval.routing.sides import PATIENCE_S, server_request
 from crayon.lab.eval.whole.shares import TRAFFIC, sent_at
@@ -48,7 +48,7 @@ METRICS = {
 
 
 @dataclass(frozen=True, slots=True)
-class Cost:
+class QueryCost:
     """One query on both sides, whichever will answer it.
 
     Args:
@@ -92,7 +92,7 @@ class CostMeter:
         self._step = step
         self._warm = False
 
-    def of(self, item: Item, blend: Blend | None) -> Cost:
+    def of(self, item: Item, blend: Blend | None) -> QueryCost:
         """Return what an item costs, answered by the device under a blend, and by the server."""
         change = [blend.pool_id, list(blend.weights)] if blend is not None else None
         key = self._cache.key("cost-1", self._key, change, item.prompt, item.choices)
@@ -102,7 +102,7 @@ class CostMeter:
             kept = json.dumps(asdict(self._measured(item, blend))).encode()
             self._cache.put(key, kept)
         self._step()
-        return Cost(**json.loads(kept))
+        return QueryCost(**json.loads(kept))
 
     def _warm_up(self, item: Item) -> None:
         """Touch everything once: the encoder is made at its first use, and the background embedded."""
@@ -110,7 +110,7 @@ class CostMeter:
             self._warm = True
             self._device.encode_raw(EncodeRequest(texts=(item.prompt,), deadline=deadline_after(PATIENCE_S))).result()
 
-    def _measured(self, item: Item, blend: Blend | None) -> Cost:
+    def _measured(self, item: Item, blend: Blend | None) -> QueryCost:
         request = server_request(item)
         found, server_seconds = _timed(lambda: self._server.score(request).result(PATIENCE_S))
         encode = EncodeRequest(texts=(item.prompt,), deadline=deadline_after(PATIENCE_S))
@@ -121,7 +121,7 @@ class CostMeter:
         )  # fmt: skip
         _, device_seconds = _timed(lambda: self._device.score(own, ended=True).result(PATIENCE_S))
         sent = score_request_to_proto(request).ByteSize()  # what a connection hands on
-        return Cost(found.usage.total_tokens, sent, server_seconds, embed_seconds, device_seconds)
+        return QueryCost(found.usage.total_tokens, sent, server_seconds, embed_seconds, device_seconds)
 
 
 def _timed(call: Callable[[], T]) -> tuple[T, float]:
@@ -135,9 +135,9 @@ def chosen(user: User, count: int) -> list[int]:
     return sorted({int(i) for i in np.linspace(0, len(user.queries) - 1, min(count, len(user.queries)))})
 
 
-def cost_rows(results: Results, meter: CostMeter, model: str, count: int, shares: Sequence[int]) -> Iterator[Row]:
+def cost_rows(results: Results, meter: CostMeter, model: str, count: int, shares: Sequence[int]) -> Iterator[BenchRow]:
     """Yield what a query costs on average at each share, for each group of users, from the users' first draw."""
-    every: list[Cost] = []
+    every: list[QueryCost] = []
     for group in dict.fromkeys(user.group for user, _ in results):
         measured = []
         for user, draws in results:
@@ -151,7 +151,7 @@ def cost_rows(results: Results, meter: CostMeter, model: str, count: int, shares
             at = [_at(draw, places, costs, share / 100) for draw, places, costs in measured]
             for column, (metric, unit) in enumerate(METRICS.items()):
                 value, low, high = bootstrap([(a[column][None, :], np.zeros((1, a.shape[1]))) for a in at])
-                yield Row(
+                yield BenchRow(
                     metric, value, unit, (), model, TRAFFIC, None, None, low, high, sum(a.shape[1] for a in at), 1,
                     group, None, f"{share}%",
                 )  # fmt: skip
@@ -161,10 +161,12 @@ def cost_rows(results: Results, meter: CostMeter, model: str, count: int, shares
         "embed_seconds": [cost.embed_seconds for cost in every],
     }
     for metric, values in seconds.items():
-        yield Row(metric, statistics.median(values), "s", tuple(values), model, "one query at a time", n=len(values))
+        yield BenchRow(
+            metric, statistics.median(values), "s", tuple(values), model, "one query at a time", n=len(values)
+        )
 
 
-def _at(draw: Routed, places: Sequence[int], costs: Sequence[Cost], share: float) -> Values:
+def _at(draw: Routed, places: Sequence[int], costs: Sequence[QueryCost], share: float) -> Values:
     """Return tokens, bytes and device seconds of each measured query, shape (3, queries)."""
     sent = sent_at(draw.benefit, share)[list(places)]
     # Outside the scopes the query is decided before the device answers; inside, after.

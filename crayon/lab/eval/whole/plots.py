@@ -15,13 +15,13 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from crayon.lab.bench.report import Row
+    from crayon.lab.bench.report import BenchRow
     from crayon.lab.eval.tables import Record
 
 BARS = ("base", "fewshot", "all_data", "blend", "own")
 
 
-def draw(record: Record, rows: Sequence[Row], first: int, folder: Path, prefix: str = "run") -> list[str]:
+def draw(record: Record, rows: Sequence[BenchRow], first: int, folder: Path, prefix: str = "run") -> list[str]:
     """Draw every plot that the record has figures for, and return the files' names.
 
     Raises:

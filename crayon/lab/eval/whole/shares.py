@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
-from crayon.lab.bench.report import Row
+from crayon.lab.bench.report import BenchRow
 from crayon.lab.eval.interval import bootstrap
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def sent_at(benefit: Values, share: float) -> Values:
     return sent
 
 
-def share_rows(results: Results, model: str, shares: Sequence[int]) -> Iterator[Row]:
+def share_rows(results: Results, model: str, shares: Sequence[int]) -> Iterator[BenchRow]:
     """Yield, for each group of users and each share in per cent, the accuracy and the gain over random sending."""
     for group in dict.fromkeys(user.group for user, _ in results):
         own = [draws for user, draws in results if user.group == group]
@@ -55,7 +55,7 @@ def share_rows(results: Results, model: str, shares: Sequence[int]) -> Iterator[
                 yield _row("gain_vs_random_at_share", pairs, model, group, f"{share}%", against="random sending")
 
 
-def side_rows(results: Results, model: str) -> Iterator[Row]:
+def side_rows(results: Results, model: str) -> Iterator[BenchRow]:
     """Yield each user's accuracy by who answers: on all of the traffic, and on the own queries alone."""
     for user, draws in results:
         own = np.array([query.own for query in user.queries])
@@ -93,11 +93,11 @@ def _row(
     against: str | None = None,
     workload: str = TRAFFIC,
     task: str | None = None,
-) -> Row:
+) -> BenchRow:
     value, low, high = bootstrap(pairs)
     draws = max(len(ours) for ours, _ in pairs)
     runs = tuple(float(np.mean([ours[d].mean() - theirs[d].mean() for ours, theirs in pairs])) for d in range(draws))
-    return Row(
+    return BenchRow(
         metric, value, "points", runs, model, workload, against, None, low, high, sum(o.shape[1] for o, _ in pairs),
         draws, group, task, variant,
     )  # fmt: skip

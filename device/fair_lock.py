@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-class Turns:
+class FairLock:
     """Lets jobs use it one after the other, first come first served. For one thread: no lock, jobs give way instead."""
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""Where servers are: the addresses a client was given, and all the places behind those that are names."""
+"""Where servers are: the addresses a client was given, and all the endpoints behind those that are names."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ _PROXIES = ("grpc_proxy", "https_proxy", "http_proxy")
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class Endpoint:
     """One server: where to connect to, and the address (with TLS and token) that it was found by."""
 
     target: str
     access: ServerAccess
 
 
-def plain(accesses: Sequence[ServerAccess]) -> tuple[Place, ...]:
-    """Return the places as they were given; gRPC looks a name up itself, and takes one of what it finds."""
-    return tuple(Place(access.address, access) for access in accesses)
+def plain(accesses: Sequence[ServerAccess]) -> tuple[Endpoint, ...]:
+    """Return the endpoints as they were given; gRPC looks a name up itself, and takes one of what it finds."""
+    return tuple(Endpoint(access.address, access) for access in accesses)
 
 
 def named(accesses: Sequence[ServerAccess]) -> bool:
@@ -37,18 +37,20 @@ def named(accesses: Sequence[ServerAccess]) -> bool:
     return not proxy and any(is_name(check_form(access.address, "server")) for access in accesses)
 
 
-def look_up(accesses: Sequence[ServerAccess]) -> tuple[Place, ...]:
-    """Return the places with names looked up; blocks as long as the system's resolver does.
+def look_up(accesses: Sequence[ServerAccess]) -> tuple[Endpoint, ...]:
+    """Return the endpoints with names looked up; blocks as long as the system's resolver does.
 
     A name with one address of its kind stays a name, and so does one that is not found: gRPC says what is wrong.
     """
-    found: list[Place] = []
+    found: list[Endpoint] = []
     for access in accesses:
         host = check_form(access.address, "server")
         targets = _targets(host, int(access.address.rpartition(":")[2])) if is_name(host) else ()
-        found += [Place(target, access) for target in targets] if len(targets) > 1 else [Place(access.address, access)]
+        found += (
+            [Endpoint(target, access) for target in targets] if len(targets) > 1 else [Endpoint(access.address, access)]
+        )
     # Two names may be one machine.
-    return tuple({place.target: place for place in found}.values())
+    return tuple({endpoint.target: endpoint for endpoint in found}.values())
 
 
 def _targets(host: str, port: int) -> tuple[str, ...]:

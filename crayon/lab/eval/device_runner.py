@@ -40,7 +40,7 @@ MOST_TOKENS = 64
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class DeviceAnswer:
     """What came out for one item.
 
     For each option `sums` and `means` hold the log-probability of its text, whole and per token, and `ends` that of the
@@ -63,7 +63,7 @@ class Question:
     shots: tuple[Message, ...] = ()
 
 
-class Subject:
+class DeviceRunner:
     """Answers through the SDK and scores through the engine, each thing once. Used by one thread.
 
     Args:
@@ -98,7 +98,7 @@ class Subject:
             raise AdapterError(f"there is no pool {blend.pool_id!r} here")
         return digest.of(blend)
 
-    def answers(self, questions: Sequence[Question], step: Callable[[], None] = lambda: None) -> list[Answer]:
+    def answers(self, questions: Sequence[Question], step: Callable[[], None] = lambda: None) -> list[DeviceAnswer]:
         """Return what the model answers, and how likely it finds each option; turns too long are halved.
 
         `step` is called for each answer.
@@ -114,11 +114,11 @@ class Subject:
         found = []
         for data in self._each(work):
             text, sums, means, ends, too_long = json.loads(data)
-            found.append(Answer(text, tuple(sums), tuple(means), tuple(ends), too_long))
+            found.append(DeviceAnswer(text, tuple(sums), tuple(means), tuple(ends), too_long))
             step()
         return found
 
-    def choices(self, questions: Sequence[Question], step: Callable[[], None] = lambda: None) -> list[Answer]:
+    def choices(self, questions: Sequence[Question], step: Callable[[], None] = lambda: None) -> list[DeviceAnswer]:
         """Return how likely the model finds each option, as `answers` does, without writing an answer."""
         work: list[tuple[str, Callable[[_Side], bytes]]] = []
         for question in questions:
@@ -128,7 +128,7 @@ class Subject:
         found = []
         for data in self._each(work):
             sums, means, ends = json.loads(data)
-            found.append(Answer("", tuple(sums), tuple(means), tuple(ends)))
+            found.append(DeviceAnswer("", tuple(sums), tuple(means), tuple(ends)))
             step()
         return found
 

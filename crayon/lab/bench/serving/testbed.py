@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from crayon.lab.bench.serving.client import Job, drive
+from crayon.lab.bench.serving.client import TimedRequest, drive
 from crayon.lab.bench.serving.openvino_peer import OpenVino
-from crayon.lab.bench.serving.systems import CrayonSystem, LlamaServer, Settings
+from crayon.lab.bench.serving.systems import CrayonSystem, LlamaServer, SystemSettings
 from crayon.lab.bench.serving.tuning import AGAIN, offline_axes, own_axes, slots_for, tune
 from crayon.lab.bench.serving.workloads import CONSTANT, Workload, constant, from_trace, load_trace
 
@@ -28,7 +28,7 @@ OFFLINE_OPTIONS = ("--step-ms", "0")
 
 
 @dataclass(slots=True, kw_only=True)
-class Bed:
+class Testbed:
     """Everything that the parts need of one model.
 
     Args:
@@ -60,9 +60,9 @@ class Bed:
     """Requests a second that our server answered offline, by workload: where a search for a rate begins."""
     unmeasured: list[str] = field(default_factory=list)
     """What could not be measured, and why."""
-    known: Mapping[tuple[str, str], Settings] = field(default_factory=dict)
+    known: Mapping[tuple[str, str], SystemSettings] = field(default_factory=dict)
     """Another model's best settings, by system and workload: where a short search begins."""
-    best: dict[tuple[str, str], Settings] = field(default_factory=dict)
+    best: dict[tuple[str, str], SystemSettings] = field(default_factory=dict)
     """The best settings found so far, likewise."""
 
     # -- what is asked
@@ -84,33 +84,33 @@ class Bed:
                 )
         return self.workloads[name]
 
-    def jobs(self, workload: Workload, requests: int | None = None) -> list[Job]:
+    def jobs(self, workload: Workload, requests: int | None = None) -> list[TimedRequest]:
         """Return jobs with fresh prompts: no run can find another's in a cache."""
-        return [Job(self.maker.make(pair.prompt), pair.answer) for pair in workload.pairs[:requests]]
+        return [TimedRequest(self.maker.make(pair.prompt), pair.answer) for pair in workload.pairs[:requests]]
 
     # -- who is asked
 
-    def settings(self, workload: Workload) -> Settings:
+    def settings(self, workload: Workload) -> SystemSettings:
         """Return where the search of settings begins."""
-        return Settings(slots=slots_for(workload.context)[-1], context=workload.context, threads=self.threads)
+        return SystemSettings(slots=slots_for(workload.context)[-1], context=workload.context, threads=self.threads)
 
-    def ours(self, settings: Settings, *, pools: bool = False) -> System:
+    def ours(self, settings: SystemSettings, *, pools: bool = False) -> System:
         """Return our server."""
         return CrayonSystem(self.path, settings, self.pools if pools else ())
 
-    def llama(self, settings: Settings, *, reuse_prefix: bool = False) -> System:
+    def llama(self, settings: SystemSettings, *, reuse_prefix: bool = False) -> System:
         """Return llama-server."""
         return LlamaServer(self.peers.llama_server, self.path, settings, reuse_prefix=reuse_prefix)
 
-    def openvino(self, settings: Settings, path: Path) -> System:
+    def openvino(self, settings: SystemSettings, path: Path) -> System:
         """Return OpenVINO GenAI on one of the two files."""
         return OpenVino(self.peers.openvino, path, settings)
 
     def warm(self, system: System) -> None:
         """Let a started system touch all its memory once."""
-        drive(system, [Job(self.maker.make(max(64, self.maker.shortest)), WARM_ANSWER) for _ in range(2)])
+        drive(system, [TimedRequest(self.maker.make(max(64, self.maker.shortest)), WARM_ANSWER) for _ in range(2)])
 
-    def run(self, system: System, jobs: list[Job], concurrency: int | None = None) -> Run:
+    def run(self, system: System, jobs: list[TimedRequest], concurrency: int | None = None) -> Run:
         """Start a system, warm it, and run jobs on it once."""
         with system:
             self.warm(system)
@@ -118,15 +118,15 @@ class Bed:
 
     # -- with which settings
 
-    def best_llama(self, name: str) -> Settings:
+    def best_llama(self, name: str) -> SystemSettings:
         """Return llama-server's best flags for a workload, searched at the first call."""
         return self._search("llama-server", name)
 
-    def best_ours(self, name: str) -> Settings:
+    def best_ours(self, name: str) -> SystemSettings:
         """Return the best number of slots of our server, searched likewise."""
         return self._search("crayon", name)
 
-    def _search(self, system: str, name: str) -> Settings:
+    def _search(self, system: str, name: str) -> SystemSettings:
         searched = self.model_plan.searched
         searched_on = name if name in searched else searched[-1]
         workload = self.workload(searched_on)
@@ -145,16 +145,16 @@ class Bed:
                 start = self._fitted(self.known[key], workload)
                 axes = tuple(axis for axis in axes if axis[0] == AGAIN[system])
 
-            def score(settings: Settings) -> float:
+            def score(settings: SystemSettings) -> float:
                 return self.run(make(settings), self.jobs(workload, self._trial(settings))).tokens_per_second
 
             self.best[key] = tune(start, axes, score)[0]
         return self._fitted(self.best[key], self.workload(name))
 
-    def _trial(self, settings: Settings) -> int:
+    def _trial(self, settings: SystemSettings) -> int:
         """Return how many requests a trial has: all slots must be taken at least once, where there are as many."""
         return min(max(self.plan.search_requests, settings.slots), self.model_plan.requests)
 
-    def _fitted(self, settings: Settings, workload: Workload) -> Settings:
+    def _fitted(self, settings: SystemSettings, workload: Workload) -> SystemSettings:
         """Return settings found on one workload with the context of another."""
         return replace(settings, context=workload.context, slots=min(settings.slots, slots_for(workload.context)[-1]))

@@ -1,4 +1,4 @@
-"""Calls on a thread that ends with them.
+"""A call in a thread of its own, which ends with it.
 
 llama.cpp's compute threads belong to the thread that called (libgomp keeps a team for each). Where loading a model
 computes, as laying out weights for AMX does, the caller would be left with a team; beside that of the thread which
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-def on_passing_thread(call: Callable[[], T]) -> T:
+def run_in_fresh_thread(call: Callable[[], T]) -> T:
     """Return what `call` returns, or raise what it raises. Ctrl-C is heard meanwhile; the call then goes on alone."""
     answer: Future[T] = Future()
 
@@ -28,7 +28,7 @@ def on_passing_thread(call: Callable[[], T]) -> T:
         except BaseException as error:  # noqa: BLE001 - handed to the waiting thread
             answer.set_exception(error)
 
-    thread = threading.Thread(target=run, name="crayon-passing", daemon=True)
+    thread = threading.Thread(target=run, name="crayon-fresh", daemon=True)
     thread.start()
     result = answer.result()
     thread.join()  # its team goes before anybody computes

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crayon.device.turns import Turns
+from crayon.device.fair_lock import FairLock
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     st.lists(st.tuples(st.integers(0, 5), st.booleans()), max_size=60),
 )
 def test_one_holds_it_at_a_time_in_the_order_of_arrival(lengths: list[int], schedule: list[tuple[int, bool]]) -> None:
-    turns, holding, arrived, served = Turns(), set(), [], []
+    turns, holding, arrived, served = FairLock(), set(), [], []
 
     def work(name: int, length: int) -> Generator[None, None, int]:
         holding.add(name)

@@ -5,13 +5,13 @@ import threading
 import pytest
 
 from crayon.llama import smoke
+from crayon.llama.fresh_thread import run_in_fresh_thread
 from crayon.llama.model import Model
-from crayon.llama.passing import on_passing_thread
 
 
 def test_a_call_runs_on_a_thread_that_has_ended() -> None:
     seen: list[threading.Thread] = []
-    assert on_passing_thread(lambda: seen.append(threading.current_thread()) or 7) == 7
+    assert run_in_fresh_thread(lambda: seen.append(threading.current_thread()) or 7) == 7
     assert seen[0] is not threading.current_thread()
     assert not seen[0].is_alive()
 
@@ -21,7 +21,7 @@ def test_what_a_call_raises_is_raised() -> None:
         raise KeyError("name")
 
     with pytest.raises(KeyError, match="name"):
-        on_passing_thread(call)
+        run_in_fresh_thread(call)
 
 
 def test_models_are_loaded_so_that_their_compute_threads_are_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 
     from crayon.adapters.pool import Pool
     from crayon.lab.eval.answer_cache import AnswerCache
-    from crayon.lab.eval.cases import Case
+    from crayon.lab.eval.cases import UserCase
     from crayon.lab.eval.settings import EvalSettings
 
 
-class Beside:
+class BaselinePools:
     """Makes those that the settings ask for; `missing` says which cannot be had, and why."""
 
     def __init__(self, pool: Pool, settings: EvalSettings, missing: dict[str, str]) -> None:
@@ -58,7 +58,7 @@ class Beside:
         return self.pools[-1].id
 
     def fresh(
-        self, cases: Sequence[Case], cache: AnswerCache, tell: Callable[[str], None]
+        self, cases: Sequence[UserCase], cache: AnswerCache, tell: Callable[[str], None]
     ) -> dict[tuple[str, str, int], Blend]:
         """Return an adapter trained on the samples of each user's draws, by group, name and draw."""
         settings, pool = self._settings, self._pool
