@@ -17,7 +17,7 @@ export CXXFLAGS += -U__AVX512FP16__
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-faults check stubs docs format train-env test-train vllm-env test-vllm gateway-env test-gateway golden peers clean
+.PHONY: help demo test test-gateway test-faults check stubs docs format train-env test-train vllm-env test-vllm gateway-env test-gateway golden peers clean
 
 help:  ## Show what can be made.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -35,7 +35,7 @@ demo: $(VENV)/.installed  ## Watch real questions being answered on the device a
 	@$(BIN)/crayon demo
 
 test: $(VENV)/.installed  ## Run the tests that need neither torch nor vLLM.
-	$(BIN)/python -m pytest --ignore=tests/train --ignore=tests/vllm -n logical --maxprocesses 4 --dist loadfile
+	$(BIN)/python -m pytest --ignore=tests/train --ignore=tests/vllm --ignore=tests/clients -n logical --maxprocesses 4 --dist loadfile
 
 test-faults: $(VENV)/.installed  ## Inject every fault, the slow ones too, and write the table of docs/explanation/reliability.md.
 	$(BIN)/python -m pytest tests/faults -m "long or not long" --fault-table docs/explanation/reliability.md
@@ -123,6 +123,18 @@ gateway-env: .venv-gateway/.installed
 test-gateway: gateway-env  ## Try the gateway's page in a real browser.
 	.venv-gateway/bin/python -m pytest tests/browser -m gateway
 
+.venv-gateway/.installed: tests/clients/requirements.txt
+	@echo "Making .venv-gateway with other people's clients, about 2 minutes ..."
+	@$(PYTHON) -m venv .venv-gateway
+	@.venv-gateway/bin/python -m pip --disable-pip-version-check --quiet install --requirement $<
+	@# The newest client of OpenAI, which not all the others take yet.
+	@.venv-gateway/bin/python -m pip --disable-pip-version-check --quiet install --no-deps --upgrade --target .venv-gateway/newest openai==3.57.0
+	@touch $@
+
+test-gateway: $(VENV)/.installed .venv-gateway/.installed  ## Ask a real gateway with unmodified clients of OpenAI, Anthropic, Ollama and others.
+	.venv-gateway/bin/python -m pytest --config-file tests/clients/pytest.ini tests/clients
+	PYTHONPATH=.venv-gateway/newest .venv-gateway/bin/python -m pytest --config-file tests/clients/pytest.ini tests/clients/test_clients_openai.py
+
 golden: train-env  ## Make the golden logits of tests/golden again, with PEFT.
 	@# The hash seed: PEFT writes sets in their order.
 	PYTHONHASHSEED=0 .venv-train/bin/python tools/golden.py
@@ -145,4 +157,4 @@ peers: .peers/llama-cpp/.installed .peers/openvino/.installed  ## Build the peer
 	@touch $@
 
 clean:  ## Remove the environments and everything built.
-	rm -rf $(VENV) .venv-train .venv-deploy .venv-docs .venv-vllm .venv-gateway .peers build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) .venv-gateway .venv-train .venv-deploy .venv-docs .venv-vllm .venv-gateway .peers build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
