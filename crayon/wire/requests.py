@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from crayon.messages import Role
 
-_ROLE_TO_PROTO: dict[Role, pb.Role] = {
+_ROLE_TO_PROTO: dict[Role, pb.Role.ValueType] = {
     "system": pb.ROLE_SYSTEM,
     "user": pb.ROLE_USER,
     "assistant": pb.ROLE_ASSISTANT,
