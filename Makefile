@@ -17,7 +17,7 @@ export CXXFLAGS += -U__AVX512FP16__
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-gateway test-faults check stubs docs format train-env test-train vllm-env test-vllm gateway-env test-gateway golden peers clean
+.PHONY: help demo test test-gateway test-faults check stubs docs format train-env test-train vllm-env test-vllm golden peers clean
 
 help:  ## Show what can be made.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -110,28 +110,16 @@ test-vllm: vllm-env  ## Serve with vLLM, on the CPU: the engines' contract, blen
 	@# vLLM's own warnings are no errors of ours.
 	.venv-vllm/bin/python -m pytest tests/vllm tests/engines/test_contract.py -m vllm -W default --timeout 900
 
-.venv-gateway/.installed: pyproject.toml tests/browser/requirements.txt
-	@echo "Making .venv-gateway with what speaks to the gateway ..."
-	@$(PYTHON) -m venv .venv-gateway
-	@.venv-gateway/bin/python -m pip --disable-pip-version-check --quiet install --upgrade pip
-	@PYTHONWARNINGS="ignore:Editable installation" .venv-gateway/bin/python -m pip --disable-pip-version-check --quiet install --editable '.[server,gateway,test]' --requirement tests/browser/requirements.txt
-	@command -v chromium > /dev/null || { echo "Installing Debian's chromium ..."; apt-get -qq update && apt-get -qq install --yes --no-install-recommends chromium > /dev/null; } || { echo "the page's tests need chromium on PATH: install Debian's package"; exit 1; }
-	@touch $@
-
-gateway-env: .venv-gateway/.installed
-
-test-gateway: gateway-env  ## Try the gateway's page in a real browser.
-	.venv-gateway/bin/python -m pytest tests/browser -m gateway
-
 .venv-gateway/.installed: tests/clients/requirements.txt
 	@echo "Making .venv-gateway with other people's clients, about 2 minutes ..."
 	@$(PYTHON) -m venv .venv-gateway
 	@.venv-gateway/bin/python -m pip --disable-pip-version-check --quiet install --requirement $<
 	@# The newest client of OpenAI, which not all the others take yet.
 	@.venv-gateway/bin/python -m pip --disable-pip-version-check --quiet install --no-deps --upgrade --target .venv-gateway/newest openai==3.57.0
+	@command -v chromium > /dev/null || { echo "Installing Debian's chromium, in which the page is tried ..."; apt-get -qq update && apt-get -qq install --yes --no-install-recommends chromium > /dev/null; } || { echo "The page's tests need chromium on PATH: install Debian's package of it"; exit 1; }
 	@touch $@
 
-test-gateway: $(VENV)/.installed .venv-gateway/.installed  ## Ask a real gateway with unmodified clients of OpenAI, Anthropic, Ollama and others.
+test-gateway: $(VENV)/.installed .venv-gateway/.installed  ## Ask a real gateway with unmodified clients of OpenAI, Anthropic, Ollama and others, and try its page in Chromium.
 	.venv-gateway/bin/python -m pytest --config-file tests/clients/pytest.ini tests/clients
 	PYTHONPATH=.venv-gateway/newest .venv-gateway/bin/python -m pytest --config-file tests/clients/pytest.ini tests/clients/test_clients_openai.py
 
@@ -157,4 +145,4 @@ peers: .peers/llama-cpp/.installed .peers/openvino/.installed  ## Build the peer
 	@touch $@
 
 clean:  ## Remove the environments and everything built.
-	rm -rf $(VENV) .venv-gateway .venv-train .venv-deploy .venv-docs .venv-vllm .venv-gateway .peers build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) .venv-gateway .venv-train .venv-deploy .venv-docs .venv-vllm .peers build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
