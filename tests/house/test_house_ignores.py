@@ -30,9 +30,8 @@ def unexplained(path: Path) -> Iterator[str]:
                     yield f"{path.relative_to(ROOT)}:{token.start[0]}: {token.string}"
 
 
-@pytest.mark.parametrize("path", FILES, ids=[str(path.relative_to(ROOT)) for path in FILES])
-def test_a_switched_off_rule_says_why(path: Path) -> None:
-    assert list(unexplained(path)) == []
+def test_a_switched_off_rule_says_why() -> None:
+    assert [switch for path in FILES for switch in unexplained(path)] == []
 
 
 def test_rules_switched_off_for_whole_folders_say_why() -> None:
