@@ -65,6 +65,7 @@ async def serve(
     on_drain: Callable[[int], None] | None = None,
     on_stuck: Callable[[], None] | None = None,
     on_reload: Callable[[str], None] | None = None,
+    beside: Beside | None = None,
 ) -> None:
     """Serve until SIGTERM, SIGINT or cancellation; then drain, close the engine and return.
 
@@ -78,12 +79,13 @@ async def serve(
         on_drain: called with the number of running requests when the server begins to stop.
         on_stuck: called last, if the engine hangs and does not close; its threads may then hold up the process's end.
         on_reload: called with what came of it after a SIGHUP.
+        beside: what else answers with the engine, in this loop.
 
     Raises:
         ConfigError: the address cannot be listened on, or tokens or certificates are unusable.
         CrayonError: whatever `engine_factory` raised.
     """
-    server = Server(config)
+    server = Server(config, beside)
     address = await server.start()
     if on_metrics is not None and server.metrics_address:
         on_metrics(server.metrics_address)
@@ -116,15 +118,41 @@ class FailureReporting(Protocol):
         ...
 
 
+class Beside(Protocol):
+    """What else answers with a server's engine, in the same loop: it starts, drains and ends with the server."""
+
+    async def start(self) -> None:
+        """Listen; there is no engine yet."""
+        ...
+
+    async def opened(self, engine: Engine, limits: ClientLimits) -> None:
+        """Answer with this engine, within these limits of each client."""
+        ...
+
+    def reload(self) -> None:
+        """Read tokens and certificates again."""
+        ...
+
+    async def stop(self) -> None:
+        """Take no more requests, and let the running ones end; the engine is closed afterwards."""
+        ...
+
+
 class Server:
     """One listening server. `start`, `load`, and at last `stop`, in one event loop.
+
+    Args:
+        config: where to listen and how to stop.
+        beside: what else answers with the engine.
 
     Raises:
         ConfigError: tokens or certificates are unusable.
     """
 
-    def __init__(self, config: ServeConfig) -> None:
+    def __init__(self, config: ServeConfig, beside: Beside | None = None) -> None:
         self._config = config
+        self._beside = beside
+        self._limits = ClientLimits(config.limits)
         self._service = InferenceService(default_deadline=config.default_deadline, max_deadline=config.max_deadline)
         self._doors = Doors()
         self._health = BoundedHealth(self._doors.refused)
@@ -135,7 +163,7 @@ class Server:
         self._certificates = None if config.tls is None else Certificates(config.tls)
         self._observing = Observing(config)
         # Who observes sees what all others make of a call. Then: nobody who may not call makes others work.
-        access = AccessInterceptor(self._tokens, ClientLimits(config.limits), self._doors)
+        access = AccessInterceptor(self._tokens, self._limits, self._doors)
         interceptors = (*self._observing.interceptors, access, StatusInterceptor())
         self._server = grpc.aio.server(interceptors=interceptors, options=_options(config))
         inference_pb2_grpc.add_InferenceServiceServicer_to_server(self._service, self._server)
@@ -173,6 +201,8 @@ class Server:
         await self._probed.start()
         await self._server.start()
         self._doors.watch(port)
+        if self._beside is not None:
+            await self._beside.start()
         return self._config.address(port)
 
     @property
@@ -189,6 +219,8 @@ class Server:
         if self._certificates is not None:
             done = self._certificates.reload()
             said.append("certificates" + ("" if done else " as before: a file is unusable"))
+        if self._beside is not None:
+            self._beside.reload()
         return "reloaded: " + "; ".join(said)
 
     async def load(self, engine_factory: Callable[[], Engine]) -> None:
@@ -201,6 +233,8 @@ class Server:
         # Shielded: a load cannot be interrupted, and `stop` has to close what comes out of it.
         engine = self._service.engine = await asyncio.shield(self._loading)
         self._observing.watch(engine)
+        if self._beside is not None:
+            await self._beside.opened(engine, self._limits)
         await self._say(_SERVING)
         if isinstance(engine, FailureReporting):
             self._failing = asyncio.create_task(self._watch(engine))
@@ -230,11 +264,14 @@ class Server:
         self._observing.serves(yes=False)
         await self._health.enter_graceful_shutdown()
         # Clients are told to go elsewhere at once, but nothing is cut off here: the longest part is waited for below.
+        beside = None if self._beside is None else asyncio.create_task(self._beside.stop())
         closing = asyncio.create_task(self._server.stop(self._config.drain_seconds + 10 * _LAST_WORDS_S))
         try:
             await asyncio.wait_for(self._service.idle(), self._config.drain_seconds)
         except TimeoutError:
             log.warning("%d requests still run after %s s and are ended", self.running, self._config.drain_seconds)
+        if beside is not None:
+            await beside
         engine = await self._loaded()
         closed = engine is None or await _closed(engine)
         await self._server.stop(_LAST_WORDS_S)

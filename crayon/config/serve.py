@@ -93,6 +93,17 @@ class ServeSettings(Section):
         Field(ge=1, le=65535, description="Answer grpc.health.v1, and nothing else, there too, always in plain text."),
         EMPTY_IS_NONE,
     ] = _LISTENING.health_port
+    http_port: Annotated[
+        Int | None,
+        Field(
+            ge=0,
+            le=65535,
+            description="Answer HTTP clients of OpenAI, Anthropic and Ollama there, too, with the same model, TLS and "
+            "tokens (extra gateway); 0 picks a free one. The section [gateway] says the rest.",
+            json_schema_extra={"flag": "--http"},
+        ),
+        EMPTY_IS_NONE,
+    ] = None
     pools: Annotated[
         Texts,
         Field(

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import time
+from functools import partial
 from typing import TYPE_CHECKING
 
 from crayon.completion import Source
@@ -15,6 +16,7 @@ from crayon.gateway.problems import HttpError, Problem
 from crayon.gateway.report import Reporter
 from crayon.gateway.response_store import ResponseStore
 from crayon.sdk.device_failures import is_devices_own
+from crayon.server.caller import Caller, calling
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from crayon.gateway.models import VirtualModel
     from crayon.gateway.panel import Panel
     from crayon.sdk import AsyncCrayon
+    from crayon.server.limits import ClientLimits
 
 logger = logging.getLogger("crayon.gateway")
 
@@ -37,7 +40,7 @@ class Gateway:
     """One client, opened in the background and closed with the application.
 
     Args:
-        client: who answers.
+        client: who answers; None: `take` says so later.
         fixed: the side that all answers are from, where the client's engine is a server's own; None: the router
             decides, and the models are those of the hybrid.
         max_requests: most requests at a time.
@@ -49,7 +52,7 @@ class Gateway:
 
     def __init__(
         self,
-        client: AsyncCrayon,
+        client: AsyncCrayon | None,
         *,
         fixed: Source | None = None,
         max_requests: int = 64,
@@ -58,7 +61,7 @@ class Gateway:
         panel: Panel | None = None,
         stored_responses: int = 256,
     ) -> None:
-        self.client = client
+        self._client = client
         self.reporter = Reporter(fixed)
         self.max_tokens = max_tokens
         self.keep_alive = keep_alive
@@ -66,6 +69,7 @@ class Gateway:
         self.responses = ResponseStore(stored_responses)
         self.created = int(time.time())
         self.draining = False
+        self.limits: ClientLimits | None = None
         self._fixed = fixed
         self._max_requests = max_requests
         self._running = 0
@@ -74,6 +78,22 @@ class Gateway:
         self._sides: Mapping[Source, tuple[ModelInfo, ...]] = {}
         self._sides_until = 0.0
         self._asking = asyncio.Lock()
+
+    @property
+    def client(self) -> AsyncCrayon:
+        """Who answers.
+
+        Raises:
+            HttpError: nobody does yet.
+        """
+        if self._client is None:
+            raise _not_yet("the models are being loaded", "loading")
+        return self._client
+
+    async def take(self, client: AsyncCrayon, limits: ClientLimits) -> None:
+        """Answer by this client from now on, each caller within its limits."""
+        self._client, self.limits = client, limits
+        await self.load()
 
     @property
     def running(self) -> int:
@@ -111,7 +131,8 @@ class Gateway:
 
     async def close(self) -> None:
         """Close the client; what still runs on it fails."""
-        await self.client.close()
+        if self._client is not None:
+            await self._client.close()
 
     def check_ready(self) -> None:
         """Refuse while nobody can answer.
@@ -127,30 +148,26 @@ class Gateway:
         message, code = (
             ("the gateway stops", "stopping") if self.draining else ("the models are being loaded", "loading")
         )
-        raise HttpError(
-            Problem(
-                status=503,
-                message=f"{message}; try again in a moment",
-                kind="service_unavailable_error",
-                code=code,
-                retry_after=_LOADING_RETRY_S,
-            )
-        )
+        raise _not_yet(message, code)
 
     @contextlib.contextmanager
-    def admitted(self) -> Iterator[None]:
-        """Count a request while it is answered.
+    def admitted(self, caller: str) -> Iterator[None]:
+        """Count a request of this caller while it is answered.
 
         Raises:
-            OverloadedError: as many as may be are answered now.
+            OverloadedError: as many as may be are answered now, or the caller has no more to spend.
         """
         if self._running >= self._max_requests:
             raise OverloadedError(f"{self._running} requests are being answered, and more may not be", _BUSY_RETRY_S)
-        self._running += 1
-        try:
-            yield
-        finally:
-            self._running -= 1
+        with contextlib.ExitStack() as stay:
+            if self.limits is not None:
+                stay.enter_context(self.limits.admit(caller))
+                stay.enter_context(calling(Caller(caller, partial(self.limits.charge, caller))))
+            self._running += 1
+            try:
+                yield
+            finally:
+                self._running -= 1
 
     async def models(self) -> tuple[VirtualModel, ...]:
         """Return the models that there are now; customisations come and go."""
@@ -186,3 +203,15 @@ class Gateway:
     async def _ask_sides(self) -> None:
         self._sides = await self.client.models()
         self._sides_until = time.monotonic() + (_MODELS_S if all(self._sides.values()) else _UNKNOWN_S)
+
+
+def _not_yet(message: str, code: str) -> HttpError:
+    return HttpError(
+        Problem(
+            status=503,
+            message=f"{message}; try again in a moment",
+            kind="service_unavailable_error",
+            code=code,
+            retry_after=_LOADING_RETRY_S,
+        )
+    )

@@ -28,12 +28,14 @@ class VirtualModel:
         mode: who may answer; None leaves it to the settings and the request.
         blend: the customisation that answers.
         infos: the models behind it, as far as they can be told now.
+        own: whether it is a server's own: there is nobody else who could answer.
     """
 
     id: str
     mode: Mode | None = None
     blend: str | None = None
     infos: tuple[ModelInfo, ...] = ()
+    own: bool = False
 
     @property
     def context_length(self) -> int | None:
@@ -85,7 +87,7 @@ def hybrid_models(
 
 def own_models(infos: Sequence[ModelInfo]) -> tuple[VirtualModel, ...]:
     """Return the model of a server that offers its own, under its own name."""
-    return tuple(VirtualModel(id=info.name, infos=(info,)) for info in infos[:1])
+    return tuple(VirtualModel(id=info.name, infos=(info,), own=True) for info in infos[:1])
 
 
 def find_model(models: Sequence[VirtualModel], name: str | None) -> VirtualModel:

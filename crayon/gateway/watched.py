@@ -109,7 +109,7 @@ class Watched(Response):
 
     async def _run(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            with self._gateway.admitted():
+            with self._gateway.admitted(caller_of(scope)):
                 await self._answer(scope, receive, send)
         except Exception as error:  # noqa: BLE001 - the last line of defence: clients get an answer in any case
             problem = problem_of(error, self._names)
@@ -218,6 +218,15 @@ class Answered(Watched):
             await asyncio.sleep(max(0.0, self._sent_at + every - time.monotonic()))
             if time.monotonic() - self._sent_at >= every:
                 await self._send(send, None, lambda: self._writer.beat)
+
+
+def caller_of(scope: Scope) -> str:
+    """Return who asks: the name of the token that was shown, else the address; as the server's gRPC side calls them."""
+    if "crayon.caller" in scope:
+        return f"token:{scope['crayon.caller']}"
+    client = scope.get("client")
+    host = str(client[0]) if client else ""
+    return f"ipv6:%5B{host}%5D" if ":" in host else f"ipv4:{host}"
 
 
 async def _hung_up(receive: Receive) -> None:

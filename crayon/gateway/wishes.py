@@ -6,7 +6,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from crayon.completion import Blend, Mode
-from crayon.errors import InvalidRequestError
+from crayon.errors import InvalidRequestError, PrivacyError
 from crayon.gateway.fields import Fields
 
 if TYPE_CHECKING:
@@ -49,7 +49,22 @@ def wishes(model: VirtualModel, fields: Fields, headers: Mapping[str, str]) -> d
         if value is not None and wanted[name] not in {None, value}:
             raise InvalidRequestError(f"crayon.{name}", f"contradicts the model {model.id!r}; leave one away")
         wanted[name] = wanted[name] if value is None else value
-    return {**{name: value for name, value in wanted.items() if value is not None}, **forms}
+    found = {name: value for name, value in wanted.items() if value is not None}
+    return {**(_of_a_server(found) if model.own else found), **forms}
+
+
+def _of_a_server(wanted: dict[str, Any]) -> dict[str, Any]:
+    """Return wishes as far as they mean something to a server's own model; it is nobody's device.
+
+    Raises:
+        PrivacyError: the request was to stay on a device.
+        InvalidRequestError: it names a customisation, which are on devices.
+    """
+    if wanted.pop("private", False) or wanted.pop("mode", None) is Mode.ONLY_ON_DEVICE:
+        raise PrivacyError("this is a server, and the request was to stay on the device that sent it; nothing was done")
+    if isinstance(wanted.get("blend"), str):
+        raise InvalidRequestError("crayon.blend", "customisations are on devices; give {'pool_id', 'weights'} here")
+    return wanted
 
 
 def _of_headers(headers: Mapping[str, str]) -> dict[str, Any]:

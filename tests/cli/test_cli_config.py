@@ -99,6 +99,7 @@ def test_every_setting_can_come_from_the_environment(monkeypatch: pytest.MonkeyP
         "serve.port": "5",
         "serve.health_host": "::1",
         "serve.health_port": "6",
+        "serve.http_port": "8",
         "serve.pools": "one,two",
         "serve.slots": "4",
         "serve.ctx": "512",

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from crayon.cli.serve.access_config import access_config
+from crayon.cli.serve.http import http_beside
 from crayon.cli.serve.observe_config import log_lines, observe_config
 from crayon.cli.serve.service_manager import READY, STOPPING, tell_service_manager
 from crayon.cli.serve.setting_options import settings_of, with_options_of
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from crayon.adapters import Pool
     from crayon.config import Configuration, Settings
     from crayon.engine import Engine
+    from crayon.gateway.beside import HttpBeside
     from crayon.models import LocalModel, Progress
     from crayon.server.config import ServeConfig
 
@@ -90,7 +92,8 @@ def serve(
         check_access(config)
         check_free(config)
         ending = threading.Event()
-        _run(config, _factory(settings, ending), settings.serve.ready_file, ending)
+        beside = http_beside(settings, config)
+        _run(config, _factory(settings, ending), settings.serve.ready_file, ending, beside)
 
 
 def _print(configuration: Configuration) -> None:
@@ -292,7 +295,13 @@ def open_pools(references: tuple[str, ...], source_sha256: str, model: str) -> l
     return pools
 
 
-def _run(config: ServeConfig, factory: Callable[[], Engine], ready_file: Path | None, ending: threading.Event) -> None:
+def _run(
+    config: ServeConfig,
+    factory: Callable[[], Engine],
+    ready_file: Path | None,
+    ending: threading.Event,
+    beside: HttpBeside | None,
+) -> None:
     """Serve to the end; `ending` is set when that begins."""
     from crayon.server.serve import serve as run
 
@@ -301,7 +310,8 @@ def _run(config: ServeConfig, factory: Callable[[], Engine], ready_file: Path | 
         def on_ready(address: str) -> None:
             announce(address)
             tell_service_manager(READY)
-            console.message(f"serving on {address} (Ctrl-C stops it)", "green")
+            also = "" if beside is None else f", HTTP on {beside.address}"
+            console.message(f"serving on {address}{also} (Ctrl-C stops it)", "green")
 
         def on_drain(running: int) -> None:
             ending.set()
@@ -327,6 +337,7 @@ def _run(config: ServeConfig, factory: Callable[[], Engine], ready_file: Path | 
                 on_drain=on_drain,
                 on_stuck=on_stuck,
                 on_reload=console.message,
+                beside=beside,
             )
         )
     console.message("stopped")
