@@ -277,6 +277,9 @@ def soak(
     model: Annotated[
         str, typer.Option("--model", metavar="MODEL", help="With --engine llama_cpp: name, path or reference.")
     ] = "smollm2-135m-instruct",
+    attackers: Annotated[
+        bool, typer.Option("--attackers", help="Attack in the second half of the time, beside the other clients.")
+    ] = False,
     as_json: options.JsonOption = False,
 ) -> None:
     """Keep a server of its own busy with mixed traffic, and see that it loses nothing and does not grow.
@@ -284,13 +287,16 @@ def soak(
     The server runs in a process of its own on loopback. Clients generate, score, encode, cancel, set deadlines that
     cannot be met, leave and come back, more of them than it has room for. The command fails if a request was lost,
     that is, ended in none of an answer, a refusal, its deadline or its own cancellation, or if the server's memory
-    grew by more than 32 MiB after the warm-up. Example: crayon bench soak --minutes 10 --json
+    grew by more than 32 MiB after the warm-up. With --attackers also if the slowest hundredth of requests takes more
+    than 3 times as long as before: somebody asks for enormous scores, prompts and floods of answers, and somebody
+    without a token holds connections and asks for its health without end. Example: crayon bench soak --minutes 10 --json
     """
     making = Making.of(sys.argv[1:])
     from crayon.lab.bench.soak import SoakOptions, bench_soak
 
     served = model if engine is EngineKind.LLAMA_CPP else None
-    done = bench_soak(SoakOptions(minutes=minutes, model=served), progress=lambda text: console.message(text, "dim"))
+    wanted = SoakOptions(minutes=minutes, model=served, attackers=attackers)
+    done = bench_soak(wanted, progress=lambda text: console.message(text, "dim"))
     _print(done.report, making, as_json=as_json)
     for problem in done.problems:
         console.error(problem)

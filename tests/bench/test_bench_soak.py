@@ -38,7 +38,7 @@ def test_a_short_soak_loses_nothing() -> None:
 def test_what_a_soak_must_not_show_is_named(
     counts: Counts, samples: list[tuple[float, float]], problem: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(soak, "bench_soak", lambda options, progress: soak._judge(options, counts, samples))
+    monkeypatch.setattr(soak, "bench_soak", lambda options, progress: soak._judge(options, [counts], samples))
     done = CliRunner().invoke(app, ["bench", "soak", "--json"])
     assert done.exit_code == 1
     assert problem in done.stderr
@@ -54,3 +54,17 @@ def test_the_model_is_passed_to_the_server(tmp_path) -> None:
     line = soak.command(SoakOptions(minutes=1.0, model="some-model"), tmp_path / "address")
     assert line[line.index("--model") + 1] == "some-model"
     assert "--engine" not in line
+
+
+def test_attackers_come_in_the_second_half_and_others_are_still_answered() -> None:
+    done = CliRunner().invoke(app, ["bench", "soak", "--minutes", "0.15", "--attackers", "--json"])
+    rows = {row["metric"]: row["value"] for row in json.loads(done.stdout)["rows"]}
+    assert list(rows) == [*METRICS, "p99_ms_alone", "p99_ms_attacked", "p99_ratio"]
+    assert rows["lost"] == 0, done.stderr
+    assert rows["p99_ms_attacked"] > 0
+
+
+def test_others_that_wait_too_long_for_attackers_are_named() -> None:
+    halves = [Counts(sent=1, answered=1, seconds=[0.1]), Counts(sent=1, answered=1, seconds=[0.4])]
+    done = soak._judge(SoakOptions(minutes=1, attackers=True), halves, [(0.1, 50.0), (1.0, 50.0)])
+    assert done.problems == ("with attackers the slowest requests took 4.0 times as long, not 3",)

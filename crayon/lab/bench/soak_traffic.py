@@ -16,8 +16,10 @@ from crayon.messages import Message
 from crayon.sampling import Sampling
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Sequence
     from typing import Any
+
+    from crayon.client.access import AccessOptions
 
 # The server is killed for none of them: a request that has not ended by then is lost.
 PATIENCE_S = 60.0
@@ -42,6 +44,11 @@ class Counts:
     failures: Counter[str] = field(default_factory=Counter)
     """The lost ones, by the error's kind, or "no end" for those that did not end at all."""
 
+    def lose(self, why: str) -> None:
+        """Note a lost request."""
+        self.lost += 1
+        self.failures[why] += 1
+
 
 class Traffic:
     """Clients that ask one after the other until `stop`.
@@ -50,10 +57,12 @@ class Traffic:
         address: the server.
         seed: what is asked, and who leaves when, is the same for the same seed.
         counts: what is added to.
+        tokens: of the clients, one each; none: nobody needs one.
     """
 
-    def __init__(self, address: str, seed: int, counts: Counts) -> None:
+    def __init__(self, address: str, seed: int, counts: Counts, tokens: Sequence[str] = ()) -> None:
         self._address = address
+        self._tokens = tokens
         self._rng = random.Random(seed)  # noqa: S311 - no secret
         self._counts = counts
         self._stop = asyncio.Event()
@@ -62,17 +71,26 @@ class Traffic:
         """Begin no more requests; those under way go on to their ends."""
         self._stop.set()
 
+    def count_in(self, counts: Counts) -> None:
+        """Add what is begun from now on to other counts."""
+        self._counts = counts
+
     async def run(self, clients: int) -> None:
         """Ask with so many clients at a time."""
         async with asyncio.TaskGroup() as group:
-            for _ in range(clients):
-                group.create_task(self._client())
+            for i in range(clients):
+                group.create_task(self._client(self._tokens[i] if self._tokens else None))
 
-    async def _client(self) -> None:
+    async def _client(self, token: str | None) -> None:
+        access: AccessOptions = {} if token is None else {"token": token}
         while not self._stop.is_set():
             # Refused requests tell of a full server, not of a broken one, and each request is to meet the server.
             remote = RemoteEngine(
-                self._address, timeout=PATIENCE_S, connect_timeout=PATIENCE_S / 2, breaker=Breaker(failures=2**31)
+                self._address,
+                timeout=PATIENCE_S,
+                connect_timeout=PATIENCE_S / 2,
+                breaker=Breaker(failures=2**31),
+                **access,
             )
             try:
                 for _ in range(self._rng.randint(1, REQUESTS_A_CONNECTION)):
@@ -112,16 +130,12 @@ class Traffic:
         except CancelledError:
             counts.cancelled += 1
         except CrayonError as error:
-            self._lost(type(error).__name__)
+            counts.lose(type(error).__name__)
         except TimeoutError:
-            self._lost("no end")
+            counts.lose("no end")
         else:
             counts.answered += 1
             counts.seconds.append(time.monotonic() - begun)
-
-    def _lost(self, why: str) -> None:
-        self._counts.lost += 1
-        self._counts.failures[why] += 1
 
     async def _generate(self, remote: RemoteEngine, *, leave_after: int | None, deadline: float | None = None) -> None:
         """Read an answer; leave it after some pieces, or before its first."""
