@@ -67,7 +67,7 @@ if TYPE_CHECKING:
         UnauthenticatedError,
         UnknownModelError,
     )
-    from crayon.messages import Message
+    from crayon.messages import Message, ToolCall
     from crayon.router.budget import Budget
     from crayon.router.conditions import Conditions
     from crayon.router.hardness import Hardness
@@ -87,6 +87,7 @@ if TYPE_CHECKING:
         Piece,
         Privacy,
     )
+    from crayon.tool import Tool
 
 _HOMES = {
     "crayon.completion": (
@@ -107,7 +108,7 @@ _HOMES = {
         "ServerInterruptedError", "ServerRejectedError", "ServerUnavailableError", "UnauthenticatedError",
         "UnknownModelError",
     ),
-    "crayon.messages": ("Message",),
+    "crayon.messages": ("Message", "ToolCall"),
     "crayon.router.budget": ("Budget",),
     "crayon.router.conditions": ("Conditions",),
     "crayon.router.hardness": ("Hardness",),
@@ -119,6 +120,7 @@ _HOMES = {
         "AnswerStream", "AsyncAnswerStream", "AsyncConversation", "AsyncCrayon", "CallOptions", "ClientStatus",
         "Conversation", "Crayon", "Piece", "Privacy",
     ),
+    "crayon.tool": ("Tool",),
 }  # fmt: skip
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
@@ -189,6 +191,8 @@ __all__ = [
     "ServerUnavailableError",
     "Source",
     "Timings",
+    "Tool",
+    "ToolCall",
     "UnauthenticatedError",
     "UnknownModelError",
     "Usage",

@@ -9,6 +9,7 @@ from enum import StrEnum
 from typing import Any
 
 from crayon.errors import AnswerFormatError, InvalidRequestError
+from crayon.messages import Message, ToolCall
 
 MAX_POOL_ID_CHARS = 256
 MAX_WEIGHTS = 1024
@@ -19,6 +20,8 @@ class FinishReason(StrEnum):
 
     STOP = "stop"
     LENGTH = "length"
+    TOOL_CALLS = "tool_calls"
+    """It asks for tools."""
 
 
 class Source(StrEnum):
@@ -89,7 +92,8 @@ class Usage:
     """Tokens read and written, as OpenAI counts them.
 
     `cached_tokens` is the part of the prompt not recomputed, `shown_tokens` the part that told the model of the
-    request's constraint, `forced_tokens` the part of the answer that the constraint left no choice about.
+    request's constraint, `forced_tokens` the part of the answer that the constraint left no choice about, and
+    `reasoning_tokens` the part of it that was thought and not said.
     """
 
     prompt_tokens: int = 0
@@ -97,6 +101,7 @@ class Usage:
     cached_tokens: int = 0
     shown_tokens: int = 0
     forced_tokens: int = 0
+    reasoning_tokens: int = 0
 
     @property
     def total_tokens(self) -> int:
@@ -224,7 +229,8 @@ class Completion:
     `probability` is how likely the device finds the answer among a customisation's closed set; None where a text was
     written. `withheld` is how much of its probability the device's model gave to what the call's constraint did not
     allow, on average over the tokens that it chose: near 1 where it wanted to say something else. None without a
-    constraint, and of a server's answer.
+    constraint, and of a server's answer. `reasoning` is what the model thought first, where it does so aloud;
+    `tool_calls` are the tools that it asks for.
     """
 
     text: str
@@ -238,6 +244,13 @@ class Completion:
     probability: float | None = None
     document: Document | None = field(default=None, repr=False)
     withheld: float | None = None
+    reasoning: str = field(default="", repr=False)
+    tool_calls: tuple[ToolCall, ...] = ()
+
+    @property
+    def message(self) -> Message:
+        """The answer as the next message of its conversation."""
+        return Message("assistant", self.text, self.tool_calls, reasoning=self.reasoning)
 
     @property
     def parsed(self) -> Any:

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from crayon.completion import Blend
     from crayon.constraint import Constraint
     from crayon.messages import Message
+    from crayon.tool import Tools
 
 
 T = TypeVar("T")
@@ -103,6 +104,8 @@ def needs(request: GenerateRequest) -> frozenset[str]:
         found.add("messages.tool_calls")
     if any(message.reasoning for message in request.messages):
         found.add("messages.reasoning")
+    if request.tools is not None and request.tools.offered:
+        found.add("tools")
     return frozenset(found)
 
 
@@ -158,7 +161,8 @@ class GenerateRequest:
     `client` says whose request it is (for a server: token, certificate or address): clients share an engine fairly.
     Without `signals` the caller reads none, and `Delta.signals` may be empty: they cost an engine time at every token.
     `prefix` says which messages other requests begin with as well. `constraint` is what the answer must look like: an
-    engine that keeps it says so in `Started`, and every other one refuses it.
+    engine that keeps it says so in `Started`, and every other one refuses it. So is it with `tools`, which the answer
+    may call.
     """
 
     messages: tuple[Message, ...]
@@ -171,12 +175,16 @@ class GenerateRequest:
     signals: bool = True
     prefix: Prefix | None = None
     constraint: Constraint | None = None
+    tools: Tools | None = None
 
     def __post_init__(self) -> None:
         _not_empty(self.messages)
         _check_prefix(self.prefix, self.messages)
-        if self.constraint is not None and self.sampling.ignore_eos:
-            problem = f"cannot be set beside {self.constraint.field}, under which an answer has an end of its own"
+        if self.constraint is not None and self.tools is not None and self.tools.offered:
+            raise InvalidRequestError(self.constraint.field, "cannot be given beside tools; ask in two turns")
+        if (self.constraint is not None or self.tools is not None) and self.sampling.ignore_eos:
+            field = self.constraint.field if self.constraint is not None else "tools"
+            problem = f"cannot be set beside {field}, under which an answer has an end of its own"
             raise InvalidRequestError("ignore_eos", problem)
 
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from crayon.completion import Blend, FinishReason, Timings, Usage
+    from crayon.messages import ToolCall
 
 
 class Stream:
@@ -219,12 +220,15 @@ class Delta:
     """More of the answer. `text` is always whole characters; a token may add none. One signal a token, if wanted.
 
     `tokens` were written since the last Delta; none where only text came that had been held back. Tokens that a
-    constraint left no choice about have no signal: the model was not asked.
+    constraint left no choice about have no signal: the model was not asked. `reasoning` is what the model thought,
+    which is no part of the answer and has no signals; `calls` are tool calls that are complete.
     """
 
     text: str
     signals: tuple[TokenSignal, ...] = ()
     tokens: int = 1
+    reasoning: str = ""
+    calls: tuple[ToolCall, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

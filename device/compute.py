@@ -21,10 +21,11 @@ from crayon.llama.signals import SignalMeter, log_softmax_at
 from crayon.llama.vocabulary import ModelVocabulary
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterator, Sequence
+    from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 
     from crayon.blending.lease import Lease
     from crayon.completion import Blend
+    from crayon.constraint import Constraint
     from crayon.device.job import Job
     from crayon.device.prefixes import SharedPrefix
     from crayon.engine import GenerateRequest, Stream
@@ -98,22 +99,31 @@ class Compute:
         hold: Hold,
         prefix: SharedPrefix | None = None,
         shown: int = 0,
+        rule_of: Constraint | None = None,
+        *,
+        checked: bool = False,
+        marks: Mapping[int, bytes] | None = None,
     ) -> Iterator[None]:
         """Answer a prompt into `stream`; `blend` is what `hold` applies (None: the base), and keys the cache.
 
         `prefix` are the prompt's first tokens that are worth keeping for others, `shown` how many of its tokens tell
-        of the constraint.
+        of the constraint. `rule_of` is what the answer is held to; see `Constraining.matcher` for `checked`, and
+        `AnswerWriter` for `marks`.
         """
         # Before anything is computed: it may be one that cannot be kept.
-        rule = None if request.constraint is None else self._constraining.matcher(request.constraint)
+        rule = None if rule_of is None else self._constraining.matcher(rule_of, checked=checked)
         limit = min(request.sampling.max_tokens, self.n_ctx - len(tokens))
         slot, cached = yield from self._entry.held(self._admit(blend, tokens, len(tokens) + limit))
         try:
             with hold() as adapters, Sampler(request.sampling, self._meter, rule) as sampler:
                 started = time.monotonic()
-                stream.push(Started(request.request_id, self._name, request.blend, rule is not None, needs(request)))
+                stream.push(
+                    Started(
+                        request.request_id, self._name, request.blend, request.constraint is not None, needs(request)
+                    )
+                )
                 sampler.prime(tokens)
-                answer = AnswerWriter(self._model, request.sampling, limit, rule)
+                answer = AnswerWriter(self._model, request.sampling, limit, rule, marks)
                 given = answer.begin()
                 sampler.take(given)
                 cached = self._recall(slot, cached, prefix)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import threading
 import weakref
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -44,6 +46,7 @@ from crayon.errors import (
     EngineError,
     UnknownModelError,
 )
+from crayon.families import Dialogue
 from crayon.llama import smoke
 from crayon.llama.model import Model
 from crayon.llama.trial import ensure_opens
@@ -240,12 +243,17 @@ class DeviceEngine:
         self._check_model(request.model)
         with self._used():
             worker = self._running()
-            tokens, told = read_prompt(request.messages, request.constraint, self._prompt)
+            speech = self._dialogue.speech(request)
+            read = partial(self._prompt, tools=speech.tools)
+            tokens, told = read_prompt(speech.messages, request.constraint, read)
             blend, hold = self._resolve(request.blend)
             prefix = self._shared(request, tokens, blend)
-        stream = Stream(on_cancel=lambda: self._cancelled(worker, job))
+        stream = speech.stream(lambda: self._cancelled(worker, job))
         job = Job(stream, request.deadline)
-        job.steps = self._compute.generate(job, stream, request, tokens, blend, hold, prefix, told)
+        job.steps = self._compute.generate(
+            job, stream, request, tokens, blend, hold, prefix, told, speech.constraint,
+            checked=speech.checked, marks=self._marks,
+        )  # fmt: skip
         worker.submit(job)
         return stream
 
@@ -363,8 +371,16 @@ class DeviceEngine:
             encoder = self._encoder_ready()
             return worker, encoder, [encoder.tokenize(text, f"texts[{i}]") for i, text in enumerate(request.texts)]
 
-    def _prompt(self, messages: Sequence[Any]) -> list[int]:
-        tokens = self._model.tokenize_chat(messages)
+    @functools.cached_property
+    def _dialogue(self) -> Dialogue:
+        return Dialogue(self._model.template, self._model.unseen)
+
+    @functools.cached_property
+    def _marks(self) -> dict[int, bytes]:
+        return {self._model.unseen[mark]: mark.encode() for mark in self._dialogue.marks}
+
+    def _prompt(self, messages: Sequence[Any], tools: Sequence[dict[str, Any]] = ()) -> list[int]:
+        tokens = self._model.tokenize_chat(messages, tools)
         check_prompt(tokens, self.n_ctx)
         return tokens
 

@@ -195,4 +195,6 @@ def _join(deltas: list[Delta]) -> list[Event]:
         return list(deltas)
     text = "".join(delta.text for delta in deltas)
     signals = tuple(signal for delta in deltas for signal in delta.signals)
-    return [Delta(text, signals, sum(delta.tokens for delta in deltas))]
+    reasoning = "".join(delta.reasoning for delta in deltas)  # all of it stands before the text
+    calls = tuple(call for delta in deltas for call in delta.calls)
+    return [Delta(text, signals, sum(delta.tokens for delta in deltas), reasoning, calls)]

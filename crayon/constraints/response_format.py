@@ -130,23 +130,23 @@ def _typed(value: Any, *, show: bool) -> Form:
         said = " ".join(str(error).split())[:200]
         problem = f"must be 'json', a JSON schema or a type with one, not {value!r:.60} ({said})"
         raise InvalidRequestError(_FIELD, problem) from None
-    return Form(Constraint(ConstraintKind.SCHEMA, _text(_tight(schema)), show=show), adapter)
+    return Form(Constraint(ConstraintKind.SCHEMA, _text(tight(schema)), show=show), adapter)
 
 
-def _tight(schema: Any) -> Any:
+def tight(schema: Any) -> Any:
     """Return a schema of a type without titles, which say nothing new, and whose objects have no other properties."""
     if not isinstance(schema, dict):
         return schema
     made = {key: value for key, value in schema.items() if key != "title"}
     for key in _NESTED:
         if isinstance(made.get(key), dict):
-            made[key] = {name: _tight(inner) for name, inner in made[key].items()}
+            made[key] = {name: tight(inner) for name, inner in made[key].items()}
     for key in _LISTED:
         if isinstance(made.get(key), list):
-            made[key] = [_tight(inner) for inner in made[key]]
+            made[key] = [tight(inner) for inner in made[key]]
     for key in _SINGLE:
         if key in made:
-            made[key] = _tight(made[key])
+            made[key] = tight(made[key])
     if "properties" in made:
         made.setdefault("additionalProperties", False)
     return made

@@ -27,7 +27,9 @@ def shown(messages: Sequence[Message], constraint: Constraint | None) -> tuple[M
 
 
 def read_prompt(
-    messages: Sequence[Message], constraint: Constraint | None, tokenize: Callable[[Sequence[Message]], list[int]]
+    messages: Sequence[Message],
+    constraint: Constraint | None,
+    tokenize: Callable[[Sequence[Message]], list[int]],
 ) -> tuple[list[int], int]:
     """Return a request's prompt, with its constraint where that is to be shown, and how many tokens this takes."""
     told = shown(messages, constraint)

@@ -52,8 +52,10 @@ class Constraining:
         self._lock = threading.Lock()
         self._tokenizer: LLTokenizer | None = None
 
-    def matcher(self, constraint: Constraint) -> Matcher:
+    def matcher(self, constraint: Constraint, *, checked: bool = False) -> Matcher:
         """Return the matcher of a new answer. The first call reads the vocabulary, which takes up to some seconds.
+
+        What is `checked` is not tried on plain bytes: it may ask for tokens that only this model has.
 
         Raises:
             InvalidRequestError: the constraint cannot be kept; see `check_constraint`.
@@ -61,7 +63,8 @@ class Constraining:
         """
         from llguidance import LLMatcher
 
-        check_constraint(constraint)
+        if not checked:
+            check_constraint(constraint)
         made = LLMatcher(self._ready(), grammar_of(constraint), log_level=0, limits=limits())
         if made.is_error():  # it fits bytes, but not these tokens
             raise refused(constraint, made.get_error())

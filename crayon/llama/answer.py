@@ -8,7 +8,7 @@ from crayon.completion import FinishReason
 from crayon.llama.text import TextAssembler
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from crayon.llama.model import Model
     from crayon.llama.rule import Rule
@@ -23,10 +23,19 @@ class AnswerWriter:
         sampling: its stop texts, and whether the model's end counts.
         limit: most tokens.
         rule: the constraint; None: anything goes.
+        marks: tokens that are no text, and yet are to be seen in it: as which text.
     """
 
-    def __init__(self, model: Model, sampling: Sampling, limit: int, rule: Rule | None = None) -> None:
+    def __init__(
+        self,
+        model: Model,
+        sampling: Sampling,
+        limit: int,
+        rule: Rule | None = None,
+        marks: Mapping[int, bytes] | None = None,
+    ) -> None:
         self._model = model
+        self._marks = marks or {}
         self._assembler = TextAssembler(sampling.stop)
         self._ends = not sampling.ignore_eos
         self._limit = limit
@@ -94,7 +103,7 @@ class AnswerWriter:
     def _add(self, token: int) -> None:
         self.written += 1
         self._fresh_tokens += 1
-        text = self._assembler.push(self._model.piece(token))
+        text = self._assembler.push(self._marks.get(token) or self._model.piece(token))
         if text:
             self._fresh.append(text)
         if self._assembler.stopped:

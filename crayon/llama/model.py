@@ -200,7 +200,7 @@ class Model:
         longest = self.longest_token
         return sum(-(-len(text) // longest) for text in texts) if longest else 0
 
-    def tokenize_chat(self, messages: Sequence[Message]) -> list[int]:
+    def tokenize_chat(self, messages: Sequence[Message], tools: Sequence[dict[str, Any]] = ()) -> list[int]:
         """Return the tokens of a conversation up to where the assistant's answer starts.
 
         Control tokens count only where the template wrote them: a user who types <|im_end|> has typed text. Where no
@@ -210,7 +210,7 @@ class Model:
             ChatTemplateError: the template refuses the messages, or loses some of what they say.
             ModelFileError: the file holds no template, or it is not valid.
         """
-        parts = self.template.parts(messages, self.control_texts)
+        parts = self.template.parts(messages, self.control_texts, tools)
         begun = bool(parts) and not parts[0].is_content and self._starts_with_bos(parts[0].text)
         tokens = [self.bos] if self.add_bos and not begun else []
         for i, part in enumerate(parts):
@@ -274,6 +274,12 @@ class Model:
         attributes, vocab = self._api.llama_vocab_get_attr, self.vocab
         found = (self.token_text(token) for token in range(self.n_vocab) if attributes(vocab, token) & kinds)
         return frozenset(text for text in found if text)
+
+    @functools.cached_property
+    def unseen(self) -> dict[str, int]:
+        """Tokens that add nothing to a text, by the texts that the vocabulary has for them."""
+        found = {text: self.tokenize(text, special=True) for text in self.control_texts}
+        return {text: ids[0] for text, ids in found.items() if len(ids) == 1 and not self.piece(ids[0])}
 
     def token_text(self, token: int) -> str:
         """Return the vocabulary's own text of a token, "" where there is none."""

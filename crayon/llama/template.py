@@ -15,12 +15,12 @@ from markupsafe import escape
 
 from crayon.errors import AnswerFormatError, ChatTemplateError, InvalidRequestError, ModelFileError
 from crayon.llama import budget, dialect
-from crayon.messages import Message, starts_answer
+from crayon.messages import Message, ToolCall, starts_answer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from crayon.messages import Role, ToolCall
+    from crayon.messages import Role
 
     Content: TypeAlias = str | list[dict[str, str]]
 
@@ -48,6 +48,15 @@ _PROBES: Final = {
     "user": ("Wherefore quoth Ysolde?",),
     "system": ("Verily, be ye brief.", "Wherefore quoth Ysolde?"),
     "assistant": ("Wherefore quoth Ysolde?", "Forsooth, thrice.", "And Perceval?"),
+}
+
+_PROBE_TOOL: Final[dict[str, Any]] = {
+    "type": "function",
+    "function": {
+        "name": "wind_horn",
+        "description": "Wakes ye hounds.",
+        "parameters": {"type": "object", "properties": {"quarry": {"type": "string", "description": "Which beast."}}},
+    },
 }
 
 
@@ -90,7 +99,7 @@ class ChatTemplate:
         with budget.limited():  # once for all that is tried
             self._try()
 
-    def render(self, messages: Sequence[Message]) -> str:
+    def render(self, messages: Sequence[Message], tools: Sequence[dict[str, Any]] = ()) -> str:
         """Return the prompt, ending where the assistant's answer starts or goes on, whatever it lost.
 
         Raises:
@@ -99,13 +108,17 @@ class ChatTemplate:
         begun = messages[-1].content if starts_answer(messages) else ""
         said = [self._said(m) for m in self._folded(messages[:-1] if begun else messages)]
         try:
-            with budget.limited(said):
-                rendered = self._template.render(
-                    messages=said,
-                    add_generation_prompt=True,
-                    **dialect.values(),
-                    **self._tokens,
-                )
+            given: dict[str, Any] = {**dialect.values(), **self._tokens}
+            if tools:
+                given["tools"] = list(tools)
+                if (
+                    "['tools']" in self._source or "message.tools" in self._source
+                ):  # Phi's is told in the system message
+                    if not said or said[0]["role"] != "system":
+                        said.insert(0, {"role": "system", "content": ""})
+                    said[0]["tools"] = json.dumps([tool["function"] for tool in tools], ensure_ascii=False)
+            with budget.limited([said, given.get("tools")]):
+                rendered = self._template.render(messages=said, add_generation_prompt=True, **given)
                 return rendered + begun
         except ChatTemplateError:
             raise
@@ -114,8 +127,10 @@ class ChatTemplate:
                 f"the model's chat template cannot render them: {str(error) or type(error).__name__}"
             ) from error
 
-    def parts(self, messages: Sequence[Message], control_texts: Sequence[str]) -> list[Part]:
-        """Return the prompt, with all that was said in it; control texts that messages hold stand apart.
+    def parts(
+        self, messages: Sequence[Message], control_texts: Sequence[str], tools: Sequence[dict[str, Any]] = ()
+    ) -> list[Part]:
+        """Return the prompt, with all that was said in it; control texts that messages and tools hold stand apart.
 
         Nearly always it is one part. Where a message holds one of `control_texts`, it stands in a part of its own, and
         the template's own ones stay in the others.
@@ -123,10 +138,11 @@ class ChatTemplate:
         Raises:
             ChatTemplateError: the template refuses the messages, or loses some of them.
         """
-        said = "\0".join(text for message in messages for text in message.texts)
+        described = json.dumps(tools, ensure_ascii=False) if tools else ""
+        said = "\0".join([*(text for message in messages for text in message.texts), described])
         found = [mark for mark in control_texts if mark in said]
         if not found:
-            rendered = self.render(messages)
+            rendered = self.render(messages, tools)
             self._check(messages, rendered)
             return [Part(rendered, is_content=False)] if rendered else []
         # Where two begin alike, the longer one is meant.
@@ -139,7 +155,7 @@ class ChatTemplate:
             return f"{opened}{len(typed) - 1}{closed}"
 
         masked = [m.with_texts([any_mark.sub(aside, text) for text in m.texts]) for m in messages]
-        rendered = self.render(masked)
+        rendered = self.render(masked, json.loads(any_mark.sub(aside, described)) if tools else ())
         self._check(masked, rendered)
         pieces = re.split(f"{opened}([0-9]+){closed}", rendered)
         parts = [
@@ -147,6 +163,44 @@ class ChatTemplate:
             for i, piece in enumerate(pieces)
         ]
         return [part for part in parts if part.text]
+
+    @property
+    def source(self) -> str:
+        """Its text, in Jinja."""
+        return self._source
+
+    @functools.cached_property
+    def opening(self) -> str:
+        """What it puts before an answer; "" where that cannot be told."""
+        question = _PROBES["user"][0]
+        try:
+            return self.render([Message("user", question)]).rpartition(question)[2]
+        except InvalidRequestError:
+            return ""
+
+    @functools.cached_property
+    def takes_tools(self) -> bool:
+        """Whether it tells of tools that it is given."""
+        try:
+            told = self.render([Message("user", _PROBES["user"][0])], [_PROBE_TOOL])
+        except InvalidRequestError:
+            return False
+        return all(part in told for part in (_PROBE_TOOL["function"]["name"], _PROBE_TOOL["function"]["description"]))
+
+    @functools.cached_property
+    def takes_calls(self) -> bool:
+        """Whether it has a place for calls of tools and their results."""
+        call = ToolCall("call_1", _PROBE_TOOL["function"]["name"], '{"quarry": "hart"}')
+        said = (
+            Message("user", _PROBES["user"][0]),
+            Message("assistant", "", (call,)),
+            Message("tool", "Alack.", (), call.id),
+        )
+        try:
+            told = self.render(said)
+        except InvalidRequestError:
+            return False
+        return all(part in told for part in (call.name, "quarry", "hart", "Alack."))
 
     @functools.cached_property
     def after_answer(self) -> str:

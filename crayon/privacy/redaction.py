@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter
 from dataclasses import dataclass, field
@@ -77,6 +78,30 @@ class Restorer:
 
     def _restored(self, text: str) -> str:
         return self._pattern.sub(lambda found: self._originals[found[0].lower()], text)
+
+
+def restored_json(text: str, originals: Mapping[str, str]) -> str:
+    """Return a JSON text with the originals put back into the texts within; one that is no JSON as any other text."""
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return _whole(text, originals)
+    return json.dumps(_within(value, originals), ensure_ascii=False)
+
+
+def _whole(text: str, originals: Mapping[str, str]) -> str:
+    restorer = Restorer(originals)
+    return restorer.push(text) + restorer.finish()
+
+
+def _within(value: object, originals: Mapping[str, str]) -> object:
+    if isinstance(value, str):
+        return _whole(value, originals)
+    if isinstance(value, list):
+        return [_within(item, originals) for item in value]
+    if isinstance(value, dict):
+        return {_whole(key, originals): _within(item, originals) for key, item in value.items()}
+    return value
 
 
 class _Names:

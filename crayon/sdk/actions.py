@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from crayon.customising.support import Support
     from crayon.engine import GenerateRequest
     from crayon.errors import CrayonError
+    from crayon.messages import ToolCall
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,10 +43,12 @@ class Read:
 
 @dataclass(frozen=True, slots=True)
 class Emit:
-    """Show `text` to the caller, then `shown`."""
+    """Show `text`, and what the model thought and which tools it calls, to the caller, then `shown`."""
 
     text: str
     source: Source
+    reasoning: str = ""
+    calls: tuple[ToolCall, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

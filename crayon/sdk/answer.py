@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from crayon.completion import Completion, Route
     from crayon.engine import Engine, Event, GenerateRequest, ScoreRequest, Stream
+    from crayon.messages import ToolCall
     from crayon.sdk.actions import Action
     from crayon.sdk.core import Core
     from crayon.sdk.options import Call
@@ -37,10 +38,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """Some more of the answer's text, and which side wrote it."""
+    """Some more of the answer's text, and which side wrote it.
+
+    `reasoning` is some more of what the model thought, which is no part of the answer; `calls` are the tools that it
+    asks for. Where one of these is there, the text may be empty.
+    """
 
     text: str
     source: Source
+    reasoning: str = ""
+    calls: tuple[ToolCall, ...] = ()
 
     def __str__(self) -> str:
         return self.text
@@ -266,7 +273,7 @@ class Answer:
         action = self._action
         if isinstance(action, Emit):
             self._action = turn.shown()
-            return Piece(action.text, action.source)
+            return Piece(action.text, action.source, action.reasoning, action.calls)
         if isinstance(action, Fail):
             if self._begin_shorter(turn, action.error):
                 return None

@@ -148,6 +148,15 @@ class Crayon(RouteCalls, CustomCalls):
 
                 show_format: False keeps the model from being told of it in its prompt.
 
+                tools: what the model may ask for: typed functions, `Tool`s, or OpenAI's objects. What it asks for is
+                in `tool_calls` of the answer; `run_tools` calls functions itself.
+
+                tool_choice: "auto", "none", "required", or the name of the tool that has to be called.
+
+                parallel_tool_calls: False allows one call an answer.
+
+                keep_reasoning: True tells the model again what it thought in earlier turns.
+
         Raises:
             InvalidRequestError: an argument is wrong or unknown; the field names it.
             PrivacyError: the call must stay on the device and cannot be answered there.

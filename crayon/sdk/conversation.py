@@ -139,7 +139,7 @@ class _History:
     def _recorder(self, messages: tuple[Message, ...], turn: int, *, private: bool) -> Callable[[Completion], None]:
         def record(completion: Completion) -> None:
             if turn == self._latest:
-                self._turns = (*messages, Message("assistant", completion.text))
+                self._turns = (*messages, completion.message)
                 if private or completion.route.reason is Reason.SENSITIVE:
                     self._held |= {len(messages) - 1, len(messages)}
                 if completion.route.source is Source.SERVER:

@@ -143,7 +143,7 @@ class Core:
         customised = self._customised(options.get("blend"))
         self.engines.suit(customised.get("customization"))
         call = Call(
-            messages=self._with_system(normalise_messages(messages)),
+            messages=self._with_system(_thoughtless(normalise_messages(messages), keep=told["keep_reasoning"])),
             allowed=self._allowed(told["mode"], private=told["private"]),
             past=past or Past(),
             **told,
@@ -425,6 +425,13 @@ def _only_choice(call: Call) -> ChosenProfile | None:
 
 def _uses_samples(custom: Customization) -> bool:
     return any(profile.evidence for profile in custom.profiles)
+
+
+def _thoughtless(messages: tuple[Message, ...], *, keep: bool) -> tuple[Message, ...]:
+    """Return messages without what the assistant thought: models are not told it again, unless a call asks for it."""
+    if keep or not any(message.reasoning for message in messages):
+        return messages
+    return tuple(replace(message, reasoning="") for message in messages)
 
 
 def _server_only(call: Call) -> bool:

@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from crayon.constraint import Constraint
     from crayon.constraints.response_format import Form
     from crayon.customising.customization import Customization
+    from crayon.families.functions import ToolLike
     from crayon.router.policy import Allowed
+    from crayon.tool import Tools
 
     BlendLike: TypeAlias = Blend | Customization | str
 
@@ -70,18 +72,33 @@ class FormatOptions(TypedDict, total=False):
     show_format: bool
 
 
-class CallOptions(SideOptions, SamplingOptions, FormatOptions, total=False):
+class ToolOptions(TypedDict, total=False):
+    """What a model may call.
+
+    `tools` are in OpenAI's form, `Tool`s, or typed functions. `tool_choice` is "auto", "none", "required", the name of
+    the one that has to be called, or OpenAI's object around it; `parallel_tool_calls` whether an answer may ask for
+    several (True).
+    """
+
+    tools: Iterable[ToolLike] | None
+    tool_choice: Any
+    parallel_tool_calls: bool
+
+
+class CallOptions(SideOptions, SamplingOptions, FormatOptions, ToolOptions, total=False):
     """Everything that a call for an answer can be told; `Crayon.ask` says what each keyword does.
 
     A function that hands keywords on to a client is typed `**options: Unpack[CallOptions]`.
     """
 
     free: bool
+    keep_reasoning: bool
 
 
 SIDE_FIELDS = tuple(SideOptions.__annotations__)
 CALL_FIELDS = tuple(CallOptions.__annotations__)
 _FORMAT_FIELDS = tuple(FormatOptions.__annotations__)
+_TOOL_FIELDS = tuple(ToolOptions.__annotations__)
 _SHOW_FORMAT = "show_format"  # says how a format is kept, and asks for none
 
 
@@ -124,7 +141,8 @@ class Call:
     `allowed`: which sides may answer, as far as is known yet. `always`: the caller named the customisation, so it is
     applied whatever the query is like. `free`: a text is wanted even where the customisation's answers are a closed
     set. `last_profile`: the profile that the conversation is in. `past`: what a conversation knows of its messages.
-    `screened`: what a server may be sent, once it was looked at. `form`: what the answer must look like.
+    `screened`: what a server may be sent, once it was looked at. `form`: what the answer must look like. `tools`: what
+    it may call. `keep_reasoning`: whether the model is told again what it thought in earlier turns.
     """
 
     messages: tuple[Message, ...]
@@ -141,6 +159,8 @@ class Call:
     past: Past = field(default_factory=Past)
     screened: Screened | None = None
     form: Form | None = None
+    tools: Tools | None = None
+    keep_reasoning: bool = False
 
     @property
     def constraint(self) -> Constraint | None:
@@ -150,7 +170,7 @@ class Call:
     @property
     def wants_text(self) -> bool:
         """Whether the answer is written, even where the customisation's answers are a closed set."""
-        return self.free or self.form is not None
+        return self.free or self.form is not None or self.tools is not None
 
 
 def resolve_format(options: Mapping[str, Any]) -> Form | None:
@@ -165,6 +185,22 @@ def resolve_format(options: Mapping[str, Any]) -> Form | None:
     from crayon.constraints.response_format import form_of
 
     return form_of(**given)
+
+
+def resolve_tools(options: Mapping[str, Any]) -> Tools | None:
+    """Return what a call may call, if the options name something.
+
+    Raises:
+        InvalidRequestError: a tool or the choice is wrong; the message names it.
+    """
+    given = {name: value for name, value in options.items() if name in _TOOL_FIELDS}
+    if given.get("tools") is None:
+        if given.get("tool_choice") not in {None, "auto", "none"}:
+            raise InvalidRequestError("tool_choice", "chooses among tools, and there are none; pass `tools`")
+        return None
+    from crayon.families.functions import tools_of
+
+    return tools_of(**given)
 
 
 def check_names(given: Iterable[str], known: Sequence[str], what: str = "a call") -> None:
@@ -193,6 +229,8 @@ def resolve_options(options: CallOptions, defaults: Defaults) -> dict[str, Any]:
         "last_profile": check_profile(options.get("last_profile")),
         "free": check_flag("free", options.get("free", False)),
         "form": resolve_format(options),
+        "tools": resolve_tools(options),
+        "keep_reasoning": check_flag("keep_reasoning", options.get("keep_reasoning", False)),
         "sampling": resolve_sampling(
             defaults.sampling, {name: value for name, value in options.items() if name in SAMPLING_FIELDS}
         ),

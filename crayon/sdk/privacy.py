@@ -128,7 +128,7 @@ class Screen:
         if Source.SERVER not in call.allowed.sources or call.screened is not None:
             return call
         stops = call.sampling.stop
-        form = call.constraint.texts if call.constraint else ()
+        form = (*(call.constraint.texts if call.constraint else ()), *(call.tools.texts if call.tools else ()))
         verdict = self._judge(call.mode, call.allowed, call.messages, (*stops, *others, *form), call.past)
         if verdict.others[len(verdict.others) - len(form) :] != form:
             # With placeholders in it, it would be another one.

@@ -23,19 +23,20 @@ from crayon.errors import (
     ServerUnavailableError,
 )
 from crayon.messages import question
-from crayon.privacy.redaction import Restorer
+from crayon.privacy.redaction import Restorer, restored_json
 from crayon.router.hardness import HardnessGate, Verdict, choice_gate
 from crayon.sdk.actions import Done, Embed, Emit, Fail, Generate, Read
 from crayon.sdk.device_failures import is_devices_own
 from crayon.sdk.route_log import RouteLog
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from crayon.completion import Route
     from crayon.customising.support import Support
     from crayon.engine import Event
     from crayon.errors import BudgetError
+    from crayon.messages import ToolCall
     from crayon.router.decide import CalibratedGate, CalibratedRouter
     from crayon.router.hardness import Hardness
     from crayon.router.scope import ScopeVerdict
@@ -96,6 +97,8 @@ class Turn:
         self._attempts = 0
         self._attempt: Attempt | None = None
         self._text: list[str] = []
+        self._reasoning: list[str] = []
+        self._calls: list[ToolCall] = []
         self._ttft: float | None = None
         self._finished: Finished | None = None
 
@@ -114,10 +117,15 @@ class Turn:
         return "".join(self._text)
 
     @property
+    def _seen(self) -> bool:
+        """Whether the caller saw anything of the answer, so that it is not taken back."""
+        return bool(self._text or self._reasoning or self._calls)
+
+    @property
     def route(self) -> Route | None:
         """The report, once text was shown or the answer has ended, so that it is not taken back."""
         decision, attempt = self.route_log.last, self._attempt
-        if decision is None or attempt is None or not (self._text or self._finished):
+        if decision is None or attempt is None or not (self._seen or self._finished):
             return None
         return self.route_log.route(decision, attempt.started.blend if attempt.started else None)
 
@@ -182,9 +190,9 @@ class Turn:
                 attempt.see(event)
                 if attempt.closed and event.signals:
                     attempt.probability = math.exp(event.signals[0].logprob)
-                if attempt.restorer is not None:
-                    return self._show(attempt.restorer.push(event.text))
-                return self._show(event.text) if attempt.gate is None else self._weigh(attempt, attempt.gate, event)
+                if attempt.gate is not None:
+                    return self._weigh(attempt, attempt.gate, event)
+                return self._show(*attempt.restored(event))
             case Finished():
                 return self._finish(attempt, event)
 
@@ -204,7 +212,7 @@ class Turn:
         shorter = self._shorter(error)
         if shorter is not None:
             return shorter
-        if self._text or not self._may_fall_back(source, error):
+        if self._seen or not self._may_fall_back(source, error):
             return Fail(self._final(source, error))
         self._discard()
         self.route_log.failures[source] = error
@@ -282,10 +290,11 @@ class Turn:
         return self._run(Source.DEVICE, gated=attempt.gate is not None)
 
     def _weigh(self, attempt: Attempt, gate: HardnessGate | CalibratedGate, delta: Delta) -> Action:
-        if delta.text and not delta.signals and not gate.tokens:
+        if (delta.text or delta.calls) and not delta.signals and not gate.tokens:
             # An engine without signals cannot be judged: its answer counts as it is.
             attempt.gate = None
-            return self._show("".join(attempt.held) + delta.text)
+            attempt.held.append(delta)
+            return self._show(*attempt.released())
         attempt.hold(delta, self._clock)
         for signal in delta.signals:
             gate.push(signal)
@@ -303,7 +312,7 @@ class Turn:
             return self._run(Source.SERVER)
         if self.route_log.scope is None:
             self.route_log.decide(Source.DEVICE, Reason.CONFIDENT, gate.score, threshold, gate)
-        return self._show("".join(attempt.held))
+        return self._show(*attempt.released())
 
     def _discard(self) -> None:
         """Forget the running attempt; the caller never saw its text."""
@@ -345,11 +354,12 @@ class Turn:
             request_id=request_id if self._attempts == 1 else f"{request_id}-{self._attempts}",
             signals=gate is not None,
             constraint=self.call.constraint,
+            tools=self.call.tools,
             prefix=Prefix(shared, support.folder) if support and shared else None,
         )
         self._attempt = Attempt(source, request, gate, first_by, closed=bool(support and support.answers))
         if source is Source.SERVER and self.call.screened and self.call.screened.originals:
-            self._attempt.restorer = Restorer(self.call.screened.originals)
+            self._attempt.restore(self.call.screened.originals)
         return Generate(source, request, support)
 
     def _running(self) -> Attempt:
@@ -361,18 +371,22 @@ class Turn:
         first_by = self._attempt.first_by if self._attempt else None
         return Read(self.deadline if first_by is None else first_by)
 
-    def _show(self, text: str) -> Action:
-        if not text:
+    def _show(self, text: str, reasoning: str = "", calls: tuple[ToolCall, ...] = ()) -> Action:
+        if not (text or reasoning or calls):
             return self._read() if self._finished is None else self._done(self._finished)
         if self._ttft is None:
             self._ttft = self._clock() - self._t0
-        self._text.append(text)
-        return Emit(text, self._running().source)
+        if text:
+            self._text.append(text)
+        if reasoning:
+            self._reasoning.append(reasoning)
+        self._calls += calls
+        return Emit(text, self._running().source, reasoning, calls)
 
     def _finish(self, attempt: Attempt, event: Finished) -> Action:
         if attempt.gate is None:
             self._finished = event
-            return self._show(attempt.restorer.finish() if attempt.restorer else "")
+            return self._show(*attempt.rest())
         if attempt.gate.finish() is Verdict.RELEASE:
             self._finished = event
         return self._judged(attempt, attempt.gate)
@@ -385,6 +399,8 @@ class Turn:
         return Done(
             Completion(
                 text=self.text,
+                reasoning="".join(self._reasoning),
+                tool_calls=tuple(self._calls),
                 route=route,
                 model=attempt.started.model if attempt.started else "",
                 finish_reason=finished.finish_reason,
@@ -418,7 +434,7 @@ class Turn:
         self.route_log.explain(error)
         if isinstance(error, DeadlineExceededError | ServerInterruptedError):
             error.partial = self.text
-        elif self._text and source is Source.SERVER and not isinstance(error, EngineClosedError):
+        elif self._seen and source is Source.SERVER and not isinstance(error, EngineClosedError):
             broken = ServerInterruptedError(f"the server broke off its answer: {error}", partial=self.text)
             broken.__cause__ = error
             return broken
@@ -435,9 +451,10 @@ class Attempt:
     first_by: float | None = None
     first_at: float | None = None
     started: Started | None = None
-    held: list[str] = field(default_factory=list)
+    held: list[Delta] = field(default_factory=list)
     tokens: int = 0
-    restorer: Restorer | None = None
+    originals: Mapping[str, str] | None = None  # of placeholders in what a server was sent
+    restorers: tuple[Restorer, ...] = ()  # of the text and of what was thought
     closed: bool = False  # whether the answer is one of a closed set
     probability: float | None = None  # of that answer
     signals: int = 0  # tokens that the model chose
@@ -459,7 +476,32 @@ class Attempt:
         """Keep a piece back until the gate has decided."""
         if self.first_at is None and delta.signals:
             self.first_at = clock()
-        self.held.append(delta.text)
+        self.held.append(delta)
+
+    def released(self) -> tuple[str, str, tuple[ToolCall, ...]]:
+        """Return what was held back: text, what was thought, and calls."""
+        return (
+            "".join(delta.text for delta in self.held),
+            "".join(delta.reasoning for delta in self.held),
+            tuple(call for delta in self.held for call in delta.calls),
+        )
+
+    def restore(self, originals: Mapping[str, str]) -> None:
+        """Put originals back in place of their placeholders from now on."""
+        self.originals = originals
+        self.restorers = (Restorer(originals), Restorer(originals))
+
+    def restored(self, delta: Delta) -> tuple[str, str, tuple[ToolCall, ...]]:
+        """Return text, what was thought, and calls of a piece, with the originals."""
+        if self.originals is None:
+            return delta.text, delta.reasoning, delta.calls
+        text, reasoning = self.restorers
+        calls = tuple(replace(c, arguments=restored_json(c.arguments, self.originals)) for c in delta.calls)
+        return text.push(delta.text), reasoning.push(delta.reasoning), calls
+
+    def rest(self) -> tuple[str, str]:
+        """Return what the originals' placeholders were still waited for."""
+        return (self.restorers[0].finish(), self.restorers[1].finish()) if self.restorers else ("", "")
 
     def held_ms(self, clock: Callable[[], float]) -> float:
         """Return for how long the first token has been held back."""

@@ -10,6 +10,7 @@ from crayon.engine import EncodeRequest, GenerateRequest, ScoreRequest, new_requ
 from crayon.errors import InvalidRequestError
 from crayon.messages import Message, ToolCall, normalise_messages
 from crayon.sampling import SAMPLING_FIELDS, Sampling
+from crayon.tool import Tool, ToolChoice, Tools
 from crayon.v1 import inference_pb2 as pb
 from crayon.wire.limits import MAX_MESSAGES, MAX_NAME_CHARS, MAX_REQUEST_ID_CHARS, MAX_TEXTS
 
@@ -24,6 +25,12 @@ _ROLE_TO_PROTO: dict[Role, pb.Role.ValueType] = {
     "assistant": pb.ROLE_ASSISTANT,
     "tool": pb.ROLE_TOOL,
 }
+_CHOICE_TO_PROTO: dict[ToolChoice, pb.ToolChoice.ValueType] = {
+    ToolChoice.AUTO: pb.TOOL_CHOICE_UNSPECIFIED,
+    ToolChoice.NONE: pb.TOOL_CHOICE_NONE,
+    ToolChoice.REQUIRED: pb.TOOL_CHOICE_REQUIRED,
+}
+_CHOICE_FROM_PROTO: dict[int, ToolChoice] = {number: choice for choice, number in _CHOICE_TO_PROTO.items()}
 _ROLE_FROM_PROTO: dict[int, Role] = {number: role for role, number in _ROLE_TO_PROTO.items()}
 
 
@@ -40,6 +47,7 @@ def generate_request_to_proto(request: GenerateRequest) -> pb.GenerateRequest:
         request_id=request.request_id,
         signals=None if request.signals else False,  # not set means true
         constraint=_constraint_to_proto(request.constraint),
+        tools=_tools_to_proto(request.tools),
     )
 
 
@@ -82,12 +90,45 @@ def _constraint_to_proto(constraint: Constraint | None) -> pb.Constraint | None:
     return message
 
 
+def calls_to_proto(calls: Iterable[ToolCall]) -> list[pb.ToolCall]:
+    """Return the messages of calls."""
+    return [pb.ToolCall(id=call.id, name=call.name, arguments=call.arguments) for call in calls]
+
+
+def calls_from_proto(calls: Iterable[pb.ToolCall]) -> tuple[ToolCall, ...]:
+    """Return the calls, not looked at."""
+    return tuple(ToolCall(call.id, call.name, call.arguments) for call in calls)
+
+
+def _tools_to_proto(tools: Tools | None) -> pb.Tools | None:
+    if tools is None:
+        return None
+    return pb.Tools(
+        tools=[pb.Tool(name=t.name, description=t.description, parameters=t.parameters) for t in tools.tools],
+        choice=_CHOICE_TO_PROTO[tools.choice],
+        name=tools.name,
+        parallel=None if tools.parallel else False,  # not set means true
+    )
+
+
+def _tools_from_proto(message: pb.Tools) -> Tools:
+    choice = _CHOICE_FROM_PROTO.get(message.choice)
+    if choice is None:
+        raise InvalidRequestError("tools.choice", f"is {message.choice}, which this server does not know")
+    return Tools(
+        tuple(Tool(each.name, each.description, each.parameters) for each in message.tools),
+        choice,
+        message.name,
+        message.parallel if message.HasField("parallel") else True,
+    )
+
+
 def _messages_to_proto(messages: Iterable[Message]) -> list[pb.Message]:
     return [
         pb.Message(
             role=_ROLE_TO_PROTO[message.role],
             content=message.content,
-            tool_calls=[pb.ToolCall(id=c.id, name=c.name, arguments=c.arguments) for c in message.tool_calls],
+            tool_calls=calls_to_proto(message.tool_calls),
             tool_call_id=message.tool_call_id,
             reasoning=message.reasoning,
         )
@@ -118,6 +159,7 @@ def generate_request_from_proto(message: pb.GenerateRequest, deadline: float | N
         model=_model(message.model),
         signals=message.signals if message.HasField("signals") else True,
         constraint=_constraint_from_proto(message.constraint) if message.HasField("constraint") else None,
+        tools=_tools_from_proto(message.tools) if message.HasField("tools") else None,
     )
 
 
@@ -190,7 +232,7 @@ def _messages_from_proto(messages: Iterable[pb.Message]) -> tuple[Message, ...]:
                 f"messages[{i}].role",
                 f"must be ROLE_SYSTEM, ROLE_USER, ROLE_ASSISTANT or ROLE_TOOL, not {message.role}",
             )
-        calls = tuple(ToolCall(call.id, call.name, call.arguments) for call in message.tool_calls)
+        calls = calls_from_proto(message.tool_calls)
         plain.append(Message(role, message.content, calls, message.tool_call_id, message.reasoning))
     return normalise_messages(plain)
 

@@ -24,12 +24,16 @@ from crayon.engine import (
 )
 from crayon.errors import InvalidRequestError, ServerError
 from crayon.v1 import inference_pb2 as pb
-from crayon.wire.requests import blend_from_proto, blend_to_proto
+from crayon.wire.requests import blend_from_proto, blend_to_proto, calls_from_proto, calls_to_proto
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-_FINISH_TO_PROTO = {FinishReason.STOP: pb.FINISH_REASON_STOP, FinishReason.LENGTH: pb.FINISH_REASON_LENGTH}
+_FINISH_TO_PROTO = {
+    FinishReason.STOP: pb.FINISH_REASON_STOP,
+    FinishReason.LENGTH: pb.FINISH_REASON_LENGTH,
+    FinishReason.TOOL_CALLS: pb.FINISH_REASON_TOOL_CALLS,
+}
 _FINISH_FROM_PROTO: dict[int, FinishReason] = {number: reason for reason, number in _FINISH_TO_PROTO.items()}
 
 
@@ -55,7 +59,16 @@ def event_to_proto(event: Event) -> pb.GenerateResponse:
                 pb.TokenSignal(logprob=s.logprob, entropy=s.entropy, margin=s.margin, withheld=s.withheld)
                 for s in event.signals
             ]
-            return pb.GenerateResponse(delta=pb.Delta(text=event.text, signals=signals, tokens=event.tokens))
+            calls = calls_to_proto(event.calls)
+            return pb.GenerateResponse(
+                delta=pb.Delta(
+                    text=event.text,
+                    signals=signals,
+                    tokens=event.tokens,
+                    reasoning=event.reasoning,
+                    tool_calls=calls,
+                )
+            )
         case Finished():
             timings = event.timings
             return pb.GenerateResponse(
@@ -108,6 +121,7 @@ def _usage_to_proto(usage: Usage) -> pb.Usage:
         cached_tokens=usage.cached_tokens,
         shown_tokens=usage.shown_tokens,
         forced_tokens=usage.forced_tokens,
+        reasoning_tokens=usage.reasoning_tokens,
     )
 
 
@@ -133,7 +147,7 @@ def event_from_proto(message: pb.GenerateResponse) -> Event | None:
             if delta.tokens < 0:
                 raise _broken(f"delta.tokens: {delta.tokens} is less than 0")
             signals = tuple(TokenSignal(s.logprob, s.entropy, s.margin, s.withheld) for s in delta.signals)
-            return Delta(delta.text, signals, delta.tokens)
+            return Delta(delta.text, signals, delta.tokens, delta.reasoning, calls_from_proto(delta.tool_calls))
         case "finished":
             finished, timings = message.finished, message.finished.timings
             reason = _FINISH_FROM_PROTO.get(finished.finish_reason)
@@ -203,6 +217,7 @@ def _usage_from_proto(message: pb.Usage) -> Usage:
         message.cached_tokens,
         message.shown_tokens,
         message.forced_tokens,
+        message.reasoning_tokens,
     )
 
 

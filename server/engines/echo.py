@@ -2,7 +2,8 @@
 
 A stand-in for tests and for trying out clients and deployments. Words count as tokens, and signals, scores and vectors
 are fixed functions of the text (hashes), with the right shapes and no meaning. Under a constraint it writes a short
-text that fits. Everything else behaves like a real engine: limits, deadlines, cancellation, stop texts.
+text that fits, and where it has to call a tool, a call; thoughts and calls are read as Qwen's are. Everything else
+behaves like a real engine: limits, deadlines, cancellation, stop texts.
 """
 
 from __future__ import annotations
@@ -49,6 +50,7 @@ from crayon.errors import (
     PromptTooLongError,
     UnknownModelError,
 )
+from crayon.families import Dialogue, tool_grammar
 from crayon.messages import question
 from crayon.server.observability.stats import EngineStats
 from crayon.stream import Promise
@@ -103,6 +105,7 @@ class EchoEngine:
         self._delay = delay
         self._slots = slots
         self._instances = Instances()
+        self._dialogue = Dialogue.plain()
         self._lock = threading.Lock()
         self._jobs: dict[_Job, threading.Thread] = {}
         self._closed = False
@@ -134,10 +137,14 @@ class EchoEngine:
         told = shown(request.messages, request.constraint)
         shown_words = self._check(request.model, told) - prompt_words
         job = _Job(self, request.deadline)
-        stream = Stream(on_cancel=job.stop)
+        speech = self._dialogue.speech(request)
+        stream = speech.stream(job.stop)
         made = None
-        if request.constraint is not None:
-            made = self._instances.of(request.constraint, MOST_MADE)
+        held = request.constraint
+        if request.tools is not None and request.tools.has_to:
+            held = tool_grammar(self._dialogue.family, request.tools)
+        if held is not None:
+            made = self._instances.of(held, MOST_MADE)
         self._run(job, lambda: self._answer(job, stream, request, prompt_words + shown_words, shown_words, made))
         return stream
 
@@ -248,7 +255,11 @@ class EchoEngine:
         said = 0
         first_at = job.started
         try:
-            stream.push(Started(request.request_id, self._info.name, request.blend, made is not None, needs(request)))
+            stream.push(
+                Started(
+                    request.request_id, self._info.name, request.blend, request.constraint is not None, needs(request)
+                )
+            )
             for word in words:
                 job.pause(self._delay, "".join(words[:said]))
                 first_at = time.monotonic() if said == 0 else first_at

@@ -21,11 +21,11 @@ FOLDERS = {
 }
 CONTRACTS = {
     "errors", "messages", "sampling", "completion", "stream", "context_limit", "engine", "machine",
-    "local_only", "tracing", "private_file", "text_form", "contention", "constraint", "reasons",
+    "local_only", "tracing", "private_file", "text_form", "contention", "constraint", "reasons", "tool",
 }  # fmt: skip
 BELOW_SDK = {
     "contracts", "data", "llama", "adapters", "blending", "customising", "models", "wire", "v1", "router", "device",
-    "client", "privacy", "constraints", "ledger",
+    "client", "privacy", "constraints", "families", "ledger",
 }  # fmt: skip
 # Modules of the SDK that its calibration stands on; they know nothing of it.
 SDK_BASE = {
@@ -57,11 +57,12 @@ ARROWS: dict[str, set[str]] = {
     "customising": {"contracts", "adapters", "router"},
     "models": {"contracts", "data"},
     "constraints": {"contracts"},
+    "families": {"contracts", "constraints"},
     "ledger": {"contracts"},
     "wire": {"contracts", "v1"},
     "router": {"contracts"},
     "privacy": {"contracts"},
-    "device": {"contracts", "constraints", "data", "adapters", "blending", "models", "llama"},
+    "device": {"contracts", "constraints", "families", "data", "adapters", "blending", "models", "llama"},
     "client": {"contracts", "ledger", "wire", "v1"},
     "server.steps": {"contracts"},
     "server.forecast": {"contracts", "server.steps"},
@@ -69,13 +70,14 @@ ARROWS: dict[str, set[str]] = {
     "server.scheduler": {"contracts", "server.steps", "server.cost", "server.forecast"},
     "server.planner": {"contracts"},
     "server.observability": {"contracts", "wire", "v1"},
-    "server.engines": {"contracts", "constraints", "server.observability"},
+    "server.engines": {"contracts", "constraints", "families", "server.observability"},
     "server.engines.llama": {
-        "contracts", "constraints", "adapters", "blending", "llama", "server.steps", "server.cost", "server.scheduler",
-        "server.observability",
+        "contracts", "constraints", "families", "adapters", "blending", "llama", "server.steps", "server.cost",
+        "server.scheduler", "server.observability",
     },
     "server.engines.vllm": {
-        "contracts", "constraints", "adapters", "llama", "server.forecast", "server.scheduler", "server.observability",
+        "contracts", "constraints", "families", "adapters", "llama", "server.forecast", "server.scheduler",
+        "server.observability",
     },
     "server": {"contracts", "wire", "v1", "server.observability", "server.scheduler"},
     "server.tuning": {
@@ -118,8 +120,8 @@ LIBRARIES: dict[str, set[str]] = {
     "uvicorn": {"gateway"},
     "grpc": {"client", "wire", "v1", "server"},
     "google": {"client", "wire", "v1", "server"},
-    "pydantic": {"config", "constraints"},
-    "pydantic_core": {"constraints"},
+    "pydantic": {"config", "constraints", "families"},
+    "pydantic_core": {"constraints", "families"},
     "llguidance": {"constraints"},
     "jsonschema": {"lab"},
     "pydantic_settings": {"config"},

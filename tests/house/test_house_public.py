@@ -78,6 +78,8 @@ PUBLIC = [
     "ServerUnavailableError",
     "Source",
     "Timings",
+    "Tool",
+    "ToolCall",
     "UnauthenticatedError",
     "UnknownModelError",
     "Usage",

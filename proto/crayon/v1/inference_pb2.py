@@ -24,17 +24,19 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x63rayon/v1/inference.proto\x12\tcrayon.v1\"\x8b\x01\n\x07Message\x12\x1d\n\x04role\x18\x01 \x01(\x0e\x32\x0f.crayon.v1.Role\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\x12\'\n\ntool_calls\x18\x03 \x03(\x0b\x32\x13.crayon.v1.ToolCall\x12\x14\n\x0ctool_call_id\x18\x04 \x01(\t\x12\x11\n\treasoning\x18\x05 \x01(\t\"7\n\x08ToolCall\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x11\n\targuments\x18\x03 \x01(\t\"\xa2\x03\n\x08Sampling\x12\x17\n\nmax_tokens\x18\x01 \x01(\x05H\x00\x88\x01\x01\x12\x18\n\x0btemperature\x18\x02 \x01(\x01H\x01\x88\x01\x01\x12\x12\n\x05top_p\x18\x03 \x01(\x01H\x02\x88\x01\x01\x12\x12\n\x05top_k\x18\x04 \x01(\x05H\x03\x88\x01\x01\x12\x12\n\x05min_p\x18\x05 \x01(\x01H\x04\x88\x01\x01\x12\x1b\n\x0erepeat_penalty\x18\x06 \x01(\x01H\x05\x88\x01\x01\x12\x1d\n\x10presence_penalty\x18\x07 \x01(\x01H\x06\x88\x01\x01\x12\x1e\n\x11\x66requency_penalty\x18\x08 \x01(\x01H\x07\x88\x01\x01\x12\x11\n\x04seed\x18\t \x01(\rH\x08\x88\x01\x01\x12\x0c\n\x04stop\x18\n \x03(\t\x12\x17\n\nignore_eos\x18\x0b \x01(\x08H\t\x88\x01\x01\x42\r\n\x0b_max_tokensB\x0e\n\x0c_temperatureB\x08\n\x06_top_pB\x08\n\x06_top_kB\x08\n\x06_min_pB\x11\n\x0f_repeat_penaltyB\x13\n\x11_presence_penaltyB\x14\n\x12_frequency_penaltyB\x07\n\x05_seedB\r\n\x0b_ignore_eos\")\n\x05\x42lend\x12\x0f\n\x07pool_id\x18\x01 \x01(\t\x12\x0f\n\x07weights\x18\x02 \x03(\x02\"\xba\x01\n\nConstraint\x12\x15\n\x0bjson_schema\x18\x01 \x01(\tH\x00\x12&\n\x08\x61ny_json\x18\x02 \x01(\x0b\x32\x12.crayon.v1.AnyJsonH\x00\x12\x0f\n\x05regex\x18\x03 \x01(\tH\x00\x12%\n\x07\x63hoices\x18\x04 \x01(\x0b\x32\x12.crayon.v1.ChoicesH\x00\x12\x11\n\x07grammar\x18\x05 \x01(\tH\x00\x12\x11\n\x04show\x18\x06 \x01(\x08H\x01\x88\x01\x01\x42\x06\n\x04kindB\x07\n\x05_show\"\t\n\x07\x41nyJson\"\x18\n\x07\x43hoices\x12\r\n\x05texts\x18\x01 \x03(\t\"\xa4\x02\n\x0fGenerateRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12$\n\x08messages\x18\x02 \x03(\x0b\x32\x12.crayon.v1.Message\x12*\n\x08sampling\x18\x03 \x01(\x0b\x32\x13.crayon.v1.SamplingH\x00\x88\x01\x01\x12$\n\x05\x62lend\x18\x04 \x01(\x0b\x32\x10.crayon.v1.BlendH\x01\x88\x01\x01\x12\x12\n\nrequest_id\x18\x05 \x01(\t\x12\x14\n\x07signals\x18\x06 \x01(\x08H\x02\x88\x01\x01\x12.\n\nconstraint\x18\x07 \x01(\x0b\x32\x15.crayon.v1.ConstraintH\x03\x88\x01\x01\x42\x0b\n\t_samplingB\x08\n\x06_blendB\n\n\x08_signalsB\r\n\x0b_constraint\"\x8e\x01\n\x10GenerateResponse\x12%\n\x07started\x18\x01 \x01(\x0b\x32\x12.crayon.v1.StartedH\x00\x12!\n\x05\x64\x65lta\x18\x02 \x01(\x0b\x32\x10.crayon.v1.DeltaH\x00\x12\'\n\x08\x66inished\x18\x03 \x01(\x0b\x32\x13.crayon.v1.FinishedH\x00\x42\x07\n\x05\x65vent\"\x7f\n\x07Started\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12$\n\x05\x62lend\x18\x03 \x01(\x0b\x32\x10.crayon.v1.BlendH\x00\x88\x01\x01\x12\x13\n\x0b\x63onstrained\x18\x04 \x01(\x08\x12\x0c\n\x04kept\x18\x05 \x03(\tB\x08\n\x06_blend\"N\n\x05\x44\x65lta\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\'\n\x07signals\x18\x02 \x03(\x0b\x32\x16.crayon.v1.TokenSignal\x12\x0e\n\x06tokens\x18\x03 \x01(\x05\"Q\n\x0bTokenSignal\x12\x0f\n\x07logprob\x18\x01 \x01(\x02\x12\x0f\n\x07\x65ntropy\x18\x02 \x01(\x02\x12\x0e\n\x06margin\x18\x03 \x01(\x02\x12\x10\n\x08withheld\x18\x04 \x01(\x02\"\x80\x01\n\x08\x46inished\x12.\n\rfinish_reason\x18\x01 \x01(\x0e\x32\x17.crayon.v1.FinishReason\x12\x1f\n\x05usage\x18\x02 \x01(\x0b\x32\x10.crayon.v1.Usage\x12#\n\x07timings\x18\x03 \x01(\x0b\x32\x12.crayon.v1.Timings\"}\n\x05Usage\x12\x15\n\rprompt_tokens\x18\x01 \x01(\x03\x12\x19\n\x11\x63ompletion_tokens\x18\x02 \x01(\x03\x12\x15\n\rcached_tokens\x18\x03 \x01(\x03\x12\x14\n\x0cshown_tokens\x18\x04 \x01(\x03\x12\x15\n\rforced_tokens\x18\x05 \x01(\x03\"A\n\x07Timings\x12\x10\n\x08queue_ms\x18\x01 \x01(\x01\x12\x11\n\tprompt_ms\x18\x02 \x01(\x01\x12\x11\n\tdecode_ms\x18\x03 \x01(\x01\"\x9e\x01\n\x0cScoreRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12$\n\x08messages\x18\x02 \x03(\x0b\x32\x12.crayon.v1.Message\x12\x15\n\rcontinuations\x18\x03 \x03(\t\x12$\n\x05\x62lend\x18\x04 \x01(\x0b\x32\x10.crayon.v1.BlendH\x00\x88\x01\x01\x12\x12\n\nrequest_id\x18\x05 \x01(\tB\x08\n\x06_blend\"+\n\x11\x43ontinuationScore\x12\x16\n\x0etoken_logprobs\x18\x01 \x03(\x02\"m\n\rScoreResponse\x12,\n\x06scores\x18\x01 \x03(\x0b\x32\x1c.crayon.v1.ContinuationScore\x12\x1f\n\x05usage\x18\x02 \x01(\x0b\x32\x10.crayon.v1.Usage\x12\r\n\x05model\x18\x03 \x01(\t\"A\n\rEncodeRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\r\n\x05texts\x18\x02 \x03(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"d\n\x0e\x45ncodeResponse\x12\x12\n\ndimensions\x18\x01 \x01(\x05\x12\x0e\n\x06values\x18\x02 \x03(\x02\x12\x1f\n\x05usage\x18\x03 \x01(\x0b\x32\x10.crayon.v1.Usage\x12\r\n\x05model\x18\x04 \x01(\t\"\x13\n\x11ListModelsRequest\"6\n\x12ListModelsResponse\x12 \n\x06models\x18\x01 \x03(\x0b\x32\x10.crayon.v1.Model\"p\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x16\n\x0e\x63ontext_tokens\x18\x02 \x01(\x05\x12\x15\n\rsource_sha256\x18\x03 \x01(\t\x12\x14\n\x0cquantization\x18\x04 \x01(\t\x12\x14\n\x0c\x63\x61pabilities\x18\x05 \x03(\t*_\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bROLE_SYSTEM\x10\x01\x12\r\n\tROLE_USER\x10\x02\x12\x12\n\x0eROLE_ASSISTANT\x10\x03\x12\r\n\tROLE_TOOL\x10\x04*_\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x32\x9f\x02\n\x10InferenceService\x12\x45\n\x08Generate\x12\x1a.crayon.v1.GenerateRequest\x1a\x1b.crayon.v1.GenerateResponse0\x01\x12:\n\x05Score\x12\x17.crayon.v1.ScoreRequest\x1a\x18.crayon.v1.ScoreResponse\x12=\n\x06\x45ncode\x12\x18.crayon.v1.EncodeRequest\x1a\x19.crayon.v1.EncodeResponse\x12I\n\nListModels\x12\x1c.crayon.v1.ListModelsRequest\x1a\x1d.crayon.v1.ListModelsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x63rayon/v1/inference.proto\x12\tcrayon.v1\"\x8b\x01\n\x07Message\x12\x1d\n\x04role\x18\x01 \x01(\x0e\x32\x0f.crayon.v1.Role\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\x12\'\n\ntool_calls\x18\x03 \x03(\x0b\x32\x13.crayon.v1.ToolCall\x12\x14\n\x0ctool_call_id\x18\x04 \x01(\t\x12\x11\n\treasoning\x18\x05 \x01(\t\"7\n\x08ToolCall\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x11\n\targuments\x18\x03 \x01(\t\"\xa2\x03\n\x08Sampling\x12\x17\n\nmax_tokens\x18\x01 \x01(\x05H\x00\x88\x01\x01\x12\x18\n\x0btemperature\x18\x02 \x01(\x01H\x01\x88\x01\x01\x12\x12\n\x05top_p\x18\x03 \x01(\x01H\x02\x88\x01\x01\x12\x12\n\x05top_k\x18\x04 \x01(\x05H\x03\x88\x01\x01\x12\x12\n\x05min_p\x18\x05 \x01(\x01H\x04\x88\x01\x01\x12\x1b\n\x0erepeat_penalty\x18\x06 \x01(\x01H\x05\x88\x01\x01\x12\x1d\n\x10presence_penalty\x18\x07 \x01(\x01H\x06\x88\x01\x01\x12\x1e\n\x11\x66requency_penalty\x18\x08 \x01(\x01H\x07\x88\x01\x01\x12\x11\n\x04seed\x18\t \x01(\rH\x08\x88\x01\x01\x12\x0c\n\x04stop\x18\n \x03(\t\x12\x17\n\nignore_eos\x18\x0b \x01(\x08H\t\x88\x01\x01\x42\r\n\x0b_max_tokensB\x0e\n\x0c_temperatureB\x08\n\x06_top_pB\x08\n\x06_top_kB\x08\n\x06_min_pB\x11\n\x0f_repeat_penaltyB\x13\n\x11_presence_penaltyB\x14\n\x12_frequency_penaltyB\x07\n\x05_seedB\r\n\x0b_ignore_eos\")\n\x05\x42lend\x12\x0f\n\x07pool_id\x18\x01 \x01(\t\x12\x0f\n\x07weights\x18\x02 \x03(\x02\"\xba\x01\n\nConstraint\x12\x15\n\x0bjson_schema\x18\x01 \x01(\tH\x00\x12&\n\x08\x61ny_json\x18\x02 \x01(\x0b\x32\x12.crayon.v1.AnyJsonH\x00\x12\x0f\n\x05regex\x18\x03 \x01(\tH\x00\x12%\n\x07\x63hoices\x18\x04 \x01(\x0b\x32\x12.crayon.v1.ChoicesH\x00\x12\x11\n\x07grammar\x18\x05 \x01(\tH\x00\x12\x11\n\x04show\x18\x06 \x01(\x08H\x01\x88\x01\x01\x42\x06\n\x04kindB\x07\n\x05_show\"\t\n\x07\x41nyJson\"\x18\n\x07\x43hoices\x12\r\n\x05texts\x18\x01 \x03(\t\"=\n\x04Tool\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12\x12\n\nparameters\x18\x03 \x01(\t\"\x80\x01\n\x05Tools\x12\x1e\n\x05tools\x18\x01 \x03(\x0b\x32\x0f.crayon.v1.Tool\x12%\n\x06\x63hoice\x18\x02 \x01(\x0e\x32\x15.crayon.v1.ToolChoice\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x15\n\x08parallel\x18\x04 \x01(\x08H\x00\x88\x01\x01\x42\x0b\n\t_parallel\"\xd4\x02\n\x0fGenerateRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12$\n\x08messages\x18\x02 \x03(\x0b\x32\x12.crayon.v1.Message\x12*\n\x08sampling\x18\x03 \x01(\x0b\x32\x13.crayon.v1.SamplingH\x00\x88\x01\x01\x12$\n\x05\x62lend\x18\x04 \x01(\x0b\x32\x10.crayon.v1.BlendH\x01\x88\x01\x01\x12\x12\n\nrequest_id\x18\x05 \x01(\t\x12\x14\n\x07signals\x18\x06 \x01(\x08H\x02\x88\x01\x01\x12.\n\nconstraint\x18\x07 \x01(\x0b\x32\x15.crayon.v1.ConstraintH\x03\x88\x01\x01\x12$\n\x05tools\x18\x08 \x01(\x0b\x32\x10.crayon.v1.ToolsH\x04\x88\x01\x01\x42\x0b\n\t_samplingB\x08\n\x06_blendB\n\n\x08_signalsB\r\n\x0b_constraintB\x08\n\x06_tools\"\x8e\x01\n\x10GenerateResponse\x12%\n\x07started\x18\x01 \x01(\x0b\x32\x12.crayon.v1.StartedH\x00\x12!\n\x05\x64\x65lta\x18\x02 \x01(\x0b\x32\x10.crayon.v1.DeltaH\x00\x12\'\n\x08\x66inished\x18\x03 \x01(\x0b\x32\x13.crayon.v1.FinishedH\x00\x42\x07\n\x05\x65vent\"\x7f\n\x07Started\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12$\n\x05\x62lend\x18\x03 \x01(\x0b\x32\x10.crayon.v1.BlendH\x00\x88\x01\x01\x12\x13\n\x0b\x63onstrained\x18\x04 \x01(\x08\x12\x0c\n\x04kept\x18\x05 \x03(\tB\x08\n\x06_blend\"\x8a\x01\n\x05\x44\x65lta\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\'\n\x07signals\x18\x02 \x03(\x0b\x32\x16.crayon.v1.TokenSignal\x12\x0e\n\x06tokens\x18\x03 \x01(\x05\x12\x11\n\treasoning\x18\x04 \x01(\t\x12\'\n\ntool_calls\x18\x05 \x03(\x0b\x32\x13.crayon.v1.ToolCall\"Q\n\x0bTokenSignal\x12\x0f\n\x07logprob\x18\x01 \x01(\x02\x12\x0f\n\x07\x65ntropy\x18\x02 \x01(\x02\x12\x0e\n\x06margin\x18\x03 \x01(\x02\x12\x10\n\x08withheld\x18\x04 \x01(\x02\"\x80\x01\n\x08\x46inished\x12.\n\rfinish_reason\x18\x01 \x01(\x0e\x32\x17.crayon.v1.FinishReason\x12\x1f\n\x05usage\x18\x02 \x01(\x0b\x32\x10.crayon.v1.Usage\x12#\n\x07timings\x18\x03 \x01(\x0b\x32\x12.crayon.v1.Timings\"\x97\x01\n\x05Usage\x12\x15\n\rprompt_tokens\x18\x01 \x01(\x03\x12\x19\n\x11\x63ompletion_tokens\x18\x02 \x01(\x03\x12\x15\n\rcached_tokens\x18\x03 \x01(\x03\x12\x14\n\x0cshown_tokens\x18\x04 \x01(\x03\x12\x15\n\rforced_tokens\x18\x05 \x01(\x03\x12\x18\n\x10reasoning_tokens\x18\x06 \x01(\x03\"A\n\x07Timings\x12\x10\n\x08queue_ms\x18\x01 \x01(\x01\x12\x11\n\tprompt_ms\x18\x02 \x01(\x01\x12\x11\n\tdecode_ms\x18\x03 \x01(\x01\"\x9e\x01\n\x0cScoreRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12$\n\x08messages\x18\x02 \x03(\x0b\x32\x12.crayon.v1.Message\x12\x15\n\rcontinuations\x18\x03 \x03(\t\x12$\n\x05\x62lend\x18\x04 \x01(\x0b\x32\x10.crayon.v1.BlendH\x00\x88\x01\x01\x12\x12\n\nrequest_id\x18\x05 \x01(\tB\x08\n\x06_blend\"+\n\x11\x43ontinuationScore\x12\x16\n\x0etoken_logprobs\x18\x01 \x03(\x02\"m\n\rScoreResponse\x12,\n\x06scores\x18\x01 \x03(\x0b\x32\x1c.crayon.v1.ContinuationScore\x12\x1f\n\x05usage\x18\x02 \x01(\x0b\x32\x10.crayon.v1.Usage\x12\r\n\x05model\x18\x03 \x01(\t\"A\n\rEncodeRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\r\n\x05texts\x18\x02 \x03(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"d\n\x0e\x45ncodeResponse\x12\x12\n\ndimensions\x18\x01 \x01(\x05\x12\x0e\n\x06values\x18\x02 \x03(\x02\x12\x1f\n\x05usage\x18\x03 \x01(\x0b\x32\x10.crayon.v1.Usage\x12\r\n\x05model\x18\x04 \x01(\t\"\x13\n\x11ListModelsRequest\"6\n\x12ListModelsResponse\x12 \n\x06models\x18\x01 \x03(\x0b\x32\x10.crayon.v1.Model\"p\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x16\n\x0e\x63ontext_tokens\x18\x02 \x01(\x05\x12\x15\n\rsource_sha256\x18\x03 \x01(\t\x12\x14\n\x0cquantization\x18\x04 \x01(\t\x12\x14\n\x0c\x63\x61pabilities\x18\x05 \x03(\t*_\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bROLE_SYSTEM\x10\x01\x12\r\n\tROLE_USER\x10\x02\x12\x12\n\x0eROLE_ASSISTANT\x10\x03\x12\r\n\tROLE_TOOL\x10\x04*}\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x12\x1c\n\x18\x46INISH_REASON_TOOL_CALLS\x10\x03*Y\n\nToolChoice\x12\x1b\n\x17TOOL_CHOICE_UNSPECIFIED\x10\x00\x12\x14\n\x10TOOL_CHOICE_NONE\x10\x01\x12\x18\n\x14TOOL_CHOICE_REQUIRED\x10\x02\x32\x9f\x02\n\x10InferenceService\x12\x45\n\x08Generate\x12\x1a.crayon.v1.GenerateRequest\x1a\x1b.crayon.v1.GenerateResponse0\x01\x12:\n\x05Score\x12\x17.crayon.v1.ScoreRequest\x1a\x18.crayon.v1.ScoreResponse\x12=\n\x06\x45ncode\x12\x18.crayon.v1.EncodeRequest\x1a\x19.crayon.v1.EncodeResponse\x12I\n\nListModels\x12\x1c.crayon.v1.ListModelsRequest\x1a\x1d.crayon.v1.ListModelsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'crayon.v1.inference_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_ROLE']._serialized_start=2663
-  _globals['_ROLE']._serialized_end=2758
-  _globals['_FINISHREASON']._serialized_start=2760
-  _globals['_FINISHREASON']._serialized_end=2855
+  _globals['_ROLE']._serialized_start=2993
+  _globals['_ROLE']._serialized_end=3088
+  _globals['_FINISHREASON']._serialized_start=3090
+  _globals['_FINISHREASON']._serialized_end=3215
+  _globals['_TOOLCHOICE']._serialized_start=3217
+  _globals['_TOOLCHOICE']._serialized_end=3306
   _globals['_MESSAGE']._serialized_start=41
   _globals['_MESSAGE']._serialized_end=180
   _globals['_TOOLCALL']._serialized_start=182
@@ -49,38 +51,42 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ANYJSON']._serialized_end=901
   _globals['_CHOICES']._serialized_start=903
   _globals['_CHOICES']._serialized_end=927
-  _globals['_GENERATEREQUEST']._serialized_start=930
-  _globals['_GENERATEREQUEST']._serialized_end=1222
-  _globals['_GENERATERESPONSE']._serialized_start=1225
-  _globals['_GENERATERESPONSE']._serialized_end=1367
-  _globals['_STARTED']._serialized_start=1369
-  _globals['_STARTED']._serialized_end=1496
-  _globals['_DELTA']._serialized_start=1498
-  _globals['_DELTA']._serialized_end=1576
-  _globals['_TOKENSIGNAL']._serialized_start=1578
-  _globals['_TOKENSIGNAL']._serialized_end=1659
-  _globals['_FINISHED']._serialized_start=1662
-  _globals['_FINISHED']._serialized_end=1790
-  _globals['_USAGE']._serialized_start=1792
-  _globals['_USAGE']._serialized_end=1917
-  _globals['_TIMINGS']._serialized_start=1919
-  _globals['_TIMINGS']._serialized_end=1984
-  _globals['_SCOREREQUEST']._serialized_start=1987
-  _globals['_SCOREREQUEST']._serialized_end=2145
-  _globals['_CONTINUATIONSCORE']._serialized_start=2147
-  _globals['_CONTINUATIONSCORE']._serialized_end=2190
-  _globals['_SCORERESPONSE']._serialized_start=2192
-  _globals['_SCORERESPONSE']._serialized_end=2301
-  _globals['_ENCODEREQUEST']._serialized_start=2303
-  _globals['_ENCODEREQUEST']._serialized_end=2368
-  _globals['_ENCODERESPONSE']._serialized_start=2370
-  _globals['_ENCODERESPONSE']._serialized_end=2470
-  _globals['_LISTMODELSREQUEST']._serialized_start=2472
-  _globals['_LISTMODELSREQUEST']._serialized_end=2491
-  _globals['_LISTMODELSRESPONSE']._serialized_start=2493
-  _globals['_LISTMODELSRESPONSE']._serialized_end=2547
-  _globals['_MODEL']._serialized_start=2549
-  _globals['_MODEL']._serialized_end=2661
-  _globals['_INFERENCESERVICE']._serialized_start=2858
-  _globals['_INFERENCESERVICE']._serialized_end=3145
+  _globals['_TOOL']._serialized_start=929
+  _globals['_TOOL']._serialized_end=990
+  _globals['_TOOLS']._serialized_start=993
+  _globals['_TOOLS']._serialized_end=1121
+  _globals['_GENERATEREQUEST']._serialized_start=1124
+  _globals['_GENERATEREQUEST']._serialized_end=1464
+  _globals['_GENERATERESPONSE']._serialized_start=1467
+  _globals['_GENERATERESPONSE']._serialized_end=1609
+  _globals['_STARTED']._serialized_start=1611
+  _globals['_STARTED']._serialized_end=1738
+  _globals['_DELTA']._serialized_start=1741
+  _globals['_DELTA']._serialized_end=1879
+  _globals['_TOKENSIGNAL']._serialized_start=1881
+  _globals['_TOKENSIGNAL']._serialized_end=1962
+  _globals['_FINISHED']._serialized_start=1965
+  _globals['_FINISHED']._serialized_end=2093
+  _globals['_USAGE']._serialized_start=2096
+  _globals['_USAGE']._serialized_end=2247
+  _globals['_TIMINGS']._serialized_start=2249
+  _globals['_TIMINGS']._serialized_end=2314
+  _globals['_SCOREREQUEST']._serialized_start=2317
+  _globals['_SCOREREQUEST']._serialized_end=2475
+  _globals['_CONTINUATIONSCORE']._serialized_start=2477
+  _globals['_CONTINUATIONSCORE']._serialized_end=2520
+  _globals['_SCORERESPONSE']._serialized_start=2522
+  _globals['_SCORERESPONSE']._serialized_end=2631
+  _globals['_ENCODEREQUEST']._serialized_start=2633
+  _globals['_ENCODEREQUEST']._serialized_end=2698
+  _globals['_ENCODERESPONSE']._serialized_start=2700
+  _globals['_ENCODERESPONSE']._serialized_end=2800
+  _globals['_LISTMODELSREQUEST']._serialized_start=2802
+  _globals['_LISTMODELSREQUEST']._serialized_end=2821
+  _globals['_LISTMODELSRESPONSE']._serialized_start=2823
+  _globals['_LISTMODELSRESPONSE']._serialized_end=2877
+  _globals['_MODEL']._serialized_start=2879
+  _globals['_MODEL']._serialized_end=2991
+  _globals['_INFERENCESERVICE']._serialized_start=3309
+  _globals['_INFERENCESERVICE']._serialized_end=3596
 # @@protoc_insertion_point(module_scope)

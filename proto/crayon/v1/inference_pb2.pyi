@@ -68,6 +68,8 @@ class _FinishReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_FinishRe
     """FINISH_REASON_STOP is the model's own end, or a stop text."""
     FINISH_REASON_LENGTH: _FinishReason.ValueType  # 2
     """FINISH_REASON_LENGTH is max_tokens, or the end of the context."""
+    FINISH_REASON_TOOL_CALLS: _FinishReason.ValueType  # 3
+    """FINISH_REASON_TOOL_CALLS is the model's own end after it asked for tools."""
 
 class FinishReason(_FinishReason, metaclass=_FinishReasonEnumTypeWrapper):
     """FinishReason says why an answer ended. Failures are statuses, never finish reasons."""
@@ -78,7 +80,33 @@ FINISH_REASON_STOP: FinishReason.ValueType  # 1
 """FINISH_REASON_STOP is the model's own end, or a stop text."""
 FINISH_REASON_LENGTH: FinishReason.ValueType  # 2
 """FINISH_REASON_LENGTH is max_tokens, or the end of the context."""
+FINISH_REASON_TOOL_CALLS: FinishReason.ValueType  # 3
+"""FINISH_REASON_TOOL_CALLS is the model's own end after it asked for tools."""
 Global___FinishReason: _TypeAlias = FinishReason  # noqa: Y015
+
+class _ToolChoice:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ToolChoiceEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ToolChoice.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    TOOL_CHOICE_UNSPECIFIED: _ToolChoice.ValueType  # 0
+    """TOOL_CHOICE_UNSPECIFIED lets it choose."""
+    TOOL_CHOICE_NONE: _ToolChoice.ValueType  # 1
+    """TOOL_CHOICE_NONE does not tell it of them."""
+    TOOL_CHOICE_REQUIRED: _ToolChoice.ValueType  # 2
+    """TOOL_CHOICE_REQUIRED has it call one at least, and say nothing else."""
+
+class ToolChoice(_ToolChoice, metaclass=_ToolChoiceEnumTypeWrapper):
+    """ToolChoice says whether the model calls tools."""
+
+TOOL_CHOICE_UNSPECIFIED: ToolChoice.ValueType  # 0
+"""TOOL_CHOICE_UNSPECIFIED lets it choose."""
+TOOL_CHOICE_NONE: ToolChoice.ValueType  # 1
+"""TOOL_CHOICE_NONE does not tell it of them."""
+TOOL_CHOICE_REQUIRED: ToolChoice.ValueType  # 2
+"""TOOL_CHOICE_REQUIRED has it call one at least, and say nothing else."""
+Global___ToolChoice: _TypeAlias = ToolChoice  # noqa: Y015
 
 @_typing.final
 class Message(_message.Message):
@@ -383,6 +411,74 @@ class Choices(_message.Message):
 Global___Choices: _TypeAlias = Choices  # noqa: Y015
 
 @_typing.final
+class Tool(_message.Message):
+    """Tool is a function that the model may ask its caller to call."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    DESCRIPTION_FIELD_NUMBER: _builtins.int
+    PARAMETERS_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """1 to 64 letters, digits, "_", "-" and "."."""
+    description: _builtins.str
+    """What it does, for the model."""
+    parameters: _builtins.str
+    """The JSON schema of its arguments, an object's, as JSON."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        description: _builtins.str = ...,
+        parameters: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "name", b"name", "parameters", b"parameters"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Tool: _TypeAlias = Tool  # noqa: Y015
+
+@_typing.final
+class Tools(_message.Message):
+    """Tools are what an answer may call."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOOLS_FIELD_NUMBER: _builtins.int
+    CHOICE_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    PARALLEL_FIELD_NUMBER: _builtins.int
+    choice: Global___ToolChoice.ValueType
+    """Whether they are called."""
+    name: _builtins.str
+    """The only one that may be called, and has to be; empty is any."""
+    parallel: _builtins.bool
+    """Whether several calls may be asked for in one answer; not set means they may."""
+    @_builtins.property
+    def tools(self) -> _containers.RepeatedCompositeFieldContainer[Global___Tool]:
+        """1 to 128, of different names."""
+
+    def __init__(
+        self,
+        *,
+        tools: _abc.Iterable[Global___Tool] | None = ...,
+        choice: Global___ToolChoice.ValueType = ...,
+        name: _builtins.str = ...,
+        parallel: _builtins.bool | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_parallel", b"_parallel", "parallel", b"parallel"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_parallel", b"_parallel", "choice", b"choice", "name", b"name", "parallel", b"parallel", "tools", b"tools"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__parallel: _TypeAlias = _typing.Literal["parallel"]  # noqa: Y015
+    _WhichOneofArgType__parallel: _TypeAlias = _typing.Literal["_parallel", b"_parallel"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__parallel) -> _WhichOneofReturnType__parallel | None: ...
+
+Global___Tools: _TypeAlias = Tools  # noqa: Y015
+
+@_typing.final
 class GenerateRequest(_message.Message):
     """GenerateRequest asks for one answer."""
 
@@ -395,6 +491,7 @@ class GenerateRequest(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     SIGNALS_FIELD_NUMBER: _builtins.int
     CONSTRAINT_FIELD_NUMBER: _builtins.int
+    TOOLS_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """Which model; empty is the server's default."""
     request_id: _builtins.str
@@ -421,6 +518,10 @@ class GenerateRequest(_message.Message):
         does not know constraints, and what it writes is not to be used.
         """
 
+    @_builtins.property
+    def tools(self) -> Global___Tools:
+        """What the answer may call; not beside a constraint. Started.kept says "tools"."""
+
     def __init__(
         self,
         *,
@@ -431,10 +532,11 @@ class GenerateRequest(_message.Message):
         request_id: _builtins.str = ...,
         signals: _builtins.bool | None = ...,
         constraint: Global___Constraint | None = ...,
+        tools: Global___Tools | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_blend", b"_blend", "_constraint", b"_constraint", "_sampling", b"_sampling", "_signals", b"_signals", "blend", b"blend", "constraint", b"constraint", "sampling", b"sampling", "signals", b"signals"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_blend", b"_blend", "_constraint", b"_constraint", "_sampling", b"_sampling", "_signals", b"_signals", "_tools", b"_tools", "blend", b"blend", "constraint", b"constraint", "sampling", b"sampling", "signals", b"signals", "tools", b"tools"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_blend", b"_blend", "_constraint", b"_constraint", "_sampling", b"_sampling", "_signals", b"_signals", "blend", b"blend", "constraint", b"constraint", "messages", b"messages", "model", b"model", "request_id", b"request_id", "sampling", b"sampling", "signals", b"signals"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_blend", b"_blend", "_constraint", b"_constraint", "_sampling", b"_sampling", "_signals", b"_signals", "_tools", b"_tools", "blend", b"blend", "constraint", b"constraint", "messages", b"messages", "model", b"model", "request_id", b"request_id", "sampling", b"sampling", "signals", b"signals", "tools", b"tools"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__blend: _TypeAlias = _typing.Literal["blend"]  # noqa: Y015
     _WhichOneofArgType__blend: _TypeAlias = _typing.Literal["_blend", b"_blend"]  # noqa: Y015
@@ -444,6 +546,8 @@ class GenerateRequest(_message.Message):
     _WhichOneofArgType__sampling: _TypeAlias = _typing.Literal["_sampling", b"_sampling"]  # noqa: Y015
     _WhichOneofReturnType__signals: _TypeAlias = _typing.Literal["signals"]  # noqa: Y015
     _WhichOneofArgType__signals: _TypeAlias = _typing.Literal["_signals", b"_signals"]  # noqa: Y015
+    _WhichOneofReturnType__tools: _TypeAlias = _typing.Literal["tools"]  # noqa: Y015
+    _WhichOneofArgType__tools: _TypeAlias = _typing.Literal["_tools", b"_tools"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__blend) -> _WhichOneofReturnType__blend | None: ...
     @_typing.overload
@@ -452,6 +556,8 @@ class GenerateRequest(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__sampling) -> _WhichOneofReturnType__sampling | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__signals) -> _WhichOneofReturnType__signals | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__tools) -> _WhichOneofReturnType__tools | None: ...
 
 Global___GenerateRequest: _TypeAlias = GenerateRequest  # noqa: Y015
 
@@ -517,7 +623,7 @@ class Started(_message.Message):
     @_builtins.property
     def kept(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Fields of the request beyond those of the first servers that this one knows and keeps to: "messages.tool_calls",
-        "messages.reasoning". A client whose request needs one that is missing uses nothing of the answer.
+        "messages.reasoning", "tools". A client whose request needs one that is missing uses nothing of the answer.
         """
 
     def __init__(
@@ -548,15 +654,23 @@ class Delta(_message.Message):
     TEXT_FIELD_NUMBER: _builtins.int
     SIGNALS_FIELD_NUMBER: _builtins.int
     TOKENS_FIELD_NUMBER: _builtins.int
+    REASONING_FIELD_NUMBER: _builtins.int
+    TOOL_CALLS_FIELD_NUMBER: _builtins.int
     text: _builtins.str
     """Text, whole characters only; may be empty."""
     tokens: _builtins.int
     """Tokens since the last Delta; the model's end is none. 0 where only text came that was held back."""
+    reasoning: _builtins.str
+    """What the model thought since the last Delta: no part of the answer, and without signals."""
     @_builtins.property
     def signals(self) -> _containers.RepeatedCompositeFieldContainer[Global___TokenSignal]:
         """What the model thought of each token since the last Delta, in order; may be empty where the request wants none.
         Tokens that a constraint left no choice about have none.
         """
+
+    @_builtins.property
+    def tool_calls(self) -> _containers.RepeatedCompositeFieldContainer[Global___ToolCall]:
+        """Calls of tools that are complete."""
 
     def __init__(
         self,
@@ -564,10 +678,12 @@ class Delta(_message.Message):
         text: _builtins.str = ...,
         signals: _abc.Iterable[Global___TokenSignal] | None = ...,
         tokens: _builtins.int = ...,
+        reasoning: _builtins.str = ...,
+        tool_calls: _abc.Iterable[Global___ToolCall] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["signals", b"signals", "text", b"text", "tokens", b"tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["reasoning", b"reasoning", "signals", b"signals", "text", b"text", "tokens", b"tokens", "tool_calls", b"tool_calls"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -652,6 +768,7 @@ class Usage(_message.Message):
     CACHED_TOKENS_FIELD_NUMBER: _builtins.int
     SHOWN_TOKENS_FIELD_NUMBER: _builtins.int
     FORCED_TOKENS_FIELD_NUMBER: _builtins.int
+    REASONING_TOKENS_FIELD_NUMBER: _builtins.int
     prompt_tokens: _builtins.int
     """Tokens of the prompt."""
     completion_tokens: _builtins.int
@@ -662,6 +779,8 @@ class Usage(_message.Message):
     """The part of the prompt that told the model of the constraint."""
     forced_tokens: _builtins.int
     """The part of the answer that the constraint left no choice about."""
+    reasoning_tokens: _builtins.int
+    """The part of the answer that was thought and not said."""
     def __init__(
         self,
         *,
@@ -670,10 +789,11 @@ class Usage(_message.Message):
         cached_tokens: _builtins.int = ...,
         shown_tokens: _builtins.int = ...,
         forced_tokens: _builtins.int = ...,
+        reasoning_tokens: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached_tokens", b"cached_tokens", "completion_tokens", b"completion_tokens", "forced_tokens", b"forced_tokens", "prompt_tokens", b"prompt_tokens", "shown_tokens", b"shown_tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached_tokens", b"cached_tokens", "completion_tokens", b"completion_tokens", "forced_tokens", b"forced_tokens", "prompt_tokens", b"prompt_tokens", "reasoning_tokens", b"reasoning_tokens", "shown_tokens", b"shown_tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import os
 import threading
 import weakref
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from crayon.blending import CAPACITY, Lease, PoolBlends, check_bases
 from crayon.constraints import Constraining, read_prompt
@@ -34,6 +36,7 @@ from crayon.errors import (
     PromptTooLongError,
     UnknownModelError,
 )
+from crayon.families import Dialogue
 from crayon.llama import smoke
 from crayon.llama.model import Model
 from crayon.llama.signals import SignalMeter
@@ -232,10 +235,12 @@ class LlamaCppEngine:
             InvalidRequestError: the constraint cannot be kept.
         """
         with self._calling(request.model):
-            ids, told = read_prompt(request.messages, request.constraint, self._prompt)
+            speech = self._dialogue.speech(request)
+            ids, told = read_prompt(speech.messages, request.constraint, partial(self._prompt, tools=speech.tools))
             blend, hold = self._resolve(request.blend)
-            rule = None if request.constraint is None else self._constraining.matcher(request.constraint)
-        stream = Stream(on_cancel=lambda: self._loop.queue.cancel(task))
+            held = speech.constraint
+            rule = None if held is None else self._constraining.matcher(held, checked=speech.checked)
+        stream = speech.stream(lambda: self._loop.queue.cancel(task))
         entry = Request(
             id=next(self._ids),
             kind=Kind.GENERATE,
@@ -256,6 +261,7 @@ class LlamaCppEngine:
             hold=hold,
             rule=rule,
             shown=told,
+            marks=self._marks,
         )
         if task.complete:
             task.start()
@@ -394,12 +400,20 @@ class LlamaCppEngine:
         # Its own name: another blend under the same would be computed with this one's adapters.
         return ("", Lease) if normal is None else (repr(normal), lambda: blends(normal))
 
-    def _prompt(self, messages: Sequence[Message]) -> list[int]:
+    @functools.cached_property
+    def _dialogue(self) -> Dialogue:
+        return Dialogue(self._model.template, self._model.unseen)
+
+    @functools.cached_property
+    def _marks(self) -> dict[int, bytes]:
+        return {self._model.unseen[mark]: mark.encode() for mark in self._dialogue.marks}
+
+    def _prompt(self, messages: Sequence[Message], tools: Sequence[dict[str, Any]] = ()) -> list[int]:
         # By its length alone: what no context could hold is not read.
-        least = self._model.least_tokens(message.content for message in messages)
+        least = self._model.least_tokens(text for message in messages for text in message.texts)
         if least >= self.context_tokens:
             raise PromptTooLongError(least, self.context_tokens - 1)
-        ids = self._model.tokenize_chat(messages)
+        ids = self._model.tokenize_chat(messages, tools)
         check_prompt(ids, self.context_tokens)
         return ids
 

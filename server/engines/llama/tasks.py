@@ -20,7 +20,7 @@ from crayon.llama.signals import log_softmax_at
 from crayon.server.scheduler import DropReason
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -131,6 +131,8 @@ class GenerateTask(Task):
     """What the answer must look like."""
     shown: int = 0
     """Tokens of the prompt that say so."""
+    marks: Mapping[int, bytes] | None = None
+    """Tokens that are no text, and yet are to be seen in the answer: as which text."""
     forced: int = 0
     """Tokens that the last one taken left no choice about, and that are computed with it."""
     _prompt: int = field(init=False)
@@ -142,7 +144,7 @@ class GenerateTask(Task):
 
     def __post_init__(self) -> None:
         self._prompt = len(self.ids)
-        self._answer = AnswerWriter(self.model, self.request.sampling, self.entry.max_tokens, self.rule)
+        self._answer = AnswerWriter(self.model, self.request.sampling, self.entry.max_tokens, self.rule, self.marks)
         begun = self._answer.begin()
         self.ids += begun
         self.entry.prompt += len(begun)
@@ -186,8 +188,8 @@ class GenerateTask(Task):
         Task.start(self)
         self._sampler = Sampler(self.request.sampling, self.meter, self.rule)
         self._sampler.prime(self.ids)
-        constrained = self.rule is not None
         wanted = self.request
+        constrained = wanted.constraint is not None
         self.stream.push(Started(wanted.request_id, self.model_name, wanted.blend, constrained, needs(wanted)))
 
     def sample(self, context: Context, row: int) -> bool:

@@ -6,6 +6,7 @@ import itertools
 import json
 import threading
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -213,17 +214,20 @@ class VllmEngine:
         model, hold = self._resolve(request.model, request.blend)
         if request.constraint is not None:
             check_constraint(request.constraint)  # before vLLM does, whose words are others
-        ids, told = read_prompt(request.messages, request.constraint, self._prompt)
+        speech = self._tokens.dialogue.speech(request)
+        ids, told = read_prompt(speech.messages, request.constraint, partial(self._prompt, tools=speech.tools))
         params = arguments(
             request.sampling,
             room=self.context_tokens - len(ids),
             ends=self._tokens.ends,
             signals=request.signals,
             native=self._native,
-            constraint=request.constraint,
+            constraint=speech.constraint,
         )
+        if self._tokens.dialogue.marks:
+            params["skip_special_tokens"] = False  # they tell where thoughts and calls begin
         entry = self._entry(Kind.GENERATE, len(ids), request.client, most=params["max_tokens"])
-        stream = Stream(on_cancel=lambda: self._loop.cancel(job))
+        stream = speech.stream(lambda: self._loop.cancel(job))
         job = AnswerJob(
             outputs=self._outputs,
             hold=hold,
@@ -328,8 +332,8 @@ class VllmEngine:
         normal = self._adapters.normal(blend)
         return self._name, self._adapter_cache.base if normal is None else lambda: self._adapter_cache.blend(normal)
 
-    def _prompt(self, messages: Sequence[Message]) -> list[int]:
-        ids = self._tokens.chat(messages)
+    def _prompt(self, messages: Sequence[Message], tools: Sequence[dict[str, Any]] = ()) -> list[int]:
+        ids = self._tokens.chat(messages, tools)
         check_prompt(ids, self.context_tokens)
         return ids
 

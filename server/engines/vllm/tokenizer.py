@@ -6,10 +6,12 @@ template runs in the same sandbox.
 
 from __future__ import annotations
 
+import functools
 import json
 from typing import TYPE_CHECKING, Any
 
 from crayon.errors import ConfigError
+from crayon.families import Dialogue
 from crayon.llama.template import ChatTemplate
 
 if TYPE_CHECKING:
@@ -65,14 +67,19 @@ class Tokens:
         self.ends = self._ends(config, _json(folder / "generation_config.json"))
         """Ids of the tokens that end an answer."""
 
-    def chat(self, messages: Sequence[Message]) -> list[int]:
+    @functools.cached_property
+    def dialogue(self) -> Dialogue:
+        """How the model is told of tools, and read."""
+        return Dialogue(self._template, self._marks)
+
+    def chat(self, messages: Sequence[Message], tools: Sequence[dict[str, Any]] = ()) -> list[int]:
         """Return the tokens of a conversation up to where the assistant's answer starts.
 
         Raises:
             InvalidRequestError: the template refuses the messages, or loses some of what they say.
         """
         tokens: list[int] = []
-        for i, part in enumerate(self._template.parts(messages, self._marks)):
+        for i, part in enumerate(self._template.parts(messages, self._marks, tools)):
             using = self._plain if part.is_content else self._control
             within = self._adds_space and i > 0 and tokens[-1] not in self._special
             tokens += _within(using, part.text) if within else using.encode(part.text, add_special_tokens=False).ids
