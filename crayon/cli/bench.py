@@ -289,7 +289,9 @@ def soak(
     that is, ended in none of an answer, a refusal, its deadline or its own cancellation, or if the server's memory
     grew by more than 32 MiB after the warm-up. With --attackers also if the slowest hundredth of requests takes more
     than 3 times as long as before: somebody asks for enormous scores, prompts and floods of answers, and somebody
-    without a token holds connections and asks for its health without end. Example: crayon bench soak --minutes 10 --json
+    without a token holds connections and asks for its health without end.
+
+    Example: crayon bench soak --minutes 10 --json
     """
     making = Making.of(sys.argv[1:])
     from crayon.lab.bench.soak import SoakOptions, bench_soak
