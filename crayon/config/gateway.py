@@ -76,6 +76,12 @@ class GatewaySettings(Section):
     keep_alive_seconds: Annotated[
         Float, Field(gt=0, description="How long a stream may be silent before a comment keeps its connection open.")
     ] = 10.0
+    idle_minutes: Annotated[
+        Float,
+        Field(
+            ge=0, description="Unload the models after so long without a request; the next loads them (0: never)."
+        ),
+    ] = 30.0
     drain_seconds: Annotated[
         Float, Field(ge=0, description="How long running answers may go on after the first signal.")
     ] = 30.0

@@ -126,7 +126,10 @@ def _page_routes(gateway: Gateway, panel: Panel, settings: GatewaySettings) -> l
     return [
         Route("/", page_file, methods=["GET"]),
         Route("/page/{name}", page_file, methods=["GET"]),
-        *(Route(path, partial(_look, gateway, look), methods=["GET"]) for path, look in read.items()),
+        *(
+            Route(path, partial(_look, gateway, look, wakes=path == "/crayon/state"), methods=["GET"])
+            for path, look in read.items()
+        ),
         *(Route(path, partial(_ask, gateway, settings, ask, NAMES), methods=["POST"]) for path, ask in posted.items()),
     ]
 
@@ -169,14 +172,18 @@ async def _ask(
 ) -> Response:
     try:
         gateway.check_ready()
-        return await ask(gateway, request, Fields(await read_json(request, settings.max_body_bytes)))
+        fields = Fields(await read_json(request, settings.max_body_bytes))
+        await gateway.awake()
+        return await ask(gateway, request, fields)
     except Exception as error:  # noqa: BLE001 - the last line of defence: clients get an answer in any case
         return _told(error, request, names)
 
 
-async def _look(gateway: Gateway, look: Looked, request: Request) -> Response:
+async def _look(gateway: Gateway, look: Looked, request: Request, *, wakes: bool = True) -> Response:
     try:
         gateway.check_ready()
+        if wakes:
+            await gateway.awake()
         return await look(gateway, request)
     except Exception as error:  # noqa: BLE001 - as in _ask
         return _told(error, request, NAMES)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import time
 from functools import partial
 from typing import TYPE_CHECKING
@@ -19,7 +20,7 @@ from crayon.sdk.device_failures import is_devices_own
 from crayon.server.caller import Caller, calling
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from crayon.engine import ModelInfo
     from crayon.gateway.models import VirtualModel
@@ -34,6 +35,7 @@ _MODELS_S = 60.0
 _UNKNOWN_S = 5.0
 _LOADING_RETRY_S = 2.0
 _BUSY_RETRY_S = 1.0
+_LOOK_S = 0.05  # past the moment that is waited for, so that it is past
 
 
 class Gateway:
@@ -48,6 +50,8 @@ class Gateway:
         stored_responses: how many answers are kept for requests that go on from them.
         keep_alive: seconds of silence after which a stream says something.
         panel: what the page asks; None: there is no page.
+        reopen: returns a client like `client`, not opened; None: models stay loaded.
+        idle_seconds: after so long without a request the client is closed, where one can be made anew for the next.
     """
 
     def __init__(
@@ -60,8 +64,16 @@ class Gateway:
         keep_alive: float = 10.0,
         panel: Panel | None = None,
         stored_responses: int = 256,
+        reopen: Callable[[], AsyncCrayon] | None = None,
+        idle_seconds: float = math.inf,
     ) -> None:
         self._client = client
+        self._reopen = reopen
+        self._idle_s = idle_seconds
+        self._used = time.monotonic()
+        self._asleep = False
+        self._waking = asyncio.Lock()
+        self._watching: asyncio.Task[None] | None = None
         self.reporter = Reporter(fixed)
         self.max_tokens = max_tokens
         self.keep_alive = keep_alive
@@ -128,11 +140,53 @@ class Gateway:
             self._failed = error
             raise
         self._loaded = True
+        if self._reopen is not None and self._idle_s < math.inf:
+            self._watching = asyncio.create_task(self._watch())
 
     async def close(self) -> None:
         """Close the client; what still runs on it fails."""
+        if self._watching is not None:
+            self._watching.cancel()
+            await asyncio.gather(self._watching, return_exceptions=True)
         if self._client is not None:
             await self._client.close()
+
+    async def awake(self) -> None:
+        """Load the models again, where they were unloaded; from now on they stay for `idle_seconds`.
+
+        Raises:
+            CrayonError: they cannot be loaded any more; the next request tries again.
+        """
+        self._used = time.monotonic()
+        async with self._waking:
+            if not self._asleep or self._reopen is None:
+                return
+            client = self._reopen()
+            try:
+                await client.load()
+            except BaseException:
+                await client.close()
+                raise
+            self._client, self._asleep = client, False
+            self._used = time.monotonic()
+            logger.info("the models are loaded again")
+
+    async def _watch(self) -> None:
+        """Unload the models whenever nobody has asked for `idle_seconds`."""
+        while True:
+            await asyncio.sleep(max(0.0, self._used + self._idle_s - time.monotonic()) + _LOOK_S)
+            async with self._waking:
+                idle = not self._running and time.monotonic() >= self._used + self._idle_s
+                if idle and not self._asleep and self._client is not None:
+                    client, self._client, self._asleep = self._client, None, True
+                    await client.close()
+                    logger.info("the models are unloaded: nobody has asked for %g s", self._idle_s)
+
+    @property
+    def loaded_models(self) -> tuple[str, ...]:
+        """The names of the models that are loaded now, or connected to."""
+        names = [] if self._asleep else [info.name for infos in self._sides.values() for info in infos]
+        return tuple(dict.fromkeys(names))
 
     def check_ready(self) -> None:
         """Refuse while nobody can answer.
@@ -168,6 +222,7 @@ class Gateway:
                 yield
             finally:
                 self._running -= 1
+                self._used = time.monotonic()
 
     async def models(self) -> tuple[VirtualModel, ...]:
         """Return the models that there are now; customisations come and go."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from crayon.completion import Mode
@@ -24,6 +25,8 @@ def gateway_of(settings: Settings) -> Gateway:
     own = settings.gateway
     return Gateway(
         client_of(settings),
+        reopen=lambda: client_of(settings),
+        idle_seconds=60 * own.idle_minutes or math.inf,
         max_requests=own.max_requests,
         max_tokens=own.max_tokens,
         keep_alive=own.keep_alive_seconds,

@@ -71,14 +71,13 @@ class Panel:
     async def process(self, gateway: Gateway, request: Request) -> Response:
         """Tell the user's own commands which process this is, and whether it would answer as they would."""
         del request
-        models = {info.name: None for model in await gateway.models() for info in model.infos}
         return json_response(
             {
                 "pid": os.getpid(),
                 "settings": self.settings,
                 "address": self.address,
                 "running": gateway.running,
-                "models": list(models),
+                "models": gateway.loaded_models,
                 "uptime_s": round(time.monotonic() - self._began, 1),
             }
         )

@@ -150,6 +150,7 @@ def test_every_setting_can_come_from_the_environment(monkeypatch: pytest.MonkeyP
         "gateway.max_body_bytes": "2048",
         "gateway.stored_responses": "5",
         "gateway.keep_alive_seconds": "2",
+        "gateway.idle_minutes": "7",
         "gateway.drain_seconds": "4",
         "gateway.ready_file": "/r",
         "hardness.enabled": "false",

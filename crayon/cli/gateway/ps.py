@@ -33,7 +33,7 @@ def ps(*, as_json: options.JsonOption = False) -> None:
     rows = [
         ("gateway", f"process {found.pid}, for {found.uptime_s:,.0f} s"),
         ("address", found.address),
-        ("models", ", ".join(found.models)),
+        ("models", ", ".join(found.models) or "unloaded, since nobody asks; the next question loads them"),
         ("running", f"{found.running} requests"),
     ]
     for label, value in rows:
