@@ -19,7 +19,7 @@ from crayon.device import opening
 from crayon.device.auto import Wish, pick
 from crayon.device.compute import Compute
 from crayon.device.encoder import Encoder
-from crayon.device.held import Held
+from crayon.device.held import OpenModel
 from crayon.device.job import Job
 from crayon.device.prefixes import Prefixes
 from crayon.device.worker import Worker
@@ -125,7 +125,7 @@ class DeviceEngine:
         except Exception:
             self._model.close()
             raise
-        self._held = Held(self._model, self._compute)
+        self._held = OpenModel(self._model, self._compute)
         self._threads = threads
         self._background, self._everyday = tuple(background), everyday
         self._cache_dir = cache_dir

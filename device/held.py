@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(slots=True)
-class Held:
+class OpenModel:
     """The model and what runs on it. The worker's thread holds this and not the engine, whose end it thus sees."""
 
     model: Model

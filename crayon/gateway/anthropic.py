@@ -11,7 +11,7 @@ from crayon.gateway.conversation import read_messages, text_of, with_system
 from crayon.gateway.openai_chat import NAMES
 from crayon.gateway.options import stops
 from crayon.gateway.problems import Dialect
-from crayon.gateway.watched import Answered, Watched, compact, json_response
+from crayon.gateway.watched import GatewayAnswer, Watched, compact, json_response
 from crayon.gateway.wishes import wishes
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ async def messages(gateway: Gateway, request: Request, fields: Fields) -> Respon
     stream = fields.flag("stream") or False
     _refuse_rest(fields)
     answer = gateway.client.stream(asked, **options)
-    return Answered(gateway, answer, MessageWriter(model.id), stream=stream)
+    return GatewayAnswer(gateway, answer, MessageWriter(model.id), stream=stream)
 
 
 async def count_tokens(gateway: Gateway, request: Request, fields: Fields) -> Response:

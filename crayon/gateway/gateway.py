@@ -14,7 +14,7 @@ from crayon.completion import Source
 from crayon.errors import CrayonError, OverloadedError
 from crayon.gateway.models import find_model, hybrid_models, own_models
 from crayon.gateway.problems import HttpError, Problem
-from crayon.gateway.report import Reporter
+from crayon.gateway.report import RouteReporter
 from crayon.gateway.response_store import ResponseStore
 from crayon.sdk.device_failures import is_devices_own
 from crayon.server.caller import Caller, calling
@@ -74,7 +74,7 @@ class Gateway:
         self._asleep = False
         self._waking = asyncio.Lock()
         self._watching: asyncio.Task[None] | None = None
-        self.reporter = Reporter(fixed)
+        self.reporter = RouteReporter(fixed)
         self.max_tokens = max_tokens
         self.keep_alive = keep_alive
         self.panel = panel

@@ -13,7 +13,7 @@ from crayon.gateway.openai_chat import NAMES
 from crayon.gateway.openai_embeddings import EMBEDDING_NAMES, embedding_call
 from crayon.gateway.options import NUMBERS, stops
 from crayon.gateway.problems import Dialect
-from crayon.gateway.watched import Answered, Watched, compact, json_response
+from crayon.gateway.watched import GatewayAnswer, Watched, compact, json_response
 from crayon.gateway.wishes import wishes
 from crayon.messages import Message
 
@@ -46,7 +46,7 @@ async def chat(gateway: Gateway, request: Request, fields: Fields) -> Response:
     if not given:
         return json_response({**_head(model.id), "message": _said(""), **_LOADED})
     answer = gateway.client.stream(read_messages(given), **options)
-    return Answered(gateway, answer, LineWriter(model.id, chat=True), stream=stream)
+    return GatewayAnswer(gateway, answer, LineWriter(model.id, chat=True), stream=stream)
 
 
 async def generate(gateway: Gateway, request: Request, fields: Fields) -> Response:
@@ -64,7 +64,7 @@ async def generate(gateway: Gateway, request: Request, fields: Fields) -> Respon
     if not prompt:
         return json_response({**_head(model.id), "response": "", **_LOADED})
     answer = gateway.client.stream(with_system([system or ""], [Message("user", prompt)]), **options)
-    return Answered(gateway, answer, LineWriter(model.id, chat=False), stream=stream)
+    return GatewayAnswer(gateway, answer, LineWriter(model.id, chat=False), stream=stream)
 
 
 async def embed(gateway: Gateway, request: Request, fields: Fields) -> Response:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from crayon.gateway.conversation import read_messages
 from crayon.gateway.options import BESIDE, drawn
 from crayon.gateway.problems import Dialect
-from crayon.gateway.watched import Answered, compact
+from crayon.gateway.watched import GatewayAnswer, compact
 from crayon.gateway.wishes import wishes
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ async def chat_completions(gateway: Gateway, request: Request, fields: Fields) -
     stream, usage = stream_options(fields)
     _refuse_rest(fields)
     answer = gateway.client.stream(messages, **options)
-    return Answered(gateway, answer, ChatWriter(model.id, usage=usage), stream=stream)
+    return GatewayAnswer(gateway, answer, ChatWriter(model.id, usage=usage), stream=stream)
 
 
 def stream_options(fields: Fields) -> tuple[bool, bool]:

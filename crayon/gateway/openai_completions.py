@@ -10,7 +10,7 @@ from crayon.errors import InvalidRequestError
 from crayon.gateway.openai_chat import DONE, KEEP_ALIVE, NAMES, event, stream_options, usage_of
 from crayon.gateway.options import BESIDE, drawn
 from crayon.gateway.problems import Dialect
-from crayon.gateway.watched import Answered
+from crayon.gateway.watched import GatewayAnswer
 from crayon.gateway.wishes import wishes
 from crayon.messages import Message
 
@@ -44,7 +44,7 @@ async def completions(gateway: Gateway, request: Request, fields: Fields) -> Res
     fields.skip(*BESIDE)
     fields.end()
     answer = gateway.client.stream([Message("user", prompt)], **options)
-    return Answered(gateway, answer, TextWriter(model.id, usage=usage), stream=stream)
+    return GatewayAnswer(gateway, answer, TextWriter(model.id, usage=usage), stream=stream)
 
 
 class TextWriter:

@@ -12,7 +12,7 @@ from crayon.gateway.openai_chat import NAMES
 from crayon.gateway.options import longest
 from crayon.gateway.response_store import Stored
 from crayon.gateway.response_writer import ResponseWriter
-from crayon.gateway.watched import Answered, json_response
+from crayon.gateway.watched import GatewayAnswer, json_response
 from crayon.gateway.wishes import wishes
 from crayon.messages import Message
 
@@ -78,7 +78,7 @@ async def responses(gateway: Gateway, request: Request, fields: Fields) -> Respo
             gateway.responses.keep(str(base["id"]), Stored(owner, messages, body))
 
     answer = gateway.client.stream(with_system([instructions or ""], asked), **options)
-    return Answered(gateway, answer, writer, stream=stream, kept=kept)
+    return GatewayAnswer(gateway, answer, writer, stream=stream, kept=kept)
 
 
 async def show_response(gateway: Gateway, request: Request) -> Response:

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Reporter:
+class RouteReporter:
     """Tells routes to clients. `fixed`: the side that every answer is from, where there is nothing to decide."""
 
     fixed: Source | None = None

@@ -120,7 +120,7 @@ class Watched(Response):
         await response(scope, receive, send)
 
 
-class Answered(Watched):
+class GatewayAnswer(Watched):
     """An answer of the client, whole or as a stream of server-sent events or lines.
 
     Args:

@@ -33,7 +33,7 @@ _CONTAINERS = (list, tuple, dict, set, frozenset)
 _PLAIN = (int, float, type(None), Undefined, range)  # what is written in a few letters
 
 
-class Budget:
+class RenderBudget:
     """What is left to one rendering.
 
     Args:
@@ -114,7 +114,7 @@ class Budget:
         self._weights[id(value)] = (value, weight)
 
 
-_current: ContextVar[Budget] = ContextVar("budget of a chat template")
+_current: ContextVar[RenderBudget] = ContextVar("budget of a chat template")
 
 
 @contextlib.contextmanager
@@ -127,8 +127,8 @@ def limited(given: object = ()) -> Iterator[None]:
     if _current.get(None) is not None:
         yield
         return
-    size = Budget(sys.maxsize >> 8).weigh(given)  # they are ours: shallow, and of a length that was seen to
-    made = Budget(size)
+    size = RenderBudget(sys.maxsize >> 8).weigh(given)  # they are ours: shallow, and of a length that was seen to
+    made = RenderBudget(size)
     made.weigh([given])  # held: not to be changed
     token = _current.set(made)
     try:
@@ -138,22 +138,22 @@ def limited(given: object = ()) -> Iterator[None]:
 
 
 def spend(size: int) -> None:
-    """Take so many bytes or steps from the rendering at hand; see `Budget.spend`."""
+    """Take so many bytes or steps from the rendering at hand; see `RenderBudget.spend`."""
     _current.get().spend(size)
 
 
 def expect(size: int) -> None:
-    """See that the rendering at hand has as many bytes left; see `Budget.expect`."""
+    """See that the rendering at hand has as many bytes left; see `RenderBudget.expect`."""
     _current.get().expect(size)
 
 
 def weigh(value: object) -> int:
-    """Return the bytes of a value with all that is in it; see `Budget.weigh`."""
+    """Return the bytes of a value with all that is in it; see `RenderBudget.weigh`."""
     return _current.get().weigh(value)
 
 
 def append(items: list[Any], value: object) -> None:
-    """Append to a list of the template's own; see `Budget.append`."""
+    """Append to a list of the template's own; see `RenderBudget.append`."""
     _current.get().append(items, value)
 
 

@@ -49,13 +49,13 @@ class Linear:
 
 
 @dataclass(slots=True)
-class KvCache:
+class KeyValues:
     """Keys and values of a stretch of tokens, behind those of `before`; what transformers calls a cache.
 
     `rows` says which row of `before` each row of this continues; None: the same one, or its only one.
     """
 
-    before: KvCache | None = None
+    before: KeyValues | None = None
     rows: Any = None
     kept: dict[int, tuple[Any, Any]] = field(default_factory=dict)
 
@@ -173,7 +173,7 @@ class Network:
         """Return the input states of token ids (rows, tokens)."""
         return self._model.embed_tokens(tokens)
 
-    def run(self, states: Any, positions: Any, visible: Sequence[Any], past: KvCache, first: int, end: int) -> Any:
+    def run(self, states: Any, positions: Any, visible: Sequence[Any], past: KeyValues, first: int, end: int) -> Any:
         """Compute layers `first` to `end` - 1.
 
         Args:

@@ -11,7 +11,7 @@ import torch
 from torch.nn import functional
 
 from crayon.training.descent import Watch, descend
-from crayon.training.network import KvCache
+from crayon.training.network import KeyValues
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -67,7 +67,7 @@ class Trainer:
         self._room = LOW_BYTES
         self._keep = True  # what comes once need not be kept
         self._visible = torch.ones(1, self._start, dtype=torch.bool, device=network.device)
-        self._below = KvCache()
+        self._below = KeyValues()
         with torch.no_grad():
             tokens = torch.tensor([list(start)], device=network.device)
             positions = torch.arange(self._start, device=network.device)[None]
@@ -215,11 +215,11 @@ class Trainer:
         above = self._above()
         for batch in _chunks(examples):
             prompts = [example.prompt for example in batch]
-            below = KvCache(self._below)
+            below = KeyValues(self._below)
             tokens = _padded(prompts, network.device)
             positions = self._positions(*tokens.shape)
             low = network.run(network.embed(tokens), positions, (self._visible,), below, 0, self._first)
-            upper = KvCache(above)
+            upper = KeyValues(above)
             states = network.run(low, positions, (self._visible,), upper, self._first, network.layers)
             lengths = torch.tensor([len(prompt) for prompt in prompts], device=network.device)
             lasts = states[torch.arange(len(batch), device=network.device), lengths - 1]
@@ -233,8 +233,8 @@ class Trainer:
             visible = (self._visible, known[rows])
             states = network.embed(tokens)
             # The start stands before the prompt, the prompt before the option.
-            states = network.run(states, positions, visible, KvCache(below, rows), 0, self._first)
-            states = network.run(states, positions, visible, KvCache(upper, rows), self._first, network.layers)
+            states = network.run(states, positions, visible, KeyValues(below, rows), 0, self._first)
+            states = network.run(states, positions, visible, KeyValues(upper, rows), self._first, network.layers)
             beginnings = first[rows, torch.tensor([option[0] for option in options], device=network.device)]
             yield from self._sum_options(batch, options, beginnings.tolist(), states)
 
@@ -274,12 +274,12 @@ class Trainer:
                 columns.append(at - 1)
                 wanted.append(example.text[at])
         positions = self._positions(low.shape[0], low.shape[1])
-        states = network.run(low, positions, (self._visible,), KvCache(self._above()), self._first, network.layers)
+        states = network.run(low, positions, (self._visible,), KeyValues(self._above()), self._first, network.layers)
         return (states, *(torch.tensor(part, device=network.device) for part in (rows, columns, wanted)))
 
-    def _above(self) -> KvCache:
+    def _above(self) -> KeyValues:
         """Return the start's keys and values in the adapted layers: they depend on the B's applied."""
-        past = KvCache()
+        past = KeyValues()
         # Once for all rows, unless each row has B's of its own.
         rows = self._network.rows
         positions = torch.arange(self._start, device=self._network.device)[None].expand(rows, -1)
@@ -308,7 +308,7 @@ class Trainer:
         with torch.no_grad():
             tokens = torch.tensor([text], device=network.device)
             positions = self._positions(1, len(text))
-            below = KvCache(self._below)
+            below = KeyValues(self._below)
             return network.run(network.embed(tokens), positions, (self._visible,), below, 0, self._first)[0].to(
                 network.dtype
             )

@@ -282,7 +282,7 @@ def test_stop_ends_the_process_and_waits_for_it(runner: CliRunner, monkeypatch: 
     process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
     reaped = threading.Thread(target=process.wait)
     reaped.start()
-    state = running_gateway.State(process.pid, "", 0, (), 1.0, "http://127.0.0.1:1")
+    state = running_gateway.GatewayState(process.pid, "", 0, (), 1.0, "http://127.0.0.1:1")
     monkeypatch.setattr("crayon.cli.gateway.stop.look", lambda: state)
     assert runner.invoke(app, ["stop"]).exit_code == 0
     reaped.join(60)

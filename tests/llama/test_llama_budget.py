@@ -104,13 +104,13 @@ def test_a_source_that_is_costly_to_compile_is_the_files_fault(source: str) -> N
 
 def test_what_is_tried_at_the_opening_shares_one_budget(monkeypatch: pytest.MonkeyPatch) -> None:
     made = []
-    before = budget.Budget.__init__
+    before = budget.RenderBudget.__init__
 
-    def counted(self: budget.Budget, given: int) -> None:
+    def counted(self: budget.RenderBudget, given: int) -> None:
         made.append(given)
         before(self, given)
 
-    monkeypatch.setattr(budget.Budget, "__init__", counted)
+    monkeypatch.setattr(budget.RenderBudget, "__init__", counted)
     ChatTemplate("{{ raise_exception('no') }}")
     assert len([given for given in made if given < 1 << 20]) == 2, "to compile and to try"
 

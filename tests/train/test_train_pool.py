@@ -104,13 +104,13 @@ def by_torch(one: Builder, vector: NDArray[np.float32] | None, tokens: list[int]
     """Logits of every row, in one pass over all layers."""
     import torch
 
-    from crayon.training.network import KvCache
+    from crayon.training.network import KeyValues
 
     network = one.network
     network.apply(None if vector is None else torch.from_numpy(vector))
     with torch.no_grad():
         states = network.embed(torch.tensor([tokens]))
-        states = network.run(states, torch.arange(len(tokens))[None], (), KvCache(), 0, network.layers)
+        states = network.run(states, torch.arange(len(tokens))[None], (), KeyValues(), 0, network.layers)
         logits = network.logits(states[0]).numpy()
     network.apply(None)
     return np.asarray(logits)

@@ -46,7 +46,7 @@ _WISHES = ("mode", "private", "blend", "free", "timeout")
 _FORMS = ("regex", "choices", "grammar", "show_format")
 
 
-class State(NamedTuple):
+class GatewayState(NamedTuple):
     """What a gateway says of itself."""
 
     pid: int
@@ -57,13 +57,13 @@ class State(NamedTuple):
     address: str
 
 
-class Piece(NamedTuple):
+class TextPiece(NamedTuple):
     """Some more of an answer's text."""
 
     text: str
 
 
-def look(timeout: float = LOOK_S) -> State | None:
+def look(timeout: float = LOOK_S) -> GatewayState | None:
     """Return what the running gateway says of itself; None where there is none that answers this user."""
     path = gateway_socket()
     if not path.is_socket():
@@ -75,7 +75,7 @@ def look(timeout: float = LOOK_S) -> State | None:
         if reply.status != http.client.OK:
             return None  # it wants a token, or still loads
         found = json.loads(reply.read(2**20))
-        return State(
+        return GatewayState(
             int(found["pid"]), str(found["settings"]), int(found["running"]), tuple(map(str, found["models"])),
             float(found["uptime_s"]), str(found["address"]),
         )  # fmt: skip
@@ -171,7 +171,7 @@ class GatewayStream:
         self._usage: dict[str, Any] = {}
         self._finish = FinishReason.STOP
 
-    def __iter__(self) -> Iterator[Piece]:
+    def __iter__(self) -> Iterator[TextPiece]:
         """Yield pieces of text as they come.
 
         Raises:
@@ -196,14 +196,14 @@ class GatewayStream:
         if self._report is None:
             raise ServerInterruptedError("the gateway broke off its answer", "".join(self._text))
 
-    def _chunk(self, chunk: Mapping[str, Any]) -> Iterator[Piece]:
+    def _chunk(self, chunk: Mapping[str, Any]) -> Iterator[TextPiece]:
         if "error" in chunk:
             raise error_of(200, chunk["error"], "".join(self._text))
         for choice in chunk["choices"]:
             text = choice["delta"].get("content")
             if text:
                 self._text.append(text)
-                yield Piece(text)
+                yield TextPiece(text)
             if choice.get("finish_reason"):
                 self._finish = FinishReason(choice["finish_reason"])
         self._report = chunk.get("crayon") or self._report

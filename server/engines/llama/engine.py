@@ -43,7 +43,7 @@ from crayon.llama.signals import SignalMeter
 from crayon.llama.trial import ensure_opens
 from crayon.llama.vocabulary import ModelVocabulary
 from crayon.server.engines.llama.encoder import LlamaEncoder
-from crayon.server.engines.llama.held import Held
+from crayon.server.engines.llama.held import OpenEngine
 from crayon.server.engines.llama.loop import LlamaLoop
 from crayon.server.engines.llama.runners import open_runners
 from crayon.server.engines.llama.tasks import EncodeTask, GenerateTask, ScoreTask
@@ -189,7 +189,7 @@ class LlamaCppEngine:
         except Exception:
             self._model.close()
             raise
-        self._held = Held(self._model, runners)
+        self._held = OpenEngine(self._model, runners)
         self._meter = SignalMeter(self._model.n_vocab)
         self._constraining = Constraining(ModelVocabulary(self._model))
         if pools:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(slots=True)
-class Held:
+class OpenEngine:
     """The model and what runs on it. The thread holds this and not the engine, which may be dropped without `close`."""
 
     model: Model
