@@ -78,9 +78,7 @@ class GatewaySettings(Section):
     ] = 10.0
     idle_minutes: Annotated[
         Float,
-        Field(
-            ge=0, description="Unload the models after so long without a request; the next loads them (0: never)."
-        ),
+        Field(ge=0, description="Unload the models after so long without a request; the next loads them (0: never)."),
     ] = 30.0
     drain_seconds: Annotated[
         Float, Field(ge=0, description="How long running answers may go on after the first signal.")
