@@ -8,7 +8,7 @@ import pytest
 
 from crayon.cli.shared.app import app
 from crayon.cli.tune.gantt import gantt
-from crayon.server.planner import Class, Found, Operation, Piece, Pipeline, Workload, sequential
+from crayon.server.planner import BestPlan, Class, LayerWorkload, NanoOperation, Operation, Pipeline, sequential
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 def uncut(monkeypatch: pytest.MonkeyPatch) -> None:
     """A search that finds nothing better, at once."""
 
-    def search(workloads: Sequence[Workload], *, seconds: float, **_: object) -> Found:
-        return Found(sequential(workloads[0]), in_time=seconds > 1)
+    def search(workloads: Sequence[LayerWorkload], *, seconds: float, **_: object) -> BestPlan:
+        return BestPlan(sequential(workloads[0]), in_time=seconds > 1)
 
     monkeypatch.setattr("crayon.server.planner.search", search)
 
@@ -86,8 +86,8 @@ def test_a_bar_that_crosses_the_end_goes_on_at_the_beginning() -> None:
     compute = Operation("A", Class.COMPUTE, 5.0, 0.0)
     memory = Operation("B", Class.MEMORY, 4.0, 0.0, after=("A",))
     plan = Pipeline(
-        Workload((compute, memory), layers=1, tokens=128, gpus=1),
+        LayerWorkload((compute, memory), layers=1, tokens=128, gpus=1),
         8.0,
-        (Piece(compute, 0, 0, 128, 1.0, 5.0), Piece(memory, 0, 0, 128, 7.0, 4.0)),
+        (NanoOperation(compute, 0, 0, 128, 1.0, 5.0), NanoOperation(memory, 0, 0, 128, 7.0, 4.0)),
     )
     assert list(gantt(plan, 8)) == ["COMPUTE [A1-]...", "MEMORY  1]....[B", "NETWORK ........"]
