@@ -250,6 +250,42 @@ def wire(
 
 
 @app.command()
+def gateway(
+    *,
+    model: Annotated[
+        str, typer.Option("--model", metavar="MODEL", help="What both servers run; prepared, where it is.")
+    ] = "smollm2-135m-instruct",
+    streams: Annotated[
+        list[int] | None, typer.Option("--streams", min=1, max=64, help="Answers at once; 1, 16.")
+    ] = None,
+    prompt: Annotated[int, typer.Option("--prompt", min=16, max=800, help="Tokens of each prompt.")] = 64,
+    tokens: Annotated[int, typer.Option("--tokens", min=8, max=800, help="Tokens of each answer.")] = 64,
+    peers: Annotated[Path | None, typer.Option("--peers", help="Folder of `make peers` (.peers here).")] = None,
+    runs: _Runs = 5,
+    as_json: options.JsonOption = False,
+) -> None:
+    """Measure first token and tokens a second over HTTP, against gRPC to the same process, and against llama-server.
+
+    One server runs with --http; both ways are asked in turn, with prompts of their own. llama-server runs the same file
+    where it is built. first_token_ratio is theirs over ours, decode_ratio ours over theirs. Example:
+    crayon bench gateway --json
+    """
+    making = Making.of(sys.argv[1:])
+    from crayon.lab.bench.gateway import GatewayOptions, bench_gateway
+
+    wanted = GatewayOptions(
+        model=model,
+        models_dir=options.load_settings({}).models_dir,
+        streams=tuple(streams or (1, 16)),
+        prompt=prompt,
+        answer=tokens,
+        runs=runs,
+        peers=peers,
+    )
+    _print(bench_gateway(wanted, progress=console.message), making, as_json=as_json)
+
+
+@app.command()
 def plan(
     *,
     steps: Annotated[int, typer.Option("--steps", min=10, max=10_000, help="Measured steps; medians are shown.")] = 300,

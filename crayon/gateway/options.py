@@ -27,6 +27,7 @@ def drawn(fields: Fields, default_max_tokens: int) -> dict[str, Any]:
     found["top_k"] = fields.whole("top_k")
     found["seed"] = fields.whole("seed")
     found["stop"] = stops(fields, "stop")
+    found["ignore_eos"] = fields.flag("ignore_eos")  # vLLM's name, too: for measuring speed
     fields.refuse("n", "only one answer is written for a request; ask again for another one", (1,))
     fields.refuse("logit_bias", "is not offered here; leave it away", ({},))
     found["max_tokens"] = longest(fields, "max_completion_tokens", "max_tokens", default=default_max_tokens)
