@@ -108,7 +108,7 @@ vllm-env: .venv-vllm/.installed
 
 test-vllm: vllm-env  ## Serve with vLLM, on the CPU: the engines' contract, blends in a batch, deaths, the SDK.
 	@# vLLM's own warnings are no errors of ours.
-	.venv-vllm/bin/python -m pytest tests/vllm tests/engines/test_contract.py -m vllm -W default --timeout 900
+	.venv-vllm/bin/python -m pytest tests/vllm tests/server/engines/test_contract.py -m vllm -W default --timeout 900
 
 .venv-gateway/.installed: tests/clients/requirements.txt
 	@echo "Making .venv-gateway with other people's clients, about 2 minutes ..."

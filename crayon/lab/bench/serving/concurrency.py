@@ -10,10 +10,10 @@ from crayon.lab.bench.serving.systems import SystemSettings
 from crayon.lab.bench.serving.workloads import CONSTANT, Workload, constant
 
 if TYPE_CHECKING:
-    from crayon.lab.bench.serving.testbed import Testbed
+    from crayon.lab.bench.serving.testbed import ServingTestbed
 
 
-def race_concurrency(bed: Testbed) -> tuple[list[BenchRow], dict[str, list[tuple[float, float]]]]:
+def race_concurrency(bed: ServingTestbed) -> tuple[list[BenchRow], dict[str, list[tuple[float, float]]]]:
     """Measure throughput with so many clients, each asking again when it is answered; for both servers."""
     counts = bed.plan.concurrencies
     curves: dict[str, list[tuple[float, float]]] = {}

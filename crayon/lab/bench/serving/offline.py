@@ -16,12 +16,12 @@ if TYPE_CHECKING:
     from crayon.lab.bench.report import BenchRow
     from crayon.lab.bench.serving.client import Run, TimedRequest
     from crayon.lab.bench.serving.systems import System
-    from crayon.lab.bench.serving.testbed import Testbed
+    from crayon.lab.bench.serving.testbed import ServingTestbed
 
 OPENVINO = "OpenVINO GenAI, continuous batching"
 
 
-def race_offline(bed: Testbed) -> list[BenchRow]:
+def race_offline(bed: ServingTestbed) -> list[BenchRow]:
     """Race every workload of the plan; ours, llama-server's and OpenVINO's runs take turns on the same prompts."""
     ratios, others = [], []
     for name in bed.model_plan.workloads:
@@ -69,7 +69,7 @@ def rate(runs: Sequence[Run], requests: int) -> float:
     return statistics.median(requests / run.seconds for run in runs)
 
 
-def open_openvino(bed: Testbed, stack: ExitStack) -> tuple[System, str]:
+def open_openvino(bed: ServingTestbed, stack: ExitStack) -> tuple[System, str]:
     """Start OpenVINO GenAI on the file that all run, or, where it cannot read that type, on the published one.
 
     Returns:

@@ -20,7 +20,7 @@ from crayon.lab.bench.serving.plots import Curves
 from crayon.lab.bench.serving.prompts import PromptMaker
 from crayon.lab.bench.serving.race_online import race_online
 from crayon.lab.bench.serving.single import race_blends, race_long_prompt, race_prefix, race_single
-from crayon.lab.bench.serving.testbed import Testbed
+from crayon.lab.bench.serving.testbed import ServingTestbed
 from crayon.lab.bench.serving.workloads import TRACES, load_trace
 from crayon.llama.model import Model
 from crayon.machine import usable_cores
@@ -126,7 +126,7 @@ def _race_model(
         optimum = measure(model, threads=threads)
     # Its weights are freed before any server runs; the vocabulary is all that prompts need.
     with Model(found.path, vocab_only=True) as vocabulary:
-        bed = Testbed(
+        bed = ServingTestbed(
             label=label,
             path=found.path,
             source=source.path,
@@ -148,7 +148,7 @@ def _race_model(
     return bed.best
 
 
-def _parts(bed: Testbed, pool: Pool | None, curves: Curves) -> Iterator[list[BenchRow]]:
+def _parts(bed: ServingTestbed, pool: Pool | None, curves: Curves) -> Iterator[list[BenchRow]]:
     wanted = bed.model_plan.parts
     if parts.OFFLINE in wanted:
         yield race_offline(bed)

@@ -17,7 +17,7 @@ from crayon.lab.bench.serving.workloads import CONSTANT, Workload, even_thirds, 
 if TYPE_CHECKING:
     from crayon.lab.bench.serving.plan import Plan
     from crayon.lab.bench.serving.systems import System, SystemSettings
-    from crayon.lab.bench.serving.testbed import Testbed
+    from crayon.lab.bench.serving.testbed import ServingTestbed
 
 ABOVE = 1.2  # the highest rate tried, over what the faster of the two answers offline
 COMPARED_AT = 0.5  # of that: where llama-server's flags are compared
@@ -34,7 +34,7 @@ class Online:
     own: str
 
 
-def race_online(bed: Testbed) -> tuple[list[BenchRow], list[Online]]:
+def race_online(bed: ServingTestbed) -> tuple[list[BenchRow], list[Online]]:
     """Search both rates on every online workload of the plan."""
     bounds = Bounds(STEPS_PER_GAP * bed.optimum.step_seconds, bed.model_plan.first_seconds)
     rows: list[BenchRow] = []
@@ -66,7 +66,7 @@ def plan_arrivals(plan: Plan, rate: float) -> int:
     return max(2, min(wanted, round(2 * rate * plan.probe_seconds)))
 
 
-def probe(bed: Testbed, system: System, workload: Workload, rate: float, bounds: Bounds) -> RateResult:
+def probe(bed: ServingTestbed, system: System, workload: Workload, rate: float, bounds: Bounds) -> RateResult:
     """Let requests arrive at a rate, and judge what their users saw."""
     count = plan_arrivals(bed.plan, rate)
     pairs = even_thirds(list(itertools.islice(itertools.cycle(workload.pairs), count)))
@@ -81,14 +81,14 @@ def probe(bed: Testbed, system: System, workload: Workload, rate: float, bounds:
     return judge(run, rate, window, bounds)
 
 
-def _search(bed: Testbed, system: System, name: str, most: float, bounds: Bounds) -> HighestRate:
+def _search(bed: ServingTestbed, system: System, name: str, most: float, bounds: Bounds) -> HighestRate:
     workload = bed.workload(name)
     with system:
         bed.warm(system)
         return search_rate(lambda rate: probe(bed, system, workload, rate, bounds), most, bed.model_plan.probes)
 
 
-def _flags(bed: Testbed, name: str, rate: float, bounds: Bounds) -> SystemSettings:
+def _flags(bed: ServingTestbed, name: str, rate: float, bounds: Bounds) -> SystemSettings:
     """Return the flags with which llama-server keeps the bounds best: its offline ones, or those of smaller steps."""
     bed.progress(f"{bed.label}: llama-server's flags under the bounds on {name}")
     best = bed.best_llama(name)
@@ -103,7 +103,7 @@ def _flags(bed: Testbed, name: str, rate: float, bounds: Bounds) -> SystemSettin
     return min([best, *(replace(best, batch=size, ubatch=size) for size in ONLINE_BATCHES)], key=excess)
 
 
-def _capacity(bed: Testbed, name: str) -> float:
+def _capacity(bed: ServingTestbed, name: str) -> float:
     """Return the requests a second that the faster system answers offline, measured now if they have not been."""
     if name not in bed.rates:
         workload = bed.workload(name)

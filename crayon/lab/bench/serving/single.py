@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from crayon.adapters import Pool
     from crayon.lab.bench.serving.client import Run
     from crayon.lab.bench.serving.systems import System
-    from crayon.lab.bench.serving.testbed import Testbed
+    from crayon.lab.bench.serving.testbed import ServingTestbed
 
 CLIENTS = 16
 SYSTEM_WORDS = 200
@@ -36,7 +36,7 @@ ALONE = TextPair(128, 64)
 ALONE_RUNS = 5
 
 
-def race_single(bed: Testbed) -> list[BenchRow]:
+def race_single(bed: ServingTestbed) -> list[BenchRow]:
     """Measure decoding of one client alone against the bare library's of as many tokens at the same depth, in turn."""
     bed.progress(f"{bed.label}: one client alone")
     settings = SystemSettings(slots=1, context=512, threads=bed.threads)
@@ -61,7 +61,7 @@ def race_single(bed: Testbed) -> list[BenchRow]:
     ]
 
 
-def race_blends(bed: Testbed, pool: Pool | None) -> list[BenchRow]:
+def race_blends(bed: ServingTestbed, pool: Pool | None) -> list[BenchRow]:
     """Race 16 clients with a blend each against 16 clients with one blend.
 
     Raises:
@@ -100,7 +100,7 @@ def race_blends(bed: Testbed, pool: Pool | None) -> list[BenchRow]:
     ]
 
 
-def race_prefix(bed: Testbed) -> list[BenchRow]:
+def race_prefix(bed: ServingTestbed) -> list[BenchRow]:
     """Race on prompts that share their start, where llama-server may reuse what its slots hold."""
     shared = bed.maker.length(bed.maker.text(SYSTEM_WORDS))
     pair = TextPair(shared + PREFIXED, 32)
@@ -122,7 +122,7 @@ def race_prefix(bed: Testbed) -> list[BenchRow]:
     return [offline_row(bed.label, raced, bed.optimum, "prefix_ratio_vs_llama_server")]
 
 
-def race_long_prompt(bed: Testbed) -> list[BenchRow]:
+def race_long_prompt(bed: ServingTestbed) -> list[BenchRow]:
     """Measure the gaps in 8 running answers while a long prompt is read, in bare steps: the longest, and 19 of 20."""
     bed.progress(f"{bed.label}: a prompt of {bed.plan.long_prompt} tokens among {TALKERS} answers")
     workload = Workload("long prompt", (TextPair(bed.plan.long_prompt, 8),))
@@ -155,7 +155,7 @@ def race_long_prompt(bed: Testbed) -> list[BenchRow]:
     return rows
 
 
-def _gaps(bed: Testbed, system: System) -> list[float]:
+def _gaps(bed: ServingTestbed, system: System) -> list[float]:
     """Return the gaps between tokens of answers under way while the long prompt was read, in seconds."""
     talkers = [TimedRequest(bed.maker.make(OTHERS.prompt), OTHERS.answer) for _ in range(TALKERS)]
     # Well after the last of them has begun.

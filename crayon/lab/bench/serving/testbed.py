@@ -28,7 +28,7 @@ OFFLINE_OPTIONS = ("--step-ms", "0")
 
 
 @dataclass(slots=True, kw_only=True)
-class Testbed:
+class ServingTestbed:
     """Everything that the parts need of one model.
 
     Args:

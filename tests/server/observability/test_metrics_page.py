@@ -37,7 +37,7 @@ from crayon.server.serve import serve
 if TYPE_CHECKING:
     from crayon.server.observability.reading import Page
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 FULL = EngineStats(
     running=2, waiting=3, kv_cache_usage=0.5, blends_loaded=1, slowdown=1.0, preemptions=4, restores=5,
     prefix_queries=60, prefix_hits=6, adapter_switches=7, steps=8, step_tokens=90, step_room=100,

@@ -59,7 +59,7 @@ def test_the_tool_writes_the_page_where_its_links_to_plots_lead(
     page = tmp_path / "docs" / "explanation" / "results.md"
     page.parent.mkdir(parents=True)
     monkeypatch.setattr("sys.argv", ["results_page.py", str(file), "--out", str(page)])
-    runpy.run_path(str(Path(__file__).parents[2] / "tools" / "results_page.py"), run_name="__main__")
+    runpy.run_path(str(Path(__file__).parents[3] / "tools" / "results_page.py"), run_name="__main__")
     (link,) = re.findall(r"!\[What it costs\]\((.+)\)", page.read_text(encoding="utf-8"))
     assert (page.parent / link).read_bytes() == b"png"
 

@@ -23,7 +23,7 @@ from crayon.lab.bench.serving.peers import Peers
 from crayon.lab.bench.serving.plan import FULL, PARTS, QUICK, ModelPlan, Plan
 from crayon.lab.bench.serving.prompts import PromptMaker
 from crayon.lab.bench.serving.systems import HttpConnection, LlamaServer, SystemSettings
-from crayon.lab.bench.serving.testbed import Testbed as Bed
+from crayon.lab.bench.serving.testbed import ServingTestbed
 from crayon.lab.bench.serving.workloads import CONSTANT, CONVERSATION, TextPair
 from crayon.llama.model import Model
 
@@ -119,11 +119,11 @@ def rows_of(result: Any) -> list[dict[str, Any]]:
 def test_every_part_prints_its_rows_and_pictures(
     small: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def ours(bed: Bed, settings: SystemSettings, *, pools: bool = False) -> System:
+    def ours(bed: ServingTestbed, settings: SystemSettings, *, pools: bool = False) -> System:
         assert pools == (settings.slots == single.CLIENTS)
         return Stranger(bed.peers.llama_server, bed.path, settings)
 
-    monkeypatch.setattr(Bed, "ours", ours)
+    monkeypatch.setattr(ServingTestbed, "ours", ours)
     monkeypatch.setenv("FAKE_GAP", "0.01")  # the long prompt has to come while answers are under way
     monkeypatch.setenv("FAKE_FIRST", "0.05")
     out = tmp_path / "out"
@@ -155,18 +155,18 @@ def test_with_the_flags_of_another_model_one_of_each_server_is_searched_again(
 ) -> None:
     tried: list[SystemSettings] = []
 
-    def run(_: Bed, system: System, jobs: list[Any]) -> Any:
+    def run(_: ServingTestbed, system: System, jobs: list[Any]) -> Any:
         assert len(jobs) == 2
         tried.append(system.settings)
         return SimpleNamespace(tokens_per_second=float(system.settings.parts or 0))
 
-    monkeypatch.setattr(Bed, "run", run)
+    monkeypatch.setattr(ServingTestbed, "run", run)
     plan = racing.QUICK
     known = {
         ("crayon", CONSTANT): SystemSettings(slots=8, context=999, threads=1, batch=2048),
         ("llama-server", CONSTANT): SystemSettings(slots=8, context=999, threads=1, batch=2048, ubatch=64),
     }
-    bed = Bed(
+    bed = ServingTestbed(
         label="tiny",
         path=tiny_path,
         source=tiny_path,
@@ -193,7 +193,7 @@ def test_openvino_falls_back_to_the_published_file_and_says_so(
 ) -> None:
     monkeypatch.setenv("FAKE_UNREADABLE", "prepared")
     plan = racing.QUICK
-    bed = Bed(
+    bed = ServingTestbed(
         label="tiny",
         path=Path("prepared.gguf"),
         source=tiny_path,

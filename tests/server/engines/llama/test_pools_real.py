@@ -35,7 +35,7 @@ def pool_for(model: str) -> Pool:
     """The pool trained for a model: the shipped one, or the small one that was trained for this test."""
     if model.startswith("smollm2"):
         return Pool.open(find_pool("smollm2-135m"))
-    return Pool.open(Path(__file__).parents[1] / "pools" / "qwen2.5-coder-0.5b")
+    return Pool.open(Path(__file__).parents[3] / "pools" / "qwen2.5-coder-0.5b")
 
 
 def scores(engine: Engine, blend: Blend | None) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
