@@ -87,6 +87,7 @@ if TYPE_CHECKING:
         Piece,
         Privacy,
     )
+    from crayon.sdk.tool_loop import ToolRun
     from crayon.tool import Tool
 
 _HOMES = {
@@ -120,6 +121,7 @@ _HOMES = {
         "AnswerStream", "AsyncAnswerStream", "AsyncConversation", "AsyncCrayon", "CallOptions", "ClientStatus",
         "Conversation", "Crayon", "Piece", "Privacy",
     ),
+    "crayon.sdk.tool_loop": ("ToolRun",),
     "crayon.tool": ("Tool",),
 }  # fmt: skip
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
@@ -193,6 +195,7 @@ __all__ = [
     "Timings",
     "Tool",
     "ToolCall",
+    "ToolRun",
     "UnauthenticatedError",
     "UnknownModelError",
     "Usage",

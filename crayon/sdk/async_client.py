@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from crayon.completion import Mode, Source
@@ -16,6 +17,7 @@ from crayon.sdk.core import Core
 from crayon.sdk.custom_calls import AsyncCustomCalls
 from crayon.sdk.route_calls import AsyncRouteCalls
 from crayon.sdk.status import client_models, client_status, device_tokens
+from crayon.sdk.tool_loop import MAX_ROUNDS
 from crayon.sdk.waiting import wait_for_async
 
 if TYPE_CHECKING:
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
     from crayon.sdk.options import Call, CallOptions, Past, SamplingOptions, SideOptions
     from crayon.sdk.privacy import Privacy
     from crayon.sdk.status import ClientStatus
+    from crayon.sdk.tool_loop import ToolRun
 
 Result = TypeVar("Result")
 
@@ -99,6 +102,34 @@ class AsyncCrayon(AsyncRouteCalls, AsyncCustomCalls):
     def stream(self, messages: MessagesLike, **options: Unpack[CallOptions]) -> AsyncAnswerStream:
         """Return the answer as it is written; it starts when its first piece is asked for. As `ask` otherwise."""
         return self._answer(messages, options)
+
+    async def run_tools(
+        self,
+        messages: MessagesLike,
+        tools: Iterable[Callable[..., Any]],
+        *,
+        max_rounds: int = MAX_ROUNDS,
+        private_results: Iterable[str] = (),
+        **options: Unpack[CallOptions],
+    ) -> ToolRun:
+        """As `Crayon.run_tools`; functions are awaited, or called in a thread where they are no coroutines.
+
+        Raises:
+            InvalidRequestError, PrivacyError, DeadlineExceededError, BudgetError, ServerError, EngineError: as there.
+        """
+        loop = self._core.tool_loop(messages, tools, options, max_rounds=max_rounds, private_results=private_results)
+        while not loop.done:
+            said, told = loop.ask()
+            for call in loop.answered(await self.ask(said, **told)):
+                function = loop.function(call)
+                try:
+                    result = loop.unknown(call) if function is None else await asyncio.to_thread(function)
+                    if inspect.isawaitable(result):
+                        result = await result
+                except Exception as error:  # noqa: BLE001 - the caller's own function: the model is told
+                    result = error
+                loop.took(call, result)
+        return loop.run
 
     async def choose(self, messages: MessagesLike, choices: Iterable[str], **options: Unpack[SideOptions]) -> Chosen:
         """Return the likeliest of `choices` as the answer; as `Crayon.choose`.

@@ -15,6 +15,7 @@ from crayon.sdk.custom_calls import CustomCalls
 from crayon.sdk.route_calls import RouteCalls
 from crayon.sdk.status import client_models, client_status, device_tokens
 from crayon.sdk.stream import AnswerStream
+from crayon.sdk.tool_loop import MAX_ROUNDS
 
 if TYPE_CHECKING:
     import os
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from crayon.sdk.options import Call, CallOptions, Past, SamplingOptions, SideOptions
     from crayon.sdk.privacy import Privacy
     from crayon.sdk.status import ClientStatus
+    from crayon.sdk.tool_loop import ToolRun
 
 
 class Crayon(RouteCalls, CustomCalls):
@@ -173,6 +175,47 @@ class Crayon(RouteCalls, CustomCalls):
     def stream(self, messages: MessagesLike, **options: Unpack[CallOptions]) -> AnswerStream:
         """Return the answer as it is written; it starts when its first piece is asked for. As `ask` otherwise."""
         return self._answer(messages, options)
+
+    def run_tools(
+        self,
+        messages: MessagesLike,
+        tools: Iterable[Callable[..., Any]],
+        *,
+        max_rounds: int = MAX_ROUNDS,
+        private_results: Iterable[str] = (),
+        **options: Unpack[CallOptions],
+    ) -> ToolRun:
+        """Answer `messages` by a model that may call functions: they are called here, until it answers in words.
+
+        What the model calls is run without a question: pass functions that may be. A function that raises is told to
+        the model, by its message where it is a ValueError or a LookupError. The conversation's privacy is that of the
+        results: once an answer had to stay on the device, or a function of `private_results` was called, all that
+        follows stays there.
+
+        Args:
+            messages: the conversation, or one user message.
+            tools: typed functions; the model is told their names, the first part of their docstrings, and the types of
+                their parameters.
+            max_rounds: how often the model is asked; the last time it can only answer.
+            private_results: names of functions whose results must not leave the device.
+            options: as for `ask`; `timeout` is for all rounds together.
+
+        Raises:
+            InvalidRequestError: an argument is wrong; the field names it.
+            PrivacyError: a private result would have to leave; nothing of it was sent.
+            DeadlineExceededError, BudgetError, ServerError, EngineError: as `ask`.
+        """
+        loop = self._core.tool_loop(messages, tools, options, max_rounds=max_rounds, private_results=private_results)
+        while not loop.done:
+            said, told = loop.ask()
+            for call in loop.answered(self.ask(said, **told)):
+                function = loop.function(call)
+                try:
+                    result = loop.unknown(call) if function is None else function()
+                except Exception as error:  # noqa: BLE001 - the caller's own function: the model is told
+                    result = error
+                loop.took(call, result)
+        return loop.run
 
     def choose(self, messages: MessagesLike, choices: Iterable[str], **options: Unpack[SideOptions]) -> Chosen:
         """Return the likeliest of `choices` (2 to 100 texts) as the answer; nothing is written, so it is quick.

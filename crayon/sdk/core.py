@@ -62,6 +62,7 @@ if TYPE_CHECKING:
     from crayon.sdk.customizations import CustomizationLike, SamplesLike
     from crayon.sdk.options import CallOptions, SamplingOptions, SideOptions
     from crayon.sdk.privacy import Privacy
+    from crayon.sdk.tool_loop import ToolLoop
 
 
 logger = logging.getLogger("crayon.sdk")
@@ -165,6 +166,27 @@ class Core:
         """Resolve a call that writes no text, and so takes fewer options; `sampling` is what is accounted for it."""
         check_names(options, SIDE_FIELDS, "this call")
         return self.call(messages, cast("CallOptions", {**options, **sampling}))
+
+    def tool_loop(
+        self,
+        messages: MessagesLike,
+        tools: Iterable[Callable[..., Any]],
+        options: CallOptions,
+        *,
+        max_rounds: int,
+        private_results: Iterable[str],
+    ) -> ToolLoop:
+        """Return what says how a conversation with functions goes on; its time starts now."""
+        from crayon.sdk.tool_loop import ToolLoop
+
+        return ToolLoop(
+            messages,
+            tools,
+            options,
+            patience=self._defaults.timeout,
+            max_rounds=max_rounds,
+            private_results=private_results,
+        )
 
     def _allowed(self, mode: Mode, *, private: bool) -> Allowed:
         allowed = allowed_sources(

@@ -88,6 +88,15 @@ def test_the_quick_start_answers(model: Path) -> None:
 
 
 @pytest.mark.models
+def test_the_tool_loop_calls_and_answers(model: Path) -> None:
+    said = run("tool_loop.py")
+    assert re.search(
+        r'^opening_hours\({"place": "(museum|pool|library)"}\)\n  = The \1 opens at \d+:\d\d\.$', said, re.MULTILINE
+    )
+    assert re.search(r"^-- [23] rounds, (answered|repeated|rounds|unknown), from the device$", said, re.MULTILINE)
+
+
+@pytest.mark.models
 def test_the_support_assistant_is_customised_and_sorts(model: Path) -> None:
     said = run("support_assistant.py")
     assert said.startswith("customised from 16 tickets; changes answers: True, by ")

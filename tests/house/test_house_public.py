@@ -80,6 +80,7 @@ PUBLIC = [
     "Timings",
     "Tool",
     "ToolCall",
+    "ToolRun",
     "UnauthenticatedError",
     "UnknownModelError",
     "Usage",
