@@ -106,7 +106,7 @@ class AsyncCrayon(AsyncRouteCalls, AsyncCustomCalls):
     async def run_tools(
         self,
         messages: MessagesLike,
-        tools: Iterable[Callable[..., Any]],
+        functions: Iterable[Callable[..., Any]],
         *,
         max_rounds: int = MAX_ROUNDS,
         private_results: Iterable[str] = (),
@@ -117,7 +117,9 @@ class AsyncCrayon(AsyncRouteCalls, AsyncCustomCalls):
         Raises:
             InvalidRequestError, PrivacyError, DeadlineExceededError, BudgetError, ServerError, EngineError: as there.
         """
-        loop = self._core.tool_loop(messages, tools, options, max_rounds=max_rounds, private_results=private_results)
+        loop = self._core.tool_loop(
+            messages, functions, options, max_rounds=max_rounds, private_results=private_results
+        )
         while not loop.done:
             said, told = loop.ask()
             for call in loop.answered(await self.ask(said, **told)):

@@ -179,7 +179,7 @@ class Crayon(RouteCalls, CustomCalls):
     def run_tools(
         self,
         messages: MessagesLike,
-        tools: Iterable[Callable[..., Any]],
+        functions: Iterable[Callable[..., Any]],
         *,
         max_rounds: int = MAX_ROUNDS,
         private_results: Iterable[str] = (),
@@ -194,7 +194,7 @@ class Crayon(RouteCalls, CustomCalls):
 
         Args:
             messages: the conversation, or one user message.
-            tools: typed functions; the model is told their names, the first part of their docstrings, and the types of
+            functions: typed ones; the model is told their names, the first part of their docstrings, and the types of
                 their parameters.
             max_rounds: how often the model is asked; the last time it can only answer.
             private_results: names of functions whose results must not leave the device.
@@ -205,7 +205,9 @@ class Crayon(RouteCalls, CustomCalls):
             PrivacyError: a private result would have to leave; nothing of it was sent.
             DeadlineExceededError, BudgetError, ServerError, EngineError: as `ask`.
         """
-        loop = self._core.tool_loop(messages, tools, options, max_rounds=max_rounds, private_results=private_results)
+        loop = self._core.tool_loop(
+            messages, functions, options, max_rounds=max_rounds, private_results=private_results
+        )
         while not loop.done:
             said, told = loop.ask()
             for call in loop.answered(self.ask(said, **told)):

@@ -170,7 +170,7 @@ class Core:
     def tool_loop(
         self,
         messages: MessagesLike,
-        tools: Iterable[Callable[..., Any]],
+        functions: Iterable[Callable[..., Any]],
         options: CallOptions,
         *,
         max_rounds: int,
@@ -181,7 +181,7 @@ class Core:
 
         return ToolLoop(
             messages,
-            tools,
+            functions,
             options,
             patience=self._defaults.timeout,
             max_rounds=max_rounds,

@@ -63,7 +63,7 @@ class ToolLoop:
 
     Args:
         messages: the conversation so far.
-        tools: typed functions.
+        functions: typed ones.
         options: of each call; the timeout is that of all together.
         patience: seconds where the options say nothing.
         max_rounds: how often the model is asked at most; the last time it can only answer.
@@ -76,7 +76,7 @@ class ToolLoop:
     def __init__(
         self,
         messages: MessagesLike,
-        tools: Iterable[Function],
+        functions: Iterable[Function],
         options: CallOptions,
         *,
         patience: float | None,
@@ -85,7 +85,9 @@ class ToolLoop:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.messages = list(normalise_messages(messages))
-        self._functions = _functions(tools)
+        self._functions = _functions(functions)
+        if options.get("tools") is not None:
+            raise InvalidRequestError("tools", "are the functions here; give them as such")
         if isinstance(max_rounds, bool) or not isinstance(max_rounds, int) or max_rounds < 1:
             raise InvalidRequestError("max_rounds", f"must be a whole number from 1, not {max_rounds!r}")
         if isinstance(private_results, str):
@@ -169,17 +171,17 @@ class ToolLoop:
         return ToolRun(self.completion, tuple(self.messages), self._rounds, self._stopped)
 
 
-def _functions(tools: Iterable[Function]) -> dict[str, Function]:
-    given: object = tools
+def _functions(functions: Iterable[Function]) -> dict[str, Function]:
+    given: object = functions
     if isinstance(given, str) or not isinstance(given, Iterable):
-        raise InvalidRequestError("tools", f"must be a list of functions, not {type(given).__name__}")
+        raise InvalidRequestError("functions", f"must be a list of functions, not {type(given).__name__}")
     found: dict[str, Function] = {}
-    for i, function in enumerate(tools):
+    for i, function in enumerate(functions):
         if not callable(function):
-            raise InvalidRequestError(f"tools[{i}]", "must be a function, since it is called here")
-        found[function_tool(function, f"tools[{i}]").name] = function
+            raise InvalidRequestError(f"functions[{i}]", "must be a function, since it is called here")
+        found[function_tool(function, f"functions[{i}]").name] = function
     if not found:
-        raise InvalidRequestError("tools", "is empty; pass at least one function, or use `ask`")
+        raise InvalidRequestError("functions", "is empty; pass at least one function, or use `ask`")
     return found
 
 

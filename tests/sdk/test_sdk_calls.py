@@ -57,9 +57,8 @@ def test_sync_and_async_have_the_same_names_and_parameters(one, other):
 def test_what_is_awaited_is_the_same_list_as_what_blocks():
     waits = {name for name, member in public(AsyncCrayon).items() if inspect.iscoroutinefunction(member)}
     makes = {"customize", "customization", "customizations", "calibrate", "calibration", "forget_calibration"}
-    assert waits == {
-        *("ask", "choose", "score", "encode", "count_tokens", "models", "load", "close", "status", "explain"), *makes,
-    }  # fmt: skip
+    asks = {"ask", "run_tools", "choose", "score", "encode", "count_tokens", "models"}
+    assert waits == {*asks, "load", "close", "status", "explain", *makes}
 
 
 def test_typed_sampling_keywords_are_all_there_are():

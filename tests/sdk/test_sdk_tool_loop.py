@@ -184,10 +184,11 @@ def test_what_was_found_in_the_question_keeps_the_results_too() -> None:
 @pytest.mark.parametrize(
     ("given", "field"),
     [
-        ({"tools": []}, "tools"),
-        ({"tools": [{"type": "function"}]}, "tools[0]"),
-        ({"tools": [add], "max_rounds": 0}, "max_rounds"),
-        ({"tools": [add], "private_results": ["diary"]}, "private_results"),
+        ({"functions": []}, "functions"),
+        ({"functions": [{"type": "function"}]}, "functions[0]"),
+        ({"functions": [add], "max_rounds": 0}, "max_rounds"),
+        ({"functions": [add], "private_results": ["diary"]}, "private_results"),
+        ({"functions": [add], "tools": [add]}, "tools"),
     ],
 )
 def test_wrong_arguments_are_refused_by_name(given: dict[str, Any], field: str) -> None:
