@@ -99,7 +99,7 @@ def test_calls_are_counted_by_how_they_ended() -> None:
     assert found.get("crayon_requests_total", method="Generate", code="INVALID_ARGUMENT") == 1
     assert found.get("crayon_requests_refused_total", reason="overloaded") == 1
     assert found.get("crayon_requests_cancelled_total", method="Generate") == 1
-    assert found.by("crayon_request_success_total", "finished_reason") == {"stop": 1, "length": 0}
+    assert found.by("crayon_request_success_total", "finished_reason") == {"stop": 1, "length": 0, "tool_calls": 0}
     assert found.get("crayon_prompt_tokens_total") == 3 + 3 + 2
     assert found.get("crayon_time_to_first_token_seconds_count") == 2
     assert (found.get("crayon_generation_tokens_total") or 0) >= 3
