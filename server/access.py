@@ -40,7 +40,7 @@ _MAKERS: dict[tuple[bool, bool], Any] = {
 
 
 class AccessInterceptor(grpc.aio.ServerInterceptor):
-    """Lets in who shows a token (where there are some) and is within its limits; health is open to everybody.
+    """Lets in a caller that shows a token (where there are some) and is within its limits; health is open to all.
 
     It stands before all other interceptors, in front of methods that do not exist, too.
 

@@ -56,7 +56,7 @@ def current_caller() -> Caller:
 
 
 class Meter:
-    """Counts an answer, and charges it at its end however it ends: who hangs up has had what was computed, too.
+    """Counts an answer, and charges it at its end however it ends: a caller that hangs up pays for what was computed.
 
     Args:
         caller: who pays.

@@ -83,7 +83,7 @@ class ServeConfig:
 
     @property
     def wants_tokens(self) -> bool:
-        """Whether who calls has to show a token."""
+        """Whether a caller has to show a token."""
         return self.tokens_file is not None or bool(self.tokens)
 
     @property

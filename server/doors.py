@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 MOST_REFUSED = 200
-"""Calls of one connection within a second that may be refused, or left by who called them."""
+"""Calls of one connection within a second that may be refused, or given up by their callers."""
 LOOK_S = 1.0
 # Of the descriptors of the process, connections may have so many; past the first share the silent ones are shut until
 # the second is met.

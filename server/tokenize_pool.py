@@ -116,7 +116,7 @@ class TokenizePool:
             if mine >= CLIENT_FACTOR * (MOST_WAITING - waiting) or held >= CLIENT_FACTOR * free:
                 raise OverloadedError(f"{mine} long requests of this client are being read already", RETRY_S, client)
         if not mine:
-            # Who comes after a pause has saved nothing up.
+            # A client that comes after a pause has saved nothing up.
             floor = min((self._read[other] for other in self._requests if self._requests[other]), default=0)
             self._read[client] = max(self._read.get(client, 0), floor)
         self._requests[client] += 1

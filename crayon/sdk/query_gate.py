@@ -40,7 +40,7 @@ class ChosenProfile:
     support: Support | None = None
 
     def for_text(self) -> ChosenProfile:
-        """Return it as it writes a text: without what a closed set brings, and without who reads its examples."""
+        """Return it for a written text: without a closed set's answers, and without the member that reads examples."""
         if self.support is None or not self.support.answers:
             return self
         # Weights behind examples are the pool's reader's, who writes what examples show.

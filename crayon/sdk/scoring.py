@@ -106,7 +106,7 @@ class Scoring:
             raise ServerRejectedError(f"the server's scores are unusable: {error}") from None
 
     def _told(self, error: CrayonError) -> CrayonError:
-        """Return an error in the caller's words: who chooses or asks knows of no continuations."""
+        """Return an error in the caller's words: a caller of `choose` or `ask` knows of no continuations."""
         if not isinstance(error, InvalidRequestError) or not error.field.startswith("continuations"):
             return error
         field = error.field.replace("continuations", "choices", 1) if self._given else "messages"

@@ -1,4 +1,4 @@
-"""How much room an answer is given in the cache: the choices, for whoever offers them."""
+"""How much room an answer is given in the cache: the rules to choose from."""
 
 from __future__ import annotations
 

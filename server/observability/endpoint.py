@@ -43,7 +43,7 @@ class _Server(ThreadingMixIn, WSGIServer):
         super().__init__(where, _Handler)
 
     def server_bind(self) -> None:
-        """Listen, without asking a name server who this is."""
+        """Listen, without asking a name server for this machine's name."""
         super(WSGIServer, self).server_bind()
         self.setup_environ()
 

@@ -124,7 +124,7 @@ class Unobserved:
 
 
 class Watcher(Protocol):
-    """Whoever is told of calls: metrics, the log, traces. In the event loop; must neither wait nor raise."""
+    """An observer of calls: metrics, the log or traces. In the event loop; must neither wait nor raise."""
 
     def began(self, seen: Observation) -> None:
         """Learn of a call that has come."""

@@ -1,4 +1,4 @@
-"""Who may begin, or go on: whether the cache has room for it until its end, and whose the sequences are.
+"""Which requests may begin, or go on: whether the cache has room until their end, and whose the sequences are.
 
 What is scored or encoded is long work of short steps: that of one client holds at most `limits.slots` sequences, all of
 it at most `limits.long_slots`. Whoever would need more waits, and is overtaken by others. So there is always a sequence
@@ -83,7 +83,7 @@ class CacheForecast:
         return self._encode
 
     def _worst_case(self) -> int:
-        """Return the most cells that those who run will ever hold."""
+        """Return the most cells that the running requests will ever hold."""
         draft = self._draft
         return draft.used - draft.evictable + draft.fixed + draft.promised
 

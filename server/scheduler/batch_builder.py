@@ -40,7 +40,7 @@ class BatchBuilder:
         self._ends = 0
         """Prompts that come after and may want a row of logits in this step."""
         self._oldest = 0
-        """Cells that the oldest answer's prompt still wants: nobody who is read before it takes them."""
+        """Cells that the oldest answer's prompt still wants: no prompt that is read before it takes them."""
         self._branch_kv: list[KvOp] = []
         self._decode: dict[Group, list[Row]] = {group: [] for group in groups}
         self._prefill: dict[Group, list[Row]] = {group: [] for group in groups}
@@ -89,7 +89,7 @@ class BatchBuilder:
             self._ends -= request.computed < request.prompt
             if request is oldest:
                 self._oldest = 0
-            # Who finds no room in the cache holds up the later ones of its client, and nobody else's.
+            # A request that finds no room in the cache holds up the later ones of its client, and no other client's.
             if request.client not in full and not self._prompt(request):
                 full.add(request.client)
         draft.settle(self._grown)

@@ -1,4 +1,4 @@
-"""Whether a request's deadline can be met, so that who waits in vain is told at once.
+"""Whether a request's deadline can be met, so that a caller that would wait in vain is told at once.
 
 A wrong refusal is worse than a request that expires, so everything here errs on the side of letting in: answers of
 others are as long as the mean of those seen, the answer itself only as long as three of four are at least, of a queue

@@ -50,7 +50,7 @@ class Queue:
     _waiting: dict[str, list[Request]] = field(default_factory=dict)
     """By client, in order of turn; nobody's list is empty."""
     _last: int = 0
-    """Counter of who was admitted last."""
+    """Counter of the client that was admitted last."""
     _size: int = 0
 
     def copy(self) -> Queue:

@@ -1,4 +1,4 @@
-"""A sequence for who has none: whoever holds several gives one up.
+"""A sequence for a client that has none: a client that holds several gives one up.
 
 A client that waits for an answer and has no sequence at all is let in before those that were spilled come back, as long
 as their clients have some. Where no sequence is free, the youngest answers of whoever holds most, two at least, are

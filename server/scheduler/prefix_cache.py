@@ -20,7 +20,7 @@ _Ids: TypeAlias = tuple[int, ...]
 
 @dataclass(slots=True)
 class _Node:
-    """Tokens that follow those of the node above, and who goes on from there or ends there."""
+    """Tokens that follow those of the node above, and the requests that go on from there or end there."""
 
     run: _Ids
     below: dict[int, _Node] = field(default_factory=dict)
@@ -76,7 +76,7 @@ class TokenIndex:
         self._remove(request_id)
 
     def match(self, request_id: str) -> Iterator[tuple[str, int]]:
-        """Yield who is held of the same blend and begins alike, with the number of common tokens, longest first."""
+        """Yield held requests of the same blend that begin alike, with the number of common tokens, longest first."""
         blend, ids = self._asked.get(request_id, ("", ()))
         tree = self._trees.get(blend)
         if tree is None:

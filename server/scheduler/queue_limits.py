@@ -24,7 +24,7 @@ _REMEMBERED = 16  # departures that tell the pace
 
 
 class QueueBounds:
-    """Counts who waits, and says no. Clocks are the caller's; not safe for several threads.
+    """Counts waiting requests, and refuses too many. Clocks are the caller's; not safe for several threads.
 
     Args:
         requests: most requests that wait.

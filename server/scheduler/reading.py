@@ -1,4 +1,4 @@
-"""Who is read first within a step: clients share every step, and long work does not stand before short.
+"""Which prompts are read first within a step: clients share every step, and long work does not stand before short.
 
 Of all that is read (prompts, continuations, texts to embed), a step has room for some tokens and some rows of logits.
 Each client has a counter of the tokens that were read for it. A step takes the clients in the order of their counters,
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 OWED = 4096
-"""Tokens that a client may be behind: who cannot use a whole step has no claim to make up for it."""
+"""Tokens that a client may be behind: one that cannot use a whole step has no claim to make up for it."""
 
 
 @dataclass(slots=True)
@@ -56,7 +56,7 @@ class Readers:
                     counters[client] = floor
 
     def forgive(self, reading: Iterable[str]) -> None:
-        """Forget what nobody who reads now could still be owed."""
+        """Forget what no client that reads now could still be owed."""
         here = {*reading}
         if not here:
             self.counters.clear()

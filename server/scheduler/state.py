@@ -1,4 +1,4 @@
-"""Who waits and who runs: token counts only, no text and no engine."""
+"""The waiting and the running requests: token counts only, no text and no engine."""
 
 from __future__ import annotations
 

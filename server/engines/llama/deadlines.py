@@ -20,7 +20,7 @@ _MAX_RETRY_S = 60.0
 
 
 class DeadlineCheck:
-    """Says who is too late; only where the cost of steps has predicted well, and never of who has begun.
+    """Finds requests that are too late; only where the cost of steps has predicted well, and never one that has begun.
 
     Args:
         limits: limits of a step.

@@ -276,7 +276,7 @@ class LlamaLoop:
         self.counters.restored += len(step.restores)
 
     def _lost(self, seq: int, step: StepPlan, error: EngineError) -> None:
-        """Fail whoever counts on a sequence that is empty now, against the plan."""
+        """Fail every request that counts on a sequence that is empty now, against the plan."""
         theirs = {row.request for nano in step.nano for row in nano.rows if row.seq == seq}
         theirs.update(admission.request for admission in step.admissions if seq in admission.seqs)
         theirs.update(item.id for item in self._state.running.values() if any(slot.seq == seq for slot in item.slots))
@@ -361,7 +361,7 @@ class LlamaLoop:
         self._timing.computed(ready, seconds, beside, self._state.cells.used, whole=whole)
 
     def _look_ahead(self, step: StepPlan, *, plans: bool) -> None:
-        """While a step is computed, on another thread: refuse who waits in vain, and plan the next step."""
+        """While a step is computed, on another thread: refuse requests that wait in vain, and plan the next step."""
         self._refuse()
         if plans:
             self._ahead = plan_after(self._state, step, self._limits, self._cost, self._lengths, self._index)

@@ -23,7 +23,7 @@ class RequestQueue:
     Args:
         bounds: how much may wait.
         abort: stops what is being computed; called under the lock, from any thread.
-        seconds_per_token: how long a token takes, for who is told to come back later.
+        seconds_per_token: how long a token takes; from it a refused caller is told when to come back.
     """
 
     def __init__(self, bounds: QueueBounds, abort: Callable[[], None], seconds_per_token: Callable[[], float]) -> None:
@@ -91,7 +91,7 @@ class RequestQueue:
     # -- from the engine's thread
 
     def take(self, *, busy: bool) -> tuple[list[Task], set[str]] | None:
-        """Return who came and who was cancelled, None once closed; sleep until there is something, unless `busy`."""
+        """Return new tasks and cancelled ids, None once closed; sleep until there is something, unless `busy`."""
         with self.wake:
             while not (self.closing or self._fresh or busy):
                 self._cancelled.clear()
@@ -109,7 +109,7 @@ class RequestQueue:
             self.bounds.leave(task.entry, time.monotonic())
 
     def end(self, running: Iterable[Task], failure: EngineError | None) -> None:
-        """Fail all that is left, and tell those who watch if it is for a failure."""
+        """Fail all tasks that are left; after a failure, call those that `on_failure` registered."""
         with self.wake:
             self.closing = True
             self._failure = failure

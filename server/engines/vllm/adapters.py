@@ -149,7 +149,7 @@ class Adapters:
         self._evict()
 
     def drop(self, lora: Lora) -> None:
-        """Forget a blend that turned out to be unusable, so that it is made anew next time. Who holds it still does."""
+        """Forget a blend that turned out to be unusable, to make it anew next time; requests that hold it keep it."""
         with self._lock:
             for blend, kept in self._table.items():
                 if kept is lora:

@@ -1,4 +1,4 @@
-"""Who of those that wait for vLLM may be computed next: pure, without vLLM.
+"""Which of the requests that wait for vLLM may be computed next: pure, without vLLM.
 
 By the predicted peak of the cache, and those whose adapters are in use first. vLLM itself admits
 whoever fits now, and where the cache then runs out it throws requests out and computes them again.
@@ -34,7 +34,7 @@ class WaitingRequest(NamedTuple):
 def in_turn(
     waiting: Sequence[WaitingRequest], live: Collection[str], overtaken: Mapping[str, int], *, slots: int
 ) -> list[WaitingRequest]:
-    """Return who waits in the order in which they may enter.
+    """Return the waiting requests in the order in which they may enter.
 
     As they came, but while all adapters' slots are taken, those whose adapter is in use (or that have none) come
     before those who would have to wait for a slot, unless `PATIENCE` others have overtaken such a one already.
@@ -70,7 +70,7 @@ def admitted(
     places: int,
     block: int = 1,
 ) -> list[str]:
-    """Return the ids of those who may enter now, in order. The first that does not fit holds those behind it.
+    """Return the ids of the requests that may enter now, in order. The first that does not fit holds those behind it.
 
     Args:
         running: who holds a part of the cache.

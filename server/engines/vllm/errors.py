@@ -1,4 +1,4 @@
-"""What vLLM raises, as errors of ours: who waits learns a status, never words that could quote a prompt."""
+"""What vLLM raises, as errors of ours: a caller learns a status, never words that could quote a prompt."""
 
 from __future__ import annotations
 

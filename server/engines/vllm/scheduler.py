@@ -79,7 +79,7 @@ class _Nano:
                 self.waiting.add_request(request)
 
     def _hold(self) -> Sequence[Any]:
-        """Put the queue into our order and return, in order, who was taken out of it."""
+        """Put the queue into our order and return, in order, the requests that were taken out of it."""
         queue = [request for request in self.waiting if request.status in _WAITING]
         if not queue:
             return []
