@@ -195,7 +195,8 @@ def resolve_tools(options: Mapping[str, Any]) -> Tools | None:
     """
     given = {name: value for name, value in options.items() if name in _TOOL_FIELDS}
     if given.get("tools") is None:
-        if given.get("tool_choice") not in {None, "auto", "none"}:
+        choice = given.get("tool_choice")
+        if choice is not None and not (isinstance(choice, str) and choice in {"auto", "none"}):
             raise InvalidRequestError("tool_choice", "chooses among tools, and there are none; pass `tools`")
         return None
     from crayon.families.functions import tools_of

@@ -133,7 +133,8 @@ class ToolLoop:
         self.completion = completion
         if completion.route.reason in _STAYS:  # what is called for it stays as well
             self._options["private"] = True
-        if self._options["tool_choice"] not in {"auto", "none"}:
+        choice = self._options["tool_choice"]
+        if not (isinstance(choice, str) and choice in {"auto", "none"}):
             self._options["tool_choice"] = "auto"  # one call was asked for, not one in each round
         calls = frozenset((call.name, call.arguments) for call in completion.tool_calls)
         if calls & self._before:  # it goes round in circles: these are not run

@@ -75,7 +75,14 @@ def test_json_is_one_object_with_everything(runner: CliRunner, client: Any) -> N
     assert record["text"] == "é!"
     assert record["route"]["source"] == "server"
     assert record["route"]["reason"] == "out_of_scope"
-    usage = {"prompt_tokens": 10, "completion_tokens": 5, "cached_tokens": 2, "shown_tokens": 0, "forced_tokens": 0}
+    usage = {
+        "prompt_tokens": 10,
+        "completion_tokens": 5,
+        "cached_tokens": 2,
+        "shown_tokens": 0,
+        "forced_tokens": 0,
+        "reasoning_tokens": 0,
+    }
     assert record["usage"] == usage
     assert record["parsed"] is None
     assert record["timings"]["prompt_ms"] == 20.0

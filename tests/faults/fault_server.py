@@ -131,8 +131,8 @@ class Watched(serve_module.Server):
 
     latest: Watched
 
-    def __init__(self, config: ServeConfig) -> None:
-        super().__init__(config)
+    def __init__(self, config: ServeConfig, beside: serve_module.Beside | None = None) -> None:
+        super().__init__(config, beside)
         Watched.latest = self
 
 

@@ -41,6 +41,7 @@ def test_no_text_has_fewer_tokens_than_its_length_says(model: Model, texts: list
 def test_what_no_context_holds_is_refused_unread(tiny_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with LlamaCppEngine(tiny_path, n_ctx=256, n_seq_max=2, threads=1, max_queue_tokens=400) as engine:
         longest = engine._model.longest_token
+        assert engine._model.unseen is not None  # read once a model, and of its own texts
         monkeypatch.setattr(Model, "tokenize", lambda *_, **__: pytest.fail("it was read"))
         monkeypatch.setattr(Model, "tokenize_chat", lambda *_: pytest.fail("it was read"))
         with pytest.raises(PromptTooLongError, match=r"^messages"):

@@ -121,7 +121,7 @@ def test_scopes_that_no_device_can_judge_leave_the_answer_to_the_server(sdk, bro
         ({"device_options": {"n_ctx": "big"}}, "whole number"),
         ({"device_options": {"n_ctx": 0}}, "whole number"),
         ({"device_options": {"models_dir": 3}}, "path"),
-        ({"device_options": {"models_dir": "\0"}}, "null character"),
+        ({"device_options": {"models_dir": "\0"}}, "a character that no path does"),
         ({"device_options": {"pools": 3}}, "list of pools"),
         ({"server_options": {"tsl": True}}, "'tsl' is no such option"),
         ({"server_options": {"timeout": "soon"}}, "seconds"),

@@ -55,7 +55,7 @@ def test_no_log_holds_what_was_refused(client: Crayon, caplog: pytest.LogCapture
             client.ask(f"{SECRET} " * 200, mode=mode)
         assert SECRET not in str(caught.value)
     with pytest.raises(InvalidRequestError) as wrong:
-        client.ask([{"role": "user", "content": QUESTION}, {"role": "assistant", "content": SECRET}])
+        client.ask([{"role": "user", "content": [{"type": "image_url", "image_url": {"url": SECRET}}]}])
     assert SECRET not in str(wrong.value)
     assert SECRET not in caplog.text
 

@@ -23,7 +23,7 @@ ODD = [
 NEEDED = {
     "messages": "hi", "choices": ["a", "b"], "continuations": ["a", "b"], "texts": "hi", "name": "mine",
     "path": "x.json", "role": "user", "content": "hi", "examples": ["a"], "question": "q", "pool_id": "p",
-    "weights": (1.0,), "samples": [{"question": "q", "answer": "a"}], "text": "hi", "others": [],
+    "weights": (1.0,), "samples": [{"question": "q", "answer": "a"}], "text": "hi", "others": [], "functions": [],
 }  # fmt: skip
 VALUES = [
     "Blend", "Budget", "Conditions", "Hardness", "MaxDeviceError", "Message", "MinQuality", "Privacy", "Sample",

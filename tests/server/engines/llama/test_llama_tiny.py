@@ -387,7 +387,7 @@ def test_a_request_that_cannot_be_scheduled_fails_alone(tiny_path: Path, monkeyp
 
 def test_an_empty_prompt_is_refused(tiny_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with engine_of(tiny_path) as engine:
-        monkeypatch.setattr(engine._model, "tokenize_chat", lambda _: [])
+        monkeypatch.setattr(engine._model, "tokenize_chat", lambda *_: [])
         with pytest.raises(InvalidRequestError, match="template"):
             engine.generate(ask("hello"))
 
