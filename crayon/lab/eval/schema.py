@@ -30,10 +30,11 @@ AT_ONCE = 8
 
 @dataclass(frozen=True, slots=True)
 class NamedSchema:
-    """A schema by its name."""
+    """A schema by its name, with the hash of its file."""
 
     name: str
     schema: Any
+    sha256: str = ""
 
 
 @dataclass(slots=True)
@@ -55,6 +56,8 @@ class SchemaReport:
     refused: dict[str, str]
     compile_ms: list[float]
     sides: dict[str, Side]
+    sample_sha256: str = ""
+    """Of `listed`: tells which schemas these were."""
 
     @property
     def accepted(self) -> float:
@@ -73,6 +76,7 @@ class SchemaReport:
         times = sorted(self.compile_ms)
         return {
             "schemas": self.schemas,
+            "sample_sha256": self.sample_sha256,
             "accepted": self.accepted,
             "refused": len(self.refused),
             "why": dict(Counter(map(reason, self.refused.values())).most_common()),
@@ -113,12 +117,13 @@ def read_cases(folder: Path, most: int) -> list[NamedSchema]:
         if len(cases) >= most:
             break
         try:
-            found = json.loads(file.read_text("utf-8"))
+            data = file.read_bytes()
+            found = json.loads(data)
         except (OSError, ValueError):
             continue
         schema = found.get("schema", found) if isinstance(found, dict) else None
         if isinstance(schema, dict):
-            cases.append(NamedSchema(file.name, schema))
+            cases.append(NamedSchema(file.name, schema, hashlib.sha256(data).hexdigest()))
     if not cases:
         raise InvalidRequestError("folder", f"{folder} holds no *.json with a schema")
     return cases
@@ -157,7 +162,13 @@ def evaluate_schemas(
         for i, (case, text) in enumerate(_answers(engine, cases, max_tokens), 1):
             _book(found[name], case, text, validator)
             tell(name, i, len(cases))
-    return SchemaReport(len(cases), refused, times, found)
+    sample = hashlib.sha256(listed(cases).encode()).hexdigest()
+    return SchemaReport(len(cases), refused, times, found, sample)
+
+
+def listed(cases: Sequence[NamedSchema]) -> str:
+    """Return the hashes and names of schemas, a line each: what has to be the same for two results to be compared."""
+    return "".join(f"{case.sha256}  {case.name}\n" for case in cases)
 
 
 def _constraint(case: NamedSchema) -> Constraint:

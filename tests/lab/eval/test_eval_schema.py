@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -12,12 +14,10 @@ from crayon.cli.shared.app import app
 from crayon.completion import FinishReason, Timings, Usage
 from crayon.engine import Delta, Finished, Started, Stream
 from crayon.errors import InvalidRequestError
-from crayon.lab.eval.schema import evaluate_schemas, read_cases
+from crayon.lab.eval.schema import evaluate_schemas, listed, read_cases
 from crayon.server.engines.echo import EchoEngine
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from crayon.engine import GenerateRequest
 
 SCHEMAS: dict[str, Any] = {
@@ -82,3 +82,14 @@ def test_the_command_says_how_many_can_be_kept(folder: Path, tmp_path_factory: p
     assert json.loads((out / "schema.json").read_text())["schemas"] == 4
     plain = CliRunner().invoke(app, ["eval", "schema", str(folder)])
     assert "2 of 4 schemas can be kept (50.0%)" in plain.stdout
+
+
+def test_the_sample_of_jsonschemabench_is_listed_by_name_and_hash(tmp_path: Path) -> None:
+    lines = (Path(__file__).parent / "jsonschemabench_500.txt").read_text("utf-8").splitlines()
+    names = [line.split("  ", 1)[1] for line in lines]
+    assert len(set(names)) == 500
+    assert names == sorted(names, key=lambda name: hashlib.sha256(name.encode()).hexdigest())
+    (tmp_path / "a.json").write_text('{"type": "object"}')
+    (case,) = read_cases(tmp_path, 1)
+    digest = hashlib.sha256((tmp_path / "a.json").read_bytes()).hexdigest()
+    assert listed([case]) == f"{digest}  a.json\n"
