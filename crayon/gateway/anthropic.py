@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from crayon.completion import FinishReason, Usage
 from crayon.errors import InvalidRequestError
-from crayon.gateway.conversation import read_messages, text_of, with_system
+from crayon.gateway.anthropic_tools import anthropic_tools, read_turns
+from crayon.gateway.conversation import Turn, text_of, with_system
 from crayon.gateway.openai_chat import NAMES
 from crayon.gateway.options import stops
 from crayon.gateway.problems import Dialect
@@ -24,10 +25,15 @@ if TYPE_CHECKING:
     from crayon.gateway.fields import Fields
     from crayon.gateway.gateway import Gateway
     from crayon.gateway.problems import Problem
-    from crayon.messages import Message
+    from crayon.messages import ToolCall
+    from crayon.sdk import Piece
 
 ANTHROPIC_NAMES: Mapping[str, str] = {**NAMES, "stop": "stop_sequences"}
-_ENDS = {FinishReason.STOP: "end_turn", FinishReason.LENGTH: "max_tokens"}
+_ENDS = {
+    FinishReason.STOP: "end_turn",
+    FinishReason.LENGTH: "max_tokens",
+    FinishReason.TOOL_CALLS: "tool_use",
+}
 
 
 async def messages(gateway: Gateway, request: Request, fields: Fields) -> Response:
@@ -35,6 +41,7 @@ async def messages(gateway: Gateway, request: Request, fields: Fields) -> Respon
     model = await gateway.find(fields.text("model"))
     options = wishes(model, fields, request.headers)
     asked = _asked(fields)
+    options |= anthropic_tools(fields)
     longest = fields.whole("max_tokens")
     if longest is None:
         raise InvalidRequestError("max_tokens", "must be given: how long the answer may be")
@@ -60,6 +67,8 @@ async def count_tokens(gateway: Gateway, request: Request, fields: Fields) -> Re
     """Count how many tokens the device's model reads for a conversation."""
     wishes(await gateway.find(fields.text("model")), fields, request.headers)
     asked = _asked(fields)
+    if "tools" in fields:
+        raise InvalidRequestError("tools", "are not counted here; count without them")
     _refuse_rest(fields)
 
     async def make() -> Response:
@@ -68,10 +77,10 @@ async def count_tokens(gateway: Gateway, request: Request, fields: Fields) -> Re
     return Watched(gateway, Dialect.ANTHROPIC, make, ANTHROPIC_NAMES)
 
 
-def _asked(fields: Fields) -> list[Message]:
+def _asked(fields: Fields) -> list[Turn]:
     system = fields.take("system")
     told = [] if system is None else [text_of(system, "system")]
-    return with_system(told, read_messages(fields.each("messages")))
+    return with_system(told, [turn for each in fields.each("messages") for turn in read_turns(each)])
 
 
 def _format(wanted: Fields) -> dict[str, Any]:
@@ -85,9 +94,7 @@ def _format(wanted: Fields) -> dict[str, Any]:
 
 
 def _refuse_rest(fields: Fields) -> None:
-    fields.refuse("tools", "tools are not offered here", ([],))
-    fields.refuse("tool_choice", "tools are not offered here", ({"type": "none"}, {"type": "auto"}))
-    fields.refuse("mcp_servers", "tools are not offered here", ([],))
+    fields.refuse("mcp_servers", "are not asked from here; offer tools of your own", ([],))
     fields.refuse("container", "there are none here; leave it away")
     fields.refuse("thinking", "the models here do not think aloud; leave it away", ({"type": "disabled"},))
     fields.refuse("service_tier", "there is one tier; leave it away", ("auto", "standard_only"))
@@ -100,7 +107,7 @@ def _usage(usage: Usage) -> dict[str, Any]:
     return {
         "input_tokens": usage.prompt_tokens - usage.cached_tokens,
         "output_tokens": usage.completion_tokens,
-        "output_tokens_details": {"thinking_tokens": 0},
+        "output_tokens_details": {"thinking_tokens": usage.reasoning_tokens},
         "cache_read_input_tokens": usage.cached_tokens,
         "cache_creation_input_tokens": 0,
         "server_tool_use": None,
@@ -134,22 +141,32 @@ class MessageWriter:
             "role": "assistant",
             "model": model,
         }
+        self._index = -1  # of the block that was begun last
+        self._open = False
 
     def begin(self) -> bytes:
-        """Return the message's start, and that of its one block. What was read is known at the end only."""
+        """Return the message's start. What was read is known at the end only."""
         message = {**self._base, **_OPEN, "content": [], "usage": _whole_usage(Usage())}
-        block = _event("content_block_start", index=0, content_block=_text(""))
-        return _event("message_start", message=message) + block
+        return _event("message_start", message=message)
 
-    def piece(self, text: str) -> bytes:
-        """Return a delta of the block."""
-        return _event("content_block_delta", index=0, delta={"type": "text_delta", "text": text})
+    def piece(self, piece: Piece) -> bytes:
+        """Return a delta of the text's block, which it opens, and whole blocks of calls. Thoughts are not told."""
+        data = b""
+        if piece.text:
+            data += self._text_block()
+            delta = {"type": "text_delta", "text": piece.text}
+            data += _event("content_block_delta", index=self._index, delta=delta)
+        for call in piece.calls:
+            data += self._close() + self._tool_block(call)
+        return data
 
     def end(self, completion: Completion, report: Mapping[str, Any]) -> bytes:
         """Return the ends of block and message."""
         delta = {**_OPEN, "stop_reason": _ENDS[completion.finish_reason]}
+        empty = self._text_block() if self._index < 0 else b""
         return (
-            _event("content_block_stop", index=0)
+            empty
+            + self._close()
             + _event("message_delta", delta=delta, usage=_usage(completion.usage), crayon=report)
             + _event("message_stop")
         )
@@ -163,11 +180,43 @@ class MessageWriter:
         return {
             **self._base,
             **_OPEN,
-            "content": [_text(completion.text)],
+            "content": _content(completion),
             "stop_reason": _ENDS[completion.finish_reason],
             "usage": _whole_usage(completion.usage),
             "crayon": report,
         }
+
+    def _text_block(self) -> bytes:
+        """Return the beginning of a block of text, unless one is open."""
+        if self._open:
+            return b""
+        self._index, self._open = self._index + 1, True
+        return _event("content_block_start", index=self._index, content_block=_text(""))
+
+    def _close(self) -> bytes:
+        opened, self._open = self._open, False
+        return _event("content_block_stop", index=self._index) if opened else b""
+
+    def _tool_block(self, call: ToolCall) -> bytes:
+        self._index += 1
+        block = {**_tool_use(call), "input": {}}
+        delta = {"type": "input_json_delta", "partial_json": call.arguments}
+        return (
+            _event("content_block_start", index=self._index, content_block=block)
+            + _event("content_block_delta", index=self._index, delta=delta)
+            + _event("content_block_stop", index=self._index)
+        )
+
+
+def _content(completion: Completion) -> list[dict[str, Any]]:
+    calls = [_tool_use(call) for call in completion.tool_calls]
+    return [_text(completion.text), *calls] if completion.text or not calls else calls
+
+
+def _tool_use(call: ToolCall) -> dict[str, Any]:
+    # `caller` says that the model asks for it, and no program of the provider's.
+    caller = {"type": "direct"}
+    return {"type": "tool_use", "id": call.id, "name": call.name, "input": call.parsed, "caller": caller}
 
 
 def _event(kind: str, **fields: Any) -> bytes:

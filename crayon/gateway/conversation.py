@@ -2,45 +2,58 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeAlias
 
 from crayon.errors import InvalidRequestError
 from crayon.gateway.fields import Fields
-from crayon.messages import Message, Role
 
-_ROLES: dict[str, Role] = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
+# As the SDK takes it: role, content, and what belongs to tools.
+Turn: TypeAlias = dict[str, Any]
+
+_ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant", "tool": "tool"}
 _TEXT_PARTS = frozenset({"text", "input_text", "output_text"})
 
 
-def read_messages(given: list[Fields]) -> list[Message]:
+def read_messages(given: list[Fields]) -> list[Turn]:
     """Return messages, those of the system merged into one at the front.
 
     Raises:
         InvalidRequestError: one is of another kind, or holds what this gateway cannot give to a model.
     """
-    return with_system([], [_message(fields) for fields in given])
+    return with_system([], [read_message(fields) for fields in given])
 
 
-def with_system(system: list[str], messages: list[Message]) -> list[Message]:
+def with_system(system: list[str], messages: list[Turn]) -> list[Turn]:
     """Return messages behind one system message of these texts and their own ones; small templates know one only."""
-    told = [*system, *(message.content for message in messages if message.role == "system")]
-    rest = [message for message in messages if message.role != "system"]
+    told = [*system, *(message["content"] for message in messages if message["role"] == "system")]
+    rest = [message for message in messages if message["role"] != "system"]
     text = "\n\n".join(part for part in told if part)
-    return [Message("system", text), *rest] if text else rest
+    return [{"role": "system", "content": text}, *rest] if text else rest
 
 
-def _message(fields: Fields) -> Message:
+def read_message(fields: Fields) -> Turn:
+    """Return one message.
+
+    Raises:
+        InvalidRequestError: as `read_messages`.
+    """
     where, role = fields.name("role"), fields.text("role")
     if role not in _ROLES:
         raise InvalidRequestError(where, f"must be one of {', '.join(_ROLES)}, not {role!r:.40}")
-    for key in ("name", "audio", "tool_call_id", "function_call"):
+    if role == "tool":
+        fields.skip("name", "tool_name")
+    for key in ("name", "audio", "function_call"):
         fields.refuse(key, "cannot be told to the model here; write it into the text")
-    fields.refuse("tool_calls", "tools are not offered here", ([],))
-    # What these clients give back of an answer they got; it is no part of the conversation.
+    # What these clients give back of an answer they got; models are not told again what they thought.
     fields.skip("refusal", "annotations", "reasoning", "reasoning_content", "id", "status", "type", "phase")
-    content = text_of(fields.take("content"), fields.name("content"))
+    turn: Turn = {"role": _ROLES[role], "tool_calls": fields.items("tool_calls")}
+    if (call := fields.text("tool_call_id")) is not None:
+        turn["tool_call_id"] = call
+    content = fields.take("content")
+    if content is not None or not turn["tool_calls"]:
+        turn["content"] = text_of(content, fields.name("content"))
     fields.end()
-    return Message(_ROLES[role], content)
+    return turn
 
 
 def text_of(content: Any, where: str) -> str:

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
 ROUTER = "crayon"
 # What an engine can do, in the words that clients look for.
-_WORDS = {GENERATE: "completion", ENCODE: "embedding", CONSTRAIN: "json_schema", BLEND: "blend"}
+# A grammar holds an answer to a schema, and calls of tools to the model's own form.
+_WORDS = {GENERATE: ("completion",), ENCODE: ("embedding",), CONSTRAIN: ("json_schema", "tools"), BLEND: ("blend",)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +47,7 @@ class VirtualModel:
     def capabilities(self) -> list[str]:
         """What it can do, in clients' words."""
         can = {word for info in self.infos for word in info.capabilities}
-        return [_WORDS[word] for word in _WORDS if word in can]
+        return [said for word, words in _WORDS.items() if word in can for said in words]
 
     def as_openai(self, created: int) -> dict[str, Any]:
         """Return its entry in `/v1/models`."""

@@ -6,19 +6,19 @@ import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from crayon.completion import FinishReason
 from crayon.errors import InvalidRequestError
 from crayon.gateway.conversation import read_messages, with_system
 from crayon.gateway.fields import Fields
 from crayon.gateway.openai_chat import NAMES
 from crayon.gateway.openai_embeddings import EMBEDDING_NAMES, embedding_call
-from crayon.gateway.options import NUMBERS, stops
+from crayon.gateway.options import NUMBERS, stops, tools
 from crayon.gateway.problems import Dialect
 from crayon.gateway.watched import GatewayAnswer, Watched, compact, json_response
 from crayon.gateway.wishes import wishes
-from crayon.messages import Message
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from starlette.requests import Request
     from starlette.responses import Response
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from crayon.gateway.gateway import Gateway
     from crayon.gateway.models import VirtualModel
     from crayon.gateway.problems import Problem
+    from crayon.messages import ToolCall
+    from crayon.sdk import Piece
 
 _NS_PER_MS = 1_000_000
 
@@ -38,9 +40,8 @@ async def chat(gateway: Gateway, request: Request, fields: Fields) -> Response:
     given = fields.each("messages")
     for each in given:
         each.refuse("images", "the models read text only", ([],))
-        each.refuse("tool_name", "tools are not offered here")
         each.skip("thinking")
-    fields.refuse("tools", "tools are not offered here", ([],))
+    options |= tools(fields)
     stream = _stream(fields)
     fields.end()
     if not given:
@@ -63,7 +64,7 @@ async def generate(gateway: Gateway, request: Request, fields: Fields) -> Respon
     fields.end()
     if not prompt:
         return json_response({**_head(model.id), "response": "", **_LOADED})
-    answer = gateway.client.stream(with_system([system or ""], [Message("user", prompt)]), **options)
+    answer = gateway.client.stream(with_system([system or ""], [{"role": "user", "content": prompt}]), **options)
     return GatewayAnswer(gateway, answer, LineWriter(model.id, chat=False), stream=stream)
 
 
@@ -153,13 +154,14 @@ class LineWriter:
         """Return nothing: the first piece is the first line."""
         return b""
 
-    def piece(self, text: str) -> bytes:
-        """Return a line with a piece of text."""
-        return compact({**_head(self._model), **self._text(text), "done": False}) + b"\n"
+    def piece(self, piece: Piece) -> bytes:
+        """Return a line with a piece of text, of thoughts, or with calls of tools."""
+        said = self._said(piece.text, piece.reasoning, piece.calls)
+        return compact({**_head(self._model), **said, "done": False}) + b"\n"
 
     def end(self, completion: Completion, report: Mapping[str, Any]) -> bytes:
         """Return the last line."""
-        return compact(self._last("", completion, report)) + b"\n"
+        return compact(self._last(self._said(""), completion, report)) + b"\n"
 
     def failed(self, problem: Problem) -> bytes:
         """Return the error, which clients raise."""
@@ -167,18 +169,23 @@ class LineWriter:
 
     def whole(self, completion: Completion, report: Mapping[str, Any]) -> dict[str, Any]:
         """Return all in one object."""
-        return self._last(completion.text, completion, report)
+        said = self._said(completion.text, completion.reasoning, completion.tool_calls)
+        return self._last(said, completion, report)
 
-    def _text(self, text: str) -> dict[str, Any]:
-        return {"message": _said(text)} if self._chat else {"response": text}
+    def _said(self, text: str, reasoning: str = "", calls: Sequence[ToolCall] = ()) -> dict[str, Any]:
+        thought = {"thinking": reasoning} if reasoning else {}
+        if not self._chat:
+            return {"response": text, **thought}
+        made = [{"id": call.id, "function": {"name": call.name, "arguments": call.parsed}} for call in calls]
+        return {"message": {**_said(text), **thought, **({"tool_calls": made} if made else {})}}
 
-    def _last(self, text: str, completion: Completion, report: Mapping[str, Any]) -> dict[str, Any]:
+    def _last(self, said: Mapping[str, Any], completion: Completion, report: Mapping[str, Any]) -> dict[str, Any]:
         timings, usage = completion.timings, completion.usage
         return {
             **_head(self._model),
-            **self._text(text),
+            **said,
             "done": True,
-            "done_reason": str(completion.finish_reason),
+            "done_reason": "length" if completion.finish_reason is FinishReason.LENGTH else "stop",
             "total_duration": round(completion.total_ms * _NS_PER_MS),
             "load_duration": 0,
             "prompt_eval_count": usage.prompt_tokens,

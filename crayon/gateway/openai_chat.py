@@ -7,7 +7,7 @@ import uuid
 from typing import TYPE_CHECKING, Any
 
 from crayon.gateway.conversation import read_messages
-from crayon.gateway.options import BESIDE, drawn
+from crayon.gateway.options import BESIDE, drawn, tools
 from crayon.gateway.problems import Dialect
 from crayon.gateway.watched import GatewayAnswer, compact
 from crayon.gateway.wishes import wishes
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from crayon.gateway.fields import Fields
     from crayon.gateway.gateway import Gateway
     from crayon.gateway.problems import Problem
+    from crayon.messages import ToolCall
+    from crayon.sdk import Piece
 
 NAMES = {"mode": "crayon.mode", "private": "crayon.private", "timeout": "crayon.timeout", "blend": "crayon.blend"}
 KEEP_ALIVE = b": keep-alive\n\n"
@@ -33,7 +35,7 @@ async def chat_completions(gateway: Gateway, request: Request, fields: Fields) -
     model = await gateway.find(fields.text("model"))
     options = wishes(model, fields, request.headers)
     messages = read_messages(fields.each("messages"))
-    options |= drawn(fields, gateway.max_tokens)
+    options |= drawn(fields, gateway.max_tokens) | tools(fields)
     if "response_format" in fields:
         options["response_format"] = fields.take("response_format")
     stream, usage = stream_options(fields)
@@ -54,19 +56,17 @@ def stream_options(fields: Fields) -> tuple[bool, bool]:
 
 
 def _refuse_rest(fields: Fields) -> None:
-    for key in ("tools", "functions"):
-        fields.refuse(key, "tools are not offered here", ([],))
-    fields.refuse("tool_choice", "tools are not offered here", ("none", "auto"))
-    fields.refuse("function_call", "tools are not offered here", ("none", "auto"))
+    fields.refuse("functions", "are tools by now; send them as those", ([],))
+    fields.refuse("function_call", "is tool_choice by now; send it as that", ("none", "auto"))
     fields.refuse("logprobs", "are not offered here; leave it away", (False,))
     fields.refuse("top_logprobs", "are not offered here; leave it away", (0,))
     fields.refuse("modalities", "only text is written", (["text"],))
     fields.refuse("audio", "only text is written")
     fields.refuse("store", "nothing is kept of a chat here; leave it away", (False,))
     fields.refuse("service_tier", "there is one tier; leave it away", ("auto", "default"))
-    fields.refuse("reasoning_effort", "the models here do not reason aloud; leave it away", ("none",))
+    fields.refuse("reasoning_effort", "is not offered here; leave it away", ("none",))
     fields.refuse("verbosity", "is not offered here; say it in the prompt", ("medium",))
-    fields.skip("parallel_tool_calls", *BESIDE)
+    fields.skip(*BESIDE)
     fields.end()
 
 
@@ -78,12 +78,22 @@ def usage_of(usage: Usage) -> dict[str, Any]:
         "total_tokens": usage.total_tokens,
         "prompt_tokens_details": {"cached_tokens": usage.cached_tokens, "audio_tokens": 0},
         "completion_tokens_details": {
-            "reasoning_tokens": 0,
+            "reasoning_tokens": usage.reasoning_tokens,
             "audio_tokens": 0,
             "accepted_prediction_tokens": 0,
             "rejected_prediction_tokens": 0,
         },
     }
+
+
+def call_of(call: ToolCall) -> dict[str, Any]:
+    """Return a call of a tool as OpenAI writes it."""
+    return {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+
+
+def thoughts(text: str) -> dict[str, str]:
+    """Return what a model thought, by both names that clients look for."""
+    return {"reasoning": text, "reasoning_content": text}
 
 
 def event(value: Mapping[str, Any]) -> bytes:
@@ -101,6 +111,7 @@ class ChatWriter:
 
     def __init__(self, model: str, *, usage: bool) -> None:
         self._usage = usage
+        self._calls = 0
         self._base = {
             "id": f"chatcmpl-{uuid.uuid4().hex}",
             "object": "chat.completion",
@@ -113,9 +124,15 @@ class ChatWriter:
         """Return the chunk with the role."""
         return self._event({"role": "assistant", "content": ""})
 
-    def piece(self, text: str) -> bytes:
-        """Return a chunk of text."""
-        return self._event({"content": text})
+    def piece(self, piece: Piece) -> bytes:
+        """Return a chunk of text, of thoughts, or of whole calls of tools."""
+        delta: dict[str, Any] = {"content": piece.text} if piece.text else {}
+        if piece.reasoning:
+            delta |= thoughts(piece.reasoning)
+        if piece.calls:
+            delta["tool_calls"] = [{"index": self._calls + i, **call_of(call)} for i, call in enumerate(piece.calls)]
+            self._calls += len(piece.calls)
+        return self._event(delta) if delta else b""
 
     def end(self, completion: Completion, report: Mapping[str, Any]) -> bytes:
         """Return the chunk with the reason of the end, the one with the usage if it is wanted, and the end's mark."""
@@ -131,7 +148,12 @@ class ChatWriter:
 
     def whole(self, completion: Completion, report: Mapping[str, Any]) -> dict[str, Any]:
         """Return a `chat.completion`."""
-        message: dict[str, Any] = {"role": "assistant", "content": completion.text, "refusal": None, "annotations": []}
+        content = completion.text or (None if completion.tool_calls else "")
+        message: dict[str, Any] = {"role": "assistant", "content": content, "refusal": None, "annotations": []}
+        if completion.reasoning:
+            message |= thoughts(completion.reasoning)
+        if completion.tool_calls:
+            message["tool_calls"] = [call_of(call) for call in completion.tool_calls]
         choice = {
             "index": 0,
             "message": message,

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from crayon.gateway.fields import Fields
     from crayon.gateway.gateway import Gateway
     from crayon.gateway.problems import Problem
+    from crayon.sdk import Piece
 
 
 async def completions(gateway: Gateway, request: Request, fields: Fields) -> Response:
@@ -68,9 +69,9 @@ class TextWriter:
         """Return nothing: there is no role to tell."""
         return b""
 
-    def piece(self, text: str) -> bytes:
+    def piece(self, piece: Piece) -> bytes:
         """Return a piece of text."""
-        return event({**self._base, "choices": [_choice(text)]})
+        return event({**self._base, "choices": [_choice(piece.text)]}) if piece.text else b""
 
     def end(self, completion: Completion, report: Mapping[str, Any]) -> bytes:
         """Return the reason of the end, the usage if it is wanted, and the end's mark."""

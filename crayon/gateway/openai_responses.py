@@ -7,14 +7,13 @@ import uuid
 from typing import TYPE_CHECKING, Any
 
 from crayon.errors import InvalidRequestError
-from crayon.gateway.conversation import read_messages, with_system
+from crayon.gateway.conversation import Turn, read_message, text_of
 from crayon.gateway.openai_chat import NAMES
-from crayon.gateway.options import longest
+from crayon.gateway.options import longest, tools
 from crayon.gateway.response_store import Stored
 from crayon.gateway.response_writer import ResponseWriter
 from crayon.gateway.watched import GatewayAnswer, json_response
 from crayon.gateway.wishes import wishes
-from crayon.messages import Message
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -42,6 +41,8 @@ async def responses(gateway: Gateway, request: Request, fields: Fields) -> Respo
     drawn: dict[str, Any] = {name: fields.number(name) for name in _NUMBERS}
     drawn["max_tokens"] = longest(fields, "max_output_tokens", default=gateway.max_tokens)
     options |= {name: value for name, value in drawn.items() if value is not None}
+    offered = tools(fields)
+    options |= offered
     form = _format(fields)
     if form is not None:
         options["response_format"] = form
@@ -54,6 +55,7 @@ async def responses(gateway: Gateway, request: Request, fields: Fields) -> Respo
     base = {
         **_ECHOED,
         **told,
+        **_told_tools(offered),
         "id": f"resp_{uuid.uuid4().hex}",
         "object": "response",
         "created_at": int(time.time()),
@@ -74,10 +76,10 @@ async def responses(gateway: Gateway, request: Request, fields: Fields) -> Respo
     def kept(completion: Completion) -> None:
         if keep:
             body = writer.whole(completion, gateway.reporter.body(completion))
-            messages = (*asked, Message("assistant", completion.text))
+            messages = (*asked, completion.message)
             gateway.responses.keep(str(base["id"]), Stored(owner, messages, body))
 
-    answer = gateway.client.stream(with_system([instructions or ""], asked), **options)
+    answer = gateway.client.stream([*_instructions(instructions), *asked], **options)
     return GatewayAnswer(gateway, answer, writer, stream=stream, kept=kept)
 
 
@@ -101,9 +103,6 @@ def owner_of(request: Request) -> str:
 _NUMBERS = ("temperature", "top_p", "presence_penalty", "frequency_penalty")
 # What every answer says of what is not offered.
 _ECHOED: dict[str, Any] = {
-    "tools": [],
-    "tool_choice": "auto",
-    "parallel_tool_calls": True,
     "truncation": "disabled",
     "reasoning": {"effort": None, "summary": None},
     "top_logprobs": 0,
@@ -114,19 +113,57 @@ _ECHOED: dict[str, Any] = {
 }
 
 
-def _input(fields: Fields) -> list[Message]:
+def _input(fields: Fields) -> list[Turn]:
     value = fields.take("input")
     if isinstance(value, str):
-        return [Message("user", value)]
+        return [{"role": "user", "content": value}]
     if not isinstance(value, list):
         raise InvalidRequestError("input", "must be a text or a list of messages")
-    items = fields.of_list("input", value)
-    for item in items:
+    turns: list[Turn] = []
+    for item in fields.of_list("input", value):
         kind = item.text("type")
-        if kind not in {None, "message"}:
-            raise InvalidRequestError(item.name("type"), f"must be message, not {kind!r:.40}: only those are read")
-        item.skip("phase")
-    return read_messages(items)
+        if kind in {None, "message"}:
+            turns.append(read_message(item))
+        elif kind == "function_call":
+            _add_call(turns, item)
+        elif kind == "function_call_output":
+            where, output = item.name("output"), item.take("output", "")
+            turns.append({"role": "tool", "tool_call_id": item.text("call_id"), "content": text_of(output, where)})
+            item.skip("id", "status")
+            item.end()
+        elif kind != "reasoning":  # models are not told again what they thought
+            known = "message, function_call or function_call_output"
+            raise InvalidRequestError(item.name("type"), f"must be {known}, not {kind!r:.40}")
+    return turns
+
+
+def _add_call(turns: list[Turn], item: Fields) -> None:
+    """Add a call to the assistant's message that asks for it: calls of one answer are items of their own here."""
+    function = {"name": item.text("name"), "arguments": item.take("arguments", "{}")}
+    call = {"id": item.text("call_id"), "type": "function", "function": function}
+    item.skip("id", "status")
+    item.end()
+    if turns and turns[-1]["role"] == "assistant":
+        turns[-1]["tool_calls"] = [*turns[-1].get("tool_calls", []), call]
+    else:
+        turns.append({"role": "assistant", "content": "", "tool_calls": [call]})
+
+
+def _instructions(text: str | None) -> list[Turn]:
+    return [{"role": "system", "content": text}] if text else []
+
+
+def _told_tools(offered: dict[str, Any]) -> dict[str, Any]:
+    """Return what the response says of tools: each with all its fields."""
+    made = [
+        {"description": None, "parameters": None, "strict": False, **tool} if isinstance(tool, dict) else tool
+        for tool in offered.get("tools", [])
+    ]
+    return {
+        "tools": made,
+        "tool_choice": offered.get("tool_choice", "auto"),
+        "parallel_tool_calls": offered.get("parallel_tool_calls", True),
+    }
 
 
 def _format(fields: Fields) -> dict[str, Any] | None:
@@ -152,8 +189,6 @@ def _format(fields: Fields) -> dict[str, Any] | None:
 
 
 def _refuse_rest(fields: Fields) -> None:
-    fields.refuse("tools", "tools are not offered here", ([],))
-    fields.refuse("tool_choice", "tools are not offered here", ("none", "auto"))
     fields.refuse("truncation", "nothing is cut here; send what fits", ("disabled",))
     fields.refuse("background", "answers come at once", (False,))
     fields.refuse("reasoning", "the models here do not reason aloud; leave it away", ({}, {"effort": None}))
@@ -162,5 +197,6 @@ def _refuse_rest(fields: Fields) -> None:
     fields.refuse("service_tier", "there is one tier; leave it away", ("auto", "default"))
     fields.refuse("conversation", "is not kept here; send previous_response_id")
     fields.refuse("prompt", "is not kept here; send input")
-    fields.skip("parallel_tool_calls", "max_tool_calls", "stream_options", *_BESIDE)
+    fields.refuse("max_tool_calls", "counts tools that are run by the server, and none is run here")
+    fields.skip("stream_options", *_BESIDE)
     fields.end()

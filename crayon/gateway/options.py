@@ -34,6 +34,20 @@ def drawn(fields: Fields, default_max_tokens: int) -> dict[str, Any]:
     return {name: value for name, value in found.items() if value is not None}
 
 
+def tools(fields: Fields) -> dict[str, Any]:
+    """Return the keywords of OpenAI's fields that say what may be called.
+
+    Raises:
+        InvalidRequestError: one is of another type; what is wrong in a tool, the SDK says.
+    """
+    found: dict[str, Any] = {
+        "tools": fields.items("tools") or None,
+        "tool_choice": fields.take("tool_choice"),
+        "parallel_tool_calls": fields.flag("parallel_tool_calls"),
+    }
+    return {name: value for name, value in found.items() if value is not None}
+
+
 def stops(fields: Fields, key: str) -> list[str] | None:
     """Return the texts that end an answer: one, or a list."""
     value = fields.take(key)

@@ -11,7 +11,7 @@ from crayon.gateway.problems import HttpError, Problem
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from crayon.messages import Message
+    from crayon.messages import MessageLike
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +19,7 @@ class Stored:
     """One answer, with the conversation that it ends; instructions are no part of it."""
 
     owner: str
-    messages: tuple[Message, ...]
+    messages: tuple[MessageLike, ...]
     body: Mapping[str, Any]
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from crayon.completion import Completion, Route
     from crayon.gateway.gateway import Gateway
-    from crayon.sdk import AsyncAnswerStream
+    from crayon.sdk import AsyncAnswerStream, Piece
 
 _JSON = "application/json"
 
@@ -38,8 +38,8 @@ class Writer(Protocol):
         """Return what stands before the first piece."""
         ...
 
-    def piece(self, text: str) -> bytes:
-        """Return a piece of the answer."""
+    def piece(self, piece: Piece) -> bytes:
+        """Return a piece of the answer: text, thoughts, or calls of tools."""
         ...
 
     def end(self, completion: Completion, report: Mapping[str, Any]) -> bytes:
@@ -175,7 +175,7 @@ class GatewayAnswer(Watched):
         stream, writer = self._stream, self._writer
         try:
             async for piece in stream:
-                await self._send(send, stream.route, writer.piece, piece.text)
+                await self._send(send, stream.route, writer.piece, piece)
             completion = stream.completion
             if self._kept is not None:
                 self._kept(completion)

@@ -14,6 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 CRAYON = ROOT / ".venv" / "bin" / "crayon"
 # In the environment of `make test` there is nothing to ask with.
 collect_ignore_glob = ["test_*.py"] if importlib.util.find_spec("openai") is None else []
+CITY = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
 SCHEMA = {
     "type": "object",
     "properties": {"city": {"type": "string", "maxLength": 20}, "large": {"type": "boolean"}},

@@ -7,7 +7,7 @@ import json
 
 import openai
 import pytest
-from conftest import SCHEMA
+from conftest import CITY, SCHEMA
 
 ASKED = [{"role": "user", "content": "Say hello."}]
 
@@ -64,6 +64,22 @@ def test_a_json_schema(client) -> None:
         response_format=form,
     )
     assert set(json.loads(reply.choices[0].message.content)) == {"city", "large"}
+
+
+def test_tools_and_their_results(client) -> None:
+    tools = [{"type": "function", "function": {"name": "weather", "description": "The weather.", "parameters": CITY}}]
+    asked = [{"role": "user", "content": "What is the weather in Oslo?"}]
+    given = {"model": "crayon/device", "tools": tools, "max_tokens": 80}
+    first = client.chat.completions.create(messages=asked, tool_choice="required", **given).choices[0]
+    stream = client.chat.completions.create(messages=asked, tool_choice="required", stream=True, **given)
+    deltas = [call for chunk in stream if chunk.choices for call in chunk.choices[0].delta.tool_calls or []]
+    call = first.message.tool_calls[0]
+    assert (first.finish_reason, call.function.name) == ("tool_calls", "weather")
+    assert set(json.loads(call.function.arguments)) == {"city"}
+    assert (deltas[0].index, deltas[0].function.arguments) == (0, call.function.arguments)
+    results = [{"role": "tool", "tool_call_id": each.id, "content": "12 degrees"} for each in first.message.tool_calls]
+    after = [*asked, first.message.model_dump(exclude_none=True), *results]
+    assert client.chat.completions.create(messages=after, **given).choices[0].finish_reason
 
 
 def test_completions(client) -> None:

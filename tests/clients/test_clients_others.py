@@ -8,7 +8,7 @@ import anthropic
 import litellm
 import ollama
 import pytest
-from conftest import SCHEMA
+from conftest import CITY, SCHEMA
 from langchain_openai import ChatOpenAI
 from llama_index.core.llms import ChatMessage
 from llama_index.llms.openai_like import OpenAILike
@@ -52,6 +52,24 @@ def test_anthropic_gets_a_schema(gateway) -> None:
     assert set(json.loads(message.content[0].text)) == {"city", "large"}
 
 
+def test_anthropic_calls_a_tool(gateway) -> None:
+    client = anthropic.Anthropic(base_url=gateway, api_key="none")
+    tool = {"name": "weather", "description": "The weather.", "input_schema": CITY}
+    given = {"model": "crayon/device", "max_tokens": 80, "tools": [tool]}
+    asked = [{"role": "user", "content": "What is the weather in Oslo?"}]
+    with client.messages.stream(messages=asked, tool_choice={"type": "any"}, **given) as stream:
+        message = stream.get_final_message()
+    call = next(block for block in message.content if block.type == "tool_use")
+    assert (message.stop_reason, set(call.input)) == ("tool_use", {"city"})
+    result = [
+        {"type": "tool_result", "tool_use_id": block.id, "content": "12 degrees"}
+        for block in message.content
+        if block.type == "tool_use"
+    ]
+    turns = [*asked, {"role": "assistant", "content": message.content}, {"role": "user", "content": result}]
+    assert client.messages.create(messages=turns, **given).stop_reason
+
+
 def test_ollama_lists_asks_streams_and_embeds(gateway) -> None:
     client = ollama.Client(host=gateway)
     assert "crayon" in {model.model for model in client.list().models}
@@ -92,6 +110,15 @@ def test_langchain_asks_streams_and_gets_a_schema(v1) -> None:
     schema = {"title": "place", "description": "A place.", **SCHEMA}
     place = model.with_structured_output(schema, method="json_schema").invoke(PLACE)
     assert set(place) == {"city", "large"}
+
+
+def test_langchain_binds_a_tool(v1) -> None:
+    tool = {"name": "weather", "description": "The weather.", "parameters": CITY}
+    model = ChatOpenAI(model="crayon/device", base_url=v1, api_key="none", max_tokens=80)
+    called = model.bind_tools([{"type": "function", "function": tool}], tool_choice="required").invoke(
+        "Weather in Oslo?"
+    )
+    assert set(called.tool_calls[0]["args"]) == {"city"}
 
 
 def test_llama_index_asks_and_streams(v1) -> None:

@@ -66,7 +66,7 @@ async def test_errors_are_anthropics(make, error, status, kind) -> None:
     ("field", "value", "named"),
     [
         ("max_tokens", None, "max_tokens"),
-        ("tools", [{"name": "f"}], "tools"),
+        ("tools", [{"type": "web_search_20250305", "name": "f"}], "tools[0].type"),
         ("thinking", {"type": "enabled", "budget_tokens": 1024}, "thinking"),
         ("stop_sequences", [""], "stop_sequences"),
         ("messages", [{"role": "user", "content": [{"type": "image", "source": {}}]}], "messages[0].content[0].type"),

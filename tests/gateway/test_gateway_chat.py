@@ -153,7 +153,7 @@ async def test_a_json_schema_reaches_the_engine_as_its_constraint(make) -> None:
         ("n", 2, "n"),
         ("logprobs", True, "logprobs"),
         ("logit_bias", {"5": 1}, "logit_bias"),
-        ("tools", [{"type": "function"}], "tools"),
+        ("tools", [{"type": "web_search"}], "tools[0].type"),
         ("store", True, "store"),
         ("modalities", ["text", "audio"], "modalities"),
         ("temprature", 1, "temprature"),

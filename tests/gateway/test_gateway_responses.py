@@ -108,11 +108,11 @@ async def test_a_form_is_one_level_higher_than_in_chats(make, device) -> None:
 @pytest.mark.parametrize(
     ("field", "value", "param"),
     [
-        ("tools", [{"type": "web_search"}], "tools"),
+        ("tools", [{"type": "web_search"}], "tools[0].type"),
         ("truncation", "auto", "truncation"),
         ("background", True, "background"),
         ("reasoning", {"effort": "high"}, "reasoning"),
-        ("input", [{"type": "function_call_output", "call_id": "a"}], "input[0].type"),
+        ("input", [{"type": "item_reference", "id": "a"}], "input[0].type"),
         ("input", 5, "input"),
         ("text", {"format": {"type": "xml"}}, "text.format.type"),
         ("max_output_tokens", 0, "max_output_tokens"),

@@ -20,6 +20,7 @@ from crayon.engine import (
     Started,
     Stream,
     TokenSignal,
+    needs,
 )
 from crayon.errors import CrayonError, EngineClosedError
 
@@ -61,6 +62,7 @@ class Fake:
     streams: list = field(default_factory=list)
     blend_applied: bool = True
     constrained: bool = True
+    tools_kept: bool = True
     closed: int = 0
 
     def models(self):
@@ -83,7 +85,8 @@ class Fake:
         if script and script[0] != "silent":
             blend = request.blend if self.blend_applied else None
             kept = request.constraint is not None and self.constrained
-            stream.push(Started(request.request_id, self.name, blend, kept))
+            told = needs(request) if self.tools_kept else frozenset()
+            stream.push(Started(request.request_id, self.name, blend, kept, told))
         for step in script:
             if gone.is_set():
                 return
