@@ -32,7 +32,8 @@ class Sampling:
         top_p: keep the smallest set of tokens with this total probability; 1 keeps all.
         top_k: keep this many likeliest tokens; 0 keeps all.
         min_p: drop tokens less likely than this fraction of the likeliest; 0 drops none.
-        repeat_penalty: divide the logits of the last 64 tokens by this; 1 is off.
+        repeat_penalty: divide the logits of the last 64 tokens by this; 1 is off. None is as suits the device's model
+            (some small ones repeat themselves without end when the likeliest token is always taken), elsewhere off.
         presence_penalty: subtract this once for a token already used; 0 is off.
         frequency_penalty: subtract this for each use of a token; 0 is off.
         stop: texts that end the answer; they are not part of it.
@@ -49,7 +50,7 @@ class Sampling:
     top_p: float = 1.0
     top_k: int = 0
     min_p: float = 0.0
-    repeat_penalty: float = 1.0
+    repeat_penalty: float | None = None
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
     stop: tuple[str, ...] = ()
@@ -59,6 +60,8 @@ class Sampling:
     def __post_init__(self) -> None:
         for name, (low, high) in _RANGES.items():
             value = getattr(self, name)
+            if value is None and name == "repeat_penalty":
+                continue
             if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
                 raise InvalidRequestError(name, f"must be a finite number, not {value!r}")
             if (low is not None and value < low) or (high is not None and value > high):
@@ -90,7 +93,7 @@ class Sampling:
     @property
     def penalised(self) -> bool:
         """Whether any repetition penalty is on."""
-        return self.repeat_penalty != 1.0 or self.presence_penalty != 0.0 or self.frequency_penalty != 0.0
+        return self.repeat_penalty not in {None, 1.0} or self.presence_penalty != 0.0 or self.frequency_penalty != 0.0
 
 
 SAMPLING_FIELDS: tuple[str, ...] = tuple(field.name for field in fields(Sampling))

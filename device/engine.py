@@ -6,6 +6,7 @@ import functools
 import hashlib
 import threading
 import weakref
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -84,6 +85,7 @@ class DeviceEngine:
         file_sha256: hash of the file at `path`, where it is known.
         pools: adapter pools that requests may blend; each made for this very model.
         adapters: in place of pools, turns a request's blend into loaded adapters with scales.
+        repeat_penalty: of plain answers (no blend, constraint or tools) whose request says nothing of it; None: none.
 
     Raises:
         AdapterMismatchError: a pool was made for another base model.
@@ -108,6 +110,7 @@ class DeviceEngine:
         file_sha256: str = "",
         pools: Sequence[Pool] = (),
         adapters: BlendResolver | None = None,
+        repeat_penalty: float | None = None,
     ) -> None:
         if pools and adapters is not None:
             raise ConfigError("adapters", "takes the place of pools; pass one of them")
@@ -127,6 +130,7 @@ class DeviceEngine:
             raise
         self._held = OpenModel(self._model, self._compute)
         self._threads = threads
+        self._repeat_penalty = repeat_penalty
         self._background, self._everyday = tuple(background), everyday
         self._cache_dir = cache_dir
         # A prepared file says what it was made from, however it was found.
@@ -190,6 +194,7 @@ class DeviceEngine:
             cache_dir=found.cache_dir,
             source_sha256=found.source_sha256,
             file_sha256=found.file_sha256,
+            repeat_penalty=found.repeat_penalty,
         )
         try:
             if pools == opening.AUTO:
@@ -241,6 +246,7 @@ class DeviceEngine:
             InvalidRequestError: the constraint cannot be kept; it fails the stream.
         """
         self._check_model(request.model)
+        request = self._penalised(request)
         with self._used():
             worker = self._running()
             speech = self._dialogue.speech(request)
@@ -256,6 +262,13 @@ class DeviceEngine:
         )  # fmt: skip
         worker.submit(job)
         return stream
+
+    def _penalised(self, request: GenerateRequest) -> GenerateRequest:
+        """Return a request with the penalty that suits the model, where it asks for a plain answer and says nothing."""
+        plain = request.blend is None and request.constraint is None and not request.tools
+        if request.sampling.repeat_penalty is not None or self._repeat_penalty is None or not plain:
+            return request
+        return replace(request, sampling=replace(request.sampling, repeat_penalty=self._repeat_penalty))
 
     def score(self, request: ScoreRequest, *, ended: bool = False) -> Future[ScoreResult]:
         """Score continuations of one prompt.

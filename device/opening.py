@@ -26,13 +26,17 @@ PoolReferences: TypeAlias = "Literal['auto'] | Sequence[Pool | Path | str] | Non
 
 @dataclass(frozen=True, slots=True)
 class Opening:
-    """The file to run, its name, hashes of the published file behind it and of itself, a folder for what is derived."""
+    """The file to run, its name, hashes of the published file behind it and of itself, a folder for what is derived.
+
+    `repeat_penalty` is the one that suits the model's plain answers; None: none.
+    """
 
     path: Path
     name: str
     source_sha256: str
     file_sha256: str
     cache_dir: Path
+    repeat_penalty: float | None = None
 
 
 def find(
@@ -61,7 +65,8 @@ def find(
         else:
             if made is not None and info is not None and info.path == made:
                 path, file_sha256 = made, info.sha256
-    return Opening(path, local.name, local.sha256, file_sha256, folder / "derived")
+    penalty = None if local.entry is None else local.entry.repeat_penalty
+    return Opening(path, local.name, local.sha256, file_sha256, folder / "derived", penalty)
 
 
 def pools(references: PoolReferences, source_sha256: str) -> tuple[Pool, ...]:

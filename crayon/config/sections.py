@@ -118,7 +118,7 @@ class SamplingSettings(Section):
     top_p: Float = _SAMPLING.top_p
     top_k: Int = _SAMPLING.top_k
     min_p: Float = _SAMPLING.min_p
-    repeat_penalty: Float = _SAMPLING.repeat_penalty
+    repeat_penalty: Annotated[Float | None, EMPTY_IS_NONE] = _SAMPLING.repeat_penalty
     presence_penalty: Float = _SAMPLING.presence_penalty
     frequency_penalty: Float = _SAMPLING.frequency_penalty
     stop: Texts = _SAMPLING.stop

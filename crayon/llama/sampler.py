@@ -125,7 +125,7 @@ def _chain(api: Any, sampling: Sampling, n_vocab: int) -> Any:  # opaque C point
             api.llama_sampler_init_penalties(
                 n_vocab,
                 PENALTY_WINDOW,
-                sampling.repeat_penalty,
+                1.0 if sampling.repeat_penalty is None else sampling.repeat_penalty,
                 sampling.frequency_penalty,
                 sampling.presence_penalty,
             ),

@@ -6,7 +6,7 @@ import difflib
 import os
 import re
 import tomllib
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,6 +46,8 @@ class CatalogueEntry:
     size: int
     sha256: str
     sources: tuple[Source, ...]
+    repeat_penalty: float | None = None
+    """What keeps its plain answers from going round in circles; None: it needs none."""
 
     def __post_init__(self) -> None:
         for name in (self.name, *self.aliases):
@@ -64,6 +66,9 @@ class CatalogueEntry:
             raise ValueError(f"size: must be the file's size in bytes, not {self.size!r}")
         if not isinstance(self.sha256, str) or not _SHA256.fullmatch(self.sha256):
             raise ValueError("sha256: must be 64 lower-case hexadecimal digits")
+        penalty: object = self.repeat_penalty
+        if penalty is not None and (not isinstance(penalty, float) or not 1.0 <= penalty <= 2.0):
+            raise ValueError(f"repeat_penalty: must be from 1.0 to 2.0, not {penalty!r}")
         if not self.sources:
             raise ValueError("sources: is empty; give at least one")
 
@@ -169,7 +174,8 @@ def _entries(path: Path) -> list[CatalogueEntry]:
 def _entry(table: Mapping[str, object], index: int, path: Path) -> CatalogueEntry:
     key = f"model {table.get('name', index)!r}"
     names = {field.name for field in fields(CatalogueEntry)}
-    for name in sorted(names ^ set(table)):
+    optional = {field.name for field in fields(CatalogueEntry) if field.default is not MISSING}
+    for name in sorted((names ^ set(table)) - optional):
         raise ConfigError(key, f"{name}: is {'missing' if name in names else 'unknown'}", str(path))
     try:
         values = dict(table)

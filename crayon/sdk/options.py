@@ -49,7 +49,7 @@ class SamplingOptions(TypedDict, total=False):
     top_p: float
     top_k: int
     min_p: float
-    repeat_penalty: float
+    repeat_penalty: float | None
     presence_penalty: float
     frequency_penalty: float
     stop: str | Sequence[str]

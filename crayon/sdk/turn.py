@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from crayon.router.decide import CalibratedGate, CalibratedRouter
     from crayon.router.hardness import Hardness
     from crayon.router.scope import ScopeVerdict
+    from crayon.sampling import Sampling
     from crayon.sdk.actions import Action
     from crayon.sdk.options import Call
     from crayon.sdk.query_gate import ChosenProfile
@@ -348,7 +349,7 @@ class Turn:
         shared = support.shared(given.messages) if support else 0
         request = GenerateRequest(
             messages=support.before(given.messages) if support else given.messages,
-            sampling=given.sampling,
+            sampling=_unpenalised(given.sampling) if support else given.sampling,
             blend=blend,
             deadline=self.deadline,
             request_id=request_id if self._attempts == 1 else f"{request_id}-{self._attempts}",
@@ -506,3 +507,8 @@ class Attempt:
     def held_ms(self, clock: Callable[[], float]) -> float:
         """Return for how long the first token has been held back."""
         return 0.0 if self.first_at is None else 1000.0 * (clock() - self.first_at)
+
+
+def _unpenalised(sampling: Sampling) -> Sampling:
+    """Return the sampling of an answer after examples, which says what they say: no penalty that nobody asked for."""
+    return sampling if sampling.repeat_penalty is not None else replace(sampling, repeat_penalty=1.0)

@@ -23,7 +23,7 @@ from crayon.sampling import Sampling
 from crayon.sdk.actions import Done, Embed, Emit, Fail, Generate, Read
 from crayon.sdk.options import Call
 from crayon.sdk.query_gate import ChosenProfile
-from crayon.sdk.turn import FIRST_TOKEN_SHARE, Turn
+from crayon.sdk.turn import FIRST_TOKEN_SHARE, Turn, _unpenalised
 
 FINISHED = Finished(FinishReason.STOP, Usage(), Timings())
 
@@ -267,3 +267,8 @@ def check_report(completion, attempts, emitted):
         assert route.score < route.threshold
     if route.discarded_tokens:
         assert Source.DEVICE in attempts[:-1]
+
+
+def test_an_answer_after_examples_says_what_they_say_without_a_penalty_that_nobody_asked_for():
+    assert _unpenalised(Sampling()).repeat_penalty == 1.0
+    assert _unpenalised(Sampling(repeat_penalty=1.3)).repeat_penalty == 1.3

@@ -60,7 +60,9 @@ TABLE: tuple[Parameter, ...] = (
     # vLLM takes no 0; llama.cpp keeps one token there.
     Parameter("top_p", "top_p", "chain", off=1.0, value=lambda given: max(given, 1e-6)),
     Parameter("min_p", "min_p", "chain", off=0.0),
-    Parameter("repeat_penalty", "repetition_penalty", "chain", off=1.0),
+    Parameter(
+        "repeat_penalty", "repetition_penalty", "chain", off=1.0, value=lambda given: 1.0 if given is None else given
+    ),
     Parameter("presence_penalty", "presence_penalty", "chain", off=0.0),
     Parameter("frequency_penalty", "frequency_penalty", "chain", off=0.0),
     Parameter("stop", "stop", value=lambda given: [form for text in given for form in every_form(text)]),
@@ -143,4 +145,4 @@ def chained(sampling: Sampling) -> Mapping[str, float]:
     """Return the chain's parameters that do something; greedy answers need no filters, which change nothing there."""
     filters = {"top_k", "top_p", "min_p"} if sampling.temperature < COLD else set()
     rows = (row for row in TABLE if row.by == "chain" and row.name not in filters)
-    return {row.name: value for row in rows if (value := getattr(sampling, row.name)) != row.off}
+    return {row.name: value for row in rows if (value := getattr(sampling, row.name)) not in {row.off, None}}
