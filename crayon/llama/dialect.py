@@ -165,20 +165,33 @@ class _Namespace(Namespace):
 
 
 class _Generation(Extension):
-    """`{% generation %} ... {% endgeneration %}`: what is inside, for it marks only what a trainer is to learn."""
+    """`{% generation %} ... {% endgeneration %}`: what is inside, for it marks only what a trainer is to learn.
+
+    Variables that are set within are no others' in transformers; llama.cpp knows no such bounds (`_OpenGeneration`).
+    """
 
     tags = {"generation"}  # noqa: RUF012 - as Jinja declares it
 
-    def parse(self, parser: Parser) -> nodes.Node:
+    def parse(self, parser: Parser) -> nodes.Node | list[nodes.Node]:
         line = next(parser.stream).lineno
         body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+        return self.within(body, line)
+
+    def within(self, body: list[nodes.Node], line: int) -> nodes.Node | list[nodes.Node]:
+        """Return what stands in the tag's place."""
         return nodes.Scope(body, lineno=line)
 
 
-def environment() -> Environment:
+class _OpenGeneration(_Generation):
+    def within(self, body: list[nodes.Node], line: int) -> nodes.Node | list[nodes.Node]:  # noqa: ARG002 - the same
+        return body
+
+
+def environment(*, open_generation: bool = False) -> Environment:
     """Return what compiles templates, with the settings of transformers' `apply_chat_template`.
 
-    It compiles and renders within `budget.limited` only.
+    It compiles and renders within `budget.limited` only. `open_generation`: what is set in `{% generation %}` is known
+    behind it.
     """
     made = _Sandbox(
         trim_blocks=True,
@@ -186,7 +199,7 @@ def environment() -> Environment:
         autoescape=False,  # the output is a prompt, not HTML
         finalize=budget.text,
         optimized=False,  # looks at each part of an expression once for each that it is part of
-        extensions=["jinja2.ext.loopcontrols", _Generation],
+        extensions=["jinja2.ext.loopcontrols", _OpenGeneration if open_generation else _Generation],
     )
     del made.globals["lipsum"]  # pages of filler text
     made.filters = {name: _guarded(name, filter_) for name, filter_ in growth.filters(made.filters).items()}

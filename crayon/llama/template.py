@@ -78,16 +78,22 @@ class ChatTemplate:
     """
 
     def __init__(self, source: str, *, bos: str = "", eos: str = "") -> None:
-        try:
-            environment = dialect.environment()
-            if next(itertools.islice(environment.lex(source), _TOKENS, None), None):
-                raise ValueError(f"it has more than {_TOKENS} tokens")
-            with budget.limited():
-                self._template = environment.from_string(source)
-        except _FAILURES as error:
-            raise ModelFileError(f"the model's chat template is not valid Jinja: {error}") from error
         self._source = source
         self._tokens = {"bos_token": bos, "eos_token": eos}
+        self._open(open_generation=False)
+        if "user" in self.loses and "endgeneration" in source:  # written for who knows no bounds there
+            self._open(open_generation=True)
+
+    def _open(self, *, open_generation: bool) -> None:
+        """Compile the template and try it."""
+        try:
+            environment = dialect.environment(open_generation=open_generation)
+            if next(itertools.islice(environment.lex(self._source), _TOKENS, None), None):
+                raise ValueError(f"it has more than {_TOKENS} tokens")
+            with budget.limited():
+                self._template = environment.from_string(self._source)
+        except _FAILURES as error:
+            raise ModelFileError(f"the model's chat template is not valid Jinja: {error}") from error
         self._typed: set[Role] = set()
         """Roles whose contents are given as lists of parts."""
         self.folds_system = False

@@ -78,6 +78,13 @@ def test_what_a_template_writes_as_html_or_gathers_in_a_list_is_in_the_prompt() 
     assert [part.text for part in ChatTemplate(gathered).parts([*ask, *ask], ())] == ["|".join([ask[0].content] * 2)]
 
 
+def test_what_is_set_where_a_trainer_learns_is_known_behind_it_if_nothing_else_holds_what_was_said() -> None:
+    body = "{% for m in messages %}{% generation %}{% set x = m.content %}{% endgeneration %}{{ x }}|{% endfor %}"
+    assert [part.text for part in ChatTemplate(body).parts(TURNS[1:2], ())] == [TURNS[1].content + "|"]
+    inner = "{% set x = 'out' %}{% generation %}{% set x = 'in' %}{% endgeneration %}{{ x }}{{ messages[-1].content }}"
+    assert ChatTemplate(inner).render([HELLO]).startswith("out"), "as transformers has it"
+
+
 def test_the_date_is_todays() -> None:
     years = {str(dt.datetime.now().astimezone().year)}
     found = ChatTemplate("{{ strftime_now('%Y') }}").render([HELLO])
