@@ -102,13 +102,14 @@ class Compute:
         rule_of: Constraint | None = None,
         *,
         checked: bool = False,
+        primed: bool = True,
         marks: Mapping[int, bytes] | None = None,
     ) -> Iterator[None]:
         """Answer a prompt into `stream`; `blend` is what `hold` applies (None: the base), and keys the cache.
 
         `prefix` are the prompt's first tokens that are worth keeping for others, `shown` how many of its tokens tell
         of the constraint. `rule_of` is what the answer is held to; see `Constraining.matcher` for `checked`, and
-        `AnswerWriter` for `marks`.
+        `AnswerWriter` for `marks`. Without `primed`, penalties look at the answer alone, not at the prompt's end.
         """
         # Before anything is computed: it may be one that cannot be kept.
         rule = None if rule_of is None else self._constraining.matcher(rule_of, checked=checked)
@@ -122,7 +123,8 @@ class Compute:
                         request.request_id, self._name, request.blend, request.constraint is not None, needs(request)
                     )
                 )
-                sampler.prime(tokens)
+                if primed:
+                    sampler.prime(tokens)
                 answer = AnswerWriter(self._model, request.sampling, limit, rule, marks)
                 given = answer.begin()
                 sampler.take(given)

@@ -246,7 +246,7 @@ class DeviceEngine:
             InvalidRequestError: the constraint cannot be kept; it fails the stream.
         """
         self._check_model(request.model)
-        request = self._penalised(request)
+        asked, request = request, self._penalised(request)
         with self._used():
             worker = self._running()
             speech = self._dialogue.speech(request)
@@ -259,6 +259,7 @@ class DeviceEngine:
         job.steps = self._compute.generate(
             job, stream, request, tokens, blend, hold, prefix, told, speech.constraint,
             checked=speech.checked, marks=self._marks,
+            primed=request is asked,  # the model's own penalty keeps no answer from saying what its question says
         )  # fmt: skip
         worker.submit(job)
         return stream
