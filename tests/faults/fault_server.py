@@ -92,7 +92,7 @@ class FaultyTiny(LlamaCppEngine):
     def __init__(self, *args: Any, **values: Any) -> None:
         super().__init__(*args, **values)
         self._go_on = threading.Event()
-        for runner in self._runners.runners:
+        for runner in self._held.runners.runners:
             runner.decode = self._decode_of(runner.decode)  # type: ignore[method-assign] # that is the fault
 
     def _decode_of(self, decode: Any) -> Any:
@@ -117,7 +117,7 @@ class FaultyTiny(LlamaCppEngine):
 
     def census(self) -> dict[str, int]:
         """Count what is held, by the loop's books and by llama.cpp itself."""
-        state, runners = self._loop._state, self._runners.runners
+        state, runners = self._loop._state, self._held.runners.runners
         held = sum(runner.context.length(seq) > 0 for runner in runners for seq in range(self._limits.max_seqs))
         return {
             "requests": len(self._loop._tasks) + len(state) + self._loop.queue.bounds.queued,
