@@ -29,8 +29,8 @@ MODEL = 0.5
 CLASSES = (10.0, 5.0, 0.0)
 HANDICAP: Mapping[str, float] = {"examples": 0.0, "reader": 0.0, "blend": 0.3, "base": 0.6}
 NO_CLASSES = 0.6
-# What a member that answers alone, as it was taught to, has to make up for on its own task. On the train splits of nine
-# tasks of the shipped pool it was the best of all for 14 of 14 users, with everything from 0.0 to -1.0 here.
+# What a member that answers alone, as it was taught to, has to make up for on its own task: on the train splits of nine
+# tasks of the shipped pool it was the best of all for 14 of 14 users.
 OWN = -0.5
 # How much likelier than under the plain base (nats a sample) the right answers have to be where no more of them are
 # found: less is chance.
