@@ -239,7 +239,10 @@ def test_callers_of_llama_cpp_leave(fault: Callable[..., Fault], tiny: FaultServ
             stream.cancel()
         found.tally.read(streams)
     client.close()
-    assert found.tally.answered + found.tally.statuses["OverloadedError"] == 50
+    # Some had their last word already when they were cancelled.
+    cancelled = found.tally.statuses["CancelledError"]
+    assert 0 < cancelled <= 50
+    assert found.tally.answered + found.tally.statuses["OverloadedError"] + cancelled == 100
     aftermath(found, tiny, before)
 
 
