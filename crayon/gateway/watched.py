@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from crayon.sdk import AsyncAnswerStream, Piece
 
 _JSON = "application/json"
+# As the server does over gRPC: 20 messages a second read as well as more, and leave the cores to the model.
+JOIN_S = 0.05
 
 
 class Writer(Protocol):
@@ -148,6 +150,8 @@ class GatewayAnswer(Watched):
         self._begun = False
         self._sent_at = time.monotonic()
         self._sending = asyncio.Lock()
+        self._held = b""
+        self._flushing: asyncio.Task[None] | None = None
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         async with self._stream:
@@ -158,8 +162,10 @@ class GatewayAnswer(Watched):
             try:
                 await self._pieces(send)
             finally:
-                beats.cancel()
-                await asyncio.gather(beats, return_exceptions=True)
+                beside = [beats] if self._flushing is None else [beats, self._flushing]
+                for task in beside:
+                    task.cancel()
+                await asyncio.gather(*beside, return_exceptions=True)
 
     async def _whole(self) -> Response:
         async for _ in self._stream:
@@ -175,7 +181,7 @@ class GatewayAnswer(Watched):
         stream, writer = self._stream, self._writer
         try:
             async for piece in stream:
-                await self._send(send, stream.route, writer.piece, piece)
+                await self._send(send, stream.route, writer.piece, piece, joins=True)
             completion = stream.completion
             if self._kept is not None:
                 self._kept(completion)
@@ -190,7 +196,10 @@ class GatewayAnswer(Watched):
         await self._send(send, completion.route, writer.end, completion, self._gateway.reporter.body(completion))
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
-    async def _send(self, send: Send, route: Route | None, write: Callable[..., bytes], *given: Any) -> None:
+    async def _send(
+        self, send: Send, route: Route | None, write: Callable[..., bytes], *given: Any, joins: bool = False
+    ) -> None:
+        """Send what `write` makes of `given`; what `joins` goes with what comes within the next moment."""
         async with self._sending:
             data = b""
             if not self._begun:
@@ -204,10 +213,26 @@ class GatewayAnswer(Watched):
                 pairs = [(name.encode(), value.encode("latin-1", "replace")) for name, value in headers.items()]
                 await send({"type": "http.response.start", "status": 200, "headers": pairs})
                 data = self._writer.begin()
+            elif joins and time.monotonic() < self._sent_at + JOIN_S:
+                self._held += write(*given)
+                if self._flushing is None:
+                    self._flushing = asyncio.ensure_future(self._flush(send))
+                return
             data += write(*given)
-            self._sent_at = time.monotonic()
-            if data:
-                await send({"type": "http.response.body", "body": data, "more_body": True})
+            await self._out(send, data)
+
+    async def _out(self, send: Send, data: bytes) -> None:
+        data, self._held = self._held + data, b""
+        self._sent_at = time.monotonic()
+        if data:
+            await send({"type": "http.response.body", "body": data, "more_body": True})
+
+    async def _flush(self, send: Send) -> None:
+        """Send what is held, at the end of its moment: the next piece may be long in coming."""
+        await asyncio.sleep(max(0.0, self._sent_at + JOIN_S - time.monotonic()))
+        async with self._sending:
+            self._flushing = None
+            await self._out(send, b"")
 
     async def _beat(self, send: Send) -> None:
         """Say something where nothing else does: a long prompt is silent, and proxies give up on silence."""
