@@ -116,17 +116,19 @@ def read_schema(text: str) -> dict[str, object] | bool:
         raise InvalidRequestError(field, f"is no JSON: {error}") from None
     if not isinstance(schema, dict | bool):
         raise InvalidRequestError(field, f"must be a JSON schema, so an object, not {type(schema).__name__}")
-    _check_depth(schema)
+    if deeper_than(schema, MAX_SCHEMA_DEPTH):
+        raise _too_deep()
     return schema
 
 
-def _check_depth(schema: object) -> None:
-    level = [schema]
-    for _ in range(MAX_SCHEMA_DEPTH):
+def deeper_than(value: object, levels: int) -> bool:
+    """Return whether JSON's objects and lists are nested in more levels than these; walks no further down."""
+    level = [value]
+    for _ in range(levels):
         level = [inner for item in level for inner in _inside(item)]
         if not level:
-            return
-    raise _too_deep()
+            return False
+    return True
 
 
 def _inside(item: object) -> Iterable[object]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from starlette.requests import ClientDisconnect
 
+from crayon.constraint import deeper_than
 from crayon.errors import InvalidRequestError
 from crayon.gateway.problems import GONE, HttpError, Problem
 
@@ -44,7 +45,8 @@ async def read_json(request: Request, limit: int) -> Any:
             error.msg if isinstance(error, json.JSONDecodeError) else "it is no UTF-8 text, or holds no number of JSON"
         )
         raise InvalidRequestError("body", f"is no JSON: {said}") from None
-    _check_depth(value)
+    if deeper_than(value, MAX_DEPTH):
+        raise _too_deep()
     return value
 
 
@@ -66,20 +68,6 @@ def _too_large(limit: int) -> HttpError:
             status=413, message=f"the request is larger than {limit} bytes (gateway.max_body_bytes)", code="too_large"
         )
     )
-
-
-def _check_depth(value: object) -> None:
-    level = [value]
-    for _ in range(MAX_DEPTH):
-        level = [
-            inner
-            for item in level
-            for inner in (item.values() if isinstance(item, dict) else item if isinstance(item, list) else ())
-            if isinstance(inner, dict | list)
-        ]
-        if not level:
-            return
-    raise _too_deep()
 
 
 def _too_deep() -> InvalidRequestError:
