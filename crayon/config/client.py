@@ -13,6 +13,31 @@ if TYPE_CHECKING:
     from crayon.router.hardness import Hardness
 
 
+def client_options(settings: Settings, device: str | None) -> dict[str, Any]:
+    """Return the keywords of a client with this device: all but its scopes and what it looks for before it sends.
+
+    Raises:
+        ConfigError: a token and a file for it are both given.
+        InvalidRequestError: the settings do not fit together.
+    """
+    return {
+        "device": device,
+        "server": settings.server.address,
+        "mode": settings.mode,
+        "customization": None if device is None else settings.customization,
+        "customizations_dir": settings.customizations_dir,
+        "calibration": "auto" if settings.calibration else False,
+        "hardness": hardness_of(settings.hardness),
+        "budget": budget_of(settings.budget),
+        "conditions": conditions_of(settings.conditions),
+        "private": settings.private,
+        "timeout": settings.timeout,
+        "device_options": device_options(settings),
+        "server_options": server_options(settings.server),
+        **settings.sampling.model_dump(),
+    }
+
+
 def hardness_of(settings: HardnessSettings) -> Hardness | Literal[False]:
     """Return the hardness gate's settings; False where it is off. What is not set is the router's default."""
     from crayon.router.hardness import Hardness

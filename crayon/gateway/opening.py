@@ -41,30 +41,14 @@ def client_of(settings: Settings) -> AsyncCrayon:
     Raises:
         CrayonError: as `gateway_of`.
     """
-    from crayon.config.client import budget_of, conditions_of, device_options, hardness_of, server_options
+    from crayon.config.client import client_options
     from crayon.data import load_scope
     from crayon.sdk import AsyncCrayon
 
     only_server = settings.mode is Mode.ONLY_ON_SERVER and not settings.private
     device = None if only_server else settings.device.model
-    return AsyncCrayon(
-        device=device,
-        server=settings.server.address,
-        mode=settings.mode,
-        scopes=[load_scope(name) for name in settings.scopes],
-        customization=None if device is None else settings.customization,
-        customizations_dir=settings.customizations_dir,
-        calibration="auto" if settings.calibration else False,
-        hardness=hardness_of(settings.hardness),
-        budget=budget_of(settings.budget),
-        conditions=conditions_of(settings.conditions),
-        private=settings.private,
-        privacy=_privacy_of(settings),
-        timeout=settings.timeout,
-        device_options=device_options(settings),
-        server_options=server_options(settings.server),
-        **settings.sampling.model_dump(),
-    )
+    scopes = [load_scope(name) for name in settings.scopes]
+    return AsyncCrayon(scopes=scopes, privacy=_privacy_of(settings), **client_options(settings, device))
 
 
 def tokens_of(settings: GatewaySettings) -> TokenStore | None:

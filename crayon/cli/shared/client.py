@@ -44,30 +44,13 @@ def open_client(settings: Settings) -> Crayon:
         CrayonError: the device's model, a scope or the server's address cannot be used.
     """
     quiet_grpc()
-    from crayon.config.client import budget_of, conditions_of, device_options, hardness_of, server_options
+    from crayon.config.client import client_options
     from crayon.data import load_scope
     from crayon.sdk import Crayon
 
     scopes = [load_scope(name) for name in settings.scopes]
     device = fetch_device(settings)
-    return Crayon(
-        device=device,
-        server=settings.server.address,
-        mode=settings.mode,
-        scopes=scopes,
-        customization=settings.customization if device is not None else None,
-        customizations_dir=settings.customizations_dir,
-        calibration="auto" if settings.calibration else False,
-        hardness=hardness_of(settings.hardness),
-        budget=budget_of(settings.budget),
-        conditions=conditions_of(settings.conditions),
-        private=settings.private,
-        privacy=privacy_of(settings),
-        timeout=settings.timeout,
-        device_options=device_options(settings),
-        server_options=server_options(settings.server),
-        **settings.sampling.model_dump(),
-    )
+    return Crayon(scopes=scopes, privacy=privacy_of(settings), **client_options(settings, device))
 
 
 def fetch_device(settings: Settings) -> str | None:
