@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from starlette.datastructures import Headers, MutableHeaders
 
-from crayon.gateway.problems import Dialect, Problem
-from crayon.gateway.watched import problem_response
+from crayon.gateway.shared.problems import Dialect, Problem
+from crayon.gateway.shared.watched import problem_response
 from crayon.wire.address import is_local
 from crayon.wire.tokens import SCHEME
 

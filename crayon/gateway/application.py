@@ -15,18 +15,21 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import Route
 
 from crayon.errors import CrayonError
-from crayon.gateway import anthropic, ollama, ollama_models
 from crayon.gateway.access import Access, dialect_of
-from crayon.gateway.body import read_json
-from crayon.gateway.fields import Fields
-from crayon.gateway.openai_chat import NAMES, chat_completions
-from crayon.gateway.openai_completions import TextWriter, completions
-from crayon.gateway.openai_embeddings import EMBEDDING_NAMES, embeddings
-from crayon.gateway.openai_models import list_models, show_model
-from crayon.gateway.openai_responses import RESPONSE_NAMES, delete_response, responses, show_response
-from crayon.gateway.page_files import page_file
-from crayon.gateway.problems import Problem, problem_of
-from crayon.gateway.watched import json_response, problem_response
+from crayon.gateway.anthropic import messages as anthropic
+from crayon.gateway.ollama import answers as ollama
+from crayon.gateway.ollama import models as ollama_models
+from crayon.gateway.openai.chat import chat_completions
+from crayon.gateway.openai.completions import TextWriter, completions
+from crayon.gateway.openai.embeddings import EMBEDDING_NAMES, embeddings
+from crayon.gateway.openai.models import list_models, show_model
+from crayon.gateway.openai.responses import RESPONSE_NAMES, delete_response, responses, show_response
+from crayon.gateway.page.files import page_file
+from crayon.gateway.shared.body import read_json
+from crayon.gateway.shared.fields import Fields
+from crayon.gateway.shared.problems import Problem, problem_of
+from crayon.gateway.shared.watched import json_response, problem_response
+from crayon.gateway.shared.wishes import NAMES
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -36,8 +39,8 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
     from crayon.config import GatewaySettings
-    from crayon.gateway.gateway import Gateway
-    from crayon.gateway.panel import Panel
+    from crayon.gateway.shared.gateway import Gateway
+    from crayon.gateway.shared.panel import Panel
     from crayon.server.tokens import TokenStore
 
     Asked: TypeAlias = Callable[[Gateway, Request, Fields], Awaitable[Response]]

@@ -6,9 +6,9 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from crayon.completion import Source
-from crayon.gateway.gateway import Gateway
 from crayon.gateway.own_engine import OwnEngine
 from crayon.gateway.serving import GatewayServer, check_listening
+from crayon.gateway.shared.gateway import Gateway
 from crayon.sdk import AsyncCrayon, Privacy
 
 if TYPE_CHECKING:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from crayon.completion import Mode
 from crayon.config.fingerprint import fingerprint
-from crayon.gateway.gateway import Gateway
-from crayon.gateway.panel import Panel
+from crayon.gateway.shared.gateway import Gateway
+from crayon.gateway.shared.panel import Panel
 
 if TYPE_CHECKING:
     from crayon.config import GatewaySettings, Settings

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
     from crayon.config import GatewaySettings
-    from crayon.gateway.gateway import Gateway
+    from crayon.gateway.shared.gateway import Gateway
     from crayon.server.tokens import TokenStore
 
 # Idle connections of clients that keep theirs.

@@ -34,10 +34,10 @@ from crayon.errors import (
     ServerInterruptedError,
     ServerUnavailableError,
 )
-from crayon.gateway.gateway import Gateway
 from crayon.gateway.local_socket import LocalSocket
-from crayon.gateway.panel import Panel
 from crayon.gateway.serving import GatewayServer
+from crayon.gateway.shared.gateway import Gateway
+from crayon.gateway.shared.panel import Panel
 from crayon.messages import Message
 from crayon.private_file import gateway_socket
 from crayon.server.engines.echo import EchoEngine

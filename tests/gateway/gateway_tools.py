@@ -10,8 +10,8 @@ import httpx2
 from crayon import AsyncCrayon
 from crayon.config import GatewaySettings
 from crayon.gateway.application import build
-from crayon.gateway.gateway import Gateway
 from crayon.gateway.serving import GatewayServer
+from crayon.gateway.shared.gateway import Gateway
 
 
 def gateway_in_front_of(device=None, server=None, *, tmp_path, **options) -> Gateway:

@@ -6,9 +6,9 @@ import asyncio
 
 from crayon import AsyncCrayon
 from crayon.completion import Source
-from crayon.gateway.gateway import Gateway
-from crayon.gateway.openai_chat import ChatWriter
-from crayon.gateway.watched import JOIN_S, GatewayAnswer
+from crayon.gateway.openai.chat import ChatWriter
+from crayon.gateway.shared.gateway import Gateway
+from crayon.gateway.shared.watched import JOIN_S, GatewayAnswer
 from crayon.sdk import Piece
 
 

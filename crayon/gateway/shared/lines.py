@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from crayon.gateway.problems import Dialect, problem_of
-from crayon.gateway.watched import Watched, compact, json_response
+from crayon.gateway.shared.problems import Dialect, problem_of
+from crayon.gateway.shared.watched import Watched, compact, json_response
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from starlette.responses import Response
     from starlette.types import Receive, Scope, Send
 
-    from crayon.gateway.gateway import Gateway
+    from crayon.gateway.shared.gateway import Gateway
 
     Tell: TypeAlias = Callable[[dict[str, Any]], None]
 

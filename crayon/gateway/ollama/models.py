@@ -6,16 +6,16 @@ import hashlib
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from crayon.gateway.ollama import named
-from crayon.gateway.watched import json_response
+from crayon.gateway.ollama.answers import named
+from crayon.gateway.shared.watched import json_response
 
 if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.responses import Response
 
-    from crayon.gateway.fields import Fields
-    from crayon.gateway.gateway import Gateway
-    from crayon.gateway.models import VirtualModel
+    from crayon.gateway.shared.fields import Fields
+    from crayon.gateway.shared.gateway import Gateway
+    from crayon.gateway.shared.models import VirtualModel
 
 # Whose routes these are: clients look whether what they need is there yet.
 API_VERSION = "0.12.0"

@@ -10,8 +10,8 @@ from gateway_tools import HELLO, asking
 
 from crayon import AsyncCrayon
 from crayon.errors import ModelFileError
-from crayon.gateway.gateway import Gateway
-from crayon.gateway.panel import Panel
+from crayon.gateway.shared.gateway import Gateway
+from crayon.gateway.shared.panel import Panel
 
 CHAT = "/v1/chat/completions"
 IDLE_S = 0.2

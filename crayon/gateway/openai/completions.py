@@ -7,11 +7,11 @@ import uuid
 from typing import TYPE_CHECKING, Any
 
 from crayon.errors import InvalidRequestError
-from crayon.gateway.openai_chat import DONE, KEEP_ALIVE, NAMES, event, stream_options, usage_of
-from crayon.gateway.options import BESIDE, drawn
-from crayon.gateway.problems import Dialect
-from crayon.gateway.watched import GatewayAnswer
-from crayon.gateway.wishes import wishes
+from crayon.gateway.openai.chat import DONE, KEEP_ALIVE, event, stream_options, usage_of
+from crayon.gateway.shared.options import BESIDE, drawn
+from crayon.gateway.shared.problems import Dialect
+from crayon.gateway.shared.watched import GatewayAnswer
+from crayon.gateway.shared.wishes import NAMES, wishes
 from crayon.messages import Message
 
 if TYPE_CHECKING:
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from starlette.responses import Response
 
     from crayon.completion import Completion
-    from crayon.gateway.fields import Fields
-    from crayon.gateway.gateway import Gateway
-    from crayon.gateway.problems import Problem
+    from crayon.gateway.shared.fields import Fields
+    from crayon.gateway.shared.gateway import Gateway
+    from crayon.gateway.shared.problems import Problem
     from crayon.sdk import Piece
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from crayon.errors import InvalidRequestError
 
 if TYPE_CHECKING:
-    from crayon.gateway.fields import Fields
+    from crayon.gateway.shared.fields import Fields
 
 NUMBERS = ("temperature", "top_p", "min_p", "presence_penalty", "frequency_penalty", "repeat_penalty")
 # OpenAI's fields that change no answer: who asks, and what is kept where.

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 
 from crayon.completion import Source
 from crayon.errors import CrayonError, OverloadedError
-from crayon.gateway.models import find_model, hybrid_models, own_models
-from crayon.gateway.problems import HttpError, Problem
-from crayon.gateway.report import RouteReporter
-from crayon.gateway.response_store import ResponseStore
+from crayon.gateway.shared.models import find_model, hybrid_models, own_models
+from crayon.gateway.shared.problems import HttpError, Problem
+from crayon.gateway.shared.report import RouteReporter
+from crayon.gateway.shared.response_store import ResponseStore
 from crayon.sdk.device_failures import is_devices_own
 from crayon.server.caller import Caller, calling
 
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     from crayon.engine import ModelInfo
-    from crayon.gateway.models import VirtualModel
-    from crayon.gateway.panel import Panel
+    from crayon.gateway.shared.models import VirtualModel
+    from crayon.gateway.shared.panel import Panel
     from crayon.sdk import AsyncCrayon
     from crayon.server.limits import ClientLimits
 

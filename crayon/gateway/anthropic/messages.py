@@ -7,13 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from crayon.completion import FinishReason, Usage
 from crayon.errors import InvalidRequestError
-from crayon.gateway.anthropic_tools import anthropic_tools, read_turns
-from crayon.gateway.conversation import Turn, text_of, with_system
-from crayon.gateway.openai_chat import NAMES
-from crayon.gateway.options import stops
-from crayon.gateway.problems import Dialect
-from crayon.gateway.watched import GatewayAnswer, Watched, compact, json_response
-from crayon.gateway.wishes import wishes
+from crayon.gateway.anthropic.tools import anthropic_tools, read_turns
+from crayon.gateway.shared.conversation import Turn, text_of, with_system
+from crayon.gateway.shared.options import stops
+from crayon.gateway.shared.problems import Dialect
+from crayon.gateway.shared.watched import GatewayAnswer, Watched, compact, json_response
+from crayon.gateway.shared.wishes import NAMES, wishes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -22,9 +21,9 @@ if TYPE_CHECKING:
     from starlette.responses import Response
 
     from crayon.completion import Completion
-    from crayon.gateway.fields import Fields
-    from crayon.gateway.gateway import Gateway
-    from crayon.gateway.problems import Problem
+    from crayon.gateway.shared.fields import Fields
+    from crayon.gateway.shared.gateway import Gateway
+    from crayon.gateway.shared.problems import Problem
     from crayon.messages import ToolCall
     from crayon.sdk import Piece
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from crayon.gateway.watched import json_response
+from crayon.gateway.shared.watched import json_response
 
 if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.responses import Response
 
-    from crayon.gateway.gateway import Gateway
+    from crayon.gateway.shared.gateway import Gateway
 
 
 async def list_models(gateway: Gateway, request: Request) -> Response:  # noqa: ARG001 - one signature for all routes

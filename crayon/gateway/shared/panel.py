@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 from starlette.responses import Response
 
 from crayon.errors import InvalidRequestError
-from crayon.gateway.lines import Lines
-from crayon.gateway.problems import HttpError, Problem
-from crayon.gateway.watched import json_response
+from crayon.gateway.shared.lines import Lines
+from crayon.gateway.shared.problems import HttpError, Problem
+from crayon.gateway.shared.watched import json_response
 from crayon.ledger import Ledger, record, sums
 from crayon.local_only import LOCAL_ONLY, local_only
 from crayon.models import Store, default_models_dir, load_catalogue, resolve
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from starlette.requests import Request
 
     from crayon.customising.customization import Customization
-    from crayon.gateway.fields import Fields
-    from crayon.gateway.gateway import Gateway
+    from crayon.gateway.shared.fields import Fields
+    from crayon.gateway.shared.gateway import Gateway
     from crayon.models import Progress
 
 MOST_ENTRIES = 2000

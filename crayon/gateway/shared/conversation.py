@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, TypeAlias
 
 from crayon.errors import InvalidRequestError
-from crayon.gateway.fields import Fields
+from crayon.gateway.shared.fields import Fields
 
 # As the SDK takes it: role, content, and what belongs to tools.
 Turn: TypeAlias = dict[str, Any]

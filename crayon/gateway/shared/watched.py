@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from starlette.responses import Response
 
-from crayon.gateway.problems import Dialect, Problem, problem_of
+from crayon.gateway.shared.problems import Dialect, Problem, problem_of
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
 
     from crayon.completion import Completion, Route
-    from crayon.gateway.gateway import Gateway
+    from crayon.gateway.shared.gateway import Gateway
     from crayon.sdk import AsyncAnswerStream, Piece
 
 _JSON = "application/json"

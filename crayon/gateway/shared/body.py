@@ -10,7 +10,7 @@ from starlette.requests import ClientDisconnect
 
 from crayon.constraint import deeper_than
 from crayon.errors import InvalidRequestError
-from crayon.gateway.problems import GONE, HttpError, Problem
+from crayon.gateway.shared.problems import GONE, HttpError, Problem
 
 if TYPE_CHECKING:
     from starlette.requests import Request

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from crayon.errors import InvalidRequestError
-from crayon.gateway.conversation import text_of
-from crayon.gateway.fields import Fields
+from crayon.gateway.shared.conversation import text_of
+from crayon.gateway.shared.fields import Fields
 
 if TYPE_CHECKING:
-    from crayon.gateway.conversation import Turn
+    from crayon.gateway.shared.conversation import Turn
 
 _CHOICES = {"auto": "auto", "any": "required", "none": "none"}
 _ROLES = ("user", "assistant", "system")

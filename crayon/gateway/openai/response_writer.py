@@ -7,15 +7,15 @@ import uuid
 from typing import TYPE_CHECKING, Any
 
 from crayon.completion import FinishReason
-from crayon.gateway.openai_chat import DONE, KEEP_ALIVE
-from crayon.gateway.problems import Dialect
-from crayon.gateway.watched import compact
+from crayon.gateway.openai.chat import DONE, KEEP_ALIVE
+from crayon.gateway.shared.problems import Dialect
+from crayon.gateway.shared.watched import compact
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from crayon.completion import Completion, Usage
-    from crayon.gateway.problems import Problem
+    from crayon.gateway.shared.problems import Problem
     from crayon.messages import ToolCall
     from crayon.sdk import Piece
 

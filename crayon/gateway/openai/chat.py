@@ -6,11 +6,11 @@ import time
 import uuid
 from typing import TYPE_CHECKING, Any
 
-from crayon.gateway.conversation import read_messages
-from crayon.gateway.options import BESIDE, drawn, tools
-from crayon.gateway.problems import Dialect
-from crayon.gateway.watched import GatewayAnswer, compact
-from crayon.gateway.wishes import wishes
+from crayon.gateway.shared.conversation import read_messages
+from crayon.gateway.shared.options import BESIDE, drawn, tools
+from crayon.gateway.shared.problems import Dialect
+from crayon.gateway.shared.watched import GatewayAnswer, compact
+from crayon.gateway.shared.wishes import NAMES, wishes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -19,13 +19,12 @@ if TYPE_CHECKING:
     from starlette.responses import Response
 
     from crayon.completion import Completion, Usage
-    from crayon.gateway.fields import Fields
-    from crayon.gateway.gateway import Gateway
-    from crayon.gateway.problems import Problem
+    from crayon.gateway.shared.fields import Fields
+    from crayon.gateway.shared.gateway import Gateway
+    from crayon.gateway.shared.problems import Problem
     from crayon.messages import ToolCall
     from crayon.sdk import Piece
 
-NAMES = {"mode": "crayon.mode", "private": "crayon.private", "timeout": "crayon.timeout", "blend": "crayon.blend"}
 KEEP_ALIVE = b": keep-alive\n\n"
 DONE = b"data: [DONE]\n\n"
 

@@ -7,13 +7,12 @@ import uuid
 from typing import TYPE_CHECKING, Any
 
 from crayon.errors import InvalidRequestError
-from crayon.gateway.conversation import Turn, read_message, text_of
-from crayon.gateway.openai_chat import NAMES
-from crayon.gateway.options import longest, tools
-from crayon.gateway.response_store import Stored
-from crayon.gateway.response_writer import ResponseWriter
-from crayon.gateway.watched import GatewayAnswer, json_response
-from crayon.gateway.wishes import wishes
+from crayon.gateway.openai.response_writer import ResponseWriter
+from crayon.gateway.shared.conversation import Turn, read_message, text_of
+from crayon.gateway.shared.options import longest, tools
+from crayon.gateway.shared.response_store import Stored
+from crayon.gateway.shared.watched import GatewayAnswer, json_response
+from crayon.gateway.shared.wishes import NAMES, wishes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -22,8 +21,8 @@ if TYPE_CHECKING:
     from starlette.responses import Response
 
     from crayon.completion import Completion
-    from crayon.gateway.fields import Fields
-    from crayon.gateway.gateway import Gateway
+    from crayon.gateway.shared.fields import Fields
+    from crayon.gateway.shared.gateway import Gateway
 
 RESPONSE_NAMES: Mapping[str, str] = {**NAMES, "messages": "input", "max_tokens": "max_output_tokens"}
 _BESIDE = ("user", "safety_identifier", "prompt_cache_key", "prompt_cache_retention")

@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 from crayon.completion import Blend, Mode
 from crayon.errors import InvalidRequestError, PrivacyError
-from crayon.gateway.fields import Fields
+from crayon.gateway.shared.fields import Fields
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from crayon.gateway.models import VirtualModel
+    from crayon.gateway.shared.models import VirtualModel
 
+# What requests call the fields that the SDK has other names for.
+NAMES = {"mode": "crayon.mode", "private": "crayon.private", "timeout": "crayon.timeout", "blend": "crayon.blend"}
 # A name in the store of customisations; a path or an exported file is none, for whoever asks may be far away.
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _FORM = ("regex", "grammar", "choices", "show_format")

@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from crayon.completion import Mode, Source
 from crayon.errors import InvalidRequestError
-from crayon.gateway.openai_chat import NAMES
-from crayon.gateway.options import BESIDE
-from crayon.gateway.problems import Dialect
-from crayon.gateway.watched import Watched, json_response
-from crayon.gateway.wishes import wishes
+from crayon.gateway.shared.options import BESIDE
+from crayon.gateway.shared.problems import Dialect
+from crayon.gateway.shared.watched import Watched, json_response
+from crayon.gateway.shared.wishes import NAMES, wishes
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
@@ -20,9 +19,9 @@ if TYPE_CHECKING:
     from starlette.responses import Response
 
     from crayon.engine import EncodeResult
-    from crayon.gateway.fields import Fields
-    from crayon.gateway.gateway import Gateway
-    from crayon.gateway.models import VirtualModel
+    from crayon.gateway.shared.fields import Fields
+    from crayon.gateway.shared.gateway import Gateway
+    from crayon.gateway.shared.models import VirtualModel
 
 _FORMATS = ("float", "base64")
 

@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from crayon.completion import FinishReason
 from crayon.errors import InvalidRequestError
-from crayon.gateway.conversation import read_messages, with_system
-from crayon.gateway.fields import Fields
-from crayon.gateway.openai_chat import NAMES
-from crayon.gateway.openai_embeddings import EMBEDDING_NAMES, embedding_call
-from crayon.gateway.options import NUMBERS, stops, tools
-from crayon.gateway.problems import Dialect
-from crayon.gateway.watched import GatewayAnswer, Watched, compact, json_response
-from crayon.gateway.wishes import wishes
+from crayon.gateway.openai.embeddings import EMBEDDING_NAMES, embedding_call
+from crayon.gateway.shared.conversation import read_messages, with_system
+from crayon.gateway.shared.fields import Fields
+from crayon.gateway.shared.options import NUMBERS, stops, tools
+from crayon.gateway.shared.problems import Dialect
+from crayon.gateway.shared.watched import GatewayAnswer, Watched, compact, json_response
+from crayon.gateway.shared.wishes import NAMES, wishes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -24,9 +23,9 @@ if TYPE_CHECKING:
     from starlette.responses import Response
 
     from crayon.completion import Completion
-    from crayon.gateway.gateway import Gateway
-    from crayon.gateway.models import VirtualModel
-    from crayon.gateway.problems import Problem
+    from crayon.gateway.shared.gateway import Gateway
+    from crayon.gateway.shared.models import VirtualModel
+    from crayon.gateway.shared.problems import Problem
     from crayon.messages import ToolCall
     from crayon.sdk import Piece
 

@@ -12,14 +12,14 @@ from pathlib import Path
 import pytest
 from gateway_tools import HELLO, asking, serving
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "sdk"))  # as in conftest
+sys.path.insert(0, str(Path(__file__).parents[2] / "sdk"))  # as in conftest
 
 from custom_fakes import Device, about
 from sdk_fakes import Fake, FakeServer
 
 from crayon.config import GatewaySettings
-from crayon.gateway.page_files import POLICY, page_files
-from crayon.gateway.panel import Panel
+from crayon.gateway.page.files import POLICY, page_files
+from crayon.gateway.shared.panel import Panel
 from crayon.local_only import local_only
 from crayon.server.tokens import TokenStore
 from crayon.wire.tokens import Secret
@@ -192,7 +192,7 @@ async def test_a_pull_tells_how_far_it_is(gateway, monkeypatch) -> None:
         progress(Progress(1, 2, "fetching"))
         return LocalModel(models_dir / "x.gguf", name, "0" * 64, 2)
 
-    monkeypatch.setattr("crayon.gateway.panel.resolve", resolve)
+    monkeypatch.setattr("crayon.gateway.shared.panel.resolve", resolve)
     async with asking(gateway()) as http:
         reply = await http.post("/crayon/pull", json={"model": "smollm2-135m-instruct"})
     lines = [json.loads(line) for line in reply.text.splitlines()]
@@ -215,7 +215,7 @@ async def test_a_pull_whose_client_hangs_up_ends(gateway, monkeypatch) -> None:
         finally:
             loop.call_soon_threadsafe(ended.set)
 
-    monkeypatch.setattr("crayon.gateway.panel.resolve", resolve)
+    monkeypatch.setattr("crayon.gateway.shared.panel.resolve", resolve)
     async with serving(gateway(), GatewaySettings(port=0)) as address:
         host, port = address.removeprefix("http://").split(":")
         reader, writer = await asyncio.open_connection(host, int(port))

@@ -6,7 +6,7 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from crayon.gateway.problems import HttpError, Problem
+from crayon.gateway.shared.problems import HttpError, Problem
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -48,7 +48,7 @@ async def page_file(request: Request) -> Response:
 @functools.cache
 def page_files() -> dict[str, bytes]:
     """Return the page's files by name."""
-    folder = resources.files("crayon.gateway").joinpath("page")
+    folder = resources.files("crayon.gateway.page")
     return {
         file.name: file.read_bytes()
         for file in folder.iterdir()

@@ -1,0 +1,1 @@
+"""Anthropic's routes: messages, with tools, and the counting of their tokens."""

@@ -1,0 +1,1 @@
+"""Ollama's routes: chat, generate and embed, and what it tells of its models."""

@@ -1,0 +1,1 @@
+"""What all routes stand on: the gateway, its models, the fields of a request, and answers as they are written."""
