@@ -29,11 +29,11 @@ if TYPE_CHECKING:
     from crayon.engine import Engine, Event, GenerateRequest, ScoreRequest, Stream
     from crayon.messages import ToolCall
     from crayon.sdk.actions import Action
+    from crayon.sdk.budget.usage import Account
+    from crayon.sdk.call.options import Call
     from crayon.sdk.core import Core
-    from crayon.sdk.options import Call
     from crayon.sdk.query_gate import Embedding, QueryGate
     from crayon.sdk.turn import Turn
-    from crayon.sdk.usage import Account
 
 
 @dataclass(frozen=True, slots=True)

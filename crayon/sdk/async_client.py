@@ -10,8 +10,8 @@ from crayon.completion import Mode, Source
 from crayon.engine import EncodeRequest, deadline_after
 from crayon.messages import question
 from crayon.sdk.async_stream import AsyncAnswerStream, gate_async, open_async
+from crayon.sdk.call.choosing import ONE_TOKEN
 from crayon.sdk.choice_stream import AsyncChoiceStream
-from crayon.sdk.choosing import ONE_TOKEN
 from crayon.sdk.conversation import AsyncConversation
 from crayon.sdk.core import Core
 from crayon.sdk.custom_calls import AsyncCustomCalls
@@ -35,10 +35,10 @@ if TYPE_CHECKING:
     from crayon.router.hardness import Hardness
     from crayon.router.scope import Scope
     from crayon.sdk.calibration.loaded import CalibrationLike
+    from crayon.sdk.call.customizations import CustomizationLike
+    from crayon.sdk.call.options import Call, CallOptions, Past, SamplingOptions, SideOptions
+    from crayon.sdk.call.privacy import Privacy
     from crayon.sdk.conversation import WhenFull
-    from crayon.sdk.customizations import CustomizationLike
-    from crayon.sdk.options import Call, CallOptions, Past, SamplingOptions, SideOptions
-    from crayon.sdk.privacy import Privacy
     from crayon.sdk.status import ClientStatus
     from crayon.sdk.tool_loop import ToolRun
 

@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
     from crayon.engine import Engine
     from crayon.sdk.actions import Action
+    from crayon.sdk.call.engines import Engines
+    from crayon.sdk.call.options import Call
     from crayon.sdk.core import Core
-    from crayon.sdk.engines import Engines
-    from crayon.sdk.options import Call
     from crayon.sdk.query_gate import QueryGate
     from crayon.sdk.turn import Turn
 

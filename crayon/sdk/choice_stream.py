@@ -16,15 +16,15 @@ from crayon.messages import question, with_question
 from crayon.router.hardness import choice_gate
 from crayon.sdk.answer import Answer
 from crayon.sdk.async_stream import AsyncAnswerStream
-from crayon.sdk.choosing import MAX_CHOICES, check_choices, listed
+from crayon.sdk.call.choosing import MAX_CHOICES, check_choices, listed
 from crayon.sdk.scoring import Scoring, score_request
 from crayon.sdk.stream import AnswerStream
 
 if TYPE_CHECKING:
     from crayon.engine import Engine, GenerateRequest, ScoreRequest, Stream
     from crayon.sdk.actions import Generate
+    from crayon.sdk.call.options import Call
     from crayon.sdk.core import Core
-    from crayon.sdk.options import Call
     from crayon.sdk.turn import Turn
 
 

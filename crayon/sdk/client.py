@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, Self
 from crayon.completion import Mode
 from crayon.engine import EncodeRequest, deadline_after, wait_for
 from crayon.messages import question
+from crayon.sdk.call.choosing import ONE_TOKEN
 from crayon.sdk.choice_stream import ChoiceStream
-from crayon.sdk.choosing import ONE_TOKEN
 from crayon.sdk.conversation import Conversation
 from crayon.sdk.core import Core
 from crayon.sdk.custom_calls import CustomCalls
@@ -31,10 +31,10 @@ if TYPE_CHECKING:
     from crayon.router.hardness import Hardness
     from crayon.router.scope import Scope
     from crayon.sdk.calibration.loaded import CalibrationLike
+    from crayon.sdk.call.customizations import CustomizationLike
+    from crayon.sdk.call.options import Call, CallOptions, Past, SamplingOptions, SideOptions
+    from crayon.sdk.call.privacy import Privacy
     from crayon.sdk.conversation import WhenFull
-    from crayon.sdk.customizations import CustomizationLike
-    from crayon.sdk.options import Call, CallOptions, Past, SamplingOptions, SideOptions
-    from crayon.sdk.privacy import Privacy
     from crayon.sdk.status import ClientStatus
     from crayon.sdk.tool_loop import ToolRun
 

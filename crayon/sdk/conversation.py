@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 from crayon.completion import Reason, Source
 from crayon.errors import InvalidRequestError
 from crayon.messages import Message, normalise_messages
-from crayon.sdk.options import Past, check_profile, lasting, merged, resolve_private
+from crayon.sdk.call.options import Past, check_profile, lasting, merged, resolve_private
 from crayon.sdk.sliding import oldest_to_drop
 
 if TYPE_CHECKING:
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from crayon.messages import MessagesLike
     from crayon.sdk.async_client import AsyncCrayon
     from crayon.sdk.async_stream import AsyncAnswerStream
+    from crayon.sdk.call.options import Call, CallOptions
     from crayon.sdk.client import Crayon
-    from crayon.sdk.options import Call, CallOptions
     from crayon.sdk.stream import AnswerStream
 
 WhenFull: TypeAlias = Literal["slide", "fail"]

@@ -19,11 +19,12 @@ from crayon.messages import Message, normalise_messages
 from crayon.router.hardness import Hardness, HardnessGate
 from crayon.router.policy import Allowed, allowed_sources, parse_mode
 from crayon.sampling import Sampling
+from crayon.sdk.budget.usage import UsageTracker
 from crayon.sdk.calibration.loaded import AUTO, Calibrations
-from crayon.sdk.customizations import Customizations, samples_of
-from crayon.sdk.engine_options import check_path
-from crayon.sdk.engines import Engines
-from crayon.sdk.options import (
+from crayon.sdk.call.customizations import Customizations, samples_of
+from crayon.sdk.call.engine_options import check_path
+from crayon.sdk.call.engines import Engines
+from crayon.sdk.call.options import (
     SIDE_FIELDS,
     Call,
     Defaults,
@@ -37,11 +38,10 @@ from crayon.sdk.options import (
     resolve_sampling,
     system_message,
 )
-from crayon.sdk.privacy import Screen
+from crayon.sdk.call.privacy import Screen
 from crayon.sdk.query_gate import ChosenProfile, QueryGate, choice_of
 from crayon.sdk.scopes import ClientScopes
 from crayon.sdk.turn import Turn
-from crayon.sdk.usage import UsageTracker
 
 if TYPE_CHECKING:
     import os
@@ -59,9 +59,9 @@ if TYPE_CHECKING:
     from crayon.router.record import CalibrationRecord
     from crayon.router.scope import Scope
     from crayon.sdk.calibration.loaded import CalibrationLike
-    from crayon.sdk.customizations import CustomizationLike, SamplesLike
-    from crayon.sdk.options import CallOptions, SamplingOptions, SideOptions
-    from crayon.sdk.privacy import Privacy
+    from crayon.sdk.call.customizations import CustomizationLike, SamplesLike
+    from crayon.sdk.call.options import CallOptions, SamplingOptions, SideOptions
+    from crayon.sdk.call.privacy import Privacy
     from crayon.sdk.tool_loop import ToolLoop
 
 

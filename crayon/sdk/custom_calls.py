@@ -10,8 +10,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from crayon.customising.customization import Customization
+    from crayon.sdk.call.customizations import CustomizationLike, SamplesLike
     from crayon.sdk.core import Core
-    from crayon.sdk.customizations import CustomizationLike, SamplesLike
 
 
 class CustomCalls:

@@ -14,7 +14,7 @@ from crayon.router.features import Features, TokenFeatures
 from crayon.router.hardness import choice_gate
 from crayon.router.signals import DEFAULT_CHOICE, DEFAULT_TEXT, SIGNALS, signal_value
 from crayon.sdk.actions import Embed, Fail, Generate, Read
-from crayon.sdk.choosing import check_choices
+from crayon.sdk.call.choosing import check_choices
 from crayon.sdk.scoring import Scoring, score_request
 
 if TYPE_CHECKING:
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from crayon.router.scope import ScopeVerdict
     from crayon.router.targets import Target
     from crayon.sdk.actions import Action
+    from crayon.sdk.call.options import Call
     from crayon.sdk.core import Core
-    from crayon.sdk.options import Call
     from crayon.sdk.turn import Turn
 
 _POLL = 3600.0

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from crayon.customising.support import Support
     from crayon.engine import EncodeRequest, Engine
     from crayon.router.scope import ScopeGate, ScopeVerdict
-    from crayon.sdk.options import Call
+    from crayon.sdk.call.options import Call
 
 
 Embedding: TypeAlias = EncodeResult | RawStates

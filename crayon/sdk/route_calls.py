@@ -7,7 +7,7 @@ import threading
 from typing import TYPE_CHECKING
 
 from crayon.sdk.calibration.files import delete_record, kept_record
-from crayon.sdk.choosing import ONE_TOKEN
+from crayon.sdk.call.choosing import ONE_TOKEN
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
     from crayon.messages import MessagesLike
     from crayon.router.record import CalibrationRecord
     from crayon.router.targets import Target
+    from crayon.sdk.call.customizations import CustomizationLike, SamplesLike
+    from crayon.sdk.call.options import Call, SideOptions
     from crayon.sdk.core import Core
-    from crayon.sdk.customizations import CustomizationLike, SamplesLike
     from crayon.sdk.explain import Explanation
-    from crayon.sdk.options import Call, SideOptions
 
 
 class RouteCalls:

@@ -9,12 +9,12 @@ from crayon.completion import Source
 from crayon.data.texts import background_texts
 from crayon.engine import EncodeRequest, wait_for
 from crayon.router.scope import Scope, ScopeGate, fit_scope
-from crayon.sdk.options import check_scopes
+from crayon.sdk.call.options import check_scopes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from crayon.sdk.engines import Engines
+    from crayon.sdk.call.engines import Engines
 
 
 class ClientScopes:

@@ -16,7 +16,7 @@ from crayon.errors import (
     PromptTooLongError,
     ServerRejectedError,
 )
-from crayon.sdk.choosing import ranking
+from crayon.sdk.call.choosing import ranking
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from crayon.customising.support import Support
     from crayon.engine import Engine, GenerateRequest, ScoreResult
     from crayon.messages import Message
-    from crayon.sdk.choosing import Ranking
+    from crayon.sdk.call.choosing import Ranking
 
 
 class Scoring:

@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from crayon.engine import ModelInfo
     from crayon.messages import MessagesLike
     from crayon.router.conditions import RecentSpeed
-    from crayon.sdk.budget_guard import BudgetStatus
-    from crayon.sdk.engines import Engines
-    from crayon.sdk.usage import UsageTracker
+    from crayon.sdk.budget.guard import BudgetStatus
+    from crayon.sdk.budget.usage import UsageTracker
+    from crayon.sdk.call.engines import Engines
 
 
 @dataclass(frozen=True, slots=True)

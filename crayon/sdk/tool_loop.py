@@ -12,12 +12,12 @@ from crayon.errors import CrayonError, DeadlineExceededError, InvalidRequestErro
 from crayon.families.call_forms import calls_of
 from crayon.families.functions import call_function, function_tool, result_text
 from crayon.messages import Message, ToolCall, normalise_messages
-from crayon.sdk.options import check_timeout
+from crayon.sdk.call.options import check_timeout
 
 if TYPE_CHECKING:
     from crayon.completion import Completion
     from crayon.messages import MessagesLike
-    from crayon.sdk.options import CallOptions
+    from crayon.sdk.call.options import CallOptions
 
 Function: TypeAlias = Callable[..., Any]
 MAX_ROUNDS = 8

@@ -26,7 +26,7 @@ from crayon.messages import question
 from crayon.privacy.redaction import Restorer, restored_json
 from crayon.router.hardness import HardnessGate, Verdict, choice_gate
 from crayon.sdk.actions import Done, Embed, Emit, Fail, Generate, Read
-from crayon.sdk.device_failures import is_devices_own
+from crayon.sdk.call.device_failures import is_devices_own
 from crayon.sdk.route_log import RouteLog
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from crayon.router.scope import ScopeVerdict
     from crayon.sampling import Sampling
     from crayon.sdk.actions import Action
-    from crayon.sdk.options import Call
+    from crayon.sdk.call.options import Call
     from crayon.sdk.query_gate import ChosenProfile
 
 # While the device can still stand in, the server must show its first token within this share of the time left; the

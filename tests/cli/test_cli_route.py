@@ -14,8 +14,8 @@ from crayon.config import BudgetSettings, ConditionsSettings, load
 from crayon.config.client import budget_of, conditions_of
 from crayon.router.budget import Budget, Cost
 from crayon.router.conditions import Conditions
-from crayon.sdk.budget_guard import BudgetGuard
-from crayon.sdk.budget_store import BudgetStore
+from crayon.sdk.budget.guard import BudgetGuard
+from crayon.sdk.budget.store import BudgetStore
 from crayon.server.engines.echo import EchoEngine
 
 if TYPE_CHECKING:

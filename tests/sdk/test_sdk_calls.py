@@ -24,7 +24,7 @@ from crayon import (
     Source,
 )
 from crayon.sampling import SAMPLING_FIELDS
-from crayon.sdk.options import SamplingOptions
+from crayon.sdk.call.options import SamplingOptions
 
 # -- one surface
 

@@ -16,7 +16,7 @@ from crayon.device import DeviceEngine
 from crayon.engine import GENERATE, ScoreRequest
 from crayon.errors import ServerRejectedError
 from crayon.messages import Message
-from crayon.sdk.choosing import listed
+from crayon.sdk.call.choosing import listed
 from crayon.server.engines.echo import EchoEngine
 
 QUESTION = "is water wet or dry"

@@ -13,7 +13,7 @@ from sdk_fakes import SURE, USAGE, FakeServer, answer
 from crayon import Blend, Crayon, InvalidRequestError, Message, PromptTooLongError, Reason, Source
 from crayon.customising.support import Support
 from crayon.engine import ContinuationScore, EverydayStates, ModelInfo, ScoreResult
-from crayon.sdk import customizations
+from crayon.sdk.call import customizations
 from crayon.sdk.query_gate import ChosenProfile
 
 ANSWERS = ("red", "green")

@@ -10,7 +10,7 @@ from sdk_fakes import SURE, answer
 
 from crayon import InvalidRequestError
 from crayon.customising.store import CustomizationStore
-from crayon.sdk.choosing import check_choices
+from crayon.sdk.call.choosing import check_choices
 
 QUESTIONS = [question for question, _ in about("colour", 100)]
 

@@ -12,7 +12,7 @@ from sdk_fakes import DONE, Fake, FakeServer, answer, delta
 from crayon import AnswerFormatError, InvalidRequestError, PrivacyError, ServerRejectedError, Source
 from crayon.completion import FinishReason
 from crayon.engine import Delta, TokenSignal
-from crayon.sdk.privacy import Privacy
+from crayon.sdk.call.privacy import Privacy
 from crayon.server.engines.echo import EchoEngine
 
 

@@ -13,7 +13,7 @@ from serving_tools import PATIENCE, server_process, until
 from crayon import Budget, Reason, ServerInterruptedError, ServerUnavailableError, Source
 from crayon.client import Breaker
 from crayon.client.remote import RemoteEngine
-from crayon.sdk.budget_store import BudgetStore
+from crayon.sdk.budget.store import BudgetStore
 from crayon.server.engines.echo import EchoEngine
 
 WORDS = "word " * 500

@@ -21,7 +21,7 @@ from crayon.messages import Message
 from crayon.router import Hardness, ScopeVerdict, allowed_sources
 from crayon.sampling import Sampling
 from crayon.sdk.actions import Done, Embed, Emit, Fail, Generate, Read
-from crayon.sdk.options import Call
+from crayon.sdk.call.options import Call
 from crayon.sdk.query_gate import ChosenProfile
 from crayon.sdk.turn import FIRST_TOKEN_SHARE, Turn, _unpenalised
 

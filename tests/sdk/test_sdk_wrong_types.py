@@ -11,8 +11,8 @@ from sdk_fakes import Fake
 
 import crayon
 from crayon import Crayon, CrayonError, InvalidRequestError
-from crayon.sdk.engine_options import DEVICE_OPTIONS, SERVER_OPTIONS
-from crayon.sdk.options import CALL_FIELDS, SIDE_FIELDS
+from crayon.sdk.call.engine_options import DEVICE_OPTIONS, SERVER_OPTIONS
+from crayon.sdk.call.options import CALL_FIELDS, SIDE_FIELDS
 
 ODD = [
     0, -1, 1.5, math.nan, math.inf, 10**30, "", "\0", "\ud800", b"x", [], {}, (), set(), object(), "a" * 10_000,

@@ -37,7 +37,7 @@ def set_something(repl: Repl, argument: str) -> None:
         console.message(f"{name}: as it was")
         return
     from crayon.sampling import Sampling
-    from crayon.sdk.options import resolve_sampling
+    from crayon.sdk.call.options import resolve_sampling
 
     changed = {**repl.sampling, name: _value(name, value)}
     resolve_sampling(Sampling(), changed)

@@ -16,7 +16,7 @@ from crayon.cli.shared import console, options
 if TYPE_CHECKING:
     from crayon.client.check import ServerStatus
     from crayon.machine import Battery
-    from crayon.sdk.budget_guard import BudgetStatus
+    from crayon.sdk.budget.guard import BudgetStatus
 
 SERVER_SECONDS = 5.0
 
@@ -48,8 +48,8 @@ def status(
     from crayon.cli.shared.client import server_status
     from crayon.config.client import budget_of
     from crayon.machine import battery
-    from crayon.sdk.budget_guard import BudgetGuard
-    from crayon.sdk.budget_store import BudgetStore
+    from crayon.sdk.budget.guard import BudgetGuard
+    from crayon.sdk.budget.store import BudgetStore
 
     settings = options.load_settings(options.server_flags(server, tls, ca_file, token_file))
     store = BudgetStore()

@@ -48,7 +48,7 @@ def explain(
     """
     from crayon.cli.shared.client import open_client
     from crayon.cli.shared.device_model import suited
-    from crayon.sdk.choosing import check_choices
+    from crayon.sdk.call.choosing import check_choices
 
     flags = {
         "mode": mode,

@@ -59,7 +59,7 @@ def fetch_device(settings: Settings) -> str | None:
     Raises:
         CrayonError: it cannot be used, and no server may answer in its place.
     """
-    from crayon.sdk.device_failures import is_devices_own
+    from crayon.sdk.call.device_failures import is_devices_own
 
     device: str | None = settings.device.model
     if settings.mode is Mode.ONLY_ON_SERVER:

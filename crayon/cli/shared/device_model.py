@@ -36,7 +36,7 @@ def suited(settings: Settings, blend: str | None) -> Settings:
     from crayon.customising.profiles import BASE
     from crayon.device.auto import made_for
     from crayon.models import is_auto
-    from crayon.sdk.customizations import Customizations
+    from crayon.sdk.call.customizations import Customizations
 
     if not blend or blend.lower() == BASE or not is_auto(settings.device.model):
         return settings

@@ -16,7 +16,7 @@ from crayon.gateway.shared.models import find_model, hybrid_models, own_models
 from crayon.gateway.shared.problems import HttpError, Problem
 from crayon.gateway.shared.report import RouteReporter
 from crayon.gateway.shared.response_store import ResponseStore
-from crayon.sdk.device_failures import is_devices_own
+from crayon.sdk.call.device_failures import is_devices_own
 from crayon.server.caller import Caller, calling
 
 if TYPE_CHECKING:

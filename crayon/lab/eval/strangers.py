@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from crayon.lab.eval.answer_cache import AnswerCache
     from crayon.lab.eval.customize import ModelUnderTest, OpenEngine, Tell
     from crayon.lab.eval.stranger_users import Stranger
-    from crayon.sdk.options import BlendLike
+    from crayon.sdk.call.options import BlendLike
 
 ITEMS, QUICK_ITEMS = 40, 12
 # Of an answer that is written.

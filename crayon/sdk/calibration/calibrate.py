@@ -30,9 +30,9 @@ if TYPE_CHECKING:
     from crayon.engine import Engine
     from crayon.router.calibration import Calibration
     from crayon.router.targets import Target
+    from crayon.sdk.budget.usage import UsageTracker
     from crayon.sdk.calibration.assignment import Assignment
     from crayon.sdk.calibration.labelling import Asking, SideAnswer
-    from crayon.sdk.usage import UsageTracker
 
     Progress = Callable[[str, int, int], None]
 

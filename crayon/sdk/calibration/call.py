@@ -13,7 +13,7 @@ from crayon.router.features import MAX_HELD
 from crayon.sdk.calibration.calibrate import make_calibration
 from crayon.sdk.calibration.files import record_path, write_record
 from crayon.sdk.calibration.labelling import Asking, asked
-from crayon.sdk.customizations import samples_of
+from crayon.sdk.call.customizations import samples_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     from crayon.router.record import CalibrationRecord
     from crayon.router.targets import Target
     from crayon.sampling import Sampling
-    from crayon.sdk.customizations import CustomizationLike, Customizations, SamplesLike
-    from crayon.sdk.engines import Engines
-    from crayon.sdk.usage import UsageTracker
+    from crayon.sdk.budget.usage import UsageTracker
+    from crayon.sdk.call.customizations import CustomizationLike, Customizations, SamplesLike
+    from crayon.sdk.call.engines import Engines
 
     # Told how many texts would be sent, and where to; False calls it off.
     Confirm = Callable[[int, str], bool]

@@ -12,7 +12,7 @@ from crayon.errors import CancelledError, CrayonError, EngineError, ServerReject
 from crayon.messages import Message
 from crayon.router.features import Features, RunningSignals
 from crayon.router.signals import DEFAULT_CHOICE, DEFAULT_TEXT, signal_value
-from crayon.sdk.choosing import listed, ranking
+from crayon.sdk.call.choosing import listed, ranking
 from crayon.text_form import same_key
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from crayon.customising.support import Support
     from crayon.engine import Engine, Event, ScoreResult, Stream
     from crayon.sampling import Sampling
-    from crayon.sdk.usage import UsageTracker
+    from crayon.sdk.budget.usage import UsageTracker
 
 # More would only wait in the server's queue.
 AT_ONCE = 4

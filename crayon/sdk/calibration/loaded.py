@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from crayon.customising.customization import Customization
     from crayon.engine import Engine
     from crayon.router.record import Binding, CalibrationRecord
-    from crayon.sdk.customizations import Customizations
-    from crayon.sdk.engines import Engines
-    from crayon.sdk.options import Call
+    from crayon.sdk.call.customizations import Customizations
+    from crayon.sdk.call.engines import Engines
+    from crayon.sdk.call.options import Call
 
     # "auto" uses what is kept where there is one, False uses none, a path uses that file.
     CalibrationLike: TypeAlias = Literal[False] | str | os.PathLike[str]

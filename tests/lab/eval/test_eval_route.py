@@ -27,7 +27,7 @@ from crayon.lab.eval.routing.settings import RouteSettings
 from crayon.lab.eval.routing.sides import ServerSide, said
 from crayon.lab.eval.routing.summary import points
 from crayon.lab.eval.routing.traffic import Query, User, make_users
-from crayon.sdk.choosing import listed
+from crayon.sdk.call.choosing import listed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

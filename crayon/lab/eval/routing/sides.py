@@ -15,7 +15,7 @@ from crayon.lab.eval.device_runner import Question
 from crayon.lab.eval.results import values
 from crayon.messages import Message
 from crayon.router.features import choice_features
-from crayon.sdk.choosing import listed
+from crayon.sdk.call.choosing import listed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

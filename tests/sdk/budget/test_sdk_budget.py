@@ -36,9 +36,9 @@ from crayon.completion import FinishReason
 from crayon.engine import ContinuationScore, Finished, ScoreResult
 from crayon.errors import ServerUnavailableError
 from crayon.router.budget import Cost
-from crayon.sdk import budget_store
-from crayon.sdk.budget_guard import BudgetGuard
-from crayon.sdk.budget_store import BudgetStore
+from crayon.sdk.budget import store
+from crayon.sdk.budget.guard import BudgetGuard
+from crayon.sdk.budget.store import BudgetStore
 
 TOKENS = Budget(tokens_per_day=1000, money_per_day=1.0, prompt_price=1000.0, answer_price=2000.0)
 
@@ -193,8 +193,8 @@ def test_threads_at_once_overspend_by_one_request_at_most():
 def test_two_processes_lose_no_charge(folder):
     code = (
         "from crayon.router.budget import Budget, Cost\n"
-        "from crayon.sdk.budget_store import BudgetStore\n"
-        "from crayon.sdk.budget_guard import BudgetGuard\n"
+        "from crayon.sdk.budget.store import BudgetStore\n"
+        "from crayon.sdk.budget.guard import BudgetGuard\n"
         "guard = BudgetGuard(Budget(tokens_per_day=10**6), BudgetStore())\n"
         "for _ in range(20):\n"
         "    guard.settle(guard.reserve(Cost(5, 100)), Cost(5, 2))\n"
@@ -380,8 +380,8 @@ def test_a_file_that_may_not_grow_sends_nothing(folder):
         "import resource\n"
         "from crayon.errors import BudgetError\n"
         "from crayon.router.budget import Budget, Cost\n"
-        "from crayon.sdk.budget_store import BudgetStore\n"
-        "from crayon.sdk.budget_guard import BudgetGuard\n"
+        "from crayon.sdk.budget.store import BudgetStore\n"
+        "from crayon.sdk.budget.guard import BudgetGuard\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (10, 10))\n"
         "try:\n"
         "    BudgetGuard(Budget(tokens_per_day=100), BudgetStore()).reserve(Cost(1, 1))\n"
@@ -405,7 +405,7 @@ def test_a_disk_that_fills_up_during_an_answer_leaves_the_most_charged(sdk, monk
 def test_a_lock_that_another_process_holds_for_too_long_sends_nothing(sdk, folder, monkeypatch):
     from filelock import FileLock
 
-    monkeypatch.setattr(budget_store, "LOCK_SECONDS", 0.05)
+    monkeypatch.setattr(store, "LOCK_SECONDS", 0.05)
     folder.mkdir()
     with FileLock(folder / "budget.lock"):
         route = sdk.call(sdk.make(*both(), mode="prefer_on_server", budget=TOKENS).ask("hi")).route

@@ -8,7 +8,7 @@ import pytest
 from sdk_fakes import Fake, answer
 
 from crayon import CallOptions, Crayon, InvalidRequestError
-from crayon.sdk.options import SideOptions
+from crayon.sdk.call.options import SideOptions
 from crayon.server.engines.echo import EchoEngine
 
 

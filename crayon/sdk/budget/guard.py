@@ -11,7 +11,7 @@ from crayon.router import budget as rules
 
 if TYPE_CHECKING:
     from crayon.router.budget import Budget, Cost, Reserved, Spent
-    from crayon.sdk.budget_store import BudgetStore
+    from crayon.sdk.budget.store import BudgetStore
 
 logger = logging.getLogger("crayon.sdk")
 

@@ -156,7 +156,7 @@ def test_the_options_are_those_that_the_engines_take():
     from crayon.client.access import AccessOptions
     from crayon.client.remote import RemoteEngine
     from crayon.device import DeviceEngine
-    from crayon.sdk.engine_options import DEVICE_OPTIONS, SERVER_OPTIONS
+    from crayon.sdk.call.engine_options import DEVICE_OPTIONS, SERVER_OPTIONS
 
     def keywords(function):
         parameters = inspect.signature(function).parameters.values()

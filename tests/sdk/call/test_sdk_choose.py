@@ -37,7 +37,7 @@ from crayon import (
     Source,
 )
 from crayon.engine import ContinuationScore, ScoreResult
-from crayon.sdk.choosing import listed
+from crayon.sdk.call.choosing import listed
 
 SCOPE = Scope("colours", COLOURS)
 INSIDE, OUTSIDE = "which colour is a crow", "how do magnets work"

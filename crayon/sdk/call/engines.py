@@ -12,8 +12,8 @@ from crayon.completion import Source
 from crayon.engine import Engine
 from crayon.errors import CrayonError, EngineClosedError, EngineError, InvalidRequestError, NoMemoryError
 from crayon.local_only import check_local_only
-from crayon.sdk.device_failures import is_devices_own
-from crayon.sdk.engine_options import DEVICE_OPTIONS, SERVER_OPTIONS, check_options
+from crayon.sdk.call.device_failures import is_devices_own
+from crayon.sdk.call.engine_options import DEVICE_OPTIONS, SERVER_OPTIONS, check_options
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -26,9 +26,9 @@ from crayon.router.budget import Budget, Cost
 from crayon.router.conditions import Conditions, weigh
 from crayon.router.language import possible_languages
 from crayon.router.overrides import Circumstances, is_foreign, least_tokens, likely_tokens, under
-from crayon.sdk.budget_guard import BudgetGuard
-from crayon.sdk.budget_store import BudgetStore
-from crayon.sdk.speed_meters import Meters
+from crayon.sdk.budget.guard import BudgetGuard
+from crayon.sdk.budget.speed_meters import Meters
+from crayon.sdk.budget.store import BudgetStore
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,8 +39,8 @@ if TYPE_CHECKING:
     from crayon.messages import Message
     from crayon.router.budget import Reserved
     from crayon.router.policy import Allowed
-    from crayon.sdk.engines import Engines
-    from crayon.sdk.options import Call
+    from crayon.sdk.call.engines import Engines
+    from crayon.sdk.call.options import Call
 
 Work = TypeVar("Work", bound="Future[Any]")
 

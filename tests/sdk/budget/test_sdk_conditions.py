@@ -13,7 +13,7 @@ from crayon.engine import Finished
 from crayon.errors import ServerUnavailableError
 from crayon.machine import Battery
 from crayon.router.conditions import RecentSpeed
-from crayon.sdk.speed_meters import FORGET_SECONDS, Meters
+from crayon.sdk.budget.speed_meters import FORGET_SECONDS, Meters
 
 LONG = "word " * 2000  # the fakes' context is 1024
 GERMAN = "Wie kann ich besser schlafen, wenn es draußen heiß ist?"

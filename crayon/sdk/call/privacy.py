@@ -15,7 +15,7 @@ from crayon.privacy.redaction import redact
 from crayon.privacy.scanner import Scanner, detectors_of
 from crayon.router.policy import Allowed
 from crayon.router.privacy import Action, decide_action, stay, turns_to_drop
-from crayon.sdk.options import Past, Screened
+from crayon.sdk.call.options import Past, Screened
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from crayon.messages import Message
     from crayon.privacy.finding import Detector
     from crayon.privacy.scanner import Scan
-    from crayon.sdk.options import Call
+    from crayon.sdk.call.options import Call
 
 logger = logging.getLogger("crayon.sdk")
 

@@ -1,0 +1,1 @@
+"""What the server may cost, what it has cost, and the speeds and conditions that were measured on the way."""
