@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "sdk"))  # tests are no package; the fakes are shared
+sys.path.insert(0, str(Path(__file__).parents[2] / "sdk"))  # tests are no package; the fakes are shared
 from sdk_fakes import Fake, FakeServer
 
 from crayon import Crayon, Privacy
