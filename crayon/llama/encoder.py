@@ -29,6 +29,11 @@ def middle_layer(n_layer: int) -> int:
     return max(2 * n_layer // 5 - 1, 0)
 
 
+def sink_of(model: Model) -> int:
+    """Return the token that is put in front of a text to be the attention's sink."""
+    return model.bos if model.bos >= 0 else model.eos
+
+
 class LayerEncoder:
     """Computes hidden states in a context of its own, whose graphs end at the layer that is read.
 
@@ -74,11 +79,10 @@ class LayerEncoder:
             threads=threads,
             tap=self._tap,
         )
-        self._sink = model.bos if model.bos >= 0 else model.eos
 
     def tokenize(self, text: str) -> list[int]:
         """Return sink and tokens of a text. From any thread."""
-        return [self._sink, *self.model.tokenize(text)]
+        return [sink_of(self.model), *self.model.tokenize(text)]
 
     def decode(self, batch: Batch) -> NDArray[np.float32]:
         """Compute a batch and return its hidden states, shape (rows, dimensions).

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import ctypes
 import secrets
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import numpy as np
 
 from crayon.errors import EngineError
 from crayon.llama import library
+from crayon.llama.context import Context
 from crayon.llama.signals import check_finite, likeliest_of
 
 if TYPE_CHECKING:
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from crayon.engine import TokenSignal
-    from crayon.llama.context import Context
     from crayon.llama.rule import Rule
     from crayon.llama.signals import SignalMeter
     from crayon.sampling import Sampling
@@ -29,6 +29,18 @@ COLD = 1e-6  # a temperature that only the likeliest token survives; logits divi
 
 # As llama.cpp's `llama_token_data`.
 _CANDIDATE = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])
+
+
+class LogitRows(Protocol):
+    """Logits of the last batch that was computed, by llama.cpp or by another engine."""
+
+    def logits(self, row: int) -> NDArray[np.float32]:
+        """Return the logits of a row of the batch, shape (n_vocab,), valid until the next is computed."""
+        ...
+
+    def logit_rows(self, rows: Sequence[int]) -> NDArray[np.float32]:
+        """Return the logits of rows of the batch, shape (rows, n_vocab), valid until the next is computed."""
+        ...
 
 
 class Sampler:
@@ -53,13 +65,13 @@ class Sampler:
             for token in prompt[-PENALTY_WINDOW:]:
                 self._api.llama_sampler_accept(self._chain, token)
 
-    def sample(self, context: Context, row: int) -> tuple[int, TokenSignal]:
+    def sample(self, context: LogitRows, row: int) -> tuple[int, TokenSignal]:
         """Draw from a row of the context's last batch; the signal is of the model's unmodified distribution."""
         logits = context.logits(row)
         allowed = None if self._rule is None else self._rule.mask()
         return self._meter.measure(logits, None if self.greedy else self.draw(context, row), allowed)
 
-    def draw(self, context: Context, row: int) -> int:
+    def draw(self, context: LogitRows, row: int) -> int:
         """Draw from a row of the context's last batch.
 
         Raises:
@@ -75,7 +87,9 @@ class Sampler:
             return likeliest_of(logits, self._rule.mask())
         check_finite(float(logits.max()))  # the chain would draw anything
         if self._rule is not None:
-            return self._draw_of(logits, self._rule.mask())
+            return self._draw_of(logits, np.flatnonzero(self._rule.mask()))
+        if not isinstance(context, Context):
+            return self._draw_of(logits, np.arange(len(logits)))
         return int(self._api.llama_sampler_sample(self._chain, context.handle, row))
 
     def take(self, tokens: Sequence[int]) -> None:
@@ -84,9 +98,9 @@ class Sampler:
             for token in tokens:
                 self._api.llama_sampler_accept(self._chain, token)
 
-    def _draw_of(self, logits: NDArray[np.float32], allowed: NDArray[np.bool_]) -> int:
-        """Draw as `llama_sampler_sample` does, from the tokens that are allowed."""
-        api, tokens = self._api, np.flatnonzero(allowed)
+    def _draw_of(self, logits: NDArray[np.float32], tokens: NDArray[np.intp]) -> int:
+        """Draw as `llama_sampler_sample` does, from these tokens."""
+        api = self._api
         candidates = np.zeros(len(tokens), _CANDIDATE)
         candidates["id"], candidates["logit"] = tokens, logits[tokens]
         data = ctypes.cast(ctypes.c_void_p(candidates.ctypes.data), ctypes.POINTER(api.llama_token_data))

@@ -40,7 +40,8 @@ class Request:
     of `branches` continues from there on its own. ENCODE has no prompt; each of `branches` is a text.
 
     Args:
-        blend: name of the adapter blend, "" is the base; different blends never share a nano-batch.
+        blend: name of the adapter blend, "" is the base; different blends never share a nano-batch, unless `mixed`.
+        mixed: whether the engine computes rows of different blends together; all requests of an engine or none.
         client: whose request it is; clients share the engine by tokens (see `fairness`).
         priority: a bounded head start, `PRIORITY_SECONDS` before the same client's other requests and
             `fairness.PRIORITY_TOKENS` before other clients' for each step.
@@ -53,6 +54,7 @@ class Request:
     max_tokens: int = 0
     branches: tuple[int, ...] = ()
     blend: str = ""
+    mixed: bool = False
     client: str = ""
     priority: int = 0
     arrival: float = 0.0
@@ -79,7 +81,7 @@ class Request:
     """Cache tokens it takes at most, with one sequence."""
 
     def __post_init__(self) -> None:
-        self.group = (self.blend, self.kind is Kind.ENCODE)
+        self.group = ("" if self.mixed else self.blend, self.kind is Kind.ENCODE)
         self.least = self.kv_need()
 
     @property

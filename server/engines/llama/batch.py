@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
     from crayon.blending.lease import Lease
     from crayon.llama.batch import Logits
-    from crayon.server.engines.llama.encoder import LlamaEncoder
-    from crayon.server.engines.llama.runners import Runner
+    from crayon.server.engines.llama.encoder import CentredEncoder
+    from crayon.server.engines.llama.parts import StepRunner
     from crayon.server.engines.llama.tasks import Task
     from crayon.server.scheduler import NanoBatch, Row
 
@@ -34,7 +34,7 @@ _NOTHING = (0,)  # any token will do: what it computes is thrown away
 class EngineCall:
     """Rows with their tasks, on a runner; `spans` are the rows' places in the runner's batch."""
 
-    runner: Runner
+    runner: StepRunner
     encode: bool
     rows: list[Row]
     tasks: list[Task]
@@ -50,7 +50,7 @@ class EngineCall:
         return sum(row.tokens for row in self.rows)
 
 
-def call_of(runner: Runner, nano: Sequence[NanoBatch], tasks: Mapping[str, Task], broken: set[str]) -> EngineCall:
+def call_of(runner: StepRunner, nano: Sequence[NanoBatch], tasks: Mapping[str, Task], broken: set[str]) -> EngineCall:
     """Return the call of neighbouring nano-batches, without the rows of requests that are `broken`.
 
     Its rows are in the order of their sequences, whatever the plan's: see `gaps`.
@@ -67,7 +67,7 @@ def fill(call: EngineCall) -> None:
     batch.clear()
     call.spans.clear()
     missing: list[int] = []
-    if not (call.encode or context.kv_unified or context.model.recurrent):  # a state would take the nothing in
+    if call.runner.bridges and not call.encode:
         missing = gaps([row.seq for row in call.rows], batch.capacity - call.tokens)
     for task, row in zip(call.tasks, call.rows, strict=True):
         while missing and missing[0] < row.seq:
@@ -94,7 +94,7 @@ def decode(call: EngineCall) -> None:
                 raise EngineError(f"a token of nothing stays in sequence {seq}: llama.cpp refuses to remove it")
 
 
-def work(call: EngineCall, encoder: LlamaEncoder | None) -> Callable[[], NDArray[np.float32] | None]:
+def work(call: EngineCall, encoder: CentredEncoder | None) -> Callable[[], NDArray[np.float32] | None]:
     """Return what the runner's thread is to do; hidden states of shape (tokens, dimensions) come of encoding."""
     if not call.encode or encoder is None:
         return partial(decode, call)

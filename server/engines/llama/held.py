@@ -3,13 +3,41 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from crayon.blending import PoolBlends
+    from crayon.adapters.pool import Pool
+    from crayon.blending.lease import Lease
+    from crayon.completion import Blend
     from crayon.llama.model import Model
-    from crayon.server.engines.llama.encoder import LlamaEncoder
-    from crayon.server.engines.llama.runners import SingleRunner, TwoRunners
+    from crayon.server.engines.llama.encoder import CentredEncoder
+    from crayon.server.engines.llama.parts import StepRunners
+
+
+class Blends(Protocol):
+    """The pools of an engine, and what computes with their blends."""
+
+    @property
+    def pools(self) -> tuple[Pool, ...]:
+        """The pools, in the order given."""
+        ...
+
+    @property
+    def loaded(self) -> int:
+        """How many blends are loaded."""
+        ...
+
+    def normal(self, blend: Blend) -> Blend | None:
+        """Return the blend, checked; None where all its weights are 0, which is the plain base."""
+        ...
+
+    def __call__(self, blend: Blend) -> Lease:
+        """Return what computes with the blend, until it is released."""
+        ...
+
+    def close(self) -> None:
+        """Free what is loaded. Safe to call twice."""
+        ...
 
 
 @dataclass(slots=True)
@@ -17,11 +45,11 @@ class OpenEngine:
     """The model and what runs on it. The thread holds this and not the engine, which may be dropped without `close`."""
 
     model: Model
-    runners: SingleRunner | TwoRunners
-    encoder: LlamaEncoder | None = None
-    blends: PoolBlends | None = None
+    runners: StepRunners
+    encoder: CentredEncoder | None = None
+    blends: Blends | None = None
 
-    def encoder_if_any(self) -> LlamaEncoder | None:
+    def encoder_if_any(self) -> CentredEncoder | None:
         """Return the encoder, None while nobody has asked for embeddings."""
         return self.encoder
 

@@ -21,12 +21,11 @@ from crayon.errors import (
 )
 from crayon.server.cost.online import LiveCost
 from crayon.server.engines.llama.background import Background
-from crayon.server.engines.llama.batch import adapters_of, call_of, fill, reported, work
+from crayon.server.engines.llama.batch import call_of, fill, reported, work
 from crayon.server.engines.llama.counters import stats_of
 from crayon.server.engines.llama.deadlines import DeadlineCheck
 from crayon.server.engines.llama.request_queue import RequestQueue
 from crayon.server.engines.llama.sampler import sample_rows
-from crayon.server.engines.llama.sequences import Sequences
 from crayon.server.engines.llama.step_timing import StepTiming
 from crayon.server.engines.llama.swap import SwapSpace
 from crayon.server.engines.llama.tasks import EncodeTask, GenerateTask, ScoreTask
@@ -41,8 +40,8 @@ if TYPE_CHECKING:
 
     from crayon.server.cost.step_cost import StepCost
     from crayon.server.engines.llama.batch import EngineCall
-    from crayon.server.engines.llama.encoder import LlamaEncoder
-    from crayon.server.engines.llama.runners import SingleRunner, TwoRunners
+    from crayon.server.engines.llama.encoder import CentredEncoder
+    from crayon.server.engines.llama.parts import StepRunners
     from crayon.server.engines.llama.tasks import Task
     from crayon.server.observability.stats import EngineStats
     from crayon.server.scheduler import Lengths, StepLimits, StepPlan, TokenIndex
@@ -71,9 +70,9 @@ class LlamaLoop:
 
     def __init__(
         self,
-        runners: SingleRunner | TwoRunners,
+        runners: StepRunners,
         limits: StepLimits,
-        encoder: Callable[[], LlamaEncoder | None],
+        encoder: Callable[[], CentredEncoder | None],
         bounds: QueueBounds,
         *,
         lengths: Lengths | None = None,
@@ -145,7 +144,7 @@ class LlamaLoop:
             runner.context.abort()
         encoder = self._encoder()
         if encoder is not None:
-            encoder.context.abort()
+            encoder.abort()
 
     # -- on the loop's thread
 
@@ -259,7 +258,7 @@ class LlamaLoop:
             except EngineError as error:
                 self._lost(op.seq, step, error)
             if encoder is not None and op.keep == 0:
-                encoder.context.cut(op.seq, 0)
+                encoder.forget(op.seq)
         if self._spoilt:
             self._wipe(step)
         for prefix in step.evicted:
@@ -293,7 +292,7 @@ class LlamaLoop:
                 self._lost(seq, step, error)
         encoder = self._encoder()
         if encoder is not None:
-            for seq, error in Sequences(encoder.context).wipe().items():
+            for seq, error in encoder.wipe().items():
                 self._lost(seq, step, error)
 
     def _set_aside(self, spill: Spill) -> None:
@@ -333,7 +332,7 @@ class LlamaLoop:
             for runner in self._runners.runners:
                 runner.context.clear_abort()
             if encoder is not None:
-                encoder.context.clear_abort()
+                encoder.clear_abort()
             self.queue.current = tasks
         ahead = last and self._plans_ahead and len(self._state) >= WORTH_AHEAD
         if ahead or len(self._state.waiting):
@@ -387,7 +386,7 @@ class LlamaLoop:
         try:
             fill(call)
             if not call.encode:
-                call.runner.context.set_adapters(adapters_of(call.tasks))
+                call.runner.bind(call)
         except Exception as error:  # noqa: BLE001 - the loop must survive any fault of one step
             self._give_up([row.request for row in call.rows], error)
             return False

@@ -11,12 +11,13 @@ from __future__ import annotations
 import os
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from crayon.errors import ConfigError, EngineError
 from crayon.llama.batch import Batch
 from crayon.llama.context import Context
 from crayon.machine import usable_core_ids
+from crayon.server.engines.llama.batch import adapters_of
 from crayon.server.engines.llama.sequences import Sequences
 from crayon.server.scheduler import Kind, Resource
 from crayon.server.scheduler.nano_batches import in_parts
@@ -25,11 +26,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
 
     from crayon.llama.model import Model
+    from crayon.server.engines.llama.batch import EngineCall
+    from crayon.server.engines.llama.parts import StepRunner
     from crayon.server.scheduler import KvOp, NanoBatch, Request, StepLimits, StepPlan
 
 GRAPH = 512  # most rows of one graph: what larger ones gain is lost to the caches of the CPU
 
 T = TypeVar("T")
+R = TypeVar("R", bound="StepRunner")
 
 
 class Runner:
@@ -48,6 +52,21 @@ class Runner:
         self._thread: ThreadPoolExecutor | None = None
         if cores is not None:
             self._thread = ThreadPoolExecutor(1, "crayon-compute", initializer=_pin, initargs=(cores,))
+
+    @property
+    def bridges(self) -> bool:
+        """Whether a call is faster where the numbers of its sequences follow each other (see `batch.gaps`)."""
+        # A recurrent state would take in what bridges compute.
+        return not (self.context.kv_unified or self.context.model.recurrent)
+
+    def bind(self, call: EngineCall) -> None:
+        """Have the call's rows computed with the adapters of their tasks: one set for all of them.
+
+        Raises:
+            EngineError: the plan put different blends into one call, or llama.cpp refuses the adapters.
+            CrayonError: they cannot be loaded.
+        """
+        self.context.set_adapters(adapters_of(call.tasks))
 
     @property
     def here(self) -> bool:
@@ -75,7 +94,7 @@ class Runner:
             self._thread.shutdown()
 
 
-class SingleRunner:
+class SingleRunner(Generic[R]):
     """All nano-batches one after the other, on all cores.
 
     Args:
@@ -83,12 +102,12 @@ class SingleRunner:
         parts: engine calls that one blend's tokens of a step are computed in, at most (see `in_parts`).
     """
 
-    def __init__(self, runner: Runner, parts: int = 1) -> None:
+    def __init__(self, runner: R, parts: int = 1) -> None:
         self._runner = runner
         self._parts = parts
 
     @property
-    def runners(self) -> tuple[Runner, ...]:
+    def runners(self) -> tuple[R, ...]:
         """Every runner."""
         return (self._runner,)
 
@@ -97,7 +116,7 @@ class SingleRunner:
         """Whether sequences are computed faster if their numbers follow each other."""
         return not self._runner.context.kv_unified
 
-    def rounds(self, step: StepPlan) -> list[list[tuple[Runner, tuple[NanoBatch, ...]]]]:
+    def rounds(self, step: StepPlan) -> list[list[tuple[R, tuple[NanoBatch, ...]]]]:
         """Return what is computed at the same time, round after round."""
         return [[(self._runner, part)] for call in step.calls() for part in in_parts(call, self._parts)]
 
@@ -211,7 +230,7 @@ def open_runners(
     prefill_threads: int | None,
     *,
     kv_unified: bool,
-) -> SingleRunner | TwoRunners:
+) -> SingleRunner[Runner] | TwoRunners:
     """Make the contexts and their threads.
 
     Args:

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from crayon.engine import TokenSignal
-    from crayon.llama.context import Context
+    from crayon.llama.sampler import LogitRows
     from crayon.server.engines.llama.tasks import GenerateTask
 
 
@@ -34,7 +34,7 @@ class _Row(NamedTuple):
     token: int | None = None
 
 
-def sample_rows(context: Context, rows: Iterable[tuple[GenerateTask, int]]) -> Sampled:
+def sample_rows(context: LogitRows, rows: Iterable[tuple[GenerateTask, int]]) -> Sampled:
     """Give each task its next token, from its row of logits of the context's last batch.
 
     Does what `task.sample(context, row)` does for one after the other; an error of one leaves the others alone. The
@@ -64,7 +64,7 @@ def sample_rows(context: Context, rows: Iterable[tuple[GenerateTask, int]]) -> S
     return found
 
 
-def _under_rules(context: Context, rows: list[tuple[GenerateTask, int]], found: Sampled) -> None:
+def _under_rules(context: LogitRows, rows: list[tuple[GenerateTask, int]], found: Sampled) -> None:
     """Draw the tokens of answers under constraints: what all of them allow is found out at the same time."""
     fill([task.rule for task, row in rows if task.rule is not None and task.needs_mask(context, row)])
     for task, row in rows:
@@ -76,7 +76,7 @@ def _under_rules(context: Context, rows: list[tuple[GenerateTask, int]], found: 
             _take(found, task, token, signal)
 
 
-def _together(context: Context, rows: list[_Row], found: Sampled, *, signals: bool) -> None:
+def _together(context: LogitRows, rows: list[_Row], found: Sampled, *, signals: bool) -> None:
     """Do the rows in one pass; where that fails, one by one, to learn whose fault it is."""
     if not rows:
         return

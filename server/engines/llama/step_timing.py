@@ -115,7 +115,7 @@ class StepTiming:
         """Whether a call changed its runner's adapters."""
         if call.encode:
             return False
-        blend, runner = call.tasks[0].entry.blend, id(call.runner)
+        blend, runner = call.tasks[0].entry.group[0], id(call.runner)
         before = self._blends.get(runner, "")
         self._blends[runner] = blend
         return before != blend

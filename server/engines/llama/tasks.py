@@ -26,10 +26,10 @@ if TYPE_CHECKING:
 
     from crayon.constraints import Matcher
     from crayon.engine import GenerateRequest, Stream, TokenSignal
-    from crayon.llama.context import Context
     from crayon.llama.model import Model
+    from crayon.llama.sampler import LogitRows
     from crayon.llama.signals import SignalMeter
-    from crayon.server.engines.llama.encoder import LlamaEncoder
+    from crayon.server.engines.llama.encoder import CentredEncoder
     from crayon.server.scheduler import Request, Row
     from crayon.stream import Promise
 
@@ -192,17 +192,17 @@ class GenerateTask(Task):
         constrained = wanted.constraint is not None
         self.stream.push(Started(wanted.request_id, self.model_name, wanted.blend, constrained, needs(wanted)))
 
-    def sample(self, context: Context, row: int) -> bool:
+    def sample(self, context: LogitRows, row: int) -> bool:
         """Take the next token from a row of logits; return whether the answer ends with it."""
         return self.take(*self.pick(context, row))
 
-    def pick(self, context: Context, row: int) -> tuple[int, TokenSignal | None]:
+    def pick(self, context: LogitRows, row: int) -> tuple[int, TokenSignal | None]:
         """Return the next token from a row of logits, and its signal where it is wanted, as `draw`."""
         if not self.request.signals:
             return self.draw(context, row), None
         return self._started_sampler.sample(context, row)
 
-    def needs_mask(self, context: Context, row: int) -> bool:
+    def needs_mask(self, context: LogitRows, row: int) -> bool:
         """Whether all tokens that may come next have to be known, and not only whether the likeliest may."""
         if self.request.signals or not self.greedy:
             return True
@@ -217,7 +217,7 @@ class GenerateTask(Task):
         """
         return self._started_sampler.greedy
 
-    def draw(self, context: Context, row: int) -> int:
+    def draw(self, context: LogitRows, row: int) -> int:
         """Return the next token, from a row of logits; it is `take` that makes it part of the answer.
 
         Raises:
@@ -328,7 +328,7 @@ class ScoreTask(FutureTask[ScoreResult]):
         at = row.start - len(self.prompt)
         return self.continuations[self._long[row.branch]][at : at + row.tokens]
 
-    def read(self, context: Context, row: Row, batch_rows: range) -> None:
+    def read(self, context: LogitRows, row: Row, batch_rows: range) -> None:
         """Book the log-probabilities that a computed row gives."""
         if row.branch is None:
             if row.logits:
@@ -357,7 +357,7 @@ class EncodeTask(FutureTask[EncodeResult]):
     texts: list[list[int]]
     background: list[int]
     """Numbers of the background texts that follow the caller's."""
-    encoder: LlamaEncoder
+    encoder: CentredEncoder
     _sums: NDArray[np.float64] = field(init=False)
     """Sum of hidden states of each text, shape (len(texts), dimensions)."""
 

@@ -54,7 +54,9 @@ def test_a_bridge_leaves_what_others_hold_as_it_was(tmp_path: Path, *, unified: 
         closing(Context(model, n_ctx=1024, n_batch=256, n_seq_max=4, kv_unified=unified)) as context,
     ):
         batch = Watched(256)
-        runner: Any = SimpleNamespace(batch=batch, context=context, decode=lambda: context.decode(batch))
+        runner: Any = SimpleNamespace(
+            batch=batch, context=context, decode=lambda: context.decode(batch), bridges=not unified
+        )
         tasks: Any = {name: SimpleNamespace(steps=0, tokens=lambda row: [5] * row.tokens) for name in "abc"}
         # As planned: answers first, whatever their sequences.
         nano = (
