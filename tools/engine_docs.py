@@ -18,10 +18,11 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parents[1]
 TARGET = ROOT / "docs" / "reference" / "engines.md"
-# Engine to the modules that make it; the first declares its capabilities.
+SCHEDULED = "server/engines/llama/scheduled.py"
+# Engine to the modules that make it: these declare its capabilities and its methods.
 ENGINES = {
     "device": ("device/engine.py",),
-    "llama_cpp": ("server/engines/llama/engine.py",),
+    "llama_cpp": (SCHEDULED, "server/engines/llama/engine.py"),
     "vllm": ("server/engines/vllm/engine.py",),
     "echo": ("server/engines/echo.py",),
 }
@@ -44,8 +45,8 @@ def methods(path: Path) -> set[str]:
 
 def capability_rows() -> Iterator[str]:
     """Yield the table of capabilities, a row each."""
-    can = {name: declared(ROOT / paths[0]) for name, paths in ENGINES.items()}
-    has = {name: methods(ROOT / paths[0]) for name, paths in ENGINES.items()}
+    can = {name: set[str]().union(*(declared(ROOT / path) for path in paths)) for name, paths in ENGINES.items()}
+    has = {name: set[str]().union(*(methods(ROOT / path) for path in paths)) for name, paths in ENGINES.items()}
     yield "| | " + " | ".join(f"`{name}`" for name in ENGINES) + " |"
     yield "| --- |" + " --- |" * len(ENGINES)
     for capability in NAMES.values():

@@ -22,6 +22,7 @@ from crayon.server.scheduler import (
     StepLimits,
     StepOutcome,
     StepPlan,
+    TokenIndex,
     commit,
     plan,
 )
@@ -303,3 +304,22 @@ def test_one_step_size_scales_the_first_guess() -> None:
     assert cost.seconds(4) == pytest.approx(0.4)
     assert cost.base > 0
     assert cost.per_token > 0
+
+
+def test_mixed_requests_share_a_call_whatever_their_blends_and_no_cache() -> None:
+    ids = list(range(40))
+    index = TokenIndex(1)
+    state = State()
+    limits = make_limits(max_tokens=80, max_seqs=5)
+    shared = []
+    for name, blend in (("a", "x"), ("b", "y"), ("c", "x")):
+        request = generate(name, 40, blend=blend, mixed=True)
+        state.add(request)
+        index.add(name, blend, ids)
+        step = plan(state, limits, COST, None, index)
+        assert len(step.calls()) == 1
+        assert {nano.blend for nano in step.nano} == {""}
+        commit(state, step, StepOutcome())
+        index.hold(name)
+        shared += [(share.request, share.source) for share in step.shares]
+    assert shared == [("c", "a")], "a beginning is that of one blend"
