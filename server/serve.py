@@ -50,6 +50,8 @@ _NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 # How long an engine may take to close; one that hangs must not keep the process.
 _CLOSE_S = 30.0
+# How long a load that was told to end may take to do so: nobody waits for what it brings.
+_LOAD_ENDS_S = 0.5
 # Health watches never end by themselves; they, and the last statuses, get this long once the answers are out.
 _LAST_WORDS_S = 1.0
 MAX_CALLS = 256
@@ -63,7 +65,7 @@ async def serve(
     on_ready: Callable[[str], None] | None = None,
     on_metrics: Callable[[str], None] | None = None,
     on_drain: Callable[[int], None] | None = None,
-    on_stuck: Callable[[], None] | None = None,
+    on_left: Callable[[], None] | None = None,
     on_reload: Callable[[str], None] | None = None,
     beside: Beside | None = None,
 ) -> None:
@@ -77,7 +79,8 @@ async def serve(
         on_ready: called with the address to connect to, once the engine is loaded.
         on_metrics: called with the address that metrics are read at, as soon as there is one.
         on_drain: called with the number of running requests when the server begins to stop.
-        on_stuck: called last, if the engine hangs and does not close; its threads may then hold up the process's end.
+        on_left: called last, if the engine hangs and does not close, or still loads and cannot be interrupted; its
+            threads may then hold up the process's end. One that still loads is closed when it has.
         on_reload: called with what came of it after a SIGHUP.
         beside: what else answers with the engine, in this loop.
 
@@ -105,8 +108,8 @@ async def serve(
             loading.cancel()
             if on_drain is not None:
                 on_drain(server.running)
-            if not await server.stop() and on_stuck is not None:
-                on_stuck()
+            if not await server.stop() and on_left is not None:
+                on_left()
 
 
 @runtime_checkable
@@ -156,7 +159,7 @@ class Server:
         self._service = InferenceService(default_deadline=config.default_deadline, max_deadline=config.max_deadline)
         self._doors = Doors()
         self._health = BoundedHealth(self._doors.refused)
-        self._loading: asyncio.Future[Engine] | None = None
+        self._loading: Future[Engine] | None = None
         self._failing: asyncio.Task[None] | None = None
         self._probed = HealthPort(config, self._health)
         self._tokens = TokenStore(config.tokens_file, config.tokens) if config.wants_tokens else None
@@ -229,9 +232,9 @@ class Server:
         Raises:
             CrayonError: whatever `engine_factory` raised.
         """
-        self._loading = asyncio.wrap_future(_in_thread(engine_factory, "crayon-load"))
+        self._loading = _in_thread(engine_factory, "crayon-load")
         # Shielded: a load cannot be interrupted, and `stop` has to close what comes out of it.
-        engine = self._service.engine = await asyncio.shield(self._loading)
+        engine = self._service.engine = await asyncio.shield(asyncio.wrap_future(self._loading))
         self._observing.watch(engine)
         if self._beside is not None:
             await self._beside.opened(engine, self._limits)
@@ -255,7 +258,8 @@ class Server:
     async def stop(self) -> bool:
         """Say NOT_SERVING, take no more requests, let the running ones end within `drain_seconds`, close the engine.
 
-        Requests that still run then end with UNAVAILABLE. Returns whether the engine was closed, or never loaded.
+        Requests that still run then end with UNAVAILABLE. Returns whether nothing is left behind: False if the engine
+        hangs, or still loads; what comes out of that load is closed.
         """
         self._service.draining = True
         if self._failing is not None:
@@ -272,8 +276,7 @@ class Server:
             log.warning("%d requests still run after %s s and are ended", self.running, self._config.drain_seconds)
         if beside is not None:
             await beside
-        engine = await self._loaded()
-        closed = engine is None or await _closed(engine)
+        closed = await self._unload()
         await self._server.stop(_LAST_WORDS_S)
         await closing
         await asyncio.to_thread(self._observing.stop)
@@ -281,14 +284,17 @@ class Server:
         await self._probed.stop()
         return closed
 
-    async def _loaded(self) -> Engine | None:
-        if self._loading is None:
-            return None
-        await asyncio.wait({self._loading}, timeout=self._config.drain_seconds)
-        if not self._loading.done():
+    async def _unload(self) -> bool:
+        loading = self._loading
+        if loading is None:
+            return True
+        with contextlib.suppress(Exception):  # it is told below, or was
+            await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(loading)), _LOAD_ENDS_S)
+        if not loading.done():
             log.warning("the engine is still loading and is left behind")
-            return None
-        return None if self._loading.exception() is not None else self._loading.result()
+            loading.add_done_callback(_close_late)
+            return False
+        return loading.exception() is not None or await _closed(loading.result())
 
     async def _say(self, status: int) -> None:
         self._observing.serves(yes=status == _SERVING)
@@ -378,6 +384,12 @@ def _in_thread(work: Callable[[], Result], name: str) -> Future[Result]:
     # In the caller's context: who reads a log of one format reads that of this thread, too.
     threading.Thread(target=contextvars.copy_context().run, args=(run,), name=name, daemon=True).start()
     return future
+
+
+def _close_late(loading: Future[Engine]) -> None:
+    """Close what came of a load that nobody waited for."""
+    if loading.exception() is None:
+        loading.result().close()
 
 
 async def _closed(engine: Engine) -> bool:

@@ -8,6 +8,7 @@ this build of the library.
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import logging
 import os
@@ -30,6 +31,7 @@ _OWN_ENDS = {"SIGABRT", "SIGSEGV", "SIGBUS", "SIGFPE", "SIGILL"}
 # Of the chat template, beside its own bounds: what these leave out ends the child.
 _TEMPLATE_S = 20
 _TEMPLATE_BYTES = 1 << 30
+_PR_SET_PDEATHSIG = 1
 _TEMPLATE_ENDS = {"SIGXCPU": f"takes more than {_TEMPLATE_S} s of the processor"}
 
 
@@ -116,7 +118,14 @@ def _limit() -> None:
         resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + _TEMPLATE_BYTES,) * 2)
 
 
+def _end_with_parent() -> None:
+    """Have Linux end this process when the thread that waits for it ends: a program that is left leaves no child."""
+    with suppress(AttributeError, OSError):
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
 if __name__ == "__main__":
+    _end_with_parent()
     with suppress(ImportError, ValueError, OSError):
         import resource
 

@@ -183,9 +183,9 @@ def _watch(child: subprocess.Popen[bytes], folder: Path, on_tick: Callable[[], N
         except subprocess.TimeoutExpired:
             pass
         size, now = _bytes_in(folder), time.monotonic()
+        on_tick()  # also while nothing comes: it may end the pull
         if size != seen:
             seen, since = size, now
-            on_tick()
         elif now - since > STALL_SECONDS:
             raise DownloadError(f"nothing came for {STALL_SECONDS:.0f} s")
 

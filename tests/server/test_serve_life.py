@@ -168,7 +168,7 @@ def test_a_health_watch_does_not_hold_the_server_up() -> None:
         watch.cancel()
 
 
-def test_stopping_while_loading_closes_what_was_loaded() -> None:
+def test_stopping_while_loading_waits_for_no_load_and_closes_what_comes_of_it() -> None:
     gate = threading.Event()
     engine = EchoEngine()
 
@@ -176,11 +176,12 @@ def test_stopping_while_loading_closes_what_was_loaded() -> None:
         assert gate.wait(PATIENCE)
         return engine
 
-    with Serving(load, wait=False) as running:
+    with Serving(load, wait=False, drain_seconds=600.0) as running:
         assert running.address
-        running.begin_stop()
-        gate.set()
-    assert engine._closed
+        running.stop()
+    assert not engine._closed
+    gate.set()
+    until(lambda: engine._closed)
 
 
 # -- as a process

@@ -305,9 +305,12 @@ def _run(
     """Serve to the end; `ending` is set when that begins."""
     from crayon.server.serve import serve as run
 
+    loaded = False
     with announcing(ready_file) as (announce, withdraw):
 
         def on_ready(address: str) -> None:
+            nonlocal loaded
+            loaded = True
             announce(address)
             tell_service_manager(READY)
             also = "" if beside is None else f", HTTP on {beside.address}"
@@ -323,8 +326,11 @@ def _run(
                     "a second signal ends at once"
                 )
 
-        def on_stuck() -> None:
-            # The interpreter would wait for the engine's threads for ever.
+        def on_left() -> None:
+            # The interpreter would wait for the engine's threads, or take away what one that still loads runs in.
+            if not loaded:
+                console.message("stopped")
+                os._exit(0)
             console.error("the engine does not close; the server ends without it")
             os._exit(UNEXPECTED)
 
@@ -335,7 +341,7 @@ def _run(
                 on_ready=on_ready,
                 on_metrics=lambda address: console.message(f"metrics on http://{address}/metrics", "dim"),
                 on_drain=on_drain,
-                on_stuck=on_stuck,
+                on_left=on_left,
                 on_reload=console.message,
                 beside=beside,
             )
