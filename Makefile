@@ -16,6 +16,9 @@ export CFLAGS += -U__AVX512FP16__
 export CXXFLAGS += -U__AVX512FP16__
 endif
 
+# Where this is set (images for containers do), each of the hundreds of programs that tests start would compile all of Crayon.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-gateway test-faults check stubs docs format train-env test-train vllm-env test-vllm golden peers clean
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import psutil
 
-from crayon.machine import allowed_cores
+from crayon.machine import allowed_cores, usable_cores
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,6 +28,8 @@ LATELY_S = 60.0  # of what is asked for between questions, a longer while says e
 # Of a core: so much may be missing before a thread is given up, and has to be free on top before one is taken back.
 SLACK = 0.5
 SPARE = 0.7
+# Cores that a measurement lacks while it runs, from which on it is not believed at once.
+BUSY = 0.3
 # Of a core's times; guest time is counted in user, too.
 _KINDS = ("user", "system", "irq", "softirq")
 
@@ -62,6 +64,12 @@ def _own_nice() -> int:
 def others(before: Look, now: Look) -> float:
     """Return how many cores other processes kept busy between two looks, on average: 0 and more."""
     return max(0.0, (now.busy - before.busy) - (now.own - before.own)) / max(now.when - before.when, 1e-9)
+
+
+def lacking(before: Look, now: Look, threads: int | None) -> float:
+    """Return how many of the cores of `threads` (None: all of ours) others took between two looks, on average."""
+    spare = allowed_cores() - (usable_cores() if threads is None else threads)
+    return max(0.0, others(before, now) - max(0, spare))
 
 
 def threads_beside(others: float, cores: int, now: int) -> int:
@@ -116,9 +124,8 @@ class Contention:
 
     def slowdown(self) -> float:
         """Return how many times as long steps take now as they would without neighbours."""
-        now = self._looks()
-        known = LOOK_S <= now.when - self._last.when <= LATELY_S
-        return slowdown(others(self._last, now) if known else self.others, self.cores)
+        known = LOOK_S <= self._clock() - self._last.when <= LATELY_S  # a step looked a moment ago otherwise
+        return slowdown(others(self._last, self._looks()) if known else self.others, self.cores)
 
 
 @cache

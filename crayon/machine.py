@@ -162,28 +162,6 @@ def address_space_left(proc: Path = PROC) -> int | None:
     return max(0, limit - int(pages[0]) * resource.getpagesize()) if pages else None
 
 
-def cpu_waiting(proc: Path = PROC, root: Path = CGROUPS) -> float | None:
-    """Return for how many seconds, so far, tasks have waited for a core: those of this process's control group.
-
-    Those of the machine where the group does not tell, None where nobody does.
-    """
-    for path in (*(folder / "cpu.pressure" for folder in _folders("cpu", proc, root)), proc / "pressure" / "cpu"):
-        for line in _read(path).splitlines():
-            kind, *fields = line.split()
-            total = dict(field.split("=", 1) for field in fields if "=" in field).get("total", "")
-            if kind == "some" and total.isdigit():
-                return int(total) / 1e6
-    return None
-
-
-def load_average() -> float | None:
-    """Return how many tasks ran or waited in the last minute, on average; None where the platform does not tell."""
-    try:
-        return os.getloadavg()[0]
-    except (AttributeError, OSError):
-        return None
-
-
 def _folders(controller: str, proc: Path, root: Path) -> list[Path]:
     """Return this process's control group folder and those above it, for v2 and for the v1 controller."""
     folders: list[Path] = []

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
-from crayon.contention import look, others
+from crayon.contention import BUSY, lacking, look
 from crayon.data.texts import quality_text
-from crayon.device.prepare import BUSY, MAX_LOSS, SECONDS, TYPES, TypeChoice, choose, confirmed, measure, write
+from crayon.device.prepare import MAX_LOSS, SECONDS, TYPES, TypeChoice, choose, confirmed, measure, write
 from crayon.errors import DeadlineExceededError, InvalidRequestError
 from crayon.llama import smoke
 from crayon.llama.quantize import FILE_TYPES
@@ -74,7 +74,7 @@ def prepare(
         folder.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(folder / "lock", timeout=LOCK_SECONDS):
-            known = None if force else _known(local, wanted, models_dir)
+            known = None if force else _known(local, wanted, models_dir, threads)
             if known is not None:
                 return known
             for left in folder.glob(f"{_WORK}*"):  # of a process that was killed; we hold the lock
@@ -132,7 +132,9 @@ def prepare(
         raise DeadlineExceededError(f"another process has been preparing {local.name} for half an hour") from None
 
 
-def _known(local: LocalModel, wanted: Mapping[str, Any], models_dir: Path | None) -> PreparedInfo | None:
+def _known(
+    local: LocalModel, wanted: Mapping[str, Any], models_dir: Path | None, threads: int | None
+) -> PreparedInfo | None:
     """Return the record if it holds on this machine and was made as wanted."""
     info = prepared.describe(local, models_dir)
     if info is None or info.stale:
@@ -143,7 +145,7 @@ def _known(local: LocalModel, wanted: Mapping[str, Any], models_dir: Path | None
         "prompt_tokens": info.prompt_tokens,
         "answer_tokens": info.answer_tokens,
     }
-    if any(made[name] != value for name, value in wanted.items()) or (info.disturbed and _quiet()):
+    if any(made[name] != value for name, value in wanted.items()) or (info.disturbed and _quiet(threads)):
         return None
     return info if info.path is None or prepared.usable(local, models_dir) else None
 
@@ -152,11 +154,11 @@ def _skipped(types: Sequence[str], seconds: float) -> str:
     return f"; there was no time for {', '.join(types)} in {seconds:g} s" if types else ""
 
 
-def _quiet() -> bool:
+def _quiet(threads: int | None) -> bool:
     """Return whether others leave the machine to us."""
     before = look()
     time.sleep(QUIET_S)
-    return others(before, look()) < BUSY
+    return lacking(before, look(), threads) < BUSY
 
 
 def _check(types: Sequence[str], max_loss: float, prompt_tokens: int, answer_tokens: int) -> None:

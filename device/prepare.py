@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
-from crayon.contention import look, others
+from crayon.contention import BUSY, lacking, look
 from crayon.errors import ModelFileError
 from crayon.llama.batch import Batch
 from crayon.llama.context import Context
@@ -37,7 +37,6 @@ SECONDS = 60.0  # for all types together, about
 # Most often chosen first, for where there is no time for all.
 ORDER = ("Q4_0", "Q8_0", "IQ4_NL", "Q4_K_M", "Q5_0", "Q6_K", "Q5_K_M")
 AGREE = 1.3  # a ratio that is this much smaller when it is measured again was noise
-BUSY = 0.3  # cores that others keep busy: what is measured beside them is confirmed before it is believed
 
 NO_LOSS = (1.0, 0.0, 1.0)
 
@@ -52,16 +51,16 @@ class TypePair:
 
 @dataclass(frozen=True, slots=True)
 class MeasuredTypes:
-    """The source, and types in the order they were named; `skipped` had no time, `beside` is cores others kept busy."""
+    """The source, and types in the order they were named; `skipped` had no time, `missed` is cores others took."""
 
     candidates: tuple[Candidate, ...]
     skipped: tuple[str, ...]
-    beside: float
+    missed: float
 
     @property
     def busy(self) -> bool:
         """Whether neighbours may have made the figures."""
-        return self.beside >= BUSY
+        return self.missed >= BUSY
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,11 +108,11 @@ def measure(
             if pairs and last > left:
                 break
             path = folder / f"{name}.gguf"
-            report(f"{name}: requantizing{_beside(before)}", i / len(types))
+            report(f"{name}: requantizing{_beside(before, threads)}", i / len(types))
             write(source, path, name, source_sha256)
             written = time.monotonic()
             try:
-                report(f"{name}: measuring{_beside(before)}", (i + 0.4) / len(types))
+                report(f"{name}: measuring{_beside(before, threads)}", (i + 0.4) / len(types))
                 room = left / (len(order) - i) - (written - started) - 2 * (ROUNDS + 1) * sum(turn)
                 windows = int(room / (2 * WINDOW * turn[0] / prompt_tokens))
                 pairs[name] = compare(reference, path, name, tokens[: max(windows, 1) * WINDOW])
@@ -125,13 +124,14 @@ def measure(
         own = reference.candidate(SOURCE, turns, 1.0, NO_LOSS)
     report("done", 1.0)
     found = (own, *(pairs[name].candidate for name in types if name in pairs))
-    return MeasuredTypes(found, tuple(name for name in types if name not in pairs), others(before, look()))
+    missed = lacking(before, look(), threads)
+    return MeasuredTypes(found, tuple(name for name in types if name not in pairs), missed)
 
 
-def _beside(before: Look) -> str:
+def _beside(before: Look, threads: int | None) -> str:
     """Return what to say where neighbours compute."""
     now = look()
-    return " (the machine is busy)" if now.when - before.when > 1.0 and others(before, now) >= BUSY else ""
+    return " (the machine is busy)" if now.when - before.when > 1.0 and lacking(before, now, threads) >= BUSY else ""
 
 
 def confirmed(

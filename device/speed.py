@@ -12,9 +12,10 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
+from crayon.contention import BUSY, lacking, look
 from crayon.device.choice import Speed
 from crayon.errors import AbortedError
-from crayon.machine import cpu_waiting, inspect_machine, load_average, usable_cores
+from crayon.machine import inspect_machine, usable_cores
 from crayon.models import Store, default_models_dir, prepared
 
 if TYPE_CHECKING:
@@ -32,7 +33,6 @@ ROUNDS = 4  # 128 prompt tokens and 16 answer tokens in all
 ENOUGH_S = 1.5  # no further round after this
 LIMIT_S = 3.0  # a step that runs then is broken off
 UNEVEN = 1.3  # how much longer than the shortest a round may take on a machine that does nothing else
-WAITED = 0.1  # share of the time in which somebody may wait for a core
 _MAX_RECORD_BYTES = 2**16
 
 
@@ -75,16 +75,15 @@ def measure(path: Path, threads: int | None = None) -> MeasuredSpeed:
         step(tokens[:1])  # the weights come from the disk here
         timer = threading.Timer(LIMIT_S, context.abort)
         timer.daemon = True
-        waited, begun = cpu_waiting(), time.perf_counter()
+        before = look()
         timer.start()
         try:
             rounds = time_rounds(lambda: step(tokens), lambda i: step(tokens[i : i + 1]), time.perf_counter)
         finally:
             timer.cancel()
             timer.join()
-        took, now = time.perf_counter() - begun, cpu_waiting()
-    waiting = None if waited is None or now is None else (now - waited) / took
-    return MeasuredSpeed(speed_of(rounds), even(rounds) and not busy(waiting, load_average(), threads))
+        missed = lacking(before, look(), threads)
+    return MeasuredSpeed(speed_of(rounds), even(rounds) and missed < BUSY)
 
 
 def time_rounds(
@@ -118,19 +117,6 @@ def speed_of(rounds: Sequence[tuple[float, float]]) -> Speed:
 def even(rounds: Sequence[tuple[float, float]]) -> bool:
     """Whether most rounds agree with the shortest, in reading and in writing; one alone was broken off."""
     return all(sum(t <= UNEVEN * min(times) for t in times) * 2 > len(times) for times in zip(*rounds, strict=True))
-
-
-def busy(waiting: float | None, load: float | None, threads: int) -> bool:
-    """Whether others kept the machine busy.
-
-    Args:
-        waiting: share of the time in which somebody waited for a core; None where that is not told.
-        load: tasks that ran or waited in the last minute, asked where nobody tells of waiting.
-        threads: that the measurement used.
-    """
-    if waiting is not None:
-        return waiting > WAITED
-    return load is not None and load > max(0.5, (os.cpu_count() or 1) - threads + 0.5)
 
 
 def known(found: Opening, models_dir: Path | None, threads: int | None) -> Speed | None:

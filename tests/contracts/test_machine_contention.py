@@ -20,6 +20,7 @@ from crayon.contention import (
     Contention,
     Look,
     here,
+    lacking,
     look,
     others,
     slowdown,
@@ -126,6 +127,26 @@ def test_it_looks_around_ten_times_a_second_at_most() -> None:
         clock.pass_by(LOOK_S / 100)
         watch.threads(2)
     assert clock.looks <= 12
+
+
+@pytest.mark.parametrize(("busy", "threads", "missed"), [(4.0, 4, 1.0), (4.0, None, 1.0), (4.0, 1, 0.0), (9.0, 1, 3.0)])
+def test_cores_that_nobody_wanted_are_not_missed(
+    monkeypatch: pytest.MonkeyPatch, busy: float, threads: int | None, missed: float
+) -> None:
+    monkeypatch.setattr("crayon.contention.allowed_cores", lambda: 7)
+    monkeypatch.setattr("crayon.contention.usable_cores", lambda: 4)
+    assert lacking(Look(0.0, 0.0, 0.0), Look(1.0, busy + 1.0, 1.0), threads) == missed
+
+
+def test_a_look_of_a_moment_ago_is_not_taken_twice() -> None:
+    clock = Clock()
+    watch = Contention(2, clock.look, clock)
+    clock.busy = 1.0
+    clock.pass_by(LOOK_S)
+    watch.threads(2)
+    looks = clock.looks
+    assert watch.slowdown() == 2.0
+    assert clock.looks == looks
 
 
 @given(cores_, busy_, st.floats(0, 64))

@@ -16,7 +16,7 @@ from tiny_chat import write_model
 from crayon.device import DeviceEngine, auto, opening, speed
 from crayon.device.auto import Wish
 from crayon.device.choice import LARGER, SMALL, SPARE_BYTES, Facts, ModelChoice, Speed, choose_device
-from crayon.device.speed import MeasuredSpeed, busy, even, speed_of, time_rounds
+from crayon.device.speed import MeasuredSpeed, even, speed_of, time_rounds
 from crayon.errors import AbortedError, DownloadError, UnknownModelError
 from crayon.models import resolve
 
@@ -151,22 +151,6 @@ def test_rounds_that_disagree_are_told() -> None:
     assert not even([(0.2, 0.1), (0.3, 0.1)])
     assert not even([(0.2, 0.1), (0.2, 0.2)])
     assert even([(3.0, 3.0)])
-
-
-@pytest.mark.parametrize(
-    ("waiting", "load", "threads", "expected"),
-    [
-        (0.05, 99.0, 2, False),
-        (0.5, 0.0, 2, True),
-        (None, None, 2, False),
-        (None, 99.0, 1, True),
-        (None, 0.1, 99, False),
-    ],
-)
-def test_a_busy_machine_is_told_by_waiting_else_by_its_load(
-    waiting: float | None, load: float | None, threads: int, expected: bool
-) -> None:
-    assert busy(waiting, load, threads) is expected
 
 
 # -- this machine, with two small random models that go by the names of the real ones

@@ -17,7 +17,6 @@ from crayon.machine import (
     INSTRUCTION_SETS,
     Machine,
     cpu_quota,
-    cpu_waiting,
     inspect_machine,
     memory_limit,
     memory_room,
@@ -272,17 +271,6 @@ def test_the_memory_that_is_left_is_what_the_tightest_group_leaves(tmp_path: Pat
     (tmp_path / "sys" / "a" / "memory.current").write_text("2000000\n")
     assert memory_room(**where) == 0
     assert 0 < memory_room(tmp_path, tmp_path) <= inspect_machine().memory
-
-
-def test_waiting_for_a_core_is_told_by_the_own_group_before_the_machine(tmp_path: Path) -> None:
-    where = groups(tmp_path, "0::/a\n", {})
-    assert cpu_waiting(**where) is None
-    (tmp_path / "proc" / "pressure").mkdir()
-    (tmp_path / "proc" / "pressure" / "cpu").write_text("some avg10=1.00 avg60=0.00 avg300=0.00 total=3000000\n")
-    assert cpu_waiting(**where) == 3.0
-    (tmp_path / "sys" / "a").mkdir(parents=True)
-    (tmp_path / "sys" / "a" / "cpu.pressure").write_text("garbage\nsome total=x\nsome avg10=0.00 total=500000\n")
-    assert cpu_waiting(**where) == 0.5
 
 
 def test_quota_and_limit_of_version_1(tmp_path: Path) -> None:
