@@ -31,7 +31,10 @@ def run(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
 def serving(folder: Path, *arguments: str) -> Iterator[str]:
     ready = folder / "ready"
     command = [*CRAYON, "serve", "--engine", "echo", "--port", "0", "--ready-file", str(ready), *arguments]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    # None of the developer's settings, in a fixture of a whole module, too.
+    own = {name: value for name, value in os.environ.items() if not name.upper().startswith("CRAYON_")}
+    own |= {name: str(folder) for name in ("HOME", "XDG_CONFIG_HOME", "XDG_STATE_HOME", "XDG_CACHE_HOME")}
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=own)
     try:
         end = time.monotonic() + PATIENCE
         while not ready.exists():
@@ -47,16 +50,16 @@ def serving(folder: Path, *arguments: str) -> Iterator[str]:
             process.kill()
 
 
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[list[str]]:
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[str]]:
     """Options that send everything to a running echo."""
-    with serving(tmp_path) as address:
+    with serving(tmp_path_factory.mktemp("server")) as address:
         yield ["--server", address, "--mode", "only_on_server"]
 
 
-@pytest.fixture
-def slow_server(tmp_path: Path) -> Iterator[list[str]]:
-    with serving(tmp_path, "--echo-delay", "0.2", "--drain-seconds", "0") as address:
+@pytest.fixture(scope="module")
+def slow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[str]]:
+    with serving(tmp_path_factory.mktemp("slow"), "--echo-delay", "0.2", "--drain-seconds", "0") as address:
         yield ["--server", address, "--mode", "only_on_server"]
 
 

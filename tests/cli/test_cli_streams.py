@@ -10,9 +10,9 @@ from test_cli_process import CRAYON, PATIENCE, serving
 PLAIN = ["bash", "-c"]
 
 
-@pytest.fixture
-def address(tmp_path):
-    with serving(tmp_path) as found:
+@pytest.fixture(scope="module")
+def address(tmp_path_factory):
+    with serving(tmp_path_factory.mktemp("server")) as found:
         yield found
 
 
