@@ -208,7 +208,7 @@ async def main(wanted: dict[str, Any]) -> None:
     serve_module._CLOSE_S = wanted.get("close", serve_module._CLOSE_S)
     service_module._GRACE_S = wanted.get("grace", service_module._GRACE_S)
     config = ServeConfig(port=0, **wanted.get("config", {}), **files(wanted))
-    await serve_module.serve(config, make, on_ready=ready, on_stuck=lambda: os._exit(STUCK))
+    await serve_module.serve(config, make, on_ready=ready, on_left=lambda: os._exit(STUCK))
 
 
 if __name__ == "__main__":
