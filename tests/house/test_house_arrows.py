@@ -74,6 +74,7 @@ ARROWS: dict[str, set[str]] = {
         "contracts", "constraints", "families", "adapters", "llama", "server.forecast", "server.scheduler",
         "server.observability",
     },
+    "server.engines.openvino": {"contracts", "adapters", "models"},
     "server": {"contracts", "wire", "v1", "server.observability", "server.scheduler"},
     "server.tuning": {
         "contracts", "adapters", "blending", "llama", "server", "server.steps", "server.cost", "server.scheduler",
@@ -140,6 +141,7 @@ LIBRARIES: dict[str, set[str]] = {
     "scipy": {"server"},
     "torch": {"training", "lab", "server"},
     "vllm": {"server"},
+    "openvino": {"lab", "server"},
     "tokenizers": {"server"},
     "transformers": {"training"},
     "peft": {"training", "lab"},
