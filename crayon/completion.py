@@ -6,10 +6,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from crayon.errors import AnswerFormatError, InvalidRequestError
 from crayon.messages import Message, ToolCall
+
+if TYPE_CHECKING:
+    from crayon.token_options import TokenLogprob
 
 MAX_POOL_ID_CHARS = 256
 MAX_WEIGHTS = 1024
@@ -230,7 +233,8 @@ class Completion:
     written. `withheld` is how much of its probability the device's model gave to what the call's constraint did not
     allow, on average over the tokens that it chose: near 1 where it wanted to say something else. None without a
     constraint, and of a server's answer. `reasoning` is what the model thought first, where it does so aloud;
-    `tool_calls` are the tools that it asks for.
+    `tool_calls` are the tools that it asks for. `logprobs` are how likely the answering model found each token of the
+    answer, where the call asked for `top_logprobs`; what a server wrote is told as it wrote it, with placeholders.
     """
 
     text: str
@@ -246,6 +250,7 @@ class Completion:
     withheld: float | None = None
     reasoning: str = field(default="", repr=False)
     tool_calls: tuple[ToolCall, ...] = ()
+    logprobs: tuple[TokenLogprob, ...] = field(default=(), repr=False)
 
     @property
     def message(self) -> Message:

@@ -29,6 +29,7 @@ from crayon.stream import Finished as Finished
 from crayon.stream import Started as Started
 from crayon.stream import Stream as Stream  # noqa: TC001 - it is given on to who imports it from here
 from crayon.stream import TokenSignal as TokenSignal
+from crayon.token_options import check_logit_bias, check_top_logprobs
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sized
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from crayon.completion import Blend
     from crayon.constraint import Constraint
     from crayon.messages import Message
+    from crayon.token_options import LogitBias
     from crayon.tool import Tools
 
 
@@ -106,6 +108,10 @@ def needs(request: GenerateRequest) -> frozenset[str]:
         found.add("messages.reasoning")
     if request.tools is not None and request.tools.offered:
         found.add("tools")
+    if request.logit_bias:
+        found.add("logit_bias")
+    if request.top_logprobs is not None:
+        found.add("top_logprobs")
     return frozenset(found)
 
 
@@ -162,7 +168,8 @@ class GenerateRequest:
     Without `signals` the caller reads none, and `Delta.signals` may be empty: they cost an engine time at every token.
     `prefix` says which messages other requests begin with as well. `constraint` is what the answer must look like: an
     engine that keeps it says so in `Started`, and every other one refuses it. So is it with `tools`, which the answer
-    may call.
+    may call, with `logit_bias`, which is added to the logits of tokens before one is drawn, and with `top_logprobs`:
+    not None, the Deltas hold the log-probability of each token, with so many likely ones in its place.
     """
 
     messages: tuple[Message, ...]
@@ -176,10 +183,14 @@ class GenerateRequest:
     prefix: Prefix | None = None
     constraint: Constraint | None = None
     tools: Tools | None = None
+    logit_bias: LogitBias = ()
+    top_logprobs: int | None = None
 
     def __post_init__(self) -> None:
         _not_empty(self.messages)
         _check_prefix(self.prefix, self.messages)
+        check_top_logprobs(self.top_logprobs)
+        object.__setattr__(self, "logit_bias", check_logit_bias(self.logit_bias))
         if self.constraint is not None and self.tools is not None and self.tools.offered:
             raise InvalidRequestError(self.constraint.field, "cannot be given beside tools; ask in two turns")
         if (self.constraint is not None or self.tools is not None) and self.sampling.ignore_eos:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from crayon.completion import Blend, FinishReason, Timings, Usage
     from crayon.messages import ToolCall
+    from crayon.token_options import TokenLogprob
 
 
 class Stream:
@@ -221,7 +222,8 @@ class Delta:
 
     `tokens` were written since the last Delta; none where only text came that had been held back. Tokens that a
     constraint left no choice about have no signal: the model was not asked. `reasoning` is what the model thought,
-    which is no part of the answer and has no signals; `calls` are tool calls that are complete.
+    which is no part of the answer and has no signals; `calls` are tool calls that are complete. `logprobs` are of the
+    answer's tokens, also of those whose text is held back, where the request wants them.
     """
 
     text: str
@@ -229,6 +231,7 @@ class Delta:
     tokens: int = 1
     reasoning: str = ""
     calls: tuple[ToolCall, ...] = ()
+    logprobs: tuple[TokenLogprob, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ from crayon.errors import EngineError, NotFiniteError
 from crayon.llama.answer import AnswerWriter
 from crayon.llama.batch import Batch
 from crayon.llama.context import Context
+from crayon.llama.logprobs import token_logprob
 from crayon.llama.sampler import Sampler
 from crayon.llama.signals import SignalMeter, log_softmax_at
 from crayon.llama.vocabulary import ModelVocabulary
@@ -116,7 +117,7 @@ class Compute:
         limit = min(request.sampling.max_tokens, self.n_ctx - len(tokens))
         slot, cached = yield from self._entry.held(self._admit(blend, tokens, len(tokens) + limit))
         try:
-            with hold() as adapters, Sampler(request.sampling, self._meter, rule) as sampler:
+            with hold() as adapters, Sampler(request.sampling, self._meter, rule, request.logit_bias) as sampler:
                 started = time.monotonic()
                 stream.push(
                     Started(
@@ -125,7 +126,8 @@ class Compute:
                 )
                 if primed:
                     sampler.prime(tokens)
-                answer = AnswerWriter(self._model, request.sampling, limit, rule, marks)
+                top = request.top_logprobs
+                answer = AnswerWriter(self._model, request.sampling, limit, rule, marks, forces=top is None)
                 given = answer.begin()
                 sampler.take(given)
                 cached = self._recall(slot, cached, prefix)
@@ -133,14 +135,16 @@ class Compute:
                 if answer.reason is None:
                     yield from self._read(slot, [*tokens, *given], adapters, prefix)
                 while answer.reason is None:
-                    token, signal = sampler.sample(self._context, self._batch.size - 1)
+                    row = self._batch.size - 1
+                    token, signal = sampler.sample(self._context, row)
+                    told = () if top is None else (token_logprob(self._context.logits(row), token, top, answer.piece),)
                     first = first or time.monotonic()
                     given = answer.take(token)
                     sampler.take(given[1:])
                     if given:
                         text, count = answer.fresh()
                         job.partial += text
-                        stream.push(Delta(text, (signal,), count))
+                        stream.push(Delta(text, (signal,), count, logprobs=told))
                     if answer.reason is None:
                         yield
                         yield from self._prefill(slot, given, adapters)

@@ -54,6 +54,7 @@ from crayon.llama.trial import ensure_opens
 from crayon.models import is_auto
 from crayon.models.prepared import origin
 from crayon.stream import Promise
+from crayon.token_options import check_vocabulary
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -243,9 +244,11 @@ class DeviceEngine:
             PromptTooLongError: the prompt leaves no room for an answer.
             AdapterError: the blend cannot be applied.
             OverloadedError: too many requests wait.
-            InvalidRequestError: the constraint cannot be kept; it fails the stream.
+            InvalidRequestError: the model has no such token as is biased; or the constraint cannot be kept, which fails
+                the stream.
         """
         self._check_model(request.model)
+        check_vocabulary(request.logit_bias, self._model.n_vocab)
         asked, request = request, self._penalised(request)
         with self._used():
             worker = self._running()

@@ -197,4 +197,5 @@ def _join(deltas: list[Delta]) -> list[Event]:
     signals = tuple(signal for delta in deltas for signal in delta.signals)
     reasoning = "".join(delta.reasoning for delta in deltas)  # all of it stands before the text
     calls = tuple(call for delta in deltas for call in delta.calls)
-    return [Delta(text, signals, sum(delta.tokens for delta in deltas), reasoning, calls)]
+    logprobs = tuple(one for delta in deltas for one in delta.logprobs)
+    return [Delta(text, signals, sum(delta.tokens for delta in deltas), reasoning, calls, logprobs)]

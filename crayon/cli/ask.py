@@ -61,6 +61,8 @@ def ask(
     regex: options.RegexOption = None,
     choice: options.ChoiceOption = None,
     show_format: options.ShowFormatOption = True,
+    top_logprobs: options.TopLogprobsOption = None,
+    logit_bias: options.LogitBiasOption = None,
     timeout: options.TimeoutOption = None,
     no_gateway: options.NoGatewayOption = False,
     as_json: options.JsonOption = False,
@@ -95,15 +97,17 @@ def ask(
         "sampling.stop": stop,
     }
     try:
+        tokens = _tokens(top_logprobs, logit_bias, as_json=as_json)
         settings = options.load_settings(flags)
         messages = [Message("user", read_question(text or []))]
         if system:
             messages.insert(0, Message("system", system))
-        with answering(suited(settings, blend), alone=no_gateway) as client:
+        with answering(suited(settings, blend), alone=no_gateway or bool(tokens)) as client:
             given = {
                 **({} if blend is None else {"blend": blend}),
                 **({"free": True} if free else {}),
                 **_form(json_schema, regex, choice, show=show_format),
+                **tokens,
             }
             completion = _answer(client, messages, given, show=not (as_json or no_stream))
     except CrayonError as error:
@@ -131,6 +135,30 @@ def _form(schema: Path | None, regex: str | None, choices: list[str] | None, *, 
         given["response_format"] = read_schema_file(schema)
     wanted = {name: value for name, value in given.items() if value is not None}
     return {**wanted, "show_format": show} if wanted else {}
+
+
+def _tokens(top_logprobs: int | None, biases: list[str] | None, *, as_json: bool) -> dict[str, Any]:
+    """Return the keywords of what is asked of single tokens.
+
+    Raises:
+        InvalidRequestError: it is wrong, or cannot be told.
+    """
+    found: dict[str, Any] = {}
+    if top_logprobs is not None:
+        if not as_json:
+            raise InvalidRequestError("--top-logprobs", "is told in JSON; add --json")
+        found["top_logprobs"] = top_logprobs
+    if biases:
+        found["logit_bias"] = tuple(_bias(text) for text in biases)
+    return found
+
+
+def _bias(text: str) -> tuple[str, float]:
+    token, _, number = text.partition("=")
+    try:
+        return token.strip(), float(number)
+    except ValueError:
+        raise InvalidRequestError("--logit-bias", f"must be TOKEN=BIAS, two numbers, not {text[:40]!r}") from None
 
 
 def read_schema_file(path: Path) -> dict[str, Any]:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from crayon.families.table import Thought
     from crayon.messages import Message
     from crayon.stream import Event, TokenSignal
+    from crayon.token_options import TokenLogprob
 
 
 class Template(Protocol):
@@ -133,22 +134,23 @@ class _NoTemplate:
 class ReadStream(Stream):
     """A stream whose engine writes what the model does, and whose reader gets thoughts, text and calls apart.
 
-    Signals are of what belongs to the answer: calls do, thoughts do not.
+    Signals and log-probabilities are of what belongs to the answer: calls do, thoughts do not.
     """
 
     def __init__(self, reader: Reader, on_cancel: Callable[[], None] | None = None) -> None:
         super().__init__(on_cancel)
         self._read = reader
         self._waiting: list[TokenSignal] = []
+        self._likely: list[TokenLogprob] = []
         self._thought_tokens = self._waiting_tokens = 0
 
     def push(self, event: Event) -> None:
         """Add an event, as `Stream.push`."""
         match event:
             case Delta():
-                self._told(self._read.push(event.text), event.signals, event.tokens)
+                self._told(self._read.push(event.text), event)
             case Finished():
-                self._told(self._read.finish(), (), 0, last=True)
+                self._told(self._read.finish(), Delta("", tokens=0), last=True)
                 reason = event.finish_reason
                 if self._read.called and reason is FinishReason.STOP:
                     reason = FinishReason.TOOL_CALLS
@@ -157,15 +159,16 @@ class ReadStream(Stream):
             case _:
                 super().push(event)
 
-    def _told(self, read: Read, signals: tuple[TokenSignal, ...], tokens: int, *, last: bool = False) -> None:
-        self._waiting += signals
-        self._waiting_tokens += tokens
+    def _told(self, read: Read, written: Delta, *, last: bool = False) -> None:
+        self._waiting += written.signals
+        self._likely += written.logprobs
+        self._waiting_tokens += written.tokens
         if self._read.undecided and not last and not (read.text or read.reasoning or read.calls):
             return
-        given, count = tuple(self._waiting), self._waiting_tokens
-        self._waiting, self._waiting_tokens = [], 0
+        given, likely, count = tuple(self._waiting), tuple(self._likely), self._waiting_tokens
+        self._waiting, self._likely, self._waiting_tokens = [], [], 0
         if self._read.thinking or (read.reasoning and not read.text and not read.calls):
             self._thought_tokens += count
-            given = ()
-        if read.text or read.reasoning or read.calls or given or count:
-            super().push(Delta(read.text, given, count, read.reasoning, read.calls))
+            given, likely = (), ()
+        if read.text or read.reasoning or read.calls or given or likely or count:
+            super().push(Delta(read.text, given, count, read.reasoning, read.calls, likely))

@@ -24,6 +24,7 @@ class AnswerWriter:
         limit: most tokens.
         rule: the constraint; None: anything goes.
         marks: tokens that are no text, and yet are to be seen in it: as which text.
+        forces: whether tokens that the constraint leaves no choice about are taken without asking the model.
     """
 
     def __init__(
@@ -33,6 +34,8 @@ class AnswerWriter:
         limit: int,
         rule: Rule | None = None,
         marks: Mapping[int, bytes] | None = None,
+        *,
+        forces: bool = True,
     ) -> None:
         self._model = model
         self._marks = marks or {}
@@ -40,6 +43,7 @@ class AnswerWriter:
         self._ends = not sampling.ignore_eos
         self._limit = limit
         self._rule = rule
+        self._forces = forces
         self._fresh: list[str] = []
         self._fresh_tokens = 0
         self.written = 0
@@ -80,11 +84,15 @@ class AnswerWriter:
         text, count = self.fresh()
         return text + self._assembler.finish(), count
 
+    def piece(self, token: int) -> bytes:
+        """Return the bytes that a token adds to the text."""
+        return self._marks.get(token) or self._model.piece(token)
+
     def _go_on(self, tokens: list[int]) -> list[int]:
         """Add to `tokens` those that have to follow, and see whether the answer ends."""
         if self._rule is None or self.reason is FinishReason.STOP:
             return tokens
-        forced = self._rule.forced() if self.reason is None else []
+        forced = self._rule.forced() if self._forces and self.reason is None else []
         taken = self._some(forced)
         self.forced += len(taken)
         self._rule.take(taken)
@@ -103,7 +111,7 @@ class AnswerWriter:
     def _add(self, token: int) -> None:
         self.written += 1
         self._fresh_tokens += 1
-        text = self._assembler.push(self._marks.get(token) or self._model.piece(token))
+        text = self._assembler.push(self.piece(token))
         if text:
             self._fresh.append(text)
         if self._assembler.stopped:

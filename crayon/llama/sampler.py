@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from crayon.llama.rule import Rule
     from crayon.llama.signals import SignalMeter
     from crayon.sampling import Sampling
+    from crayon.token_options import LogitBias
 
 PENALTY_WINDOW = 64  # tokens; llama.cpp's default
 COLD = 1e-6  # a temperature that only the likeliest token survives; logits divided by less overflow
@@ -51,13 +52,16 @@ class Sampler:
         meter: measures signals.
         rule: which tokens may be drawn; None: all. The chain of samplers sees no others, so that top_k=1 is the
             likeliest that may.
+        bias: what is added to the logits of tokens that the model has, before anything else.
     """
 
-    def __init__(self, sampling: Sampling, meter: SignalMeter, rule: Rule | None = None) -> None:
+    def __init__(self, sampling: Sampling, meter: SignalMeter, rule: Rule | None = None, bias: LogitBias = ()) -> None:
         self._api = library.load().api
         self._meter = meter
         self._rule = rule
-        self._chain: Any = None if sampling.greedy else _chain(self._api, sampling, meter.n_vocab)
+        self._chain: Any = None
+        if bias or not sampling.greedy:
+            self._chain = _chain(self._api, sampling, meter.n_vocab, bias)
 
     def prime(self, prompt: Sequence[int]) -> None:
         """Let penalties see the end of the prompt, as llama.cpp's own programs do."""
@@ -130,9 +134,13 @@ class Sampler:
         self.close()
 
 
-def _chain(api: Any, sampling: Sampling, n_vocab: int) -> Any:  # opaque C pointers
+def _chain(api: Any, sampling: Sampling, n_vocab: int, bias: LogitBias) -> Any:  # opaque C pointers
     chain = api.llama_sampler_chain_init(api.llama_sampler_chain_default_params())
     add = api.llama_sampler_chain_add
+    if bias:
+        entries = [api.llama_logit_bias(token, value) for token, value in bias]
+        held = (api.llama_logit_bias * len(entries))(*entries)
+        add(chain, api.llama_sampler_init_logit_bias(n_vocab, len(entries), held))  # it keeps a copy
     if sampling.penalised:
         add(
             chain,

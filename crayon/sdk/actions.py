@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from crayon.engine import GenerateRequest
     from crayon.errors import CrayonError
     from crayon.messages import ToolCall
+    from crayon.token_options import TokenLogprob
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,12 +44,13 @@ class Read:
 
 @dataclass(frozen=True, slots=True)
 class Emit:
-    """Show `text`, and what the model thought and which tools it calls, to the caller, then `shown`."""
+    """Show `text`, what the model thought, which tools it calls and how likely it was to the caller, then `shown`."""
 
     text: str
     source: Source
     reasoning: str = ""
     calls: tuple[ToolCall, ...] = ()
+    logprobs: tuple[TokenLogprob, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from crayon.sdk.core import Core
     from crayon.sdk.query_gate import Embedding, QueryGate
     from crayon.sdk.turn import Turn
+    from crayon.token_options import TokenLogprob
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,13 +42,15 @@ class Piece:
     """Some more of the answer's text, and which side wrote it.
 
     `reasoning` is some more of what the model thought, which is no part of the answer; `calls` are the tools that it
-    asks for. Where one of these is there, the text may be empty.
+    asks for; `logprobs` how likely the model found the tokens of it, where the call wants to know. Where one of these
+    is there, the text may be empty.
     """
 
     text: str
     source: Source
     reasoning: str = ""
     calls: tuple[ToolCall, ...] = ()
+    logprobs: tuple[TokenLogprob, ...] = ()
 
     def __str__(self) -> str:
         return self.text
@@ -273,7 +276,7 @@ class Answer:
         action = self._action
         if isinstance(action, Emit):
             self._action = turn.shown()
-            return Piece(action.text, action.source, action.reasoning, action.calls)
+            return Piece(action.text, action.source, action.reasoning, action.calls, action.logprobs)
         if isinstance(action, Fail):
             if self._begin_shorter(turn, action.error):
                 return None

@@ -159,6 +159,12 @@ class Crayon(RouteCalls, CustomCalls):
 
                 keep_reasoning: True tells the model again what it thought in earlier turns.
 
+                top_logprobs: from 0 to 20: the answer's `logprobs` tell how likely the model found each token, and
+                which so many were the likeliest in its place.
+
+                logit_bias: numbers of tokens, in the vocabulary of the model that answers, and what is added to their
+                logits: -100 bans one, 100 forces it. Only where the mode leaves one side, whose tokens they are.
+
         Raises:
             InvalidRequestError: an argument is wrong or unknown; the field names it.
             PrivacyError: the call must stay on the device and cannot be answered there.

@@ -154,6 +154,9 @@ class Core:
             raise InvalidRequestError(
                 "blend", f"{call.customization.name!r} has several profiles, and only the device can choose among them"
             )
+        if call.logit_bias and len(call.allowed.sources) > 1:
+            problem = "numbers tokens of one model, and two may answer; say mode='only_on_device' or 'only_on_server'"
+            raise InvalidRequestError("logit_bias", problem)
         if call.always and _server_only(call) and call.customization and _uses_samples(call.customization):
             logger.warning(
                 "customisation %s answers with its samples, which stay on the device: the server gets the weights "

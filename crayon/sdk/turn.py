@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from crayon.sdk.actions import Action
     from crayon.sdk.call.options import Call
     from crayon.sdk.query_gate import ChosenProfile
+    from crayon.token_options import TokenLogprob
 
 # While the device can still stand in, the server must show its first token within this share of the time left; the
 # rest is kept for the device. After its first token it has all of it.
@@ -100,6 +101,7 @@ class Turn:
         self._text: list[str] = []
         self._reasoning: list[str] = []
         self._calls: list[ToolCall] = []
+        self._logprobs: list[TokenLogprob] = []
         self._ttft: float | None = None
         self._finished: Finished | None = None
 
@@ -120,7 +122,7 @@ class Turn:
     @property
     def _seen(self) -> bool:
         """Whether the caller saw anything of the answer, so that it is not taken back."""
-        return bool(self._text or self._reasoning or self._calls)
+        return bool(self._text or self._reasoning or self._calls or self._logprobs)
 
     @property
     def route(self) -> Route | None:
@@ -193,7 +195,7 @@ class Turn:
                     attempt.probability = math.exp(event.signals[0].logprob)
                 if attempt.gate is not None:
                     return self._weigh(attempt, attempt.gate, event)
-                return self._show(*attempt.restored(event))
+                return self._show(attempt.restored(event))
             case Finished():
                 return self._finish(attempt, event)
 
@@ -295,7 +297,7 @@ class Turn:
             # An engine without signals cannot be judged: its answer counts as it is.
             attempt.gate = None
             attempt.held.append(delta)
-            return self._show(*attempt.released())
+            return self._show(attempt.released())
         attempt.hold(delta, self._clock)
         for signal in delta.signals:
             gate.push(signal)
@@ -313,7 +315,7 @@ class Turn:
             return self._run(Source.SERVER)
         if self.route_log.scope is None:
             self.route_log.decide(Source.DEVICE, Reason.CONFIDENT, gate.score, threshold, gate)
-        return self._show(*attempt.released())
+        return self._show(attempt.released())
 
     def _discard(self) -> None:
         """Forget the running attempt; the caller never saw its text."""
@@ -356,6 +358,8 @@ class Turn:
             signals=gate is not None,
             constraint=self.call.constraint,
             tools=self.call.tools,
+            logit_bias=self.call.logit_bias,
+            top_logprobs=self.call.top_logprobs,
             prefix=Prefix(shared, support.folder) if support and shared else None,
         )
         self._attempt = Attempt(source, request, gate, first_by, closed=bool(support and support.answers))
@@ -372,22 +376,23 @@ class Turn:
         first_by = self._attempt.first_by if self._attempt else None
         return Read(self.deadline if first_by is None else first_by)
 
-    def _show(self, text: str, reasoning: str = "", calls: tuple[ToolCall, ...] = ()) -> Action:
-        if not (text or reasoning or calls):
+    def _show(self, said: Delta) -> Action:
+        self._logprobs += said.logprobs
+        if not (said.text or said.reasoning or said.calls or said.logprobs):
             return self._read() if self._finished is None else self._done(self._finished)
         if self._ttft is None:
             self._ttft = self._clock() - self._t0
-        if text:
-            self._text.append(text)
-        if reasoning:
-            self._reasoning.append(reasoning)
-        self._calls += calls
-        return Emit(text, self._running().source, reasoning, calls)
+        if said.text:
+            self._text.append(said.text)
+        if said.reasoning:
+            self._reasoning.append(said.reasoning)
+        self._calls += said.calls
+        return Emit(said.text, self._running().source, said.reasoning, said.calls, said.logprobs)
 
     def _finish(self, attempt: Attempt, event: Finished) -> Action:
         if attempt.gate is None:
             self._finished = event
-            return self._show(*attempt.rest())
+            return self._show(attempt.rest())
         if attempt.gate.finish() is Verdict.RELEASE:
             self._finished = event
         return self._judged(attempt, attempt.gate)
@@ -412,6 +417,7 @@ class Turn:
                 probability=attempt.probability,
                 document=self.call.form.read(self.text, finished.finish_reason) if self.call.form else None,
                 withheld=attempt.mean_withheld,
+                logprobs=tuple(self._logprobs),
             )
         )
 
@@ -479,12 +485,14 @@ class Attempt:
             self.first_at = clock()
         self.held.append(delta)
 
-    def released(self) -> tuple[str, str, tuple[ToolCall, ...]]:
-        """Return what was held back: text, what was thought, and calls."""
-        return (
+    def released(self) -> Delta:
+        """Return what was held back as one piece, without signals."""
+        return Delta(
             "".join(delta.text for delta in self.held),
-            "".join(delta.reasoning for delta in self.held),
-            tuple(call for delta in self.held for call in delta.calls),
+            tokens=sum(delta.tokens for delta in self.held),
+            reasoning="".join(delta.reasoning for delta in self.held),
+            calls=tuple(call for delta in self.held for call in delta.calls),
+            logprobs=tuple(one for delta in self.held for one in delta.logprobs),
         )
 
     def restore(self, originals: Mapping[str, str]) -> None:
@@ -492,17 +500,18 @@ class Attempt:
         self.originals = originals
         self.restorers = (Restorer(originals), Restorer(originals))
 
-    def restored(self, delta: Delta) -> tuple[str, str, tuple[ToolCall, ...]]:
-        """Return text, what was thought, and calls of a piece, with the originals."""
+    def restored(self, delta: Delta) -> Delta:
+        """Return a piece with the originals in its text, what was thought, and its calls."""
         if self.originals is None:
-            return delta.text, delta.reasoning, delta.calls
+            return delta
         text, reasoning = self.restorers
         calls = tuple(replace(c, arguments=restored_json(c.arguments, self.originals)) for c in delta.calls)
-        return text.push(delta.text), reasoning.push(delta.reasoning), calls
+        return replace(delta, text=text.push(delta.text), reasoning=reasoning.push(delta.reasoning), calls=calls)
 
-    def rest(self) -> tuple[str, str]:
+    def rest(self) -> Delta:
         """Return what the originals' placeholders were still waited for."""
-        return (self.restorers[0].finish(), self.restorers[1].finish()) if self.restorers else ("", "")
+        text, reasoning = (restorer.finish() for restorer in self.restorers) if self.restorers else ("", "")
+        return Delta(text, tokens=0, reasoning=reasoning)
 
     def held_ms(self, clock: Callable[[], float]) -> float:
         """Return for how long the first token has been held back."""

@@ -10,6 +10,7 @@ from crayon.engine import EncodeRequest, GenerateRequest, ScoreRequest, new_requ
 from crayon.errors import InvalidRequestError
 from crayon.messages import Message, ToolCall, normalise_messages
 from crayon.sampling import SAMPLING_FIELDS, Sampling
+from crayon.token_options import check_logit_bias
 from crayon.tool import Tool, ToolChoice, Tools
 from crayon.v1 import inference_pb2 as pb
 from crayon.wire.limits import MAX_MESSAGES, MAX_NAME_CHARS, MAX_REQUEST_ID_CHARS, MAX_TEXTS
@@ -48,6 +49,8 @@ def generate_request_to_proto(request: GenerateRequest) -> pb.GenerateRequest:
         signals=None if request.signals else False,  # not set means true
         constraint=_constraint_to_proto(request.constraint),
         tools=_tools_to_proto(request.tools),
+        top_logprobs=request.top_logprobs,
+        logit_bias=[pb.LogitBias(token=token, bias=bias) for token, bias in request.logit_bias],
     )
 
 
@@ -160,6 +163,8 @@ def generate_request_from_proto(message: pb.GenerateRequest, deadline: float | N
         signals=message.signals if message.HasField("signals") else True,
         constraint=_constraint_from_proto(message.constraint) if message.HasField("constraint") else None,
         tools=_tools_from_proto(message.tools) if message.HasField("tools") else None,
+        top_logprobs=message.top_logprobs if message.HasField("top_logprobs") else None,
+        logit_bias=check_logit_bias(tuple((each.token, each.bias) for each in message.logit_bias)),
     )
 
 

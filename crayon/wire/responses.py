@@ -23,6 +23,7 @@ from crayon.engine import (
     TokenSignal,
 )
 from crayon.errors import InvalidRequestError, ServerError
+from crayon.token_options import TokenLogprob
 from crayon.v1 import inference_pb2 as pb
 from crayon.wire.requests import blend_from_proto, blend_to_proto, calls_from_proto, calls_to_proto
 
@@ -67,6 +68,7 @@ def event_to_proto(event: Event) -> pb.GenerateResponse:
                     tokens=event.tokens,
                     reasoning=event.reasoning,
                     tool_calls=calls,
+                    logprobs=_logprobs_to_proto(event.logprobs),
                 )
             )
         case Finished():
@@ -114,6 +116,13 @@ def models_to_proto(models: Iterable[ModelInfo]) -> pb.ListModelsResponse:
     )
 
 
+def _logprobs_to_proto(logprobs: Iterable[TokenLogprob]) -> list[pb.TokenLogprob]:
+    return [
+        pb.TokenLogprob(token=each.token, piece=each.piece, logprob=each.logprob, top=_logprobs_to_proto(each.top))
+        for each in logprobs
+    ]
+
+
 def _usage_to_proto(usage: Usage) -> pb.Usage:
     return pb.Usage(
         prompt_tokens=usage.prompt_tokens,
@@ -147,7 +156,8 @@ def event_from_proto(message: pb.GenerateResponse) -> Event | None:
             if delta.tokens < 0:
                 raise _broken(f"delta.tokens: {delta.tokens} is less than 0")
             signals = tuple(TokenSignal(s.logprob, s.entropy, s.margin, s.withheld) for s in delta.signals)
-            return Delta(delta.text, signals, delta.tokens, delta.reasoning, calls_from_proto(delta.tool_calls))
+            calls, likely = calls_from_proto(delta.tool_calls), _logprobs_from_proto(delta.logprobs)
+            return Delta(delta.text, signals, delta.tokens, delta.reasoning, calls, likely)
         case "finished":
             finished, timings = message.finished, message.finished.timings
             reason = _FINISH_FROM_PROTO.get(finished.finish_reason)
@@ -208,6 +218,15 @@ def models_from_proto(message: pb.ListModelsResponse) -> tuple[ModelInfo, ...]:
         )
         for model in message.models
     )
+
+
+def _logprobs_from_proto(messages: Iterable[pb.TokenLogprob]) -> tuple[TokenLogprob, ...]:
+    found = tuple(
+        TokenLogprob(each.token, each.piece, each.logprob, _logprobs_from_proto(each.top)) for each in messages
+    )
+    if not all(math.isfinite(each.logprob) for each in found):
+        raise _broken("delta.logprobs: one is not a finite number")
+    return found
 
 
 def _usage_from_proto(message: pb.Usage) -> Usage:

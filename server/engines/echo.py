@@ -1,7 +1,8 @@
 """An engine without a model: it says back the last message, word by word.
 
 A stand-in for tests and for trying out clients and deployments. Words count as tokens, and signals, scores and vectors
-are fixed functions of the text (hashes), with the right shapes and no meaning. Under a constraint it writes a short
+are fixed functions of the text (hashes), with the right shapes and no meaning. A word's number is a hash too
+(`word_token`), and a word whose logit is lowered by 100 is not said. Under a constraint it writes a short
 text that fits, and where it has to call a tool, a call; thoughts and calls are read as Qwen's are. Everything else
 behaves like a real engine: limits, deadlines, cancellation, stop texts.
 """
@@ -14,6 +15,7 @@ import re
 import threading
 import time
 import zlib
+from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
@@ -54,6 +56,7 @@ from crayon.families import Dialogue, tool_grammar
 from crayon.messages import question
 from crayon.server.observability.stats import EngineStats
 from crayon.stream import Promise
+from crayon.token_options import MAX_BIAS, MAX_TOP_LOGPROBS, TokenLogprob, check_vocabulary
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -64,6 +67,7 @@ if TYPE_CHECKING:
 Result = TypeVar("Result", ScoreResult, EncodeResult)
 
 DIMENSIONS = 32
+VOCABULARY = 50_000
 MOST_MADE = 1024
 """Bytes of an answer under a constraint."""
 
@@ -131,8 +135,9 @@ class EchoEngine:
             PromptTooLongError: the messages leave no room for a word.
             UnknownModelError: `request.model` is another name.
             OverloadedError: every slot is taken.
-            InvalidRequestError: the constraint cannot be kept.
+            InvalidRequestError: the constraint cannot be kept, or a biased token is none.
         """
+        check_vocabulary(request.logit_bias, VOCABULARY)
         prompt_words = self._check(request.model, request.messages)
         told = shown(request.messages, request.constraint)
         shown_words = self._check(request.model, told) - prompt_words
@@ -263,7 +268,9 @@ class EchoEngine:
             for word in words:
                 job.pause(self._delay, "".join(words[:said]))
                 first_at = time.monotonic() if said == 0 else first_at
-                stream.push(Delta(word, (_signal(word),) if request.signals else ()))
+                signals = (_signal(word),) if request.signals else ()
+                top = request.top_logprobs
+                stream.push(Delta(word, signals, logprobs=() if top is None else (_logprob(word, top),)))
                 said += 1
         except CrayonError as error:
             stream.fail(error)
@@ -286,7 +293,8 @@ def _words(text: str) -> list[str]:
 
 def _echo(request: GenerateRequest, text: str, room: int) -> tuple[list[str], FinishReason]:
     ends = [at for at in (text.find(stop) for stop in request.sampling.stop) if at >= 0]
-    words = _words(text[: min(ends)] if ends else text)
+    banned = {token for token, bias in request.logit_bias if bias <= -MAX_BIAS}
+    words = [word for word in _words(text[: min(ends)] if ends else text) if word_token(word) not in banned]
     most = min(request.sampling.max_tokens, room)
     if request.sampling.ignore_eos and words and not ends:
         words = list(itertools.islice(itertools.cycle(words), most + 1))  # it has no other words
@@ -295,6 +303,21 @@ def _echo(request: GenerateRequest, text: str, room: int) -> tuple[list[str], Fi
 
 def _hash(text: str) -> float:
     return zlib.crc32(text.encode()) / 2**32
+
+
+def word_token(word: str) -> int:
+    """Return the number of a word, whatever space is around it."""
+    return int(_hash(word.strip()) * VOCABULARY)
+
+
+def _logprob(word: str, top: int) -> TokenLogprob:
+    """Return what is told of a word: it is the likeliest, and its repetitions share what it leaves."""
+    sure = math.exp(_signal(word).logprob)
+    least = math.log(max((1.0 - sure) / MAX_TOP_LOGPROBS, 1e-9))
+    others = [word * (2 + i) for i in range(max(top - 1, 0))]
+    told = TokenLogprob(word_token(word), word.encode(), math.log(sure))
+    rest = (TokenLogprob(word_token(other), other.encode(), least) for other in others)
+    return replace(told, top=(told, *rest)[:top])
 
 
 def _signal(word: str) -> TokenSignal:

@@ -181,6 +181,16 @@ def test_a_form_becomes_keywords(runner: CliRunner, client: Any, tmp_path: Path)
     ]
 
 
+def test_what_is_asked_of_tokens_becomes_keywords(runner: CliRunner, client: Any) -> None:
+    asked = ["ask", "hello", "--json", "--top-logprobs", "2", "--logit-bias", "5=-100", "--logit-bias", "7=1.5"]
+    assert runner.invoke(app, asked).exit_code == 0
+    assert client.options[-1] == {"top_logprobs": 2, "logit_bias": (("5", -100.0), ("7", 1.5))}
+    refused = runner.invoke(app, ["ask", "hello", "--top-logprobs", "2"])
+    assert refused.exit_code == 2
+    assert "--top-logprobs: is told in JSON; add --json" in refused.stderr
+    assert "--logit-bias: must be TOKEN=BIAS" in runner.invoke(app, ["ask", "hello", "--logit-bias", "the"]).stderr
+
+
 @pytest.mark.parametrize(
     ("content", "words"),
     [

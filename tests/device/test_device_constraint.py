@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -215,3 +216,23 @@ def test_a_real_model_fills_in_a_form(engine: DeviceEngine) -> None:
     assert usage.forced_tokens > usage.completion_tokens / 2
     assert len(answer.signals) == usage.completion_tokens - usage.forced_tokens
     assert 0 < sum(signal.withheld for signal in answer.signals) / len(answer.signals) < 1
+
+
+def test_with_log_probabilities_the_model_is_asked_for_every_token(tiny: Callable[..., DeviceEngine]) -> None:
+    engine = tiny()
+    asked = under(schema(PERSON))
+    told = Answer(engine, replace(asked, top_logprobs=2))
+    likely = [one for delta in told.deltas for one in delta.logprobs]
+    assert told.finished.usage.forced_tokens == 0 < Answer(engine, asked).finished.usage.forced_tokens
+    assert len(likely) == len(told.signals) == told.finished.usage.completion_tokens
+    assert b"".join(one.piece for one in likely).decode() == told.text
+    json.loads(told.text)
+
+
+def test_a_bias_chooses_among_what_a_constraint_allows(tiny: Callable[..., DeviceEngine]) -> None:
+    engine = tiny()
+    asked = replace(under(regex("[ab]")), top_logprobs=0)
+    plain = Answer(engine, asked)
+    (written,) = (one for delta in plain.deltas for one in delta.logprobs)
+    other = Answer(engine, replace(asked, logit_bias=((written.token, -100.0),)))
+    assert {plain.text, other.text} == {"a", "b"}

@@ -22,6 +22,7 @@ FOLDERS = {
 CONTRACTS = {
     "errors", "messages", "sampling", "completion", "stream", "context_limit", "engine", "machine",
     "local_only", "tracing", "private_file", "text_form", "contention", "constraint", "reasons", "tool",
+    "token_options",
 }  # fmt: skip
 BELOW_SDK = {
     "contracts", "data", "llama", "adapters", "blending", "customising", "models", "wire", "v1", "router", "device",

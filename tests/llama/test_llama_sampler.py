@@ -146,3 +146,16 @@ def test_a_sampler_closes_twice() -> None:
     sampler = Sampler(Sampling(temperature=1.0), SignalMeter(32))
     sampler.close()
     sampler.close()
+
+
+@pytest.mark.parametrize("sampling", [Sampling(), Sampling(temperature=1.0, seed=3)], ids=["greedy", "drawn"])
+def test_a_bias_bans_a_token_or_forces_it_and_no_signal_knows_of_it(
+    context: Context, p: NDArray[np.float64], sampling: Sampling
+) -> None:
+    best, worst = int(p.argmax()), int(p.argmin())
+    with Sampler(sampling, SignalMeter(32), bias=((worst, 100.0),)) as forcing:
+        token, signal = forcing.sample(context, 2)
+    assert token == worst
+    assert signal.logprob == pytest.approx(np.log(p[worst]), abs=1e-4)
+    with Sampler(sampling, SignalMeter(32), bias=((best, -100.0),)) as banning:
+        assert banning.sample(context, 2)[0] != best

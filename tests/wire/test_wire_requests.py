@@ -104,6 +104,19 @@ def test_an_encode_request_comes_out_as_it_went_in(some: tuple[str, ...]) -> Non
     assert encode_request_from_proto(pb.EncodeRequest.FromString(sent), None) == request
 
 
+def test_wishes_about_tokens_come_out_as_they_went_in() -> None:
+    request = GenerateRequest(messages=(Message("user", "x"),), top_logprobs=0, logit_bias=((7, -100.0), (9, 0.5)))
+    sent = generate_request_to_proto(request).SerializeToString()
+    found = generate_request_from_proto(pb.GenerateRequest.FromString(sent), None)
+    assert (found.top_logprobs, found.logit_bias) == (0, ((7, -100.0), (9, 0.5)))
+    with pytest.raises(ServerRejectedError, match="'old' does not know logit_bias and top_logprobs"):
+        check_kept(request, Started("r", "old"))
+    with pytest.raises(InvalidRequestError, match="top_logprobs: must be from 0 to 20, not 21"):
+        generate_request_from_proto(hello(top_logprobs=21), None)
+    with pytest.raises(InvalidRequestError, match="logit_bias: of token 3 must be from -100 to 100"):
+        generate_request_from_proto(hello(logit_bias=[pb.LogitBias(token=3, bias=101)]), None)
+
+
 def test_calls_and_their_results_come_out_as_they_went_in() -> None:
     call = ToolCall("c1", "now", '{"zone": "UTC"}')
     asked, told = Message("assistant", "", (call,), reasoning="Hm."), Message("tool", "12:00", (), "c1")

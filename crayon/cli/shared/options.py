@@ -106,6 +106,23 @@ ShowFormatOption = Annotated[
     bool,
     typer.Option("--show-format/--no-show-format", help="Whether the model is told of the schema or choices."),
 ]
+TopLogprobsOption = Annotated[
+    int | None,
+    typer.Option(
+        "--top-logprobs",
+        metavar="K",
+        help="With --json: how likely each token was, and the K likeliest in its place, 0 to 20.",
+    ),
+]
+LogitBiasOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--logit-bias",
+        metavar="TOKEN=BIAS",
+        help="Add to the logit of the token with this number, -100 to 100; may be given again. With a --mode that "
+        "leaves one side, whose tokens they are.",
+    ),
+]
 NoGatewayOption = Annotated[
     bool, typer.Option("--no-gateway", help="Load the models here, even where a gateway with these settings runs.")
 ]

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from crayon.completion import Chosen, Completion, Route
+    from crayon.token_options import TokenLogprob
 
 _KINDS = {
     "email": "e-mail address",
@@ -108,10 +109,17 @@ def completion_json(completion: Completion) -> dict[str, Any]:
     document = record.pop("document")
     return {
         **record,
+        "logprobs": [logprob_json(each) for each in completion.logprobs],
         "parsed": document["value"] if document else None,
         "problem": document["problem"] or None if document else None,
         "tokens_per_s": round(completion.tokens_per_s, 3),
     }
+
+
+def logprob_json(told: TokenLogprob) -> dict[str, Any]:
+    """Return how likely a token was as plain JSON values."""
+    own = {"token": told.token, "text": told.text, "bytes": list(told.piece), "logprob": round(told.logprob, 6)}
+    return {**own, "top": [logprob_json(each) for each in told.top]} if told.top else own
 
 
 def _found(kinds: Sequence[str]) -> str:

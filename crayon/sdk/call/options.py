@@ -15,6 +15,7 @@ from crayon.router.hardness import Hardness
 from crayon.router.policy import parse_mode
 from crayon.router.scope import Scope
 from crayon.sampling import SAMPLING_FIELDS, Sampling
+from crayon.token_options import check_logit_bias, check_top_logprobs
 
 if TYPE_CHECKING:
     from crayon.completion import Blend, PrivacyReport
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from crayon.customising.customization import Customization
     from crayon.families.functions import ToolLike
     from crayon.router.policy import Allowed
+    from crayon.token_options import LogitBias
     from crayon.tool import Tools
 
     BlendLike: TypeAlias = Blend | Customization | str
@@ -85,7 +87,19 @@ class ToolOptions(TypedDict, total=False):
     parallel_tool_calls: bool
 
 
-class CallOptions(SideOptions, SamplingOptions, FormatOptions, ToolOptions, total=False):
+class TokenOptions(TypedDict, total=False):
+    """What a call asks of single tokens.
+
+    `top_logprobs` asks how likely each token was, and which so many were the likeliest in its place (0 to 20; None asks
+    for neither). `logit_bias` maps numbers of tokens, in the vocabulary of the model that answers, to what is added to
+    their logits (-100 bans one, 100 forces it).
+    """
+
+    top_logprobs: int | None
+    logit_bias: Mapping[int, float] | Mapping[str, float] | None
+
+
+class CallOptions(SideOptions, SamplingOptions, FormatOptions, ToolOptions, TokenOptions, total=False):
     """Everything that a call for an answer can be told; `Crayon.ask` says what each keyword does.
 
     A function that hands keywords on to a client is typed `**options: Unpack[CallOptions]`.
@@ -142,7 +156,8 @@ class Call:
     applied whatever the query is like. `free`: a text is wanted even where the customisation's answers are a closed
     set. `last_profile`: the profile that the conversation is in. `past`: what a conversation knows of its messages.
     `screened`: what a server may be sent, once it was looked at. `form`: what the answer must look like. `tools`: what
-    it may call. `keep_reasoning`: whether the model is told again what it thought in earlier turns.
+    it may call. `keep_reasoning`: whether the model is told again what it thought in earlier turns. `logit_bias` and
+    `top_logprobs`: as in a request.
     """
 
     messages: tuple[Message, ...]
@@ -161,6 +176,8 @@ class Call:
     form: Form | None = None
     tools: Tools | None = None
     keep_reasoning: bool = False
+    logit_bias: LogitBias = ()
+    top_logprobs: int | None = None
 
     @property
     def constraint(self) -> Constraint | None:
@@ -170,7 +187,8 @@ class Call:
     @property
     def wants_text(self) -> bool:
         """Whether the answer is written, even where the customisation's answers are a closed set."""
-        return self.free or self.form is not None or self.tools is not None
+        told = self.form is not None or self.tools is not None
+        return self.free or told or bool(self.logit_bias) or self.top_logprobs is not None
 
 
 def resolve_format(options: Mapping[str, Any]) -> Form | None:
@@ -232,6 +250,8 @@ def resolve_options(options: CallOptions, defaults: Defaults) -> dict[str, Any]:
         "form": resolve_format(options),
         "tools": resolve_tools(options),
         "keep_reasoning": check_flag("keep_reasoning", options.get("keep_reasoning", False)),
+        "logit_bias": check_logit_bias(options.get("logit_bias")),
+        "top_logprobs": check_top_logprobs(options.get("top_logprobs")),
         "sampling": resolve_sampling(
             defaults.sampling, {name: value for name, value in options.items() if name in SAMPLING_FIELDS}
         ),

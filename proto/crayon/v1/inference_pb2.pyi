@@ -479,6 +479,32 @@ class Tools(_message.Message):
 Global___Tools: _TypeAlias = Tools  # noqa: Y015
 
 @_typing.final
+class LogitBias(_message.Message):
+    """LogitBias is what is added to the logit of one token."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOKEN_FIELD_NUMBER: _builtins.int
+    BIAS_FIELD_NUMBER: _builtins.int
+    token: _builtins.int
+    """Its number in the model's vocabulary."""
+    bias: _builtins.float
+    """-100, which bans it, to 100, which forces it."""
+    def __init__(
+        self,
+        *,
+        token: _builtins.int = ...,
+        bias: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bias", b"bias", "token", b"token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LogitBias: _TypeAlias = LogitBias  # noqa: Y015
+
+@_typing.final
 class GenerateRequest(_message.Message):
     """GenerateRequest asks for one answer."""
 
@@ -492,6 +518,8 @@ class GenerateRequest(_message.Message):
     SIGNALS_FIELD_NUMBER: _builtins.int
     CONSTRAINT_FIELD_NUMBER: _builtins.int
     TOOLS_FIELD_NUMBER: _builtins.int
+    TOP_LOGPROBS_FIELD_NUMBER: _builtins.int
+    LOGIT_BIAS_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """Which model; empty is the server's default."""
     request_id: _builtins.str
@@ -499,6 +527,10 @@ class GenerateRequest(_message.Message):
     signals: _builtins.bool
     """Whether the Deltas are to hold signals, which cost the server time at every token; not set means they are. If not,
     they may be empty.
+    """
+    top_logprobs: _builtins.int
+    """Not set: no log-probabilities. Else the Deltas hold that of each token, with those of this many likely tokens in its
+    place, 0 to 20. Started.kept says "top_logprobs".
     """
     @_builtins.property
     def messages(self) -> _containers.RepeatedCompositeFieldContainer[Global___Message]:
@@ -522,6 +554,10 @@ class GenerateRequest(_message.Message):
     def tools(self) -> Global___Tools:
         """What the answer may call; not beside a constraint. Started.kept says "tools"."""
 
+    @_builtins.property
+    def logit_bias(self) -> _containers.RepeatedCompositeFieldContainer[Global___LogitBias]:
+        """What is added to the logits of tokens before one is drawn, of at most 1024 different tokens. Signals and log-probabilities are told without it. Started.kept says "logit_bias"."""
+
     def __init__(
         self,
         *,
@@ -533,10 +569,12 @@ class GenerateRequest(_message.Message):
         signals: _builtins.bool | None = ...,
         constraint: Global___Constraint | None = ...,
         tools: Global___Tools | None = ...,
+        top_logprobs: _builtins.int | None = ...,
+        logit_bias: _abc.Iterable[Global___LogitBias] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_blend", b"_blend", "_constraint", b"_constraint", "_sampling", b"_sampling", "_signals", b"_signals", "_tools", b"_tools", "blend", b"blend", "constraint", b"constraint", "sampling", b"sampling", "signals", b"signals", "tools", b"tools"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_blend", b"_blend", "_constraint", b"_constraint", "_sampling", b"_sampling", "_signals", b"_signals", "_tools", b"_tools", "_top_logprobs", b"_top_logprobs", "blend", b"blend", "constraint", b"constraint", "sampling", b"sampling", "signals", b"signals", "tools", b"tools", "top_logprobs", b"top_logprobs"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_blend", b"_blend", "_constraint", b"_constraint", "_sampling", b"_sampling", "_signals", b"_signals", "_tools", b"_tools", "blend", b"blend", "constraint", b"constraint", "messages", b"messages", "model", b"model", "request_id", b"request_id", "sampling", b"sampling", "signals", b"signals", "tools", b"tools"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_blend", b"_blend", "_constraint", b"_constraint", "_sampling", b"_sampling", "_signals", b"_signals", "_tools", b"_tools", "_top_logprobs", b"_top_logprobs", "blend", b"blend", "constraint", b"constraint", "logit_bias", b"logit_bias", "messages", b"messages", "model", b"model", "request_id", b"request_id", "sampling", b"sampling", "signals", b"signals", "tools", b"tools", "top_logprobs", b"top_logprobs"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__blend: _TypeAlias = _typing.Literal["blend"]  # noqa: Y015
     _WhichOneofArgType__blend: _TypeAlias = _typing.Literal["_blend", b"_blend"]  # noqa: Y015
@@ -548,6 +586,8 @@ class GenerateRequest(_message.Message):
     _WhichOneofArgType__signals: _TypeAlias = _typing.Literal["_signals", b"_signals"]  # noqa: Y015
     _WhichOneofReturnType__tools: _TypeAlias = _typing.Literal["tools"]  # noqa: Y015
     _WhichOneofArgType__tools: _TypeAlias = _typing.Literal["_tools", b"_tools"]  # noqa: Y015
+    _WhichOneofReturnType__top_logprobs: _TypeAlias = _typing.Literal["top_logprobs"]  # noqa: Y015
+    _WhichOneofArgType__top_logprobs: _TypeAlias = _typing.Literal["_top_logprobs", b"_top_logprobs"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__blend) -> _WhichOneofReturnType__blend | None: ...
     @_typing.overload
@@ -558,6 +598,8 @@ class GenerateRequest(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__signals) -> _WhichOneofReturnType__signals | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__tools) -> _WhichOneofReturnType__tools | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__top_logprobs) -> _WhichOneofReturnType__top_logprobs | None: ...
 
 Global___GenerateRequest: _TypeAlias = GenerateRequest  # noqa: Y015
 
@@ -623,7 +665,7 @@ class Started(_message.Message):
     @_builtins.property
     def kept(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Fields of the request beyond those of the first servers that this one knows and keeps to: "messages.tool_calls",
-        "messages.reasoning", "tools". A client whose request needs one that is missing uses nothing of the answer.
+        "messages.reasoning", "tools", "logit_bias", "top_logprobs". A client whose request needs one that is missing uses nothing of the answer.
         """
 
     def __init__(
@@ -656,6 +698,7 @@ class Delta(_message.Message):
     TOKENS_FIELD_NUMBER: _builtins.int
     REASONING_FIELD_NUMBER: _builtins.int
     TOOL_CALLS_FIELD_NUMBER: _builtins.int
+    LOGPROBS_FIELD_NUMBER: _builtins.int
     text: _builtins.str
     """Text, whole characters only; may be empty."""
     tokens: _builtins.int
@@ -672,6 +715,12 @@ class Delta(_message.Message):
     def tool_calls(self) -> _containers.RepeatedCompositeFieldContainer[Global___ToolCall]:
         """Calls of tools that are complete."""
 
+    @_builtins.property
+    def logprobs(self) -> _containers.RepeatedCompositeFieldContainer[Global___TokenLogprob]:
+        """How likely each token since the last Delta was, in order, where the request wants it; of the answer alone, not of
+        what was thought.
+        """
+
     def __init__(
         self,
         *,
@@ -680,14 +729,51 @@ class Delta(_message.Message):
         tokens: _builtins.int = ...,
         reasoning: _builtins.str = ...,
         tool_calls: _abc.Iterable[Global___ToolCall] | None = ...,
+        logprobs: _abc.Iterable[Global___TokenLogprob] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["reasoning", b"reasoning", "signals", b"signals", "text", b"text", "tokens", b"tokens", "tool_calls", b"tool_calls"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["logprobs", b"logprobs", "reasoning", b"reasoning", "signals", b"signals", "text", b"text", "tokens", b"tokens", "tool_calls", b"tool_calls"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Delta: _TypeAlias = Delta  # noqa: Y015
+
+@_typing.final
+class TokenLogprob(_message.Message):
+    """TokenLogprob is how likely a token was, by the model's unmodified distribution."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOKEN_FIELD_NUMBER: _builtins.int
+    PIECE_FIELD_NUMBER: _builtins.int
+    LOGPROB_FIELD_NUMBER: _builtins.int
+    TOP_FIELD_NUMBER: _builtins.int
+    token: _builtins.int
+    """Its number in the model's vocabulary."""
+    piece: _builtins.bytes
+    """The bytes that it adds to the text, maybe a part of a character."""
+    logprob: _builtins.float
+    """Natural logarithm of its probability."""
+    @_builtins.property
+    def top(self) -> _containers.RepeatedCompositeFieldContainer[Global___TokenLogprob]:
+        """The likeliest tokens in its place, the likeliest first; they have none themselves."""
+
+    def __init__(
+        self,
+        *,
+        token: _builtins.int = ...,
+        piece: _builtins.bytes = ...,
+        logprob: _builtins.float = ...,
+        top: _abc.Iterable[Global___TokenLogprob] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["logprob", b"logprob", "piece", b"piece", "token", b"token", "top", b"top"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TokenLogprob: _TypeAlias = TokenLogprob  # noqa: Y015
 
 @_typing.final
 class TokenSignal(_message.Message):

@@ -41,13 +41,13 @@ def sample_rows(context: LogitRows, rows: Iterable[tuple[GenerateTask, int]]) ->
     logits are read in place if the rows are given in the batch's order.
     """
     found = Sampled([], [], {})
-    ruled: list[tuple[GenerateTask, int]] = []
+    alone: list[tuple[GenerateTask, int]] = []
     measured: list[_Row] = []
     plain: list[_Row] = []
     for task, row in rows:
         try:
-            if task.rule is not None:
-                ruled.append((task, row))
+            if task.rule is not None or task.request.top_logprobs is not None:
+                alone.append((task, row))
             elif not task.greedy:
                 token = task.draw(context, row)
                 if task.request.signals:
@@ -60,12 +60,15 @@ def sample_rows(context: LogitRows, rows: Iterable[tuple[GenerateTask, int]]) ->
             found.failed.append((task, error))
     _together(context, measured, found, signals=True)
     _together(context, plain, found, signals=False)
-    _under_rules(context, ruled, found)
+    _one_by_one(context, alone, found)
     return found
 
 
-def _under_rules(context: LogitRows, rows: list[tuple[GenerateTask, int]], found: Sampled) -> None:
-    """Draw the tokens of answers under constraints: what all of them allow is found out at the same time."""
+def _one_by_one(context: LogitRows, rows: list[tuple[GenerateTask, int]], found: Sampled) -> None:
+    """Draw the tokens of answers under constraints or with log-probabilities.
+
+    What all constraints allow is found out at the same time.
+    """
     fill([task.rule for task, row in rows if task.rule is not None and task.needs_mask(context, row)])
     for task, row in rows:
         try:

@@ -36,6 +36,7 @@ from crayon.llama.vocabulary import ModelVocabulary
 from crayon.server.engines.llama.tasks import EncodeTask, GenerateTask, ScoreTask
 from crayon.server.scheduler import Kind, Request
 from crayon.stream import Promise
+from crayon.token_options import check_vocabulary
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -118,9 +119,10 @@ class ScheduledEngine(ABC):
             PromptTooLongError: the prompt leaves no room for an answer.
             OverloadedError: too many requests wait.
             EngineClosedError: the engine is closed.
-            InvalidRequestError: the constraint cannot be kept.
+            InvalidRequestError: the constraint cannot be kept, or the model has no such token as is biased.
         """
         with self._calling(request.model):
+            check_vocabulary(request.logit_bias, self._model.n_vocab)
             speech = self._dialogue.speech(request)
             ids, told = read_prompt(speech.messages, request.constraint, partial(self._prompt, tools=speech.tools))
             blend, hold = self._resolve(request.blend)

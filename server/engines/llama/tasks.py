@@ -15,6 +15,7 @@ from crayon.engine import ContinuationScore, Delta, EncodeResult, Finished, Scor
 from crayon.errors import CancelledError, CrayonError, DeadlineExceededError, EngineError
 from crayon.llama.answer import AnswerWriter
 from crayon.llama.encoder import add_states
+from crayon.llama.logprobs import token_logprob
 from crayon.llama.sampler import Sampler
 from crayon.llama.signals import log_softmax_at
 from crayon.server.scheduler import DropReason
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from crayon.server.engines.llama.encoder import CentredEncoder
     from crayon.server.scheduler import Request, Row
     from crayon.stream import Promise
+    from crayon.token_options import TokenLogprob
 
 Result = TypeVar("Result")
 
@@ -139,12 +141,20 @@ class GenerateTask(Task):
     _answer: AnswerWriter = field(init=False)
     _sampler: Sampler | None = None
     _pieces: list[str] = field(default_factory=list)
+    _likely: tuple[TokenLogprob, ...] = ()
     _first_at: float = 0.0
     _first_steps: int = 0
 
     def __post_init__(self) -> None:
         self._prompt = len(self.ids)
-        self._answer = AnswerWriter(self.model, self.request.sampling, self.entry.max_tokens, self.rule, self.marks)
+        self._answer = AnswerWriter(
+            self.model,
+            self.request.sampling,
+            self.entry.max_tokens,
+            self.rule,
+            self.marks,
+            forces=self.request.top_logprobs is None,
+        )
         begun = self._answer.begin()
         self.ids += begun
         self.entry.prompt += len(begun)
@@ -186,7 +196,7 @@ class GenerateTask(Task):
     def start(self) -> None:
         """Note that the request has left the queue, and get ready to sample."""
         Task.start(self)
-        self._sampler = Sampler(self.request.sampling, self.meter, self.rule)
+        self._sampler = Sampler(self.request.sampling, self.meter, self.rule, self.request.logit_bias)
         self._sampler.prime(self.ids)
         wanted = self.request
         constrained = wanted.constraint is not None
@@ -198,9 +208,13 @@ class GenerateTask(Task):
 
     def pick(self, context: LogitRows, row: int) -> tuple[int, TokenSignal | None]:
         """Return the next token from a row of logits, and its signal where it is wanted, as `draw`."""
-        if not self.request.signals:
-            return self.draw(context, row), None
-        return self._started_sampler.sample(context, row)
+        token, signal = (
+            self._started_sampler.sample(context, row) if self.request.signals else (self.draw(context, row), None)
+        )
+        top = self.request.top_logprobs
+        if top is not None:
+            self._likely = (token_logprob(context.logits(row), token, top, self._answer.piece),)
+        return token, signal
 
     def needs_mask(self, context: LogitRows, row: int) -> bool:
         """Whether all tokens that may come next have to be known, and not only whether the likeliest may."""
@@ -258,7 +272,7 @@ class GenerateTask(Task):
         text, count = self._answer.fresh()
         if text:
             self._pieces.append(text)
-        self.stream.push(Delta(text, signals, count))
+        self.stream.push(Delta(text, signals, count, logprobs=self._likely))
 
     def end(self) -> None:
         """Tell the caller that the answer, for which there is a reason, has ended."""

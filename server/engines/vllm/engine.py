@@ -45,6 +45,7 @@ from crayon.server.engines.vllm.tokenizer import Tokens
 from crayon.server.scheduler import Kind, Request
 from crayon.server.scheduler.queue_limits import QueueBounds
 from crayon.stream import Promise
+from crayon.token_options import check_vocabulary
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -209,9 +210,10 @@ class VllmEngine:
             OverloadedError: too many requests wait.
             EngineClosedError: the engine is closed.
             EngineError: vLLM has broken down.
-            InvalidRequestError: the constraint cannot be kept.
+            InvalidRequestError: the constraint cannot be kept, or the model has no such token as is biased.
         """
         model, hold = self._resolve(request.model, request.blend)
+        check_vocabulary(request.logit_bias, self._tokens.count)
         if request.constraint is not None:
             check_constraint(request.constraint)  # before vLLM does, whose words are others
         speech = self._tokens.dialogue.speech(request)
@@ -223,6 +225,8 @@ class VllmEngine:
             signals=request.signals,
             native=self._native,
             constraint=speech.constraint,
+            bias=request.logit_bias,
+            top_logprobs=request.top_logprobs,
         )
         if self._tokens.dialogue.marks:
             params["skip_special_tokens"] = False  # they tell where thoughts and calls begin
@@ -240,6 +244,7 @@ class VllmEngine:
             shown=told,
             params=params,
             ends=frozenset(self._tokens.ends),
+            piece=self._tokens.piece,
             stream=stream,
         )
         self._submit(job, entry)

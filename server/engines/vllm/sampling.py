@@ -15,12 +15,14 @@ from typing import TYPE_CHECKING, Any, Literal
 from crayon.constraint import ConstraintKind
 from crayon.constraints.grammar import schema_of
 from crayon.text_form import every_form
+from crayon.token_options import MAX_TOP_LOGPROBS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from crayon.constraint import Constraint
     from crayon.sampling import Sampling
+    from crayon.token_options import LogitBias
 
 KEY = "crayon"
 """Where `SamplerChain` finds its parameters in a request's `extra_args`."""
@@ -30,7 +32,7 @@ STRUCTURED = "structured_outputs"
 """The parameter that holds a constraint; the `guided_*` ones of older versions are ignored without a word."""
 COLD = 1e-6
 """As in crayon/llama/sampler.py: a temperature that only the likeliest token survives."""
-LIKELIEST = 20
+LIKELIEST = MAX_TOP_LOGPROBS
 """Tokens whose probabilities are asked for where signals are wanted; vLLM's default bound."""
 
 
@@ -79,6 +81,8 @@ def arguments(
     signals: bool,
     native: bool = False,
     constraint: Constraint | None = None,
+    bias: LogitBias = (),
+    top_logprobs: int | None = None,
 ) -> dict[str, Any]:
     """Return the keyword arguments of vLLM's `SamplingParams`.
 
@@ -89,6 +93,8 @@ def arguments(
         signals: whether the caller reads them.
         native: whether vLLM computes every row, since there is no chain.
         constraint: what the answer must look like; it can be kept.
+        bias: what is added to the logits of tokens that the model has; vLLM does so before our chain.
+        top_logprobs: how many likely tokens the caller wants to know in each one's place; None: no log-probability.
     """
     given: dict[str, Any] = {"stop_token_ids": [] if sampling.ignore_eos else list(ends)}
     for row in TABLE:
@@ -99,6 +105,10 @@ def arguments(
         given["extra_args"] = {KEY: dict(chain)}
     if signals:
         given["logprobs"] = LIKELIEST
+    elif top_logprobs is not None:
+        given["logprobs"] = top_logprobs
+    if bias:
+        given["logit_bias"] = dict(bias)
     if constraint is not None:
         given[STRUCTURED] = structured(constraint)
     return given

@@ -6,7 +6,7 @@ import asyncio
 import math
 import time
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from crayon.completion import FinishReason, Timings, Usage
@@ -14,6 +14,7 @@ from crayon.engine import ContinuationScore, Delta, Finished, ScoreResult, Start
 from crayon.errors import EngineError
 from crayon.llama.signals import check_finite
 from crayon.server.engines.vllm.sampling import scoring, scoring_natively
+from crayon.token_options import TokenLogprob
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -92,6 +93,8 @@ class AnswerJob(VllmTask):
     ids: list[int]
     params: dict[str, Any]
     ends: frozenset[int]
+    piece: Callable[[int], bytes]
+    """Gives the bytes that a token adds to the text."""
     stream: Stream
     shown: int = 0
 
@@ -117,11 +120,14 @@ class AnswerJob(VllmTask):
                     self.stream.push(Started(wanted.request_id, self.model, wanted.blend, constrained, needs(wanted)))
                 part = output.outputs[0]
                 tokens = len(part.token_ids) - self._ended_by_token(part)
-                signals = tuple(map(_signal, part.token_ids, part.logprobs or ()))[:tokens]
+                rows = tuple(zip(part.token_ids, part.logprobs or (), strict=False))[:tokens]
+                signals = tuple(_signal(*row) for row in rows) if self.wanted.signals else ()
+                top = self.wanted.top_logprobs
+                likely = () if top is None else tuple(_likely(*row, top, self.piece) for row in rows)
                 written += tokens
                 self.partial += part.text
                 if tokens or part.text:
-                    self.stream.push(Delta(part.text, signals if self.wanted.signals else (), tokens))
+                    self.stream.push(Delta(part.text, signals, tokens, logprobs=likely))
         if output is None or output.outputs[0].finish_reason not in _REASONS:
             raise EngineError("vLLM ended an answer without a reason")
         usage = Usage(len(self.ids), written, output.num_cached_tokens or 0, self.shown)
@@ -152,6 +158,13 @@ _REASONS = {"stop": FinishReason.STOP, "length": FinishReason.LENGTH}
 
 def _logprob(entry: Any) -> float:
     return min(check_finite(float(entry.logprob), "log-probabilities"), 0.0)
+
+
+def _likely(token: int, likely: Any, top: int, piece: Callable[[int], bytes]) -> TokenLogprob:
+    """Return how likely a token was, with the `top` likeliest of those that vLLM lists."""
+    told = {each: TokenLogprob(each, piece(each), _logprob(found)) for each, found in likely.items()}
+    ranked = sorted(told.values(), key=lambda each: (-each.logprob, each.token))
+    return replace(told[token], top=tuple(ranked[:top]))
 
 
 def _signal(token: int, likely: Any) -> TokenSignal:

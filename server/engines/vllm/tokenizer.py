@@ -38,6 +38,17 @@ _START = "\x01"
 """A text that no other one joins, to have a space put before it."""
 
 
+def _byte_letters() -> dict[str, bytes]:
+    """Return which byte each letter of a byte-level vocabulary stands for: itself where it prints, else from 256 on."""
+    prints = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = [byte for byte in range(256) if byte not in prints]
+    own = {chr(byte): bytes([byte]) for byte in prints}
+    return own | {chr(256 + i): bytes([byte]) for i, byte in enumerate(others)}
+
+
+_BYTES = _byte_letters()
+
+
 class Tokens:
     """The tokenizer and the chat template of a model's folder. From any thread.
 
@@ -88,6 +99,27 @@ class Tokens:
     def text(self, text: str) -> list[int]:
         """Return the tokens of a text, in which control tokens are text."""
         return list(self._plain.encode(text, add_special_tokens=False).ids)
+
+    @property
+    def count(self) -> int:
+        """How many tokens there are."""
+        return int(self._control.get_vocab_size())
+
+    @functools.cached_property
+    def _of_bytes(self) -> bool:
+        """Whether tokens are written as letters that each stand for a byte."""
+        return '"ByteLevel"' in json.dumps(json.loads(self._control.to_str()).get("decoder"))
+
+    def piece(self, token: int) -> bytes:
+        """Return the bytes that a token adds to a text, maybe a part of a character; those of a mark are its name."""
+        text = self._control.id_to_token(token) or ""
+        if token in self._special:
+            return text.encode()
+        if self._of_bytes:
+            return b"".join(_BYTES[letter] if letter in _BYTES else letter.encode() for letter in text)
+        if len(text) == len("<0x00>") and text.startswith("<0x") and text.endswith(">"):
+            return bytes.fromhex(text[3:5])
+        return text.replace("\u2581", " ").encode()
 
     def _ends(self, config: dict[str, Any], generation: dict[str, Any]) -> tuple[int, ...]:
         named = generation.get("eos_token_id")

@@ -29,6 +29,7 @@ from crayon.engine import (
     Started,
     Stream,
     deadline_after,
+    needs,
 )
 from crayon.errors import (
     CancelledError,
@@ -47,6 +48,8 @@ from crayon.server.engines.echo import EchoEngine
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
+
+    from crayon.token_options import TokenLogprob
 
 CONTEXT = 256
 PATIENCE = 120.0  # for machines that have other things to do; nothing here measures time
@@ -129,7 +132,7 @@ def engine(made: Made) -> Iterator[Engine]:
     engine.close()
 
 
-FIELDS = ("deadline", "request_id", "model", "signals", "constraint")
+FIELDS = ("deadline", "request_id", "model", "signals", "constraint", "top_logprobs", "logit_bias")
 
 
 def ask(text: str, **more: Any) -> GenerateRequest:
@@ -197,6 +200,50 @@ def test_a_constraint_is_kept(engine: Engine, constraint: Constraint, pattern: s
     assert finished.finish_reason is FinishReason.STOP
     assert (finished.usage.shown_tokens > 0) is (constraint.kind in {ConstraintKind.SCHEMA, ConstraintKind.CHOICES})
     assert "constrain" in engine.models()[0].capabilities
+
+
+def test_each_token_is_told_with_the_likeliest_in_its_place(engine: Engine) -> None:
+    question = ask("Tell me about the old stone bridge", top_logprobs=3)
+    started, *deltas, finished = read(engine.generate(question))
+    assert started.kept == {"top_logprobs"}
+    told = [one for delta in deltas for one in delta.logprobs]
+    assert len(told) == finished.usage.completion_tokens
+    assert b"".join(one.piece for one in told).decode(errors="replace") == text_of(deltas)
+    signals = [signal.logprob for delta in deltas for signal in delta.signals]
+    assert [one.logprob for one in told] == pytest.approx(signals, abs=1e-3)
+    for one in told:
+        ranked = [each.logprob for each in one.top]
+        assert len(ranked) == 3
+        assert ranked == sorted(ranked, reverse=True)
+        assert one.top[0].logprob == pytest.approx(one.logprob)  # the likeliest was taken
+        assert not one.top[0].top
+    plain = read(engine.generate(ask("Tell me about the old stone bridge", signals=False)))
+    assert text_of(plain) == text_of(deltas)
+    assert not any(delta.logprobs for delta in plain[1:-1])
+    bare = read(engine.generate(ask("Tell me about the old stone bridge", signals=False, top_logprobs=0)))
+    alone = [one for delta in bare[1:-1] for one in delta.logprobs]
+    assert [one.token for one in alone] == [one.token for one in told]
+    assert not any(one.top for one in alone)
+
+
+def test_a_banned_token_is_not_written_and_its_likelihood_is_told_all_the_same(engine: Engine) -> None:
+    (first, *_) = logprobs_of(engine, ask("Name a river", top_logprobs=5))
+    banned = ask("Name a river", top_logprobs=5, logit_bias=((first.token, -100.0),))
+    (other, *_) = logprobs_of(engine, banned)
+    assert other.token != first.token
+    if other.top[0].token == first.token:  # the echo goes on with its next word
+        assert other.top[0].logprob == pytest.approx(first.logprob, abs=1e-3)
+        assert other.logprob < first.logprob
+    assert needs(banned) == {"top_logprobs", "logit_bias"}
+
+
+def test_a_token_that_the_model_has_not_is_refused_by_its_number(engine: Engine) -> None:
+    with pytest.raises(InvalidRequestError, match="logit_bias: names token 2000000000; those of the model"):
+        read(engine.generate(ask("Hello", logit_bias=((2_000_000_000, 1.0),))))
+
+
+def logprobs_of(engine: Engine, request: GenerateRequest) -> list[TokenLogprob]:
+    return [one for event in read(engine.generate(request)) if isinstance(event, Delta) for one in event.logprobs]
 
 
 def test_a_constraint_that_cannot_be_kept_is_refused_in_one_way(engine: Engine) -> None:
