@@ -10,7 +10,7 @@ import hashlib
 import hmac
 import json
 import re
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from dataclasses import fields as dataclass_fields
 from typing import TYPE_CHECKING, Any
 
@@ -88,6 +88,22 @@ class CalibrationRecord:
             raise ConfigError("calibration.signal", f"must be one of {', '.join(SIGNALS)}")
         if isinstance(self.hold_tokens, bool) or not 1 <= self.hold_tokens <= MAX_HELD:
             raise ConfigError("calibration.hold_tokens", f"must be 1 to {MAX_HELD}, not {self.hold_tokens!r}")
+
+    def called_as(self, now: Mapping[str, str]) -> CalibrationRecord:
+        """Return the record with its profiles called as they are now, hashes by name: a renamed one has its hash."""
+        mine = self.binding.profiles
+        names = {value: name for name, value in now.items() if name not in mine}
+        new = {name: names[value] for name, value in mine.items() if name not in now and value in names}
+        if not new:
+            return self
+        rules = tuple(
+            replace(rule, profile=new.get(rule.profile or "", rule.profile)) for rule in self.calibration.rules
+        )
+        return replace(
+            self,
+            binding=replace(self.binding, profiles={new.get(name, name): value for name, value in mine.items()}),
+            calibration=replace(self.calibration, rules=rules),
+        )
 
     def check(self, binding: Binding) -> None:
         """See that the record holds for what is running.

@@ -194,6 +194,18 @@ class Customization:
                 f"open the device with {self.base} (or with 'auto', which does so by itself), or customise again"
             )
 
+    def renamed(self, name: str) -> Customization:
+        """Return it under another name; so is called the task that had its name, unless that is a member's."""
+        if name == self.name or self.name in self.members:
+            return replace(self, name=name)
+        new = {self.name: name}
+        profiles = tuple(replace(profile, name=new.get(profile.name, profile.name)) for profile in self.profiles)
+        expectation = self.expectation
+        if expectation is not None:
+            refused = tuple(replace(one, profile=new.get(one.profile, one.profile)) for one in expectation.refused)
+            expectation = replace(expectation, refused=refused)
+        return replace(self, name=name, profiles=profiles, expectation=expectation)
+
     def without_samples(self) -> Customization:
         """Return what can be handed on: the weights, without examples and answers, which are the samples' own words.
 

@@ -83,7 +83,7 @@ class CustomizationStore:
         if not path.is_file():
             raise self._unknown(name)
         # The folder says what it is called: a rename does not touch the record.
-        return changed(read_export(path), name=name)
+        return read_export(path).renamed(name)
 
     def samples(self, name: str) -> tuple[Sample, ...]:
         """Return the samples that a customisation was made from.

@@ -409,13 +409,22 @@ class Core:
 
     def calibration_path(self, customization: CustomizationLike | None) -> Path:
         """Return where the calibration of a customisation is kept, or of the device's model; it need not be there."""
+        return self._calibration_place(customization)[0]
+
+    def calibration(self, customization: CustomizationLike | None) -> CalibrationRecord | None:
+        """Return what is kept there; None: nothing."""
+        from crayon.sdk.calibration.files import kept_record
+
+        return kept_record(*self._calibration_place(customization))
+
+    # -- inside
+
+    def _calibration_place(self, customization: CustomizationLike | None) -> tuple[Path, Customization | None]:
         from crayon.sdk.calibration.call import path_of
 
         value = self._customization if customization is None else customization
         custom = None if value is None else self.customizations.find("customization", value)
-        return path_of(custom, self.engines, self.customizations)
-
-    # -- inside
+        return path_of(custom, self.engines, self.customizations), custom
 
     def _customised(self, blend: object) -> dict[str, Any]:
         """Return what a caller's `blend` says of blend and customisation, as fields of a call."""

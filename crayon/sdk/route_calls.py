@@ -6,7 +6,7 @@ import asyncio
 import threading
 from typing import TYPE_CHECKING
 
-from crayon.sdk.calibration.files import delete_record, kept_record
+from crayon.sdk.calibration.files import delete_record
 from crayon.sdk.call.choosing import ONE_TOKEN
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ class RouteCalls:
             InvalidRequestError: there is no such customisation.
             ConfigError: the record was edited or is damaged.
         """
-        return kept_record(self._core.calibration_path(customization))
+        return self._core.calibration(customization)
 
     def forget_calibration(self, customization: CustomizationLike | None = None) -> None:
         """Remove the calibration that is kept, and its server share.
@@ -166,8 +166,7 @@ class AsyncRouteCalls:
 
     async def calibration(self, customization: CustomizationLike | None = None) -> CalibrationRecord | None:
         """Return the calibration that is kept; as `Crayon.calibration`."""
-        path = await asyncio.to_thread(self._core.calibration_path, customization)
-        return await asyncio.to_thread(kept_record, path)
+        return await asyncio.to_thread(self._core.calibration, customization)
 
     async def forget_calibration(self, customization: CustomizationLike | None = None) -> None:
         """Remove the calibration that is kept; as `Crayon.forget_calibration`."""

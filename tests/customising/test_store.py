@@ -138,6 +138,21 @@ def test_rename_and_delete(store):
             act()
 
 
+def test_a_task_that_has_the_customisations_name_is_renamed_with_it(store):
+    custom, mine = made(), profile("travel")
+    refused = Refused(profile="travel", weights=mine.weights, base=2.0, customised=1.0, samples=9)
+    expectation = Expectation(
+        metric="accuracy", base=2.0, customised=2.0, low=None, high=None, samples=9, refused=(refused,)
+    )
+    store.save(replace(custom, profiles=(mine,), expectation=expectation))
+    store.rename("travel", "trips")
+    found = store.load("trips")
+    assert (found.profiles, found.refused("trips").weights) == ((replace(mine, name="trips"),), mine.weights)
+    store.save(made("b", (profile("b"),)))
+    store.rename("b", "c")
+    assert store.load("c").profiles[0].name == "b", "the task of a member"
+
+
 def test_an_export_holds_no_sample_and_no_embedding(store, tmp_path):
     store.save(made(), SAMPLES, VECTORS)
     path = tmp_path / "travel.json"

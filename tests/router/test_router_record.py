@@ -83,6 +83,20 @@ def test_a_record_of_before_holds_a_null_more_and_is_read():
         replace(RECORD, signal="luck")
 
 
+def test_a_profile_that_is_called_otherwise_now_is_known_by_its_hash():
+    now = replace(BINDING, profiles={"trips": "e5", "bank": "d4"})
+    found = RECORD.called_as(now.profiles)
+    found.check(now)
+    old = RECORD.calibration
+    assert [found.calibration.rule(name).hardness for name in ("trips", "bank")] == [
+        old.rule(name).hardness for name in ("travel", "bank")
+    ]
+    assert RECORD.called_as(BINDING.profiles) is RECORD
+    other = replace(now, profiles={"trips": "other", "bank": "d4"})
+    with pytest.raises(ConfigError, match="profiles"):
+        RECORD.called_as(other.profiles).check(other)
+
+
 def test_the_record_holds_for_what_it_was_made_for():
     RECORD.check(BINDING)
     RECORD.check(replace(BINDING, profiles={"travel": "e5", "bank": "d4"}))

@@ -173,7 +173,7 @@ def _kept(settings: Settings, name: str | None, *, remove: bool, as_json: bool) 
         path = record_path(store.folder, name)
         if remove:
             delete_record(path)
-        record = None if remove else kept_record(path)
+        record = None if remove else kept_record(path, custom)
     if remove:
         console.message(f"deleted the calibration of {name or 'the device model'}")
         return

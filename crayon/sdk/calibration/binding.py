@@ -28,26 +28,28 @@ def binding_of(device: Engine, customization: Customization | None, server_model
         AdapterError: the customisation's pool is not there.
     """
     model = device.models()[0]
-    pool_id, profiles = "", {}
-    if customization is not None:
-        pool = pool_for(customization, device)
-        pool_id = "" if pool is None else f"{pool.id} {pool.manifest.tensors_sha256[:16]}".strip()
-        # Rounded numbers of ours as JSON: the same on every machine.
-        profiles = {
-            profile.name: _hash(
-                [profile.weights, profile.centre, profile.threshold, *_told(profile.evidence, customization.material)]
-            )
-            for profile in customization.profiles
-        }
+    pool = None if customization is None else pool_for(customization, device)
+    pool_id = "" if pool is None else f"{pool.id} {pool.manifest.tensors_sha256[:16]}".strip()
     return Binding(
         base_model=model.source_sha256 or model.name,
         # Which type it is, to be read, and the bytes: two preparations of one type need not be one file.
         quantization=f"{model.quantization} {str(getattr(device, 'file_sha256', ''))[:16]}".strip(),
         pool_id=pool_id,
-        profiles=profiles,
+        profiles=profile_hashes(customization),
         prompt_template=str(getattr(device, "template_sha256", "")),
         server_model=server_model,
     )
+
+
+def profile_hashes(customization: Customization | None) -> dict[str, str]:
+    """Return a hash of what each profile answers with, by its name."""
+    # Rounded numbers of ours as JSON: the same on every machine.
+    return {
+        profile.name: _hash(
+            [profile.weights, profile.centre, profile.threshold, *_told(profile.evidence, customization.material)]
+        )
+        for profile in (customization.profiles if customization else ())
+    }
 
 
 def _told(evidence: Evidence, material: str) -> list[object]:

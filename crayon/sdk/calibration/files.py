@@ -14,6 +14,7 @@ from crayon.private_file import write_private
 from crayon.router import record_fields as raw
 from crayon.router.drift import ShareKeeper
 from crayon.router.record import CalibrationRecord
+from crayon.sdk.calibration.binding import profile_hashes
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -66,9 +67,9 @@ def read_record(path: Path) -> CalibrationRecord:
         raise ConfigError(error.key, str(error).removeprefix(f"{error.key}: "), str(path)) from None
 
 
-def kept_record(path: Path) -> CalibrationRecord | None:
-    """Return the calibration at a path, or None: there is none. Errors as `read_record`."""
-    return read_record(path) if path.exists() else None
+def kept_record(path: Path, customization: Customization | None = None) -> CalibrationRecord | None:
+    """Return the calibration at a path, of this customisation, or None: there is none. Errors as `read_record`."""
+    return read_record(path).called_as(profile_hashes(customization)) if path.exists() else None
 
 
 def write_record(path: Path, record: CalibrationRecord) -> None:

@@ -159,7 +159,7 @@ class Calibrations:
             if known is custom and engine is device:  # as long as neither is another one, the binding is the same
                 return before
         binding = binding_of(device, custom)
-        record = read_record(path)
+        record = read_record(path).called_as(binding.profiles)
         _check(record, binding, record.binding.server_model, custom)
         keeper = None
         target = record.calibration.target
