@@ -329,6 +329,8 @@ def _note(
         if 0 < shown < most:
             few = "1 sample" if shown == 1 else f"{shown} samples"
             notes.append(f"{few} in place of {most} shown as examples: more do not fit the context")
+        elif most > 1 and not trial.examples and not quick:
+            notes.append("no sample was tried as an example: each is too long for a quarter of the context")
     if refining and made.answered < MIN_REFINED:
         notes.append(f"too few answered samples to refine: {MIN_REFINED} are the least")
     if quick:

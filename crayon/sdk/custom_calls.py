@@ -33,27 +33,28 @@ class CustomCalls:
     ) -> Customization:
         """Make a customisation from samples of the user's own tasks, and keep it: seconds, no training, no upload.
 
-        It is checked on the samples, and nothing is kept under the name before that has ended: an interrupt, an error
-        or a kill leaves what was there. A blend that does worse than the plain base on 8 samples or more is refused.
+        Examples, a classifier of closed answers and, where the model has a pool, a blend of its members are each tried
+        on the samples; what does worse than the plain base on them is not used. Nothing is kept under the name before
+        that has ended: an interrupt, an error or a kill leaves what was there.
 
         Args:
             name: what it is called from then on.
             samples: 1 to 1,000 of them, or the file that holds them; see `crayon.Sample`.
             refine: search for better weights on the samples; kept only if better on held-out ones. Minutes.
-            check: score about 24 of the samples, each under the weights of the others, against the plain base. False
-                makes the quick check alone, of at most 8 samples of each profile: a blend that does worse on them is
-                refused all the same, and the figures say little. Samples without an answer cannot be checked: their
-                blend is kept, which the note says.
+            check: score about 24 of the samples, each answered by the others, against the plain base. False makes the
+                quick check alone, of at most 8 samples of each profile under the plain base: it lets the classifier go
+                live, neither blend nor examples, and its figures say little. Samples without an answer cannot be
+                checked: their blend is kept, which the note says.
             replace: whether one of this name may be replaced.
             timeout: seconds for each single step on the device; the client's own by default.
-            ready: is called with the weights as soon as they are known, before the check. This draft is in memory only:
-                pass the object itself as `blend=` to try it.
+            ready: is called with what the first stage of the check lets go live. This draft is in memory only: pass the
+                object itself as `blend=` to use it.
             progress: is called with "check" or "refine", steps done and steps in all.
 
         Raises:
             InvalidRequestError: the name is taken, or the samples cannot be used; says which and why.
             PrivacyError: the device engine does not compute here; nothing was sent.
-            AdapterError: no adapter pool is loaded for the device's model.
+            AdapterError: the engine cannot compare texts, or its pool's keys are of another layer.
         """
         return self._core.customise(
             name,

@@ -257,6 +257,19 @@ def test_examples_that_are_right_where_nothing_else_is_go_live(engine):
         assert messages[-1].content not in told, "no sample sees itself"
 
 
+@pytest.mark.parametrize(
+    ("size", "says"), [(10, "12 samples in place of 16 shown as examples"), (100, "no sample was tried as an example")]
+)
+def test_examples_that_do_not_fit_the_context_are_fewer_or_none_and_that_is_said(engine, monkeypatch, size, says):
+    samples = unlike(16)
+    rigged = Rigged(engine, samples, plain=every_second(samples), blended=every_second(samples), shown=always)
+    room = 0.25 * engine.models()[0].context_tokens  # 12 samples and the question are 26 messages
+    monkeypatch.setattr(rigged, "tokens", lambda messages: len(messages) * size * room / 260)
+    found = check(rigged, customise(rigged, "mine", samples))
+    assert len(found.profiles[0].evidence.examples) == (12 if size == 10 else 0)
+    assert says in found.note
+
+
 def test_what_helps_nothing_leaves_the_base(engine):
     samples = unlike(16)
     rigged = Rigged(engine, samples, plain=always)
