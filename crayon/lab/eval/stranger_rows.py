@@ -43,7 +43,10 @@ def rows(results: Sequence[StrangerResults], model: str) -> list[BenchRow]:
         *(_gain(results, model, name) for name in variants if name != PRODUCT),
     ]
     for name, variant in (("margin", PRODUCT), ("base_margin", "base"), ("examples_margin", "examples")):
-        found += _auroc(f"{name}_auroc", results, model, variant)
+        found += _auroc(f"{name}_auroc", [_right_or_wrong(result, variant) for result in results], model, variant)
+    for name, variant in (("foreign_margin", PRODUCT), ("base_foreign_margin", "base")):
+        pairs = [_own_or_foreign(result, variant) for result in results if variant in result.foreign]
+        found += _auroc(f"{name}_auroc", pairs, model, variant)
     for result in results:
         found += [_mean("accuracy", [result], model, name) for name in (*variants, "ask")]
     return found
@@ -104,13 +107,33 @@ def _worst(results: Sequence[StrangerResults], model: str) -> BenchRow:
     return min(changes, key=lambda row: row.value)
 
 
-def _auroc(metric: str, results: Sequence[StrangerResults], model: str, variant: str) -> Iterator[BenchRow]:
-    """Yield how well the margin tells right from wrong: of all pairs of a right and a wrong answer of one user."""
+def _right_or_wrong(result: StrangerResults, variant: str) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
+    return result.right[variant], result.margin[variant]
+
+
+def _own_or_foreign(result: StrangerResults, variant: str) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
+    own, foreign = result.margin[variant], result.foreign[variant]
+    return np.arange(len(own) + len(foreign)) < len(own), np.concatenate([own, foreign])
+
+
+def _auroc(
+    metric: str,
+    users: Sequence[tuple[NDArray[np.bool_], NDArray[np.float64]]],
+    model: str,
+    variant: str,
+) -> Iterator[BenchRow]:
+    """Yield how well the margin tells two kinds of one user's answers apart, over all pairs of one of each.
+
+    Args:
+        metric: what to call it.
+        users: of each, which answers should have the larger margin, (n,), and the margins, (n,).
+        model: which one, and
+        variant: of what.
+    """
     rng = np.random.default_rng(_SEED)
     above, pairs = np.zeros(ROUNDS + 1), np.zeros(ROUNDS + 1)
     each: list[float] = []
-    for result in results:
-        right, margin = result.right[variant], result.margin[variant]
+    for right, margin in users:
         if right.all() or not right.any():
             continue
         count = len(right)
@@ -125,7 +148,8 @@ def _auroc(metric: str, results: Sequence[StrangerResults], model: str, variant:
         return
     values = above[pairs > 0] / pairs[pairs > 0]
     low, high = np.quantile(values[1:], [0.025, 0.975])
-    note = "area under the ROC curve of the margin, right against wrong answers of the same user"
+    pair = "answers to own questions against foreign ones" if "foreign" in metric else "right against wrong answers"
+    note = f"area under the ROC curve of the margin, {pair} of the same user"
     yield BenchRow(
         metric,
         float(values[0]),
@@ -137,7 +161,7 @@ def _auroc(metric: str, results: Sequence[StrangerResults], model: str, variant:
         note,
         float(low),
         float(high),
-        sum(len(result.right[variant]) for result in results),
+        sum(len(right) for right, _ in users),
         group=GROUP,
         variant=variant,
     )

@@ -5,7 +5,6 @@ A user's answers come from `customize`, `choose` and `ask` of a client on the de
 
 from __future__ import annotations
 
-import functools
 import json
 import time
 from contextlib import ExitStack
@@ -43,6 +42,8 @@ if TYPE_CHECKING:
     from crayon.sdk.call.options import BlendLike
 
 ITEMS, QUICK_ITEMS = 40, 12
+# Of each other user's questions, so many are asked of a customisation that they do not belong to.
+FOREIGN = 4
 # Of an answer that is written.
 MAX_TOKENS = 24
 PATIENCE_S = 600.0
@@ -77,6 +78,7 @@ class StrangerResults:
         right: for each variant, whether each question was answered rightly, (items,), and
         margin: the lead of the answer, where the variant has one, (items,).
         asked: whether `ask` wrote exactly the answer, (items,).
+        foreign: for the plain base and the product, the margin of each question of other users, (foreign,).
     """
 
     name: str
@@ -84,6 +86,7 @@ class StrangerResults:
     right: dict[str, NDArray[np.bool_]] = field(default_factory=dict)
     margin: dict[str, NDArray[np.float64]] = field(default_factory=dict)
     asked: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, np.bool_))
+    foreign: dict[str, NDArray[np.float64]] = field(default_factory=dict)
 
 
 def evaluate_strangers(
@@ -130,7 +133,8 @@ def evaluate_strangers(
             # A check computed anew may differ in its last digits, and with it what is asked: what was made stays.
             folder = cache.folder / "strangers" / cache.key(SCHEMA, key, user.samples)[:16]
             client = stack.enter_context(Crayon(engine, hardness=False, customizations_dir=folder, timeout=PATIENCE_S))
-            results.append(_User(user, settings, engine, client, _Kept(cache, key), progress).measure())
+            foreign = [item.question for other in users if other is not user for item in other.tests[:FOREIGN]]
+            results.append(_User(user, settings, engine, client, _Kept(cache, key), progress).measure(foreign))
     if open_server is None:
         missing["server"] = "none was named with --server-model"
     else:
@@ -186,8 +190,11 @@ class _User:
         self._calls = DeviceCalls(engine, patience=PATIENCE_S)
         self._samples = as_samples(user.samples)
 
-    def measure(self) -> StrangerResults:
-        """Return what each kind of evidence answers, and all of them as the product weighs them."""
+    def measure(self, foreign: Sequence[str]) -> StrangerResults:
+        """Return what each kind of evidence answers, and all of them as the product weighs them.
+
+        `foreign`: questions of other users.
+        """
         result = StrangerResults(self._user.name)
         self._progress.what = f"{self._user.name}: plain"
         self._choose(result, "base", "base", [])
@@ -208,6 +215,9 @@ class _User:
             [[profile.weights, asdict(profile.evidence)] for profile in made.profiles],
         ]
         self._choose(result, "combined", "stranger", identity)
+        if foreign:
+            result.foreign["base"] = self._margins(foreign, "base", "base", [])
+            result.foreign["combined"] = self._margins(foreign, "combined", "stranger", identity)
         result.live = live(made)
         result.asked = np.array([self._ask(item.question, identity) == item.answer_text for item in self._items])
         self._progress.user_done(result, len(self._items))
@@ -221,20 +231,32 @@ class _User:
         identity: list[Any],
         turns: tuple[Message, ...] = (),
     ) -> None:
+        right, margins = [], []
+        for item in self._items:
+            index, margin = self._chosen(item.question, variant, blend, identity, turns)
+            right.append(index == item.answer)
+            margins.append(margin)
+        result.right[variant], result.margin[variant] = np.array(right), np.array(margins)
+
+    def _margins(
+        self, questions: Sequence[str], variant: str, blend: BlendLike, identity: list[Any]
+    ) -> NDArray[np.float64]:
+        """Return the lead of the answer to each question, (questions,)."""
+        return np.array([self._chosen(question, variant, blend, identity)[1] for question in questions])
+
+    def _chosen(
+        self, question: str, variant: str, blend: BlendLike, identity: list[Any], turns: tuple[Message, ...] = ()
+    ) -> tuple[int, float]:
+        """Return which label is chosen, and its lead."""
         labels = self._user.labels
 
-        def compute(question: str) -> tuple[int, float]:
+        def compute() -> tuple[int, float]:
             chosen = self._client.choose((*turns, Message("user", question)), labels, blend=blend)
             return chosen.index, chosen.margin
 
-        right, margins = [], []
-        for item in self._items:
-            compute_it = functools.partial(compute, item.question)
-            index, margin = self._kept.take(compute_it, variant, identity, item.question, labels)
-            right.append(index == item.answer)
-            margins.append(margin)
-            self._progress.step()
-        result.right[variant], result.margin[variant] = np.array(right), np.array(margins)
+        index, margin = self._kept.take(compute, variant, identity, question, labels)
+        self._progress.step()
+        return index, margin
 
     def _ask(self, question: str, identity: list[Any]) -> str:
         def compute() -> str:

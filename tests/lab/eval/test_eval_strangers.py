@@ -61,7 +61,7 @@ def test_every_kind_of_evidence_and_the_server_stand_beside_the_product(
 
     report = run(model_path, pool, files, tmp_path, open_server=open_server)
     found = {row.metric: row for row in report.rows if row.metric != "accuracy"}
-    assert set(found) >= ALWAYS | {"evidence_blend", "server", "strangers_gain_vs_server"}
+    assert set(found) >= ALWAYS | {"evidence_blend", "server", "strangers_gain_vs_server", "foreign_margin_auroc"}
     assert report.left_out == {}
     assert found["strangers_choose"].value == found["evidence_combined"].value
     for row in report.rows:
@@ -110,7 +110,10 @@ def test_margins_are_compared_within_a_user() -> None:
     two = user("two", [True, False, True], [0.9, 0.8, 0.7])  # surer by far, yet no better told apart
     for result in (one, two):
         result.margin["examples"] = np.zeros(len(result.right["base"]))
+    one.foreign = {"combined": np.array([0.05, 0.15]), "base": np.zeros(2)}
     found = {row.metric: row.value for row in rows([one, two], "model")}
+    assert found["foreign_margin_auroc"] == pytest.approx(3 / 4)
+    assert found["base_foreign_margin_auroc"] == 0.0
     assert found["margin_auroc"] == pytest.approx(2 / 3)
     assert found["base_margin_auroc"] == pytest.approx(1 / 3)
     assert found["examples_margin_auroc"] == pytest.approx(1 / 2)
