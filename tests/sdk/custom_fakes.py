@@ -7,11 +7,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
-from sdk_fakes import DIMENSIONS, USAGE, Fake, embed, hash_of
+from sdk_fakes import DIMENSIONS, SURE, USAGE, Fake, answer, embed, hash_of
 from tiny_pool import RANK, TARGETS, shared_pool
 
 from crayon.adapters import EncoderRecord, Gate, Pool
-from crayon.engine import ContinuationScore, RawStates, ScoreResult
+from crayon.engine import ContinuationScore, EverydayStates, ModelInfo, RawStates, ScoreResult
+from crayon.errors import PromptTooLongError
 
 TOPICS = ("colour", "number")
 LAYER = 1
@@ -83,3 +84,49 @@ def about(topic: str, count: int = 8) -> list[tuple[str, str]]:
 def asked(topic: str, count: int = 8) -> list[str]:
     """Questions without answers: nothing can be tried on them, so the blend is all that a customisation holds."""
     return [question for question, _ in about(topic, count)]
+
+
+ANSWERS = ("red", "green")
+
+
+@dataclass
+class Closed(Device):
+    """Knows the answer to "... thing 3", or, if it `reads`, only behind examples; `room` is in messages."""
+
+    name: str = "small"
+    scripts: list = field(default_factory=lambda: [answer("a b", SURE)])
+    reads: bool = False
+    lead: float = 8.0
+    room: int = 1000
+
+    def models(self):
+        return (ModelInfo(self.name, 1024, "0" * 64, "Q8_0"),)
+
+    def encode_raw(self, request):
+        """As without a pool: everyday texts give the centre and the head."""
+        future = super().encode_raw(request)
+        if not request.everyday:
+            return future
+        groups = tuple(
+            np.stack([topic_vector(f"everyday {i} {j}") for j in range(4)]).astype(np.float32) + CENTRE
+            for i in range(8)
+        )
+        told = Future()
+        told.set_result(replace(future.result(), everyday=EverydayStates(groups, "everyday")))
+        return told
+
+    def score(self, request, *, ended=False):
+        self.scored.append(request)
+        future = Future()
+        if len(request.messages) > self.room:
+            future.set_exception(PromptTooLongError(99, 50, "continuations[1]"))
+            return future
+        right = ANSWERS[int(request.messages[-1].content.split()[-1]) % 2]
+        knows = not self.reads or len(request.messages) > 2
+        tail = (-0.5,) if ended else ()
+        scores = tuple(
+            ContinuationScore((-1.0 if (text == right) is knows else -1.0 - self.lead, *tail))
+            for text in request.continuations
+        )
+        future.set_result(ScoreResult(scores, USAGE, self.name))
+        return future

@@ -2,66 +2,19 @@
 
 from __future__ import annotations
 
-from concurrent.futures import Future
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
-import numpy as np
 import pytest
-from custom_fakes import CENTRE, Device, about, topic_vector
-from sdk_fakes import SURE, USAGE, FakeServer, answer
+from custom_fakes import ANSWERS, Closed, about
+from sdk_fakes import FakeServer
 
 from crayon import Blend, Crayon, InvalidRequestError, Message, PromptTooLongError, Reason, Source
 from crayon.customising.support import Support
-from crayon.engine import ContinuationScore, EverydayStates, ModelInfo, ScoreResult
 from crayon.sdk.call import customizations
 from crayon.sdk.query_gate import ChosenProfile
 
-ANSWERS = ("red", "green")
 GREEN, RED = "which colour has thing 21", "which colour has thing 22"
 ELSEWHERE = "tell me a story"
-
-
-@dataclass
-class Closed(Device):
-    """Knows the answer to "... thing 3", or, if it `reads`, only behind examples; `room` is in messages."""
-
-    name: str = "small"
-    scripts: list = field(default_factory=lambda: [answer("a b", SURE)])
-    reads: bool = False
-    lead: float = 8.0
-    room: int = 1000
-
-    def models(self):
-        return (ModelInfo(self.name, 1024, "0" * 64, "Q8_0"),)
-
-    def encode_raw(self, request):
-        """As without a pool: everyday texts give the centre and the head."""
-        future = super().encode_raw(request)
-        if not request.everyday:
-            return future
-        groups = tuple(
-            np.stack([topic_vector(f"everyday {i} {j}") for j in range(4)]).astype(np.float32) + CENTRE
-            for i in range(8)
-        )
-        told = Future()
-        told.set_result(replace(future.result(), everyday=EverydayStates(groups, "everyday")))
-        return told
-
-    def score(self, request, *, ended=False):
-        self.scored.append(request)
-        future = Future()
-        if len(request.messages) > self.room:
-            future.set_exception(PromptTooLongError(99, 50, "continuations[1]"))
-            return future
-        right = ANSWERS[int(request.messages[-1].content.split()[-1]) % 2]
-        knows = not self.reads or len(request.messages) > 2
-        tail = (-0.5,) if ended else ()
-        scores = tuple(
-            ContinuationScore((-1.0 if (text == right) is knows else -1.0 - self.lead, *tail))
-            for text in request.continuations
-        )
-        future.set_result(ScoreResult(scores, USAGE, self.name))
-        return future
 
 
 def customised(folder, **how):
