@@ -101,7 +101,7 @@ def run_task(engine: DeviceEngine, server: str, task: DemoTask, *, show: bool) -
         ) as client,
     ):
         if show:
-            for line in _introduction(task):
+            for line in _introduction(task, engine.models()[0].name):
                 _print(line, "dim")
         before = [client.ask(question) for question in asked]
         begun = time.monotonic()
@@ -148,6 +148,7 @@ def task_json(outcome: TaskOutcome) -> dict[str, Any]:
     found = outcome.customization
     rows = outcome.rows
     return {
+        "device": found.base,
         "pool": found.pool_id,
         "samples": found.samples,
         "seconds": round(outcome.seconds, 3),
@@ -179,12 +180,12 @@ def _left_out(engine: DeviceEngine) -> str | None:
     return None
 
 
-def _introduction(task: DemoTask) -> list[str]:
+def _introduction(task: DemoTask, model: str) -> list[str]:
     question, answer = task.samples[0]
     return [
         f'{len(task.samples)} samples, such as "{question}" -> {answer}, are weighed on this device:',
         "adapters that were trained before, the samples as examples, and a classifier of the questions. Nothing is",
-        f"trained. {len(task.questions)} other questions are asked before and after.",
+        f"trained. {len(task.questions)} other questions are asked before and after; {model} answers.",
     ]
 
 

@@ -43,12 +43,14 @@ def binding_of(device: Engine, customization: Customization | None, server_model
 
 def profile_hashes(customization: Customization | None) -> dict[str, str]:
     """Return a hash of what each profile answers with, by its name."""
+    if customization is None:
+        return {}
     # Rounded numbers of ours as JSON: the same on every machine.
     return {
         profile.name: _hash(
             [profile.weights, profile.centre, profile.threshold, *_told(profile.evidence, customization.material)]
         )
-        for profile in (customization.profiles if customization else ())
+        for profile in customization.profiles
     }
 
 

@@ -230,6 +230,7 @@ def test_a_users_task_is_asked_before_and_after_as_json(place: Place, tiny_model
     found, task = json.loads(done.stdout)["customised"], demo_task()
     assert (found["pool"], found["samples"], found["bytes_sent"]) == (pool.id, 16, 0)
     assert [(row["question"], row["wanted"]) for row in found["questions"]] == list(task.questions)
+    assert found["device"] == "tiny-chat", "whichever model has the pool"
     (weights,) = found["profiles"]
     assert tuple(weights) == pool.names
     changed = any(weights.values()) or any(found["evidence"])
@@ -255,6 +256,7 @@ def test_a_users_task_is_asked_before_and_after_as_text(place: Place, tiny_model
     task, lines = demo_task(), done.stdout.splitlines()
     section = lines[lines.index(task.title) :]
     assert any(line.startswith(("  profile ", "  task ")) and line.endswith(": 16 samples") for line in section)
+    assert any(line.endswith("before and after; tiny-chat answers.") for line in section)
     assert any(line.startswith("  weighed, checked and ready in ") for line in section)
     for question, wanted in task.questions:
         assert any(line.startswith(f"  {question[:30]}") and line.endswith(f"  {wanted}") for line in section)
