@@ -66,10 +66,18 @@ def _norm(rng: np.random.Generator, width: int) -> Floats:
 
 
 def write_tensors(
-    path: Path, architecture: str, tensors: Mapping[str, NDArray[Any]], metadata: Mapping[str, Any] | None = None
+    path: Path,
+    architecture: str,
+    tensors: Mapping[str, NDArray[Any]],
+    metadata: Mapping[str, Any] | None = None,
+    *,
+    most_tensors: int = 0,
 ) -> Path:
-    """Write a model of the sizes above; `metadata` adds keys of the architecture, texts and numbers."""
-    writer = gguf.GGUFWriter(path, architecture)
+    """Write a model of the sizes above; `metadata` adds keys of the architecture, texts and numbers.
+
+    With `most_tensors`, into files of so many; the first is returned.
+    """
+    writer = gguf.GGUFWriter(path, architecture, split_max_tensors=most_tensors)
     writer.add_context_length(1024)
     writer.add_embedding_length(WIDTH)
     writer.add_block_count(LAYERS)
@@ -98,7 +106,7 @@ def write_tensors(
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    return path
+    return min(path.parent.glob(f"{path.stem}-00001-of-*.gguf")) if most_tensors else path
 
 
 def dequantized(path: Path) -> tuple[dict[str, Floats], set[str]]:

@@ -72,6 +72,13 @@ def test_float16_files_are_read(folder: Path) -> None:
     assert divergence(llama_logits(path, TEXT), logits(path, form="f16")).max() < 0.001
 
 
+def test_a_model_in_several_files_is_read(folder: Path) -> None:
+    whole = write_tensors(folder / "one.gguf", "llama", random_tensors("llama"))
+    first = write_tensors(folder / "parts.gguf", "llama", random_tensors("llama"), most_tensors=12)
+    assert first.name == "parts-00001-of-00003.gguf"
+    assert np.array_equal(logits(first, form="f16"), logits(whole, form="f16"))
+
+
 def test_groups_of_equal_weights_are_kept(folder: Path) -> None:
     tensors = random_tensors("llama")
     tensors["blk.1.ffn_up.weight"][:, 32:96] = 0.25
